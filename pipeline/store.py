@@ -1,0 +1,227 @@
+"""Every path, every sidecar, every atomic write. Nobody else joins paths.
+
+The top level is the data flow, calib → graphs → engines → evals, under the current directory. A sidecar is the JSON
+beside an artefact that says how it came to be; a reader refuses one that does not match its artefact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.types import PRECISIONS, SkipSet, UserError, Variant
+
+DEMO = "demo"
+SOURCE = "source.json"
+"""Written last into a model's folder: the checkpoint there is complete, and this is where it came from."""
+
+
+# ---- paths ----------------------------------------------------------------------------------------------------------
+
+
+def graphs_dir(model: str) -> Path:
+    return Path("graphs") / plain_name(model)
+
+
+def engines_dir(model: str, variant: str) -> Path:
+    return Path("engines") / plain_name(model) / plain_name(variant)
+
+
+def calib_dir(model: str) -> Path:
+    return Path("calib") / plain_name(model)
+
+
+def results_dir(model: str) -> Path:
+    return Path("evals") / "results" / plain_name(model)
+
+
+def graph_path(folder: Path, variant: Variant) -> Path:
+    return folder / f"{variant.stem}.onnx"
+
+
+def engine_path(model: str, variant: str, backend: str, targets: str, precision: str) -> Path:
+    """engines/<model>/<variant>/<backend>-<targets>-<precision>.plan"""
+    return engines_dir(model, variant) / f"{backend}-{targets}-{precision}.plan"
+
+
+def result_path(model: str, artefact: Path, what: str) -> Path:
+    """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json for what = check, bench, …"""
+    stem = artefact.stem if artefact.suffix == ".onnx" else f"{artefact.parent.name}.{artefact.stem}"
+    return results_dir(model) / f"{stem}.{what}.json"
+
+
+def plain_name(name: str) -> str:
+    """The name, after a check that it stays inside its folder."""
+    if not re.fullmatch(r"[\w.+~@=-]{1,200}", name) or name.startswith("."):
+        raise UserError(f"{name!r} cannot be a file name here; use letters, digits, '.', '_' and '-'")
+    return name
+
+
+# ---- what exists ----------------------------------------------------------------------------------------------------
+
+
+def models() -> list[str]:
+    """Names of the models under graphs/, those with a complete checkpoint."""
+    return sorted(path.parent.name for path in Path("graphs").glob(f"*/{SOURCE}"))
+
+
+def default_model() -> str:
+    """PIPELINE_MODEL, else the only model under graphs/, else 'demo'.
+
+    Raises:
+        UserError: several models are there and none is named.
+    """
+    if name := os.environ.get("PIPELINE_MODEL"):
+        return name
+    found = models()
+    if len(found) > 1:
+        raise UserError(f"several models under graphs/: {', '.join(found)}; name one, or set PIPELINE_MODEL")
+    return found[0] if found else DEMO
+
+
+def model_of(artefact: Path) -> str:
+    """The model that a graph or an engine belongs to, from where it lies."""
+    return artefact.resolve().parent.name if artefact.suffix == ".onnx" else artefact.resolve().parent.parent.name
+
+
+def graphs_of(model: str) -> list[Path]:
+    """The model's graphs that stages work on: base first, then by name; not the `--head all` twins."""
+    found = [p for p in graphs_dir(model).glob("*.onnx") if p.stem.split(".")[-1] in PRECISIONS and sidecar_path(p).exists()]
+    return sorted(found, key=lambda p: (not p.name.startswith("base."), p.name))
+
+
+def engines_of(model: str) -> list[Path]:
+    return sorted((Path("engines") / plain_name(model)).glob("*/*.plan"))
+
+
+# ---- atomic writes --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary name in the same folder; on success it is synced and renamed to `path`, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, data: Any) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file.
+
+    Raises:
+        UserError: it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """One writer at a time in a folder. The kernel drops the lock when a process dies, however it dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Removes what a killed writer left. Call it under `lock`."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+# ---- sidecars -------------------------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sidecar_path(artefact: Path) -> Path:
+    return artefact.with_name(f"{artefact.stem}.json")
+
+
+def write_sidecar(artefact: Path, record: dict[str, Any]) -> None:
+    """Writes the sidecar with the artefact's SHA-256 and size added."""
+    write_json(
+        sidecar_path(artefact), {**record, "file": artefact.name, "sha256": sha256(artefact), "bytes": artefact.stat().st_size}
+    )
+
+
+def read_sidecar(artefact: Path) -> dict[str, Any]:
+    """The sidecar of an artefact, after a check that it is the artefact's own.
+
+    Raises:
+        UserError: artefact or sidecar is missing, or they do not match.
+    """
+    if not artefact.is_file():
+        raise UserError(f"{artefact} does not exist; `pipeline list` shows what does")
+    if not sidecar_path(artefact).is_file():
+        raise UserError(f"{artefact} has no sidecar {sidecar_path(artefact).name}; make it with `pipeline export` or `build-engine`")
+    record = read_json(sidecar_path(artefact))
+    if not isinstance(record, dict) or record.get("sha256") != sha256(artefact):
+        raise UserError(f"{artefact} is not what its sidecar describes; remove it and make it again")
+    return record
+
+
+def variant_of(record: dict[str, Any]) -> Variant:
+    """The variant that a sidecar describes."""
+    skip = SkipSet(tuple(record["skip"]["attention"]), tuple(record["skip"]["mlp"]))
+    return Variant(record["model"], skip, record["precision"], record.get("adapter"), record.get("head", "gather"))
+
+
+def variant_record(variant: Variant) -> dict[str, Any]:
+    """The fields of a sidecar that say which variant it is; `variant_of` reads them back."""
+    return {
+        "model": variant.model,
+        "variant": variant.name,
+        "skip": {"attention": list(variant.skip.attention), "mlp": list(variant.skip.mlp)},
+        "precision": variant.precision,
+        "adapter": variant.adapter,
+        "head": variant.head,
+    }
+
+
+def is_current(artefact: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the artefact exists, matches its sidecar, and was made from just what is wanted now."""
+    try:
+        record = read_sidecar(artefact)
+    except UserError:
+        return False
+    return all(record.get(key) == value for key, value in wanted.items())

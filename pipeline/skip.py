@@ -1,0 +1,136 @@
+"""Stage: a base graph + a skip set → a variant graph, by surgery. Cutting reads no weights.
+
+A sublayer is left out by putting, in the place of its residual `Add`, what the `Add` added it to; then what nothing
+reaches is removed. What another layer still uses stays because it is reached. Layers keep their indices.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from pipeline import anatomy, graphfile, store
+from pipeline.types import SkipSet, UserError
+
+log = logging.getLogger(__name__)
+
+
+def cut(base: Path, skip: SkipSet) -> Path:
+    """Writes the variant's graph beside the base graph, or finds it there.
+
+    Raises:
+        UserError: the file is no base graph, a layer does not exist, or the graph has another form than expected.
+    """
+    record = store.read_sidecar(base)
+    variant = store.variant_of(record)
+    if variant.skip or variant.head == "all":
+        raise UserError(f"{base} is not a base graph; cut variants from {base.with_name(f'base.{variant.precision}.onnx')}")
+    skip.within(record["num_layers"])
+    if not skip:
+        return base
+    variant = replace(variant, skip=skip)
+    path = store.graph_path(base.parent, variant)
+    with store.lock(base.parent):
+        kept = {key: record[key] for key in ("contract", "weights", "tools", "num_layers")}
+        wanted = {**store.variant_record(variant), **kept, "base": {"file": base.name, "sha256": record["sha256"]}}
+        if store.is_current(path, wanted):
+            log.info("%s is there and matches; nothing to do", path)
+            return path
+        model = graphfile.load(base)
+        SkipPass(skip, record["num_layers"])(model)
+        graphfile.save(model, path, {**wanted, "source": record.get("source")})
+    return path
+
+
+def cut_all_logits(graph: Path) -> Path:
+    """Writes the twin of a graph that gives the logits of every position, [B, S, V], which is what optimum loads."""
+    record = store.read_sidecar(graph)
+    variant = store.variant_of(record)
+    if variant.head == "all" or record["contract"] != "authored":
+        return graph
+    variant = replace(variant, head="all")
+    path = store.graph_path(graph.parent, variant)
+    kept = {key: record[key] for key in ("contract", "weights", "tools", "num_layers")}
+    wanted = {**store.variant_record(variant), **kept, "base": {"file": graph.name, "sha256": record["sha256"]}}
+    with store.lock(graph.parent):
+        if not store.is_current(path, wanted):
+            model = graphfile.load(graph)
+            AllLogitsPass()(model)
+            graphfile.save(model, path, {**wanted, "source": record.get("source")})
+    return path
+
+
+class SkipPass(InPlacePass):
+    """Leaves the sublayers of a skip set out of a base graph."""
+
+    def __init__(self, skip: SkipSet, num_layers: int) -> None:
+        super().__init__()
+        self.skip = skip
+        self.num_layers = num_layers
+
+    def requires(self, model: ir.Model) -> None:
+        """Exactly one attention and one MLP join the stream in every layer."""
+        self.joins = anatomy.find(model, self.num_layers, SkipSet())
+
+    def call(self, model: ir.Model) -> PassResult:
+        for join in self.joins:
+            if join.sublayer in self.skip:
+                add = anatomy.join_node(join.branch)
+                add.outputs[0].replace_all_uses_with(anatomy.other_operand(add, join.branch), replace_graph_outputs=True)
+                # The Add goes at once: left in place it would read the branch of its parallel sibling a second time.
+                model.graph.remove(add, safe=True)
+        _drop_cache_outputs(model, self.skip)
+        RemoveUnusedNodesPass()(model)
+        _drop_cache_inputs(model, self.skip)
+        return PassResult(model, modified=bool(self.skip))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Just the skipped sublayers are gone, and no cache tensor of theirs is left."""
+        anatomy.find(model, self.num_layers, self.skip)
+        left = [v.name for v in (*model.graph.inputs, *model.graph.outputs) if _cache_layer(v) in self.skip.attention]
+        if left:
+            raise UserError(f"cache tensor {left[0]} is still used after its attention was left out; this graph is not cut")
+
+
+class AllLogitsPass(InPlacePass):
+    """Takes `logits_positions` out: the head reads every position."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        gather = next((node for node in model.graph if node.op_type == "GatherND"), None)
+        positions = next((value for value in model.graph.inputs if value.name == "logits_positions"), None)
+        if gather is None or positions is None or gather.inputs[0] is None:
+            raise UserError("the graph has no logits_positions to take out")
+        gather.outputs[0].replace_all_uses_with(gather.inputs[0])
+        RemoveUnusedNodesPass()(model)
+        model.graph.inputs.remove(positions)
+        logits = next(value for value in model.graph.outputs if value.name == "logits")
+        vocabulary = logits.shape[2] if logits.shape else None
+        logits.shape = ir.Shape(["batch", "sequence", vocabulary])
+        return PassResult(model, modified=True)
+
+
+def _cache_layer(value: ir.Value) -> int | None:
+    """Which layer's keys or values a graph input or output holds."""
+    parts = (value.name or "").split(".")
+    return int(parts[1]) if parts[0] in ("past_key_values", "present") and len(parts) == 3 and parts[1].isdigit() else None
+
+
+def _drop_cache_outputs(model: ir.Model, skip: SkipSet) -> None:
+    for value in [v for v in model.graph.outputs if _cache_layer(v) in skip.attention]:
+        model.graph.outputs.remove(value)
+
+
+def _drop_cache_inputs(model: ir.Model, skip: SkipSet) -> None:
+    """Removes the inputs; a tracer hangs the mask's length on the cache of layer 0, which then moves to another layer."""
+    gone = [v for v in model.graph.inputs if _cache_layer(v) in skip.attention]
+    heir = next((v for v in model.graph.inputs if _cache_layer(v) is not None and v not in gone), None)
+    for value in gone:
+        if value.uses() and heir is not None and all(use.node.op_type == "Shape" for use in value.uses()):
+            value.replace_all_uses_with(heir)
+        if not value.uses():
+            model.graph.inputs.remove(value)

@@ -75,6 +75,20 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return checkpoint
 
 
+def verify(checkpoint: Checkpoint) -> None:
+    """Hashes the weights' contents and compares them with source.json, or records them there the first time.
+
+    Raises:
+        UserError: a file is not what it was.
+    """
+    found = {file.name: store.sha256(file) for file in checkpoint.files}
+    known = {**checkpoint.source.get("etags", {}), **checkpoint.source.get("sha256", {})}
+    for name, digest in found.items():
+        if len(known.get(name, "")) == len(digest) and known[name] != digest:
+            raise UserError(f"{checkpoint.folder / name} is not what was fetched (SHA-256 differs); remove it and export again")
+    store.write_json(checkpoint.folder / store.SOURCE, {**checkpoint.source, "sha256": found})
+
+
 def resolve(name: str, in_place: bool = False) -> Checkpoint:
     """The checkpoint that `name` means, brought into graphs/<model>/ where it does not lie there yet.
 

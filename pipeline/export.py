@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,30 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
                 shutil.copyfile(folder / name, temporary)
         config = store.read_json(folder / "config.json")
         store.write_json(target / store.SOURCE, {"kind": "onnx", "from": str(folder.resolve())})
-        graphfile.save(model, path, {**wanted, "weights": _data_identity(target, locations), "num_layers": _num_layers(config)})
+        graphfile.save(model, path, {**wanted, "weights": _data_identity(target, locations), "num_layers": num_layers(config)})
     open_checkpoint(target)
     return path
+
+
+def optimum_base(folder: Path) -> Path:
+    """The same checkpoint as optimum exports it (traced, fp32), in `<folder>/optimum/`, for comparison; made once.
+
+    Raises:
+        UserError: optimum cannot export this checkpoint.
+    """
+    target = folder / "optimum"
+    ready = store.graph_path(target, Variant(target.name, BASE, "fp32"))
+    if (target / store.SOURCE).is_file() and store.is_current(ready, {"contract": "optimum"}):
+        return ready
+    from optimum.exporters.onnx import main_export
+
+    log.info("exporting %s with optimum, for comparison (once; takes a minute or more)", folder)
+    with tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary:
+        try:
+            main_export(str(folder), temporary, task="text-generation-with-past", dtype="fp32", device="cpu", do_validation=False)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"optimum cannot export {folder}: {error}") from None
+        return export_from_onnx(Path(temporary), target)
 
 
 def _precision(model: ir.Model) -> Precision:
@@ -104,7 +126,8 @@ def _data_identity(folder: Path, locations: set[str]) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in sorted(locations)}
 
 
-def _num_layers(config: dict[str, Any]) -> int:
+def num_layers(config: dict[str, Any]) -> int:
+    """L of a config.json."""
     for key in ("num_hidden_layers", "n_layer", "num_layers"):
         if isinstance(config.get(key), int):
             return int(config[key])

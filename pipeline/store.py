@@ -92,9 +92,18 @@ def model_of(artefact: Path) -> str:
     return artefact.resolve().parent.name if artefact.suffix == ".onnx" else artefact.resolve().parent.parent.name
 
 
+def checkpoint_folder(artefact: Path) -> Path:
+    """Where config, tokenizer and weights of a graph's or an engine's model lie."""
+    return artefact.parent if artefact.suffix == ".onnx" else Path(read_sidecar(artefact)["folder"])
+
+
 def graphs_of(model: str) -> list[Path]:
-    """The model's graphs that stages work on: base first, then by name; not the `--head all` twins."""
-    found = [p for p in graphs_dir(model).glob("*.onnx") if p.stem.split(".")[-1] in PRECISIONS and sidecar_path(p).exists()]
+    """The model's graphs that stages work on: base first, then by name; no `--head all` twins, no merged graphs."""
+    found = [
+        path
+        for path in graphs_dir(model).glob("*.onnx")
+        if path.stem.split(".")[-1] in PRECISIONS and not path.name.startswith("merged-") and sidecar_path(path).exists()
+    ]
     return sorted(found, key=lambda p: (not p.name.startswith("base."), p.name))
 
 
@@ -234,3 +243,7 @@ def check_passed(artefact: Path) -> bool:
         return False
     record = read_json(result)
     return bool(record.get("passed")) and record.get("sha256") == sha256(artefact)
+
+
+def text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,335 @@
+"""The command. A command is a dozen lines: parse, call its stage, print. Each imports its stage inside the function."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from pipeline import store
+from pipeline.types import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Depth-pruned LLM deployment: export, skip, check, build, bench.\n\n"
+    "With no argument a command takes the model from PIPELINE_MODEL, else the only one under graphs/, else `demo`, "
+    "and every artefact of it that it can use; it says so on stderr.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Paths = Annotated[Optional[list[Path]], typer.Argument(help="Graphs (.onnx) or engines (.plan); by default all of the model's.")]
+
+
+def main() -> None:
+    """The entry point: 0 done, 1 a check failed, 2 wrong input, 130 interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "huggingface_hub", "transformers", "optimum", "torch"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        app()
+    except UserError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        sys.exit(_fail(f"cannot write{where}: {error.strerror}; free some space or change the folder, then run the command again"))
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _print(data: Any, as_json: bool, text: str | None = None) -> None:
+    print(json.dumps(data, indent=1, default=str) if as_json or text is None else text)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _model(name: str | None) -> str:
+    if name is None:
+        name = store.default_model()
+        _say(f"model: {name}")
+    return name
+
+
+def _folder(name: str) -> str:
+    """The name of the folder under graphs/ that a model's name means; `demo` lies there under its own name."""
+    from pipeline.checkpoint import DEMO_MODEL
+
+    return DEMO_MODEL if name == store.DEMO else Path(name).name
+
+
+def _artefacts(paths: list[Path] | None, *, graphs: bool = True, engines: bool = False, precision: str | None = None) -> list[Path]:
+    """The paths given, else every artefact of the default model that the stage can use; says which on stderr."""
+    if paths:
+        return paths
+    model = _folder(_model(None))
+    found = store.graphs_of(model) if graphs else []
+    found = [p for p in found if precision is None or p.stem.endswith(precision)] + (store.engines_of(model) if engines else [])
+    if not found:
+        raise UserError(f"{model} has no artefact to work on; make one with `pipeline export`")
+    _say("taking: " + ", ".join(str(path) for path in found))
+    return found
+
+
+@app.command()
+def export(
+    model: Annotated[Optional[str], typer.Argument(help="HF id, local folder, .gguf file, `demo`, or a model under graphs/.")] = None,
+    skip: Annotated[
+        Optional[str], typer.Option(help="attn, mlp or block with --frac, --count or --layers; or a whole skip set: attn20-28+mlp25-29.")
+    ] = None,
+    frac: Annotated[Optional[float], typer.Option(help="Fraction of the layers: ceil(frac · L) of them.")] = None,
+    count: Annotated[Optional[int], typer.Option(help="Number of layers.")] = None,
+    layers: Annotated[Optional[str], typer.Option(help="The layers themselves: 3,7,20-29.")] = None,
+    select: Annotated[Optional[str], typer.Option(help="Rule that picks them: last (default), last-but-final.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 (CPU) or fp16 (engines).")] = "fp32",
+    head: Annotated[str, typer.Option(help="gather: logits where asked; all: [B, S, V], which optimum loads.")] = "gather",
+    from_onnx: Annotated[Optional[Path], typer.Option(help="Folder that `optimum-cli export onnx` made, instead of MODEL.")] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write the graphs beside a local checkpoint.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash the weights' contents into source.json.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Writes the base graph where it is missing, then the variant; prints its path.
+
+    Example: `pipeline export demo --skip mlp --frac 0.25`
+    """
+    from pipeline import checkpoint, export as stage, selectors, skip as surgery, types
+
+    if precision not in types.PRECISIONS or head not in ("gather", "all"):
+        raise UserError(f"--precision is fp32 or fp16 and --head is gather or all, not {precision} and {head}")
+    if from_onnx:
+        if model or in_place:
+            raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
+        base = stage.export_from_onnx(from_onnx)
+    else:
+        found = checkpoint.resolve(_model(model), in_place)
+        chosen = selectors.skip_set(skip, frac, count, layers, select, stage.num_layers(found.config))
+        base = stage.export_base(found, "fp16" if precision == "fp16" else "fp32")
+        if verify:
+            checkpoint.verify(found)
+    if from_onnx:
+        chosen = selectors.skip_set(skip, frac, count, layers, select, store.read_sidecar(base)["num_layers"])
+    path = surgery.cut(base, chosen)
+    if head == "all":
+        path = surgery.cut_all_logits(path)
+    _print({"path": str(path), **store.read_sidecar(path)}, as_json, str(path))
+
+
+@app.command()
+def merge(graphs: Annotated[list[Path], typer.Argument(help="Graphs of one base.")], as_json: Json = False) -> None:
+    """Merges variants of one base into one graph that computes what they share once.
+
+    Example: `pipeline merge graphs/*/base.fp32.onnx graphs/*/mlp22-29.fp32.onnx`
+    """
+    from pipeline import merge as stage
+
+    path = stage.merge(graphs)
+    _print({"path": str(path), **store.read_sidecar(path)}, as_json, str(path))
+
+
+@app.command()
+def check(
+    paths: Paths = None,
+    localize: Annotated[bool, typer.Option("--localize", help="Name the first sublayer that diverges.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Check again what has passed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Runs artefacts beside PyTorch, with Polygraphy; exit 1 where one fails.
+
+    Example: `pipeline check graphs/*/mlp22-29.fp32.onnx`
+    """
+    from pipeline import compare as stage
+
+    results = [stage.check(path, localize=localize, force=force) for path in _artefacts(paths)]
+    _print([result.record() for result in results], as_json, "\n".join(result.summary() for result in results))
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+@app.command("build-engine")
+def build_engine(
+    graphs: Annotated[Optional[list[Path]], typer.Argument(help="Graphs; by default all of the model's.")] = None,
+    backend: Annotated[str, typer.Option(help="tensorrt-rtx (builds on a CPU) or tensorrt.")] = "tensorrt-rtx",
+    target: Annotated[Optional[list[str]], typer.Option(help="sm75, sm80, sm86, sm89, sm120 …; repeat for several in one plan.")] = None,
+    batch: Annotated[str, typer.Option(help="min,opt,max")] = "1,1,8",
+    length: Annotated[str, typer.Option(help="New tokens: min,opt,max")] = "1,100,2048",
+    past: Annotated[str, typer.Option(help="Cached tokens: min,opt,max")] = "0,100,2048",
+    strip_weights: Annotated[bool, typer.Option("--strip-weights", help="Leave the weights out; refit at load (GPU).")] = False,
+    keep_precision: Annotated[bool, typer.Option("--keep-precision", help="Build fp32 graphs as they are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Builds TensorRT engines; an fp32 graph's fp16 twin is cut first.
+
+    Example: `pipeline build-engine graphs/*/attn19-28.fp16.onnx --target sm80`
+    """
+    from pipeline import build as stage
+
+    taken = _artefacts(graphs)
+    twins = taken if keep_precision else list(dict.fromkeys(_fp16_twin(path) for path in taken))
+    ranges = {"batch": _range(batch, "--batch"), "length": _range(length, "--length"), "past": _range(past, "--past")}
+    built = [
+        stage.build(
+            path, backend=backend, targets=tuple(target or ()), strip_weights=strip_weights, keep_precision=keep_precision, **ranges
+        )
+        for path in twins
+    ]
+    _print([{"path": str(p), **store.read_sidecar(p)} for p in built], as_json, "\n".join(str(p) for p in built))
+
+
+def _range(text: str, option: str) -> tuple[int, int, int]:
+    try:
+        low, best, high = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{option} {text!r} is not min,opt,max, such as 1,1,8") from None
+    return low, best, high
+
+
+def _fp16_twin(path: Path) -> Path:
+    """The same variant in fp16, cut from the fp16 base."""
+    from pipeline import checkpoint, export as stage, skip as surgery
+
+    record = store.read_sidecar(path)
+    variant = store.variant_of(record)
+    if variant.precision == "fp16" or record["contract"] != "authored":
+        return path
+    return surgery.cut(stage.export_base(checkpoint.open_checkpoint(path.parent), "fp16"), variant.skip)
+
+
+@app.command()
+def bench(
+    paths: Paths = None,
+    sequences: Annotated[int, typer.Option(help="Sequences of each length.")] = 1000,
+    lengths: Annotated[str, typer.Option(help="Input lengths in tokens.")] = "50,100",
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    decode: Annotated[bool, typer.Option("--decode", help="Time one further token on a cache of that length.")] = False,
+    compare: Annotated[Optional[str], typer.Option(help="torch, optimum: time these too, in the same interleaved run.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 is one a core.")] = 0,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="Measure what has passed no check, and record that.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The papers' measurement: the time to predict 1 token for each of 1000 sequences, interleaved with base.
+
+    What has not been checked is checked first. Example: `pipeline bench graphs/*/mlp22-29.fp32.onnx --sequences 100`
+    """
+    from pipeline import bench as stage
+
+    taken = _artefacts(paths, precision="fp32")
+    others = tuple(part for part in (compare or "").split(",") if part)
+    report = stage.bench(
+        _checked(taken, unchecked),
+        sequences=sequences,
+        lengths=tuple(_ints(lengths, "--lengths")),
+        batch=batch,
+        decode=decode,
+        compare=others,
+        optimum_graphs=_optimum_twins(taken) if "optimum" in others else {},
+        threads=threads,
+        unchecked=unchecked,
+    )
+    if as_json:
+        _print(report.record(), True)
+    else:
+        from rich.console import Console
+
+        Console().print(stage.table(report))
+
+
+def _ints(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text!r} is not a list of numbers, such as 50,100") from None
+
+
+def _checked(paths: list[Path], unchecked: bool) -> list[Path]:
+    """The paths and their bases, each checked now where it has not passed: no number stands for an unchecked artefact."""
+    from pipeline import compare as stage
+
+    bases = [path.with_name(f"base.{store.variant_of(store.read_sidecar(path)).precision}.onnx") for path in paths if path.suffix == ".onnx"]
+    for path in [] if unchecked else dict.fromkeys([*paths, *(b for b in bases if b.is_file())]):
+        if not store.check_passed(path):
+            _say(f"checking {path} first")
+            stage.check(path)
+    return paths
+
+
+def _optimum_twins(paths: list[Path]) -> dict[Path, Path]:
+    """The same variants cut out of the graph that optimum exports of the same checkpoint."""
+    from pipeline import export as stage, skip as surgery
+
+    twins = {}
+    for path in paths:
+        base = stage.optimum_base(path.parent)
+        twins[path] = surgery.cut(base, store.variant_of(store.read_sidecar(path)).skip)
+    return twins
+
+
+@app.command()
+def generate(
+    artefact: Annotated[Path, typer.Argument(help="Graph or engine.")],
+    prompt: Annotated[str, typer.Argument(help="The text to go on with.")],
+    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Goes on with a text, greedily.
+
+    Example: `pipeline generate graphs/*/base.fp32.onnx "The capital of France is"`
+    """
+    from pipeline import backends, generate as stage
+    from pipeline.texts import tokenizer
+
+    folder = store.checkpoint_folder(artefact)
+    words = tokenizer(folder)
+    with backends.open_runner(artefact) as runner:
+        tokens = list(stage.greedy(runner, words.encode(prompt), max_tokens, stage.stop_tokens(folder)))
+    text = words.decode(tokens, skip_special_tokens=True)
+    _print({"prompt": prompt, "text": text, "tokens": tokens}, as_json, prompt + text)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """What exists: models, graphs, engines, and whether each has passed its check."""
+    from pipeline import show as stage
+
+    found = stage.inventory()
+    _print(found, as_json, stage.inventory_text(found))
+
+
+@app.command()
+def show(path: Annotated[Path, typer.Argument(help="Graph or engine.")], as_json: Json = False) -> None:
+    """One artefact whole: what is left out, what that saves, and its skip set in the forms other tools take.
+
+    Example: `pipeline show graphs/*/attn22-29.fp32.onnx`
+    """
+    from pipeline import show as stage
+
+    described = stage.describe(path)
+    _print(described, as_json, stage.describe_text(described))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine can run, what is missing, and the command that adds it."""
+    from pipeline import doctor as stage
+
+    found = stage.examine()
+    _print(found, as_json, stage.text(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project root, made the current directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PIPELINE_MODEL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project root with the real model's checkpoint in it; shared, so tests write only what they name themselves.
+
+    Converting the GGUF takes seconds; the result is kept in the user's cache between runs.
+    """
+    from pipeline import checkpoint
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "skip-pipeline" / "tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    before = Path.cwd()
+    os.chdir(cache)
+    try:
+        checkpoint.resolve("demo")
+    finally:
+        os.chdir(before)
+    return cache

@@ -1,0 +1,54 @@
+"""Tiny random-weight checkpoints of every architecture, as transformers itself saves them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+COMMON = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+DIALECTS: dict[str, dict[str, Any]] = {
+    "llama": {"head_dim": 32},  # not hidden / heads
+    "mistral": {"sliding_window": 7, "head_dim": 16},
+    "qwen2": {},
+    "qwen3": {"head_dim": 32},
+    "phi3": {"sliding_window": 9},
+    "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
+}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def checkpoint(folder: Path, model_type: str = "llama", dtype: str = "fp32", seed: int = 0, **changes: Any) -> Path:
+    """Writes config.json and model.safetensors of a random model into `folder`."""
+    settings = {**COMMON, **DIALECTS[model_type], **changes}
+    shards = settings.pop("max_shard_size", "1GB")
+    config = AutoConfig.for_model(model_type, **settings)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:  # norms of one and biases of nought would hide a swapped or forgotten tensor
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif "embed" not in name:
+                parameter.mul_(4)
+    model.to(DTYPES[dtype]).save_pretrained(folder, max_shard_size=shards)
+    return folder
+
+
+def environment(root: Path) -> dict[str, str]:
+    """The environment of a child process that runs the command in `root`."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1"}

@@ -57,15 +57,21 @@ def find(model: ir.Model, num_layers: int, skip: SkipSet) -> list[Join]:
     joins: list[Join] = []
     for branch, kind, stream in _Scan(model).joins():
         if len(joins) == len(expected):
-            raise UserError(f"node {_node_name(branch)} joins the residual stream beyond the {num_layers} layers; this graph is not cut")
+            raise UserError(
+                f"node {_node_name(branch)} joins the residual stream beyond the {num_layers} layers; this graph is not cut"
+            )
         layer, wanted = expected[len(joins)]
         if kind != wanted:
-            raise UserError(f"layer {layer}: node {_node_name(branch)} joins the stream as {kind}, expected {wanted}; this graph is not cut")
+            raise UserError(
+                f"layer {layer}: node {_node_name(branch)} joins the stream as {kind}, expected {wanted}; this graph is not cut"
+            )
         joins.append(Join(layer, kind, branch, stream))
     if len(joins) < len(expected):
         layer, kind = expected[len(joins)]
         last = _node_name(joins[-1].branch) if joins else "none"
-        raise UserError(f"layer {layer}: no {kind} joins the residual stream (the last that does: {last}); this graph is not cut")
+        raise UserError(
+            f"layer {layer}: no {kind} joins the residual stream (the last that does: {last}); this graph is not cut"
+        )
     return joins
 
 
@@ -73,7 +79,9 @@ def join_node(branch: ir.Value) -> ir.Node:
     """The `Add` that brings a branch to the stream: the branch's only reader."""
     readers = [use.node for use in branch.uses()]
     if len(readers) != 1 or readers[0].op_type != "Add":
-        raise UserError(f"node {_node_name(branch)} has {len(readers)} readers where one residual Add was expected; this graph is not cut")
+        raise UserError(
+            f"node {_node_name(branch)} has {len(readers)} readers where one residual Add was expected; this graph is not cut"
+        )
     return readers[0]
 
 
@@ -110,15 +118,15 @@ class _Scan:
             if add.op_type != "Add" or any(v is None or v in self.constants for v in add.inputs):
                 continue
             for stream in add.inputs:
-                if stream is not None and (branches := self._branches(add, _origin(stream), other_operand(add, stream))):
+                if stream is not None and (branches := self._branches(_origin(stream), other_operand(add, stream))):
                     self.streams |= {_origin(stream), add.outputs[0]}
                     self.current = add.outputs[0]
                     found += [(branch, kind, self.current) for branch, kind in sorted(branches, key=lambda b: b[1])]
                     break
         return found
 
-    def _branches(self, add: ir.Node, stream: ir.Value, operand: ir.Value) -> list[_Branch]:
-        """The branches that `add` brings to `stream`: none where it is no join, two where they are summed first."""
+    def _branches(self, stream: ir.Value, operand: ir.Value) -> list[_Branch]:
+        """The branches that an `Add` of `operand` brings to `stream`: none where it is no join, two where they are summed first."""
         if self.current is not None and stream is not self.current:
             return []
         streams = self.streams | {stream}

@@ -68,7 +68,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = store.read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'} is not a JSON object")
-    source = store.read_json(folder / store.SOURCE) if (folder / store.SOURCE).is_file() else {"kind": "folder", "from": str(folder)}
+    source = (
+        store.read_json(folder / store.SOURCE) if (folder / store.SOURCE).is_file() else {"kind": "folder", "from": str(folder)}
+    )
     checkpoint = Checkpoint(folder, config, source)
     if source.get("kind") != "onnx":  # a folder that optimum exported brings its weights inside the graph
         _ = checkpoint.tensors
@@ -97,18 +99,22 @@ def resolve(name: str, in_place: bool = False) -> Checkpoint:
     """
     path = Path(name)
     if name == store.DEMO:
-        return _bring(DEMO_MODEL, {"kind": "gguf", "from": store.DEMO, "file": demo_gguf().name}, lambda to: _from_gguf(demo_gguf(), to))
+        return _bring(
+            DEMO_MODEL, {"kind": "gguf", "from": store.DEMO, "file": demo_gguf().name}, lambda to: _from_gguf(demo_gguf(), to)
+        )
     if re.fullmatch(r"[\w.-]+", name) and (store.graphs_dir(name) / store.SOURCE).is_file():
         return open_checkpoint(store.graphs_dir(name))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return _bring(path.stem, {"kind": "gguf", "from": str(path.resolve()), "file": path.name}, lambda to: _from_gguf(path, to))
-    if path.is_dir():
+        return _bring(
+            path.stem, {"kind": "gguf", "from": str(path.resolve()), "file": path.name}, lambda to: _from_gguf(path, to)
+        )
+    if name and path.is_dir():
         if in_place or path.resolve().parent == Path("graphs").resolve():
             return open_checkpoint(path)
         return _bring(path.resolve().name, {"kind": "folder", "from": str(path.resolve())}, lambda to: _from_folder(path, to))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return _bring(name.split("/")[1], {"kind": "hub", "from": name}, lambda to: _from_hub(name, to))
     known = ", ".join([store.DEMO, *store.models()])
     raise UserError(f"no model {name!r}: not a folder, not a .gguf file, no id of the form org/name, and not one of {known}")
@@ -123,7 +129,9 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
             if (folder / store.SOURCE).is_file():
                 had = store.read_json(folder / store.SOURCE)
                 if had.get("from") != source["from"]:
-                    raise UserError(f"{folder} already holds a model from {had.get('from')}; move it away, or rename {source['from']}")
+                    raise UserError(
+                        f"{folder} already holds a model from {had.get('from')}; move it away, or rename {source['from']}"
+                    )
                 return open_checkpoint(folder)
             store.sweep_temporaries(folder)
             found = bring(folder)
@@ -183,11 +191,15 @@ def _from_hub(repo: str, folder: Path) -> dict[str, Any]:
         info = HfApi().model_info(repo, files_metadata=True)
         files = {s.rfilename: s for s in info.siblings or [] if "/" not in s.rfilename}
         if not {"model.safetensors", safetensors_index.INDEX} & set(files):
-            raise UserError(f"{repo} has no safetensors weights; pickled weights are code and are not opened here: convert them first")
+            raise UserError(
+                f"{repo} has no safetensors weights; pickled weights are code and are not opened here: convert them first"
+            )
         wanted = [n for n in files if n in SMALL_FILES or re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", n)]
         snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=wanted)
     except (HfHubHTTPError, OfflineModeIsEnabled, RequestException) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot fetch {repo!r} from the Hugging Face hub ({reason}); check the id, the network and HF_TOKEN") from None
-    hashes = {n: files[n].lfs.sha256 if files[n].lfs else files[n].blob_id for n in wanted}
+        raise UserError(
+            f"cannot fetch {repo!r} from the Hugging Face hub ({reason}); check the id, the network and HF_TOKEN"
+        ) from None
+    hashes = {n: lfs.sha256 if (lfs := files[n].lfs) else files[n].blob_id for n in wanted}
     return {"revision": info.sha, "etags": hashes}

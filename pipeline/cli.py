@@ -7,11 +7,11 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from pipeline import store
+from pipeline import arguments, store
 from pipeline.types import UserError
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Paths = Annotated[Optional[list[Path]], typer.Argument(help="Graphs (.onnx) or engines (.plan); by default all of the model's.")]
+Paths = Annotated[list[Path] | None, typer.Argument(help="Graphs (.onnx) or engines (.plan); by default all of the model's.")]
 
 
 def main() -> None:
@@ -44,7 +44,9 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         where = f" at {error.filename}" if error.filename else ""
-        sys.exit(_fail(f"cannot write{where}: {error.strerror}; free some space or change the folder, then run the command again"))
+        sys.exit(
+            _fail(f"cannot write{where}: {error.strerror}; free some space or change the folder, then run the command again")
+        )
 
 
 def _fail(message: str) -> int:
@@ -56,50 +58,24 @@ def _print(data: Any, as_json: bool, text: str | None = None) -> None:
     print(json.dumps(data, indent=1, default=str) if as_json or text is None else text)
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
-def _model(name: str | None) -> str:
-    if name is None:
-        name = store.default_model()
-        _say(f"model: {name}")
-    return name
-
-
-def _folder(name: str) -> str:
-    """The name of the folder under graphs/ that a model's name means; `demo` lies there under its own name."""
-    from pipeline.checkpoint import DEMO_MODEL
-
-    return DEMO_MODEL if name == store.DEMO else Path(name).name
-
-
-def _artefacts(paths: list[Path] | None, *, graphs: bool = True, engines: bool = False, precision: str | None = None) -> list[Path]:
-    """The paths given, else every artefact of the default model that the stage can use; says which on stderr."""
-    if paths:
-        return paths
-    model = _folder(_model(None))
-    found = store.graphs_of(model) if graphs else []
-    found = [p for p in found if precision is None or p.stem.endswith(precision)] + (store.engines_of(model) if engines else [])
-    if not found:
-        raise UserError(f"{model} has no artefact to work on; make one with `pipeline export`")
-    _say("taking: " + ", ".join(str(path) for path in found))
-    return found
-
-
 @app.command()
 def export(
-    model: Annotated[Optional[str], typer.Argument(help="HF id, local folder, .gguf file, `demo`, or a model under graphs/.")] = None,
-    skip: Annotated[
-        Optional[str], typer.Option(help="attn, mlp or block with --frac, --count or --layers; or a whole skip set: attn20-28+mlp25-29.")
+    model: Annotated[
+        str | None, typer.Argument(help="HF id, local folder, .gguf file, `demo`, or a model under graphs/.")
     ] = None,
-    frac: Annotated[Optional[float], typer.Option(help="Fraction of the layers: ceil(frac · L) of them.")] = None,
-    count: Annotated[Optional[int], typer.Option(help="Number of layers.")] = None,
-    layers: Annotated[Optional[str], typer.Option(help="The layers themselves: 3,7,20-29.")] = None,
-    select: Annotated[Optional[str], typer.Option(help="Rule that picks them: last (default), last-but-final.")] = None,
+    skip: Annotated[
+        str | None,
+        typer.Option(help="attn, mlp or block with --frac, --count or --layers; or a whole skip set: attn20-28+mlp25-29."),
+    ] = None,
+    frac: Annotated[float | None, typer.Option(help="Fraction of the layers: ceil(frac · L) of them.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of layers.")] = None,
+    layers: Annotated[str | None, typer.Option(help="The layers themselves: 3,7,20-29.")] = None,
+    select: Annotated[str | None, typer.Option(help="Rule that picks them: last (default), last-but-final.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 (CPU) or fp16 (engines).")] = "fp32",
     head: Annotated[str, typer.Option(help="gather: logits where asked; all: [B, S, V], which optimum loads.")] = "gather",
-    from_onnx: Annotated[Optional[Path], typer.Option(help="Folder that `optimum-cli export onnx` made, instead of MODEL.")] = None,
+    from_onnx: Annotated[
+        Path | None, typer.Option(help="Folder that `optimum-cli export onnx` made, instead of MODEL.")
+    ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Write the graphs beside a local checkpoint.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Hash the weights' contents into source.json.")] = False,
     as_json: Json = False,
@@ -108,7 +84,9 @@ def export(
 
     Example: `pipeline export demo --skip mlp --frac 0.25`
     """
-    from pipeline import checkpoint, export as stage, selectors, skip as surgery, types
+    from pipeline import checkpoint, selectors, types
+    from pipeline import export as stage
+    from pipeline import skip as surgery
 
     if precision not in types.PRECISIONS or head not in ("gather", "all"):
         raise UserError(f"--precision is fp32 or fp16 and --head is gather or all, not {precision} and {head}")
@@ -117,7 +95,7 @@ def export(
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
         base = stage.export_from_onnx(from_onnx)
     else:
-        found = checkpoint.resolve(_model(model), in_place)
+        found = checkpoint.resolve(arguments.model(model), in_place)
         chosen = selectors.skip_set(skip, frac, count, layers, select, stage.num_layers(found.config))
         base = stage.export_base(found, "fp16" if precision == "fp16" else "fp32")
         if verify:
@@ -155,7 +133,7 @@ def check(
     """
     from pipeline import compare as stage
 
-    results = [stage.check(path, localize=localize, force=force) for path in _artefacts(paths)]
+    results = [stage.check(path, localize=localize, force=force) for path in arguments.artefacts(paths)]
     _print([result.record() for result in results], as_json, "\n".join(result.summary() for result in results))
     if not all(result.passed for result in results):
         raise typer.Exit(1)
@@ -163,9 +141,11 @@ def check(
 
 @app.command("build-engine")
 def build_engine(
-    graphs: Annotated[Optional[list[Path]], typer.Argument(help="Graphs; by default all of the model's.")] = None,
+    graphs: Annotated[list[Path] | None, typer.Argument(help="Graphs; by default all of the model's.")] = None,
     backend: Annotated[str, typer.Option(help="tensorrt-rtx (builds on a CPU) or tensorrt.")] = "tensorrt-rtx",
-    target: Annotated[Optional[list[str]], typer.Option(help="sm75, sm80, sm86, sm89, sm120 …; repeat for several in one plan.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="sm75, sm80, sm86, sm89, sm120 …; repeat for several in one plan.")
+    ] = None,
     batch: Annotated[str, typer.Option(help="min,opt,max")] = "1,1,8",
     length: Annotated[str, typer.Option(help="New tokens: min,opt,max")] = "1,100,2048",
     past: Annotated[str, typer.Option(help="Cached tokens: min,opt,max")] = "0,100,2048",
@@ -179,29 +159,32 @@ def build_engine(
     """
     from pipeline import build as stage
 
-    taken = _artefacts(graphs)
+    taken = arguments.artefacts(graphs)
     twins = taken if keep_precision else list(dict.fromkeys(_fp16_twin(path) for path in taken))
-    ranges = {"batch": _range(batch, "--batch"), "length": _range(length, "--length"), "past": _range(past, "--past")}
+    ranges = {
+        "batch": arguments.triple(batch, "--batch"),
+        "length": arguments.triple(length, "--length"),
+        "past": arguments.triple(past, "--past"),
+    }
     built = [
         stage.build(
-            path, backend=backend, targets=tuple(target or ()), strip_weights=strip_weights, keep_precision=keep_precision, **ranges
+            path,
+            backend=backend,
+            targets=tuple(target or ()),
+            strip_weights=strip_weights,
+            keep_precision=keep_precision,
+            **ranges,
         )
         for path in twins
     ]
     _print([{"path": str(p), **store.read_sidecar(p)} for p in built], as_json, "\n".join(str(p) for p in built))
 
 
-def _range(text: str, option: str) -> tuple[int, int, int]:
-    try:
-        low, best, high = (int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"{option} {text!r} is not min,opt,max, such as 1,1,8") from None
-    return low, best, high
-
-
 def _fp16_twin(path: Path) -> Path:
     """The same variant in fp16, cut from the fp16 base."""
-    from pipeline import checkpoint, export as stage, skip as surgery
+    from pipeline import checkpoint
+    from pipeline import export as stage
+    from pipeline import skip as surgery
 
     record = store.read_sidecar(path)
     variant = store.variant_of(record)
@@ -217,7 +200,7 @@ def bench(
     lengths: Annotated[str, typer.Option(help="Input lengths in tokens.")] = "50,100",
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     decode: Annotated[bool, typer.Option("--decode", help="Time one further token on a cache of that length.")] = False,
-    compare: Annotated[Optional[str], typer.Option(help="torch, optimum: time these too, in the same interleaved run.")] = None,
+    compare: Annotated[str | None, typer.Option(help="torch, optimum: time these too, in the same interleaved run.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 is one a core.")] = 0,
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Measure what has passed no check, and record that.")] = False,
     as_json: Json = False,
@@ -228,12 +211,12 @@ def bench(
     """
     from pipeline import bench as stage
 
-    taken = _artefacts(paths, precision="fp32")
+    taken = arguments.artefacts(paths, precision="fp32")
     others = tuple(part for part in (compare or "").split(",") if part)
     report = stage.bench(
         _checked(taken, unchecked),
         sequences=sequences,
-        lengths=tuple(_ints(lengths, "--lengths")),
+        lengths=tuple(arguments.numbers(lengths, "--lengths")),
         batch=batch,
         decode=decode,
         compare=others,
@@ -249,28 +232,26 @@ def bench(
         Console().print(stage.table(report))
 
 
-def _ints(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option} {text!r} is not a list of numbers, such as 50,100") from None
-
-
 def _checked(paths: list[Path], unchecked: bool) -> list[Path]:
     """The paths and their bases, each checked now where it has not passed: no number stands for an unchecked artefact."""
     from pipeline import compare as stage
 
-    bases = [path.with_name(f"base.{store.variant_of(store.read_sidecar(path)).precision}.onnx") for path in paths if path.suffix == ".onnx"]
+    bases = [
+        path.with_name(f"base.{store.variant_of(store.read_sidecar(path)).precision}.onnx")
+        for path in paths
+        if path.suffix == ".onnx"
+    ]
     for path in [] if unchecked else dict.fromkeys([*paths, *(b for b in bases if b.is_file())]):
         if not store.check_passed(path):
-            _say(f"checking {path} first")
+            arguments.say(f"checking {path} first")
             stage.check(path)
     return paths
 
 
 def _optimum_twins(paths: list[Path]) -> dict[Path, Path]:
     """The same variants cut out of the graph that optimum exports of the same checkpoint."""
-    from pipeline import export as stage, skip as surgery
+    from pipeline import export as stage
+    from pipeline import skip as surgery
 
     twins = {}
     for path in paths:
@@ -290,7 +271,8 @@ def generate(
 
     Example: `pipeline generate graphs/*/base.fp32.onnx "The capital of France is"`
     """
-    from pipeline import backends, generate as stage
+    from pipeline import backends
+    from pipeline import generate as stage
     from pipeline.texts import tokenizer
 
     folder = store.checkpoint_folder(artefact)

@@ -30,7 +30,9 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
         store.sweep_temporaries(checkpoint.folder)
         if checkpoint.source.get("kind") == "onnx":
             if not path.is_file():
-                raise UserError(f"{checkpoint.folder} holds a graph exported elsewhere, and not in {precision}; export it so with optimum")
+                raise UserError(
+                    f"{checkpoint.folder} holds a graph exported elsewhere, and not in {precision}; export it so with optimum"
+                )
             return path
         wanted = {
             **store.variant_record(variant),
@@ -43,7 +45,9 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
             log.info("%s is there and matches; nothing to do", path)
             return path
         model = architectures.decoder(checkpoint, precision, BASE).author()
-        graphfile.save(model, path, {**wanted, "source": checkpoint.source, "num_layers": checkpoint.config["num_hidden_layers"]})
+        graphfile.save(
+            model, path, {**wanted, "source": checkpoint.source, "num_layers": checkpoint.config["num_hidden_layers"]}
+        )
     return path
 
 
@@ -77,10 +81,17 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
     path = store.graph_path(target, variant)
     with store.lock(target):
         store.sweep_temporaries(target)
-        wanted = {**store.variant_record(variant), "contract": "optimum", "source_sha256": store.sha256(source), "tools": tools()}
+        wanted = {
+            **store.variant_record(variant),
+            "contract": "optimum",
+            "source_sha256": store.sha256(source),
+            "tools": tools(),
+        }
         if store.is_current(path, wanted):
             return path
-        locations = {str(t.location) for v in model.graph.initializers.values() if isinstance(t := v.const_value, ir.ExternalTensor)}
+        locations = {
+            str(t.location) for v in model.graph.initializers.values() if isinstance(t := v.const_value, ir.ExternalTensor)
+        }
         for name in [*locations, *(n for n in SMALL_FILES if (folder / n).is_file())]:
             with store.atomic(target / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
@@ -106,7 +117,9 @@ def optimum_base(folder: Path) -> Path:
     log.info("exporting %s with optimum, for comparison (once; takes a minute or more)", folder)
     with tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary:
         try:
-            main_export(str(folder), temporary, task="text-generation-with-past", dtype="fp32", device="cpu", do_validation=False)
+            main_export(
+                str(folder), temporary, task="text-generation-with-past", dtype="fp32", device="cpu", do_validation=False
+            )
         except (ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"optimum cannot export {folder}: {error}") from None
         return export_from_onnx(Path(temporary), target)

@@ -37,7 +37,9 @@ def convert(file: Path, folder: Path) -> None:
     fields = {name: field.contents() for name, field in reader.fields.items()}
     arch = fields.get("general.architecture")
     if arch not in _MODEL_TYPES:
-        raise UserError(f"{file}: GGUF architecture {arch!r} is not read (only {', '.join(_MODEL_TYPES)}); take its safetensors")
+        raise UserError(
+            f"{file}: GGUF architecture {arch!r} is not read (only {', '.join(_MODEL_TYPES)}); take its safetensors"
+        )
     tokenizer = _tokenizer(file, fields)  # refuses before the weights are touched
     config = _config(fields, arch)
     config["tie_word_embeddings"] = not any(tensor.name == "output.weight" for tensor in reader.tensors)
@@ -123,7 +125,9 @@ def _expected_names(config: dict[str, Any]) -> list[str]:
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         names += [f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight"]
-        names += [f"{layer}.self_attn.{p}_proj.weight" for p in "qkvo"] + [f"{layer}.mlp.{p}_proj.weight" for p in ("gate", "up", "down")]
+        names += [f"{layer}.self_attn.{p}_proj.weight" for p in "qkvo"] + [
+            f"{layer}.mlp.{p}_proj.weight" for p in ("gate", "up", "down")
+        ]
         names += [f"{layer}.self_attn.{p}_proj.bias" for p in "qkv"] * (config["model_type"] == "qwen2")
         names += [f"{layer}.self_attn.{p}_norm.weight" for p in "qk"] * (config["model_type"] == "qwen3")
     return names
@@ -138,17 +142,23 @@ def _undo_permutation(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
 def _tokenizer(file: Path, fields: dict[str, Any]) -> Tokenizer:
     """The byte-level BPE tokenizer as its authors published it, from the GGUF's vocabulary, merges and `pre` name."""
     if fields.get("tokenizer.ggml.model") != "gpt2":
-        raise UserError(f"{file}: only byte-level BPE tokenizers are read from GGUF; take the safetensors checkpoint of this model")
+        raise UserError(
+            f"{file}: only byte-level BPE tokenizers are read from GGUF; take the safetensors checkpoint of this model"
+        )
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     known: dict[str, pre_tokenizers.PreTokenizer] = {
-        "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
+        "smollm": pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        ),
         "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
         "llama-bpe": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_LLAMA3_SPLIT % "1,3"), "isolated"), level]),
         "qwen2": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_LLAMA3_SPLIT % "1"), "isolated"), level]),
     }
     pre = fields.get("tokenizer.ggml.pre")
     if pre not in known:
-        raise UserError(f"{file}: pre-tokenizer {pre!r} is not known here ({', '.join(known)} are); take the safetensors checkpoint")
+        raise UserError(
+            f"{file}: pre-tokenizer {pre!r} is not known here ({', '.join(known)} are); take the safetensors checkpoint"
+        )
     tokens = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=pre == "llama-bpe"))
@@ -158,7 +168,9 @@ def _tokenizer(file: Path, fields: dict[str, Any]) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     if fields.get("tokenizer.ggml.add_bos_token"):
         bos = tokens[fields["tokenizer.ggml.bos_token_id"]]
-        template = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokens.index(bos))])
+        template = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokens.index(bos))]
+        )
         tokenizer.post_processor = template
     else:
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)

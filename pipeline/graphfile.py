@@ -26,7 +26,9 @@ def load(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
     except (google.protobuf.message.DecodeError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not an ONNX file ({str(error).splitlines()[0]}); make it again with `pipeline export`") from None
+        raise UserError(
+            f"{path} is not an ONNX file ({str(error).splitlines()[0]}); make it again with `pipeline export`"
+        ) from None
     if not len(model.graph) and not model.graph.outputs:
         raise UserError(f"{path} is not an ONNX graph: it holds no nodes; make it again with `pipeline export`")
     sizes: dict[str, int] = {}

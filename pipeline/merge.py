@@ -83,11 +83,10 @@ class _Numbering:
             if not _is_cache(value):
                 mine[value] = self._input(value, ("input", value.name), variant)
         for node in model.graph:
-            for value in node.inputs:
-                if value is not None and value not in mine:
-                    # A cache is what its new part says it is: shared when that is shared.
-                    rest = tuple(id(mine[v]) for v in node.inputs if v in mine)
-                    mine[value] = self._input(value, ("cache", value.name, rest), variant)
+            for cache in {v for v in node.inputs if v is not None and v not in mine}:
+                # A cache is what its new part says it is: shared when that is shared.
+                rest = tuple(id(mine[v]) for v in node.inputs if v in mine)
+                mine[cache] = self._input(cache, ("cache", cache.name, rest), variant)
             for theirs, ours in zip(node.outputs, self._node(node, [mine[v] for v in node.inputs], variant), strict=True):
                 mine[theirs] = ours
         for value in model.graph.outputs:
@@ -125,7 +124,12 @@ class _Numbering:
         key = (node.domain, node.op_type, attributes, tuple(id(v) for v in inputs), len(node.outputs))
         if key not in self.known:
             new = ir.Node(
-                node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs), name=self._name(node.name, variant)
+                node.domain,
+                node.op_type,
+                inputs,
+                node.attributes.values(),
+                num_outputs=len(node.outputs),
+                name=self._name(node.name, variant),
             )
             for theirs, ours in zip(node.outputs, new.outputs, strict=True):
                 ours.name = self._name(theirs.name, variant) if not theirs.is_graph_output() else f"{new.name}:{theirs.index()}"

@@ -76,7 +76,9 @@ def header_bytes(file: Path) -> bytes:
         prefix = stream.read(8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(size - 8, _MAX_HEADER):
-            raise UserError(f"{file} is truncated or no safetensors file: header of {length} bytes in a file of {size}; fetch it again")
+            raise UserError(
+                f"{file} is truncated or no safetensors file: header of {length} bytes in a file of {size}; fetch it again"
+            )
         return prefix + stream.read(length)
 
 
@@ -102,7 +104,9 @@ def _read_header(file: Path) -> dict[str, TensorSlice]:
     end = len(raw)
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if tensor.offset != end:
-            raise UserError(f"{file}: tensor {name!r} lies at byte {tensor.offset}, expected {end}: the header lies about its offsets")
+            raise UserError(
+                f"{file}: tensor {name!r} lies at byte {tensor.offset}, expected {end}: the header lies about its offsets"
+            )
         end += tensor.nbytes
     if end != (size := file.stat().st_size):
         raise UserError(f"{file} is truncated: its header promises {end} bytes, the file has {size}; fetch it again")

@@ -202,7 +202,9 @@ def read_sidecar(artefact: Path) -> dict[str, Any]:
     if not artefact.is_file():
         raise UserError(f"{artefact} does not exist; `pipeline list` shows what does")
     if not sidecar_path(artefact).is_file():
-        raise UserError(f"{artefact} has no sidecar {sidecar_path(artefact).name}; make it with `pipeline export` or `build-engine`")
+        raise UserError(
+            f"{artefact} has no sidecar {sidecar_path(artefact).name}; make it with `pipeline export` or `build-engine`"
+        )
     record = read_json(sidecar_path(artefact))
     if not isinstance(record, dict) or record.get("sha256") != sha256(artefact):
         raise UserError(f"{artefact} is not what its sidecar describes; remove it and make it again")

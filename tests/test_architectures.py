@@ -15,7 +15,13 @@ from pipeline import architectures, backends, checkpoint, export
 from pipeline.types import UserError
 from tests import tiny
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 LONG = {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7], "long_factor": [2.0, 3, 4, 5, 6, 7, 8, 9]}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{name: (name, "fp32", {}) for name in tiny.DIALECTS},
@@ -40,7 +46,9 @@ def truth(folder: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     with torch.no_grad():
-        return model(torch.tensor(ids), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions), use_cache=False).logits.numpy()
+        return model(
+            torch.tensor(ids), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions), use_cache=False
+        ).logits.numpy()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -49,6 +49,6 @@ def checkpoint(folder: Path, model_type: str = "llama", dtype: str = "fp32", see
     return folder
 
 
-def environment(root: Path) -> dict[str, str]:
-    """The environment of a child process that runs the command in `root`."""
+def environment() -> dict[str, str]:
+    """The environment of a child process that runs the command from this checkout."""
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1"}

@@ -22,7 +22,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from pipeline.architectures._rope import rope
 from pipeline.checkpoint import Checkpoint
-from pipeline.types import Precision, SkipSet, Sublayer, UserError
+from pipeline.types import Precision, SkipSet, UserError
 
 OPSET, IR_VERSION = 23, 10
 _DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
@@ -37,17 +37,11 @@ class Decoder(ABC):
         config = checkpoint.config
         self.checkpoint, self.config, self.skip = checkpoint, config, skip
         self.dtype = _GRAPH_DTYPES[precision]
-        try:
-            self.L: int = config["num_hidden_layers"]
-            self.H: int = config["num_attention_heads"]
-            self.G: int = config.get("num_key_value_heads") or self.H
-            self.C: int = config["hidden_size"]
-            self.F: int = config["intermediate_size"]
-            self.V: int = config["vocab_size"]
-            self.D: int = config.get("head_dim") or self.C // self.H
-            self.rope = rope(config, self.D)
-        except (KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"{checkpoint.folder / 'config.json'} lacks or garbles {error}; fetch it again") from None
+        self.L, self.H = self.size("num_hidden_layers"), self.size("num_attention_heads")
+        self.G = self.size("num_key_value_heads", self.H)
+        self.C, self.F, self.V = self.size("hidden_size"), self.size("intermediate_size"), self.size("vocab_size")
+        self.D = self.size("head_dim", self.C // self.H)
+        self.rope = rope(config, self.D)
         skip.within(self.L)
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
@@ -57,6 +51,16 @@ class Decoder(ABC):
         self._masks: dict[int | None, ir.Value] = {}
         self._names: set[str] = set()
         self._scope: list[str] = []
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A positive whole number of config.json."""
+        value = self.config.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or value < 1:
+            raise UserError(
+                f"{self.checkpoint.folder / 'config.json'}: {key} is {value!r}, not a positive whole number; fetch it again"
+            )
+        return value
 
     # ---- the graph --------------------------------------------------------------------------------------------------
 
@@ -189,7 +193,9 @@ class Decoder(ABC):
     def gated_mlp(self, gate: ir.Value, up: ir.Value, down: str, *, bias: bool = False) -> ir.Value:
         """down(SiLU(gate) · up). SiLU as Sigmoid·Mul: opset 24's Swish has no ONNX Runtime kernel."""
         if (name := self.config.get("hidden_act", "silu")) not in ("silu", "swish"):
-            raise UserError(f"{self.checkpoint.folder}: hidden_act {name!r} is not authored for this architecture; use --from-onnx")
+            raise UserError(
+                f"{self.checkpoint.folder}: hidden_act {name!r} is not authored for this architecture; use --from-onnx"
+            )
         act = self.op("Mul", [gate, self.op("Sigmoid", [gate])], label="silu")
         return self.linear(self.op("Mul", [act, up], label="gated"), down, self.F, self.C, bias=bias)
 
@@ -212,7 +218,9 @@ class Decoder(ABC):
         """One node with one output; its name is its place: /layers.5/attention/q_proj/MatMul."""
         return self.ops(op_type, inputs, 1, label=label, **attributes)[0]
 
-    def ops(self, op_type: str, inputs: Sequence[ir.Value], count: int, *, label: str = "", **attributes: Any) -> Sequence[ir.Value]:
+    def ops(
+        self, op_type: str, inputs: Sequence[ir.Value], count: int, *, label: str = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
         place = "/" + "/".join([*self._scope, label or op_type])
         name = next(n for n in itertools.chain([place], (f"{place}_{k}" for k in itertools.count(1))) if n not in self._names)
         self._names.add(name)
@@ -236,7 +244,9 @@ class Decoder(ABC):
         """A small tensor inside the graph file; the same name is the same tensor."""
         if name not in self._initializers:
             tensor = ir.tensor(np.asarray(array), name=name)
-            self._initializers[name] = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+            self._initializers[name] = ir.Value(
+                name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(array))
+            )
         return self._initializers[name]
 
     def ints(self, *numbers: int) -> ir.Value:
@@ -289,9 +299,3 @@ class Decoder(ABC):
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="skip-pipeline")
         RemoveUnusedNodesPass()(model)
         return model
-
-
-def sublayers(num_layers: int, skip: SkipSet) -> list[Sublayer]:
-    """The sublayers that a variant still has, in the order in which they join the residual stream."""
-    kinds: tuple[Sublayer, ...] = tuple(s for i in range(num_layers) for s in ((i, "attn"), (i, "mlp")))
-    return [s for s in kinds if s not in skip]

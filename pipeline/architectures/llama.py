@@ -11,20 +11,17 @@ from pipeline.architectures._decoder import Decoder
 
 
 class Architecture(Decoder):
-    @property
-    def qkv_bias(self) -> bool:
-        return bool(self.config.get("attention_bias", False))
-
-    @property
-    def o_bias(self) -> bool:
-        return bool(self.config.get("attention_bias", False))
+    def biases(self) -> tuple[bool, bool]:
+        """Whether q, k, v and the output projection have biases."""
+        has = bool(self.config.get("attention_bias", False))
+        return has, has
 
     def attention(self, x: ir.Value, i: int) -> ir.Value:
-        name = f"model.layers.{i}.self_attn"
-        q = self.linear(x, f"{name}.q_proj", self.C, self.H * self.D, bias=self.qkv_bias)
-        k = self.linear(x, f"{name}.k_proj", self.C, self.G * self.D, bias=self.qkv_bias)
-        v = self.linear(x, f"{name}.v_proj", self.C, self.G * self.D, bias=self.qkv_bias)
-        return self.linear(self.attend(q, k, v, i), f"{name}.o_proj", self.H * self.D, self.C, bias=self.o_bias)
+        name, (qkv_bias, o_bias) = f"model.layers.{i}.self_attn", self.biases()
+        q = self.linear(x, f"{name}.q_proj", self.C, self.H * self.D, bias=qkv_bias)
+        k = self.linear(x, f"{name}.k_proj", self.C, self.G * self.D, bias=qkv_bias)
+        v = self.linear(x, f"{name}.v_proj", self.C, self.G * self.D, bias=qkv_bias)
+        return self.linear(self.attend(q, k, v, i), f"{name}.o_proj", self.H * self.D, self.C, bias=o_bias)
 
     def mlp(self, x: ir.Value, i: int) -> ir.Value:
         name, bias = f"model.layers.{i}.mlp", bool(self.config.get("mlp_bias", False))

@@ -6,7 +6,8 @@ from pipeline.architectures import llama
 
 
 class Architecture(llama.Architecture):
-    qkv_bias = o_bias = False
+    def biases(self) -> tuple[bool, bool]:
+        return False, False
 
-    def window(self, i: int) -> int | None:
+    def window(self, i: int) -> int | None:  # noqa: ARG002  (the same for every layer)
         return self.config.get("sliding_window")

@@ -33,7 +33,9 @@ class Architecture(Decoder):
     def norm(self, x: ir.Value, name: str, size: int = 0) -> ir.Value:
         scale, bias = self.weight(f"{name}.weight", size or self.C), self.weight(f"{name}.bias", size or self.C)
         epsilon = float(self.config["layer_norm_eps"])
-        return self.op("LayerNormalization", [x, scale, bias], axis=-1, epsilon=epsilon, stash_type=1, label=name.rsplit(".", 1)[-1])
+        return self.op(
+            "LayerNormalization", [x, scale, bias], axis=-1, epsilon=epsilon, stash_type=1, label=name.rsplit(".", 1)[-1]
+        )
 
     def attention(self, x: ir.Value, i: int) -> ir.Value:
         if self.config.get("qk_layernorm"):

@@ -6,7 +6,8 @@ from pipeline.architectures import llama
 
 
 class Architecture(llama.Architecture):
-    qkv_bias, o_bias = True, False
+    def biases(self) -> tuple[bool, bool]:
+        return True, False
 
     def window(self, i: int) -> int | None:
         """`layer_types` says it in newer configs; older ones give every layer from `max_window_layers` on a window."""

@@ -8,14 +8,8 @@ from pipeline.architectures import qwen2
 
 
 class Architecture(qwen2.Architecture):
-    @property
-    def qkv_bias(self) -> bool:
-        return bool(self.config.get("attention_bias", False))
-
-    o_bias = qkv_bias
-
     def attention(self, x: ir.Value, i: int) -> ir.Value:
-        name, bias = f"model.layers.{i}.self_attn", self.qkv_bias
+        name, bias = f"model.layers.{i}.self_attn", bool(self.config.get("attention_bias", False))
         q = self.linear(x, f"{name}.q_proj", self.C, self.H * self.D, bias=bias)
         k = self.linear(x, f"{name}.k_proj", self.C, self.G * self.D, bias=bias)
         v = self.linear(x, f"{name}.v_proj", self.C, self.G * self.D, bias=bias)

@@ -51,7 +51,7 @@ class Runner(ABC):
 
     def close(self) -> None:
         """Frees what the runner holds."""
-        return None
+        return
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +89,11 @@ class Runner(ABC):
         """
         batch, new = input_ids.shape
         cache = self.empty_cache(batch) if cache is None else cache
-        past = next(iter(cache.values())).shape[2] if cache else (attention_mask.shape[1] - new if attention_mask is not None else 0)
+        past = (
+            next(iter(cache.values())).shape[2]
+            if cache
+            else (attention_mask.shape[1] - new if attention_mask is not None else 0)
+        )
         mask = np.ones((batch, past + new), np.int64) if attention_mask is None else attention_mask
         if position_ids is None:
             position_ids = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -new:]

@@ -1,0 +1,245 @@
+"""Stage: a graph or an engine beside PyTorch, run and compared by Polygraphy → evals/results/<model>/….check.json.
+
+Each feed is played as prefill and eight decode steps on the artefact's own cache; PyTorch computes the same by one whole
+forward pass. An fp16 artefact is held against float32, with float16 PyTorch beside it as the measure of its noise.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from polygraphy.comparator import Comparator, IterationResult, RunResults
+from polygraphy.logger import G_LOGGER
+
+from pipeline import backends, store
+from pipeline.agreement import LIMITS, Agreement, CompareOutputs
+from pipeline.backends import Array
+from pipeline.localize import first_divergence
+from pipeline.scripted import LENGTHS, STEPS, ArtefactRunner, Feed, TorchRunner, feeds
+from pipeline.types import Precision, UserError
+
+log = logging.getLogger(__name__)
+Found = dict[str, dict[str, Agreement]]
+"""feed → output → Agreement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The outcome of one check.
+
+    Attributes:
+        path: the artefact.
+        passed: every output of every feed is within its limits.
+        result: the JSON with everything.
+        fresh: False where an earlier check of the same artefact stands.
+        data: what the JSON holds.
+    """
+
+    path: Path
+    passed: bool
+    result: Path
+    fresh: bool
+    data: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """For machines: the JSON's content and where it lies."""
+        return {"path": str(self.path), "result": str(self.result), "already_checked": not self.fresh, **self.data}
+
+    def summary(self) -> str:
+        """For people: the verdict with the worst logits, and on failure the reason and the place."""
+        worst = self.data["worst"]
+        lines = [f"{'passed' if self.passed else 'FAILED'}{'' if self.fresh else ' (already checked)'}  {self.path}"]
+        if worst:
+            lines[0] += (
+                f"  logits: max abs {worst['max_abs']:.1e}, max rel {worst['max_rel']:.1e}, cosine {worst['cosine']:.8f}, "
+                f"top-1 {worst['top1']:.0%}, top-5 {worst['top5']:.0%}"
+            )
+        lines += [f"  {failure}" for failure in self.data["failures"][:3]]
+        if len(self.data["failures"]) > 3:
+            lines.append(f"  … and {len(self.data['failures']) - 3} more in {self.result}")
+        if self.data.get("localized"):
+            lines.append(f"  first divergence: {self.data['localized']}")
+        return "\n".join(lines)
+
+
+def check(
+    path: Path, *, localize: bool = False, force: bool = False, reference: Path | None = None, seed: int = 0
+) -> Comparison:
+    """Runs an artefact beside PyTorch and writes the result; a passed check of the same file is not repeated.
+
+    Args:
+        path: graph (.onnx) or engine (.plan).
+        localize: name the first sublayer that diverges, also where everything passes (a failure is always localized).
+        force: check again what has passed.
+        reference: the Hugging Face folder to compare with; by default the checkpoint that the artefact lies beside. A graph
+            that optimum exported brings no checkpoint along, and needs it.
+        seed: of the random tokens, used only for a model without a tokenizer.
+
+    Raises:
+        UserError: no such artefact, this machine cannot run it, or its checkpoint cannot be loaded by transformers.
+    """
+    record = store.read_sidecar(path)
+    if record.get("artefact") == "merged":
+        raise UserError(f"{path} is a merged graph; check the variants that it was merged from")
+    model = store.model_of(path)
+    result = store.result_path(model, path, "check")
+    if not (localize or force) and store.check_passed(path):
+        log.info("%s: already checked, %s", path, result)
+        return Comparison(path, True, result, False, store.read_json(result))
+    start = time.perf_counter()
+    folder = reference or store.checkpoint_folder(path)
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} holds no safetensors to compare {path.name} with; name its checkpoint with --reference FOLDER"
+        )
+    made, source = _feeds(folder, seed)
+    log.info("%s: comparing with PyTorch on %d feeds", path, len(made))
+    runs, found, noise = _compare(path, record, folder, made)
+    data = {
+        "what": "check",
+        "artefact": str(path),
+        "sha256": record["sha256"],
+        **store.variant_record(store.variant_of(record)),
+        **_verdict(found),
+        "localized": None,
+        "limits": _limits(record["precision"]),
+        "checkpoint": str(folder),
+        "references": ["fp32", *(["fp16"] if noise else [])],
+        "feeds": {name: {"tokens": source, "outputs": _records(outputs)} for name, outputs in found.items()},
+        "noise": {name: _records(outputs) for name, outputs in noise.items()},
+        "versions": _versions(path),
+        "device": _device(path),
+    }
+    if localize or not data["passed"]:
+        data["localized"] = _localize(path, folder, made, found)
+    data["seconds"] = round(time.perf_counter() - start, 1)
+    _save_runs(runs, store.result_path(model, path, "check.run"))
+    store.write_json(result, data)
+    return Comparison(path, data["passed"], result, True, data)
+
+
+# ---- running and comparing ------------------------------------------------------------------------------------------
+
+
+def _compare(path: Path, record: dict[str, Any], folder: Path, made: list[Feed]) -> tuple[RunResults, Found, Found]:
+    """(the runs, artefact against fp32, and for fp16 artefacts PyTorch in fp16 against fp32)."""
+    variant = store.variant_of(record)
+    precision = variant.precision
+    runners = [
+        ArtefactRunner(lambda: backends.open_runner(path), path.stem),
+        TorchRunner(folder, variant.skip, "fp32"),
+        *([TorchRunner(folder, variant.skip, "fp16")] if precision == "fp16" else []),
+    ]
+    names = [feed.name for feed in made]
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        runs = Comparator.run(runners, data_loader=[feed.arrays for feed in made])
+        noise = _judge(runs, (2, 1), CompareOutputs(LIMITS[precision]), names) if precision == "fp16" else {}
+        func = CompareOutputs(LIMITS[precision], _worst_noise(noise.values()))
+        return runs, _judge(runs, (0, 1), func, names), noise
+
+
+def _judge(runs: RunResults, pair: tuple[int, int], func: CompareOutputs, names: list[str]) -> Found:
+    with np.errstate(invalid="ignore"):  # Polygraphy takes statistics of what may hold NaN; the verdict is ours
+        accuracy = Comparator.compare_accuracy(runs, comparisons=[pair], compare_func=func)
+    # Polygraphy 0.53 gives one AccuracyResult a function, earlier ones the only one bare.
+    result = accuracy[0] if len(accuracy) and not isinstance(next(iter(accuracy)), tuple) else accuracy
+    (iterations,) = result.values()
+    return dict(zip(names, (dict(found) for found in iterations), strict=True))
+
+
+def _worst_noise(found: Iterable[dict[str, Agreement]]) -> dict[str, float]:
+    """output → the largest max_rel over all feeds: of one short row alone, the noise may happen to be small."""
+    worst: dict[str, float] = {}
+    for outputs in found:
+        for name, agreement in outputs.items():
+            worst[name] = max(worst.get(name, 0.0), agreement.max_rel)
+    return worst
+
+
+def _localize(path: Path, folder: Path, made: list[Feed], found: Found) -> str:
+    """The first sublayer that diverges, on the feed that failed first (or the one padded on the left)."""
+    if path.suffix != ".onnx":
+        return "an engine's inner values cannot be read; run `pipeline check --localize` on the graph that it was built from"
+    failed = [feed for feed in made if not all(found[feed.name].values())]
+    return str(first_divergence(path, folder, failed[0] if failed else made[-2]))
+
+
+# ---- feeds ----------------------------------------------------------------------------------------------------------
+
+
+def _feeds(folder: Path, seed: int) -> tuple[list[Feed], str]:
+    """(the feeds, where their tokens are from)."""
+    config = store.read_json(folder / "config.json")
+    # Where rotary frequencies change beyond the original context, a short prefill rightly differs from the whole pass.
+    context = min(config.get(key) or 10**9 for key in ("max_position_embeddings", "original_max_position_embeddings"))
+    lengths = tuple(dict.fromkeys(min(length, max(context - STEPS, 1)) for length in LENGTHS))
+    shape = (2 * len(lengths), max(lengths) + STEPS)
+    if (folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
+        from pipeline import texts
+
+        return feeds(texts.token_sequences(folder, shape[1], shape[0]), lengths), "English text of CPython's pydoc_data.topics"
+    tokens = np.random.default_rng(seed).integers(0, config["vocab_size"], shape, np.int64)
+    return feeds(tokens, lengths), f"random ids (seed {seed}): the model has no tokenizer"
+
+
+# ---- what is written ------------------------------------------------------------------------------------------------
+
+
+def _verdict(found: Found) -> dict[str, Any]:
+    """passed, the failures in words, and the worst of each statistic of the logits (None where some cannot be measured)."""
+    failures = [f"{feed}, {name}: {a.why}" for feed, outputs in found.items() for name, a in outputs.items() if not a.passed]
+    logits = [a for outputs in found.values() for name, a in outputs.items() if name.endswith("logits")]
+    worst: dict[str, float] | None = None
+    if all(a.top1 is not None for a in logits):
+        worst = {name: max(getattr(a, name) for a in logits) for name in ("max_abs", "max_rel")}
+        worst |= {name: min(getattr(a, name) for a in logits) for name in ("cosine", "top1", "top5")}
+    return {"passed": not failures, "failures": failures, "worst": worst}
+
+
+def _records(outputs: dict[str, Agreement]) -> dict[str, Any]:
+    return {name: agreement.record() for name, agreement in outputs.items()}
+
+
+def _limits(precision: Precision) -> dict[str, Any]:
+    limits = LIMITS[precision]
+    return {name: getattr(limits, name) for name in ("max_rel", "cosine", "noise_factor", "noise_floor")}
+
+
+def _save_runs(runs: RunResults, path: Path) -> None:
+    """Polygraphy's JSON of the last prefill position and the last decode step; `polygraphy inspect data` opens it."""
+    small = RunResults()
+    for name, iterations in runs.items():
+        kept = [IterationResult(_last_logits(it), runtime=it.runtime, runner_name=name) for it in iterations]
+        small.append((name, kept))
+    with store.atomic(path) as temporary, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        small.save(str(temporary))
+
+
+def _last_logits(iteration: IterationResult) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(iteration[name][:, -1]) for name in ("prefill/logits", "decode/logits")}
+
+
+def _versions(path: Path) -> dict[str, str]:
+    runtimes = ("onnxruntime-gpu", "onnxruntime") if path.suffix == ".onnx" else ("tensorrt-rtx-cu13-bindings", "tensorrt-cu13")
+    found = {}
+    for name in ("skip-pipeline", "torch", "transformers", "polygraphy", "numpy", *runtimes):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _device(path: Path) -> str:
+    if path.suffix == ".plan" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.processor() or platform.machine()})"

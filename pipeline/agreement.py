@@ -44,8 +44,8 @@ class Limits:
 
 
 LIMITS: dict[Precision, Limits] = {
-    "fp32": Limits(max_rel=1e-3, cosine=1 - 1e-6),
-    "fp16": Limits(max_rel=0.15, cosine=0.995, noise_factor=3.0, noise_floor=2e-3),
+    "fp32": Limits(max_rel=3e-3, cosine=1 - 1e-6),
+    "fp16": Limits(max_rel=0.25, cosine=0.995, noise_factor=3.0, noise_floor=2e-3),
 }
 
 

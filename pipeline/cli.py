@@ -32,7 +32,7 @@ Paths = Annotated[list[Path] | None, typer.Argument(help="Graphs (.onnx) or engi
 def main() -> None:
     """The entry point: 0 done, 1 a check failed, 2 wrong input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "huggingface_hub", "transformers", "optimum", "torch"):
+    for noisy in ("onnx_ir", "httpx", "huggingface_hub", "transformers", "optimum", "torch"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         app()

@@ -11,7 +11,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import torch
 from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
-from pipeline import backends, store
+from pipeline import backends, store, texts
 from pipeline.agreement import LIMITS, Agreement, CompareOutputs
 from pipeline.backends import Array
 from pipeline.localize import first_divergence
 from pipeline.scripted import LENGTHS, STEPS, ArtefactRunner, Feed, TorchRunner, feeds
-from pipeline.types import Precision, UserError
+from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
 Found = dict[str, dict[str, Agreement]]
@@ -95,39 +95,45 @@ def check(
     if not (localize or force) and store.check_passed(path):
         log.info("%s: already checked, %s", path, result)
         return Comparison(path, True, result, False, store.read_json(result))
-    start = time.perf_counter()
     folder = reference or store.checkpoint_folder(path)
-    if not list(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"{folder} holds no safetensors to compare {path.name} with; name its checkpoint with --reference FOLDER"
         )
-    made, source = _feeds(folder, seed)
-    log.info("%s: comparing with PyTorch on %d feeds", path, len(made))
-    runs, found, noise = _compare(path, record, folder, made)
-    data = {
-        "what": "check",
-        "artefact": str(path),
-        "sha256": record["sha256"],
-        **store.variant_record(store.variant_of(record)),
-        **_verdict(found),
-        "localized": None,
-        "limits": _limits(record["precision"]),
-        "checkpoint": str(folder),
-        "references": ["fp32", *(["fp16"] if noise else [])],
-        "feeds": {name: {"tokens": source, "outputs": _records(outputs)} for name, outputs in found.items()},
-        "noise": {name: _records(outputs) for name, outputs in noise.items()},
-        "versions": _versions(path),
-        "device": _device(path),
-    }
-    if localize or not data["passed"]:
-        data["localized"] = _localize(path, folder, made, found)
-    data["seconds"] = round(time.perf_counter() - start, 1)
+    runs, data = _examine(path, record, folder, localize, seed)
     _save_runs(runs, store.result_path(model, path, "check.run"))
     store.write_json(result, data)
     return Comparison(path, data["passed"], result, True, data)
 
 
 # ---- running and comparing ------------------------------------------------------------------------------------------
+
+
+def _examine(path: Path, record: dict[str, Any], folder: Path, localize: bool, seed: int) -> tuple[RunResults, dict[str, Any]]:
+    """Plays every feed on both sides → (the runs, the result's JSON)."""
+    start = time.perf_counter()
+    made, source = _feeds(folder, seed)
+    log.info("%s: comparing with PyTorch on %d feeds", path, len(made))
+    runs, found, noise = _compare(path, record, folder, made)
+    verdict = _verdict(found)
+    where = _localize(path, folder, made, found) if localize or not verdict["passed"] else None
+    return runs, {
+        "what": "check",
+        "artefact": str(path),
+        "sha256": record["sha256"],
+        **store.variant_record(store.variant_of(record)),
+        **verdict,
+        "localized": where,
+        "limits": asdict(LIMITS[record["precision"]]),
+        "checkpoint": str(folder),
+        "references": ["fp32", *(["fp16"] if noise else [])],
+        "tokens": source,
+        "feeds": {name: _records(outputs) for name, outputs in found.items()},
+        "noise": {name: _records(outputs) for name, outputs in noise.items()},
+        "versions": _versions(path),
+        "device": _device(path),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
 
 
 def _compare(path: Path, record: dict[str, Any], folder: Path, made: list[Feed]) -> tuple[RunResults, Found, Found]:
@@ -183,9 +189,7 @@ def _feeds(folder: Path, seed: int) -> tuple[list[Feed], str]:
     context = min(config.get(key) or 10**9 for key in ("max_position_embeddings", "original_max_position_embeddings"))
     lengths = tuple(dict.fromkeys(min(length, max(context - STEPS, 1)) for length in LENGTHS))
     shape = (2 * len(lengths), max(lengths) + STEPS)
-    if (folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
-        from pipeline import texts
-
+    if any(folder.glob("tokenizer*")):
         return feeds(texts.token_sequences(folder, shape[1], shape[0]), lengths), "English text of CPython's pydoc_data.topics"
     tokens = np.random.default_rng(seed).integers(0, config["vocab_size"], shape, np.int64)
     return feeds(tokens, lengths), f"random ids (seed {seed}): the model has no tokenizer"
@@ -209,13 +213,11 @@ def _records(outputs: dict[str, Agreement]) -> dict[str, Any]:
     return {name: agreement.record() for name, agreement in outputs.items()}
 
 
-def _limits(precision: Precision) -> dict[str, Any]:
-    limits = LIMITS[precision]
-    return {name: getattr(limits, name) for name in ("max_rel", "cosine", "noise_factor", "noise_floor")}
-
-
 def _save_runs(runs: RunResults, path: Path) -> None:
-    """Polygraphy's JSON of the last prefill position and the last decode step; `polygraphy inspect data` opens it."""
+    """Polygraphy's JSON, which `polygraphy inspect data` opens.
+
+    Kept small: of each feed only the last row's logits at the last prefill position and the last decode step.
+    """
     small = RunResults()
     for name, iterations in runs.items():
         kept = [IterationResult(_last_logits(it), runtime=it.runtime, runner_name=name) for it in iterations]
@@ -225,7 +227,7 @@ def _save_runs(runs: RunResults, path: Path) -> None:
 
 
 def _last_logits(iteration: IterationResult) -> dict[str, Array]:
-    return {name: np.ascontiguousarray(iteration[name][:, -1]) for name in ("prefill/logits", "decode/logits")}
+    return {name: np.ascontiguousarray(iteration[name][-1:, -1]) for name in ("prefill/logits", "decode/logits")}
 
 
 def _versions(path: Path) -> dict[str, str]:

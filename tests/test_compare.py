@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from polygraphy.comparator import RunResults
+from polygraphy.comparator import IterationResult, RunResults
 
-from pipeline import backends, checkpoint, compare, export, graphfile, scripted, skip, store
-from pipeline.agreement import LIMITS, Limits, agree
+from pipeline import agreement, backends, checkpoint, compare, export, graphfile, scripted, skip, store
+from pipeline.agreement import LIMITS, CompareOutputs, agree
 from pipeline.backends import Array, Runner
 from pipeline.types import Precision, SkipSet, UserError
 from tests import tiny
@@ -165,6 +165,14 @@ def test_localize_of_a_right_graph_names_nothing(workdir: Path) -> None:
         assert outcome.passed and outcome.data["localized"].startswith("the head: no sublayer's"), outcome.data["localized"]
 
 
+def test_a_fault_that_noise_hides_is_not_blamed_on_the_head(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the stream's own noise exceeds the fault, the first wrong cache tensor says where it is."""
+    monkeypatch.setattr("pipeline.localize._NOISE_FACTOR", 1e6)
+    name = "model.layers.{}.self_attn.k_proj.weight"
+    path = spoil(graph(workdir, "base", "fp16"), swap(name.format(1), name.format(0)))
+    assert compare.check(path).data["localized"].startswith("layer 1 attn or the sublayer before it")
+
+
 def test_localize_without_any_sublayer(workdir: Path) -> None:
     path = spoil(graph(workdir, "block0-1"), swap("lm_head.weight", "model.embed_tokens.weight"))
     assert compare.check(path).data["localized"].startswith("the head")
@@ -288,13 +296,13 @@ def test_feeds_pad_as_they_say() -> None:
         assert (wanted[:, -1] == [np.flatnonzero(row[:12])[-1] for row in feed.attention_mask]).all()
 
 
-LOOSE = Limits(max_rel=0.1, cosine=0.9)
+LOOSE = (0.1, 0.9)  # limit of max_rel, least cosine
 
 
 def test_agreement_statistics() -> None:
     reference = np.array([[3.0, 4.0, 0.0]])  # rms is 2.89
     ours = np.array([[3.0, 4.0, 0.2]])
-    found = agree(ours, reference, LOOSE, None, logits=True)
+    found = agree(ours, reference, *LOOSE, logits=True)
     assert found.passed and found.max_abs == pytest.approx(0.2) and found.max_rel == pytest.approx(0.2 / np.sqrt(25 / 3))
     assert found.cosine == pytest.approx(25 / (5 * np.sqrt(25.04))) and (found.top1, found.top5, found.flips) == (1.0, 1.0, 0)
 
@@ -309,19 +317,50 @@ def test_agreement_statistics() -> None:
     ],
 )
 def test_agreement_refuses(ours: list[list[float]], why: str) -> None:
-    found = agree(np.array(ours), np.array([[3.0, 4.0, 0.0]]), LOOSE, None, logits=True)
+    found = agree(np.array(ours), np.array([[3.0, 4.0, 0.0]]), *LOOSE, logits=True)
     assert not found.passed and why in found.why
 
 
 def test_ties_may_flip_and_clear_margins_may_not() -> None:
     reference = np.array([[3.0, 3.01, 0.0]])
-    assert agree(np.array([[3.01, 3.0, 0.0]]), reference, LOOSE, None, logits=True).flips == 0
-    loose = Limits(max_rel=0.1, cosine=-1)
-    clear = agree(np.array([[4.0, 3.0, 0.0]]), np.array([[3.0, 4.0, 0.0]]), loose, None, logits=True)
+    assert agree(np.array([[3.01, 3.0, 0.0]]), reference, *LOOSE, logits=True).flips == 0
+    clear = agree(np.array([[4.0, 3.0, 0.0]]), np.array([[3.0, 4.0, 0.0]]), 0.1, -1, logits=True)
     assert clear.flips == 1 and clear.top1 == 0.0 and clear.top5 == 1.0
 
 
-def test_noise_draws_the_fp16_limit() -> None:
-    limits = LIMITS["fp16"]
-    assert limits.allowed(1e-3) == pytest.approx(3 * 1e-3 + 2e-3)
-    assert limits.allowed(float("inf")) == limits.allowed(None) == limits.allowed(10.0) == limits.max_rel
+def one(value: float) -> IterationResult:
+    """An output of one vector, `value` away from [1, 1, …]."""
+    return IterationResult({"x": np.full((1, 4), 1.0) + np.array([[value, 0, 0, 0]])})
+
+
+def judge(errors: list[float], noise: list[float]) -> list[Any]:
+    func = CompareOutputs(LIMITS["fp16"], [{"x": value} for value in noise])
+    return [func(one(error), one(0.0))["x"] for error in errors]
+
+
+def test_noise_draws_the_fp16_limit_over_all_stable_feeds() -> None:
+    small, large = judge([0.031, 0.033], [1e-3, 1e-2])
+    assert small.limit == large.limit == pytest.approx(3 * 1e-2 + 2e-3) and small.passed and not large.passed
+
+
+def test_an_unstable_feed_is_held_to_its_own_noise_and_loosens_no_other() -> None:
+    steady, wild = judge([0.04, 0.45], [1e-2, 0.86])
+    assert (steady.stable, steady.passed, steady.limit) == (True, False, pytest.approx(0.032))
+    assert (wild.stable, wild.passed, wild.limit) == (False, True, pytest.approx(3 * 0.86 + 2e-3))
+    assert not judge([3.0], [0.86])[0].passed and not judge([float("nan")], [0.86])[0].passed
+
+
+def test_overflow_of_pytorch_is_no_yardstick() -> None:
+    overflowed, usual = judge([0.2, 0.04], [float("inf"), 1e-2])
+    assert usual.limit == pytest.approx(0.032) and not usual.passed
+    assert overflowed.stable and overflowed.limit <= LIMITS["fp16"].max_rel and not overflowed.passed
+    assert judge([0.2], [float("inf")])[0].limit == LIMITS["fp16"].max_rel
+
+
+def test_what_no_feed_can_judge_fails() -> None:
+    wild = judge([0.4], [0.9])[0]
+    assert wild.passed
+    verdict = agreement.judge({"a": {"decode/logits": wild}, "b": {"decode/logits": wild}})
+    assert not verdict["passed"] and "every feed, decode/logits" in verdict["failures"][0] and len(verdict["unstable"]) == 2
+    steady = judge([0.01], [1e-2])[0]
+    assert agreement.judge({"a": {"decode/logits": wild}, "b": {"decode/logits": steady}})["passed"]

@@ -50,6 +50,8 @@ def open_session(model: Path | bytes, folder: Path, threads: int = 0, provider: 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    # Threads that spin after a run would hold the cores while another session is timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if isinstance(model, bytes):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     try:

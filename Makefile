@@ -12,7 +12,7 @@ help:
 	@grep -E '^(demo|test|fast|lint|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
-	$(BIN)/python demo.py
+	$(BIN)/python -m pipeline.demo
 
 test: $(VENV)/.ready  ## every test that this machine can run
 	$(BIN)/python -m pytest

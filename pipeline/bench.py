@@ -140,9 +140,15 @@ def _with_bases(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         variant = store.variant_of(store.read_sidecar(path))
-        base = path.with_name(f"base.{variant.precision}.onnx") if path.suffix == ".onnx" else path.parent.parent / "base" / path.name
+        base = (
+            path.with_name(f"base.{variant.precision}.onnx")
+            if path.suffix == ".onnx"
+            else path.parent.parent / "base" / path.name
+        )
         if not base.is_file():
-            raise UserError(f"{base} is missing: a variant is measured beside its base; make it with `pipeline export` or `build-engine`")
+            raise UserError(
+                f"{base} is missing: a variant is measured beside its base; make it with `pipeline export` or `build-engine`"
+            )
         found += [base, path]
     models = {store.variant_of(store.read_sidecar(path)).model for path in found}
     if len(models) > 1:
@@ -150,7 +156,9 @@ def _with_bases(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _contestants(paths: list[Path], compare: tuple[str, ...], twins: dict[Path, Path], threads: int, decode: bool) -> list[Contestant]:
+def _contestants(
+    paths: list[Path], compare: tuple[str, ...], twins: dict[Path, Path], threads: int, decode: bool
+) -> list[Contestant]:
     made = []
     for path in paths:
         variant = store.variant_of(store.read_sidecar(path))
@@ -188,7 +196,9 @@ def _runner(path: Path, threads: int, decode: bool) -> Callable[[Any], Callable[
     return start
 
 
-def _torch(folder: Path, skip: SkipSet, precision: Precision, threads: int, decode: bool) -> Callable[[Any], Callable[[int], None]]:
+def _torch(
+    folder: Path, skip: SkipSet, precision: Precision, threads: int, decode: bool
+) -> Callable[[Any], Callable[[int], None]]:
     """PyTorch eager as Hugging Face runs it: use_cache=True, the LM head at the last token only."""
     import torch
 
@@ -293,8 +303,23 @@ def _write(contestant: Contestant, rows: list[Latency], conditions: dict[str, An
 
 def table(report: Report) -> Table:
     """The report for a person."""
-    made = Table(title=f"{report.conditions['measure']}, {report.conditions['sequences']} sequences, {report.conditions['device']}")
-    for heading in ("variant", "tokens", "total s", "p50 ms", "p90", "p99", "saved %", "ceiling %", "of it", "peak MB", "KV B/token", "again"):
+    made = Table(
+        title=f"{report.conditions['measure']}, {report.conditions['sequences']} sequences, {report.conditions['device']}"
+    )
+    for heading in (
+        "variant",
+        "tokens",
+        "total s",
+        "p50 ms",
+        "p90",
+        "p99",
+        "saved %",
+        "ceiling %",
+        "of it",
+        "peak MB",
+        "KV B/token",
+        "again",
+    ):
         made.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
     for row in report.rows:
         share = "" if row.share is None else f"{row.share:.0%}" + (" above: measurement?" if row.above_ceiling else "")

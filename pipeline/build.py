@@ -106,7 +106,9 @@ def profiles(
     longest = tuple(min(n, context) for n in length)
     cached = tuple(min(n, context - 1) for n in past)
     has_cache = any(name.startswith("past_key_values.") for name in inputs)
-    plans = [(batch, longest, (0, 0, cached[2]), tuple(min(n, MAX_WANTED) for n in (1, 1, longest[2])))]
+    plans: list[tuple[tuple[int, ...], ...]] = [
+        (batch, longest, (0, 0, cached[2]), tuple(min(n, MAX_WANTED) for n in (1, 1, longest[2])))
+    ]
     if has_cache and cached[2] > 0:
         plans.append((batch, (1, 1, 1), cached, (1, 1, 1)))
     made = []

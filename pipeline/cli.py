@@ -125,6 +125,7 @@ def check(
     paths: Paths = None,
     localize: Annotated[bool, typer.Option("--localize", help="Name the first sublayer that diverges.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Check again what has passed.")] = False,
+    reference: Annotated[Optional[Path], typer.Option(help="Folder of the checkpoint, for graphs exported elsewhere.")] = None,
     as_json: Json = False,
 ) -> None:
     """Runs artefacts beside PyTorch, with Polygraphy; exit 1 where one fails.
@@ -133,7 +134,7 @@ def check(
     """
     from pipeline import compare as stage
 
-    results = [stage.check(path, localize=localize, force=force) for path in arguments.artefacts(paths)]
+    results = [stage.check(path, localize=localize, force=force, reference=reference) for path in arguments.artefacts(paths)]
     _print([result.record() for result in results], as_json, "\n".join(result.summary() for result in results))
     if not all(result.passed for result in results):
         raise typer.Exit(1)

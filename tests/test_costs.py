@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -40,7 +39,12 @@ def test_published_sizes() -> None:
         (last("block", 8), True, 0, 1.33),
         (last("block", 11), True, 0, 1.51),
         (last("attn", 11), False, 128, 1.13),
-        (last("attn", 11), False, 2048, 1.15),  # 1.14 there: it counts the causal half of the scores; our kernels compute the whole
+        (
+            last("attn", 11),
+            False,
+            2048,
+            1.15,
+        ),  # 1.14 there: it counts the causal half of the scores; our kernels compute the whole
         (last("attn", 16), False, 128, 1.20),
     ],
 )

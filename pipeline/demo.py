@@ -1,0 +1,115 @@
+"""`make demo`: the main job on the real model, from a checkpoint to a table, with nothing but a CPU.
+
+It calls the same stages as the commands and prints each command that would do the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import arguments, backends, bench, build, checkpoint, compare, costs, export, selectors, skip, store, texts
+from pipeline.generate import greedy, stop_tokens
+from pipeline.types import UserError
+
+PROMPT = "The capital of France is"
+SEQUENCES = 20
+
+
+def main() -> None:
+    """Runs the demo; exit 1 where a check fails."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    started = time.monotonic()
+    say = arguments.say
+    say("$ pipeline export demo")
+    found = checkpoint.resolve(store.DEMO)
+    base = export.export_base(found, "fp32")
+    layers = export.num_layers(found.config)
+    graphs = [base]
+    for kind in ("attn", "mlp", "block"):
+        say(f"$ pipeline export demo --skip {kind} --frac 0.25")
+        graphs.append(skip.cut(base, selectors.skip_set(kind, 0.25, None, None, None, layers)))
+    say(f"$ pipeline check {' '.join(str(graph) for graph in graphs)}")
+    checks = [compare.check(graph) for graph in graphs]
+    for check in checks:
+        say(check.summary())
+    engine = _engine(graphs[1], found)
+    say(f"$ pipeline bench --sequences {SEQUENCES}")
+    report = bench.bench([c.path for c in checks if c.passed], sequences=SEQUENCES)
+    Console(width=160).print(_table(graphs, checks, report, engine, found))
+    for graph in graphs[:2]:
+        say(f'$ pipeline generate {graph} "{PROMPT}"')
+        print(f"{graph.name:<24} {_continuation(graph)!r}")
+    say(f"{time.monotonic() - started:.0f} s; everything above lies in graphs/, engines/ and evals/; `pipeline list` shows it")
+    if not all(check.passed for check in checks):
+        sys.exit(1)
+
+
+def _engine(graph: Path, found: checkpoint.Checkpoint) -> Path | None:
+    """The RTX engine of one variant, cut in fp16 first."""
+    if importlib.util.find_spec("tensorrt_rtx_bindings") is None and importlib.util.find_spec("tensorrt_rtx") is None:
+        arguments.say("no engine: TensorRT-RTX is not installed (pip install 'skip-pipeline[rtx]')")
+        return None
+    arguments.say(f"$ pipeline build-engine {graph} --target sm80")
+    twin = skip.cut(export.export_base(found, "fp16"), store.variant_of(store.read_sidecar(graph)).skip)
+    return build.build(twin, targets=("sm80",))
+
+
+def _table(
+    graphs: list[Path],
+    checks: list[compare.Comparison],
+    report: bench.Report,
+    engine: Path | None,
+    found: checkpoint.Checkpoint,
+) -> Table:
+    lengths = sorted({row.length for row in report.rows})
+    made = Table(title=f"{found.model}, fp32, {report.conditions['device']}, {SEQUENCES} sequences, 1 token each")
+    made.add_column("variant")
+    for heading in (
+        "check",
+        "M parameters",
+        "KV B/token",
+        "graph KB",
+        *(f"ms at {n}" for n in lengths),
+        *(f"saved % (ceiling) at {n}" for n in lengths),
+    ):
+        made.add_column(heading, justify="right")
+    for graph, check in zip(graphs, checks, strict=True):
+        variant = store.variant_of(store.read_sidecar(graph))
+        mine = [row for row in report.rows if row.name.split(" ")[0] in (variant.name, f"{variant.name}.{variant.precision}")]
+        made.add_row(
+            variant.name,
+            "passed" if check.passed else "FAILED",
+            f"{costs.parameters(found.config, variant.skip) / 1e6:.1f}",
+            f"{costs.cache_bytes(found.config, variant.skip, variant.precision):,}",
+            f"{graph.stat().st_size / 1e3:.0f}",
+            *(f"{row.p50:.1f}" for row in mine),
+            *(f"{row.improvement:.1f} ({row.ceiling:.1f})" if variant.skip else "" for row in mine),
+        )
+    if engine is not None:
+        figures = store.read_sidecar(engine)
+        made.caption = (
+            f"{engine}: {engine.stat().st_size / 1e6:.0f} MB, {figures['build']['num_layers']} layers; {figures['proven']}"
+        )
+    return made
+
+
+def _continuation(graph: Path) -> str:
+    folder = store.checkpoint_folder(graph)
+    words = texts.tokenizer(folder)
+    with backends.open_runner(graph) as runner:
+        tokens = list(greedy(runner, words.encode(PROMPT), 16, stop_tokens(folder)))
+    return PROMPT + str(words.decode(tokens, skip_special_tokens=True))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

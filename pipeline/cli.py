@@ -125,7 +125,7 @@ def check(
     paths: Paths = None,
     localize: Annotated[bool, typer.Option("--localize", help="Name the first sublayer that diverges.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Check again what has passed.")] = False,
-    reference: Annotated[Optional[Path], typer.Option(help="Folder of the checkpoint, for graphs exported elsewhere.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of the checkpoint, for graphs exported elsewhere.")] = None,
     as_json: Json = False,
 ) -> None:
     """Runs artefacts beside PyTorch, with Polygraphy; exit 1 where one fails.

@@ -160,7 +160,8 @@ def _logger(trt: Any) -> Any:
                 self.lines: list[str] = []
 
             def log(self, severity: Any, message: str) -> None:
-                self.lines.append(f"{str(severity).rsplit('.', 1)[-1]} {message}")
+                if severity != trt.ILogger.Severity.VERBOSE:
+                    self.lines.append(f"{str(severity).rsplit('.', 1)[-1]} {message}")
 
         _loggers[trt.__name__] = Collector()
     return _loggers[trt.__name__]
@@ -251,5 +252,5 @@ def open_runner(path: Path, **_: Any) -> TrtRunner:
     record = store.read_sidecar(path)
     if gpu_target() is None:
         raise UserError(f"{path} runs on an NVIDIA GPU only, and none is seen here; a graph (.onnx) runs on the CPU")
-    profiles = [{n: tuple(map(tuple, ranges)) for n, ranges in profile.items()} for profile in record["profiles"]]
+    profiles: list[Any] = [{n: tuple(map(tuple, ranges)) for n, ranges in profile.items()} for profile in record["profiles"]]
     return TrtRunner(path, record["backend"], profiles, Path(record["folder"]) / record["graph"]["file"], record["stripped"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipeline import store
@@ -29,6 +30,13 @@ def folder_name(name: str) -> str:
         return DEMO_MODEL
     path = Path(name)
     return path.stem if path.suffix == ".gguf" else path.name
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """A spinner on the terminal while something takes its time; nothing where there is no terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
 
 
 def artefacts(paths: list[Path] | None, *, engines: bool = False, precision: str | None = None) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import arguments, store
+from pipeline import arguments, chains, store
 from pipeline.types import UserError
 
 app = typer.Typer(
@@ -134,7 +134,10 @@ def check(
     """
     from pipeline import compare as stage
 
-    results = [stage.check(path, localize=localize, force=force, reference=reference) for path in arguments.artefacts(paths)]
+    results = []
+    for path in arguments.artefacts(paths, engines=chains.has_gpu()):
+        with arguments.busy(f"checking {path}"):
+            results.append(stage.check(path, localize=localize, force=force, reference=reference))
     _print([result.record() for result in results], as_json, "\n".join(result.summary() for result in results))
     if not all(result.passed for result in results):
         raise typer.Exit(1)
@@ -161,37 +164,18 @@ def build_engine(
     from pipeline import build as stage
 
     taken = arguments.artefacts(graphs)
-    twins = taken if keep_precision else list(dict.fromkeys(_fp16_twin(path) for path in taken))
+    twins = taken if keep_precision else list(dict.fromkeys(chains.fp16_twin(path) for path in taken))
     ranges = {
         "batch": arguments.triple(batch, "--batch"),
         "length": arguments.triple(length, "--length"),
         "past": arguments.triple(past, "--past"),
     }
-    built = [
-        stage.build(
-            path,
-            backend=backend,
-            targets=tuple(target or ()),
-            strip_weights=strip_weights,
-            keep_precision=keep_precision,
-            **ranges,
-        )
-        for path in twins
-    ]
+    flags: Any = {"strip_weights": strip_weights, "keep_precision": keep_precision}
+    built = []
+    for path in twins:
+        with arguments.busy(f"building {path}"):
+            built.append(stage.build(path, backend=backend, targets=tuple(target or ()), **flags, **ranges))
     _print([{"path": str(p), **store.read_sidecar(p)} for p in built], as_json, "\n".join(str(p) for p in built))
-
-
-def _fp16_twin(path: Path) -> Path:
-    """The same variant in fp16, cut from the fp16 base."""
-    from pipeline import checkpoint
-    from pipeline import export as stage
-    from pipeline import skip as surgery
-
-    record = store.read_sidecar(path)
-    variant = store.variant_of(record)
-    if variant.precision == "fp16" or record["contract"] != "authored":
-        return path
-    return surgery.cut(stage.export_base(checkpoint.open_checkpoint(path.parent), "fp16"), variant.skip)
 
 
 @app.command()
@@ -212,16 +196,16 @@ def bench(
     """
     from pipeline import bench as stage
 
-    taken = arguments.artefacts(paths, precision="fp32")
+    taken = arguments.artefacts(paths, engines=chains.has_gpu(), precision="fp32")
     others = tuple(part for part in (compare or "").split(",") if part)
     report = stage.bench(
-        _checked(taken, unchecked),
+        chains.checked(taken, unchecked),
         sequences=sequences,
         lengths=tuple(arguments.numbers(lengths, "--lengths")),
         batch=batch,
         decode=decode,
         compare=others,
-        optimum_graphs=_optimum_twins(taken) if "optimum" in others else {},
+        optimum_graphs=chains.optimum_twins(taken) if "optimum" in others else {},
         threads=threads,
         unchecked=unchecked,
     )
@@ -231,34 +215,6 @@ def bench(
         from rich.console import Console
 
         Console().print(stage.table(report))
-
-
-def _checked(paths: list[Path], unchecked: bool) -> list[Path]:
-    """The paths and their bases, each checked now where it has not passed: no number stands for an unchecked artefact."""
-    from pipeline import compare as stage
-
-    bases = [
-        path.with_name(f"base.{store.variant_of(store.read_sidecar(path)).precision}.onnx")
-        for path in paths
-        if path.suffix == ".onnx"
-    ]
-    for path in [] if unchecked else dict.fromkeys([*paths, *(b for b in bases if b.is_file())]):
-        if not store.check_passed(path):
-            arguments.say(f"checking {path} first")
-            stage.check(path)
-    return paths
-
-
-def _optimum_twins(paths: list[Path]) -> dict[Path, Path]:
-    """The same variants cut out of the graph that optimum exports of the same checkpoint."""
-    from pipeline import export as stage
-    from pipeline import skip as surgery
-
-    twins = {}
-    for path in paths:
-        base = stage.optimum_base(path.parent)
-        twins[path] = surgery.cut(base, store.variant_of(store.read_sidecar(path)).skip)
-    return twins
 
 
 @app.command()

@@ -14,7 +14,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import arguments, backends, bench, build, checkpoint, compare, costs, export, selectors, skip, store, texts
+from pipeline import (
+    arguments,
+    backends,
+    bench,
+    build,
+    chains,
+    checkpoint,
+    compare,
+    costs,
+    export,
+    selectors,
+    skip,
+    store,
+    texts,
+)
 from pipeline.generate import greedy, stop_tokens
 from pipeline.types import UserError
 
@@ -39,7 +53,7 @@ def main() -> None:
     checks = [compare.check(graph) for graph in graphs]
     for check in checks:
         say(check.summary())
-    engine = _engine(graphs[1], found)
+    engine = _engine(graphs[1])
     say(f"$ pipeline bench --sequences {SEQUENCES}")
     report = bench.bench([c.path for c in checks if c.passed], sequences=SEQUENCES)
     Console(width=160).print(_table(graphs, checks, report, engine, found))
@@ -51,13 +65,13 @@ def main() -> None:
         sys.exit(1)
 
 
-def _engine(graph: Path, found: checkpoint.Checkpoint) -> Path | None:
+def _engine(graph: Path) -> Path | None:
     """The RTX engine of one variant, cut in fp16 first."""
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None and importlib.util.find_spec("tensorrt_rtx") is None:
         arguments.say("no engine: TensorRT-RTX is not installed (pip install 'skip-pipeline[rtx]')")
         return None
     arguments.say(f"$ pipeline build-engine {graph} --target sm80")
-    twin = skip.cut(export.export_base(found, "fp16"), store.variant_of(store.read_sidecar(graph)).skip)
+    twin = chains.fp16_twin(graph)
     return build.build(twin, targets=("sm80",))
 
 

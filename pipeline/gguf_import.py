@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -45,7 +46,10 @@ def convert(file: Path, folder: Path) -> None:
     config["tie_word_embeddings"] = not any(tensor.name == "output.weight" for tensor in reader.tensors)
     tensors = _tensors(reader, arch, config)
     with store.atomic(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # it wraps the system's error, a full disk say
+            raise UserError(f"cannot write {folder / 'model.safetensors'}: {error}") from None
     special = _special_tokens(fields)
     with store.atomic(folder / "tokenizer.json") as temporary:
         tokenizer.save(str(temporary))

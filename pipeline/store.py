@@ -193,8 +193,11 @@ def write_sidecar(artefact: Path, record: dict[str, Any]) -> None:
     )
 
 
-def read_sidecar(artefact: Path) -> dict[str, Any]:
+def read_sidecar(artefact: Path, quick: bool = False) -> dict[str, Any]:
     """The sidecar of an artefact, after a check that it is the artefact's own.
+
+    Args:
+        quick: compare sizes only, where many gigabytes of engines would be hashed just to list them.
 
     Raises:
         UserError: artefact or sidecar is missing, or they do not match.
@@ -206,7 +209,8 @@ def read_sidecar(artefact: Path) -> dict[str, Any]:
             f"{artefact} has no sidecar {sidecar_path(artefact).name}; make it with `pipeline export` or `build-engine`"
         )
     record = read_json(sidecar_path(artefact))
-    if not isinstance(record, dict) or record.get("sha256") != sha256(artefact):
+    same = isinstance(record, dict) and record.get("bytes") == artefact.stat().st_size
+    if not same or not (quick or record.get("sha256") == sha256(artefact)):
         raise UserError(f"{artefact} is not what its sidecar describes; remove it and make it again")
     return record
 
@@ -238,13 +242,13 @@ def is_current(artefact: Path, wanted: dict[str, Any]) -> bool:
     return all(record.get(key) == value for key, value in wanted.items())
 
 
-def check_passed(artefact: Path) -> bool:
-    """Whether `pipeline check` has passed on this very artefact (same SHA-256)."""
+def check_passed(artefact: Path, digest: str | None = None) -> bool:
+    """Whether `pipeline check` has passed on this very artefact (same SHA-256; computed unless given)."""
     result = result_path(model_of(artefact), artefact, "check")
     if not result.is_file():
         return False
     record = read_json(result)
-    return bool(record.get("passed")) and record.get("sha256") == sha256(artefact)
+    return bool(record.get("passed")) and record.get("sha256") == (digest or sha256(artefact))
 
 
 def text_digest(text: str) -> str:

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX behind one adapter: parse, build, run.
+"""TensorRT and TensorRT-RTX behind one adapter: parse and build; `tensorrt_runner` runs what was built.
 
 TensorRT-RTX builds ahead of time on any CPU; engines of either run on an NVIDIA GPU only. Networks are strongly typed:
 precision lives in the graph (TensorRT 11 has no precision flags). What only a GPU can show was written from NVIDIA's
@@ -7,21 +7,20 @@ documentation (TensorRT 11, "Refitting an Engine", "Working with Dynamic Shapes"
 
 from __future__ import annotations
 
-import ctypes.util
+import contextlib
+import ctypes
 import importlib
 import os
-import shutil
-import subprocess
+import re
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline import store
-from pipeline.backends import Array, Runner, TensorInfo
+from pipeline.backends import Runner
 from pipeline.types import UserError
 
 BACKENDS = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -35,7 +34,7 @@ def library(backend: str) -> Any:
     """The Python module of a backend, under the name that Polygraphy expects.
 
     Raises:
-        UserError: unknown backend, or not installed.
+        UserError: unknown backend, not installed, or installed without something that it needs.
     """
     if backend not in BACKENDS:
         raise UserError(f"no backend {backend!r}; choose from {', '.join(BACKENDS)}")
@@ -45,18 +44,30 @@ def library(backend: str) -> Any:
             module = importlib.import_module(candidate)
         except ModuleNotFoundError:
             continue
+        except (ImportError, OSError) as error:
+            raise UserError(f"{backend} is installed but cannot be loaded: {one_line(error)}") from None
         sys.modules.setdefault(name, module)
         return module
     raise UserError(f"{backend} is not installed; run `{_ADD[backend]}`")
 
 
 def gpu_target() -> str | None:
-    """The compute capability of the first GPU as 'sm89', None without one."""
-    if shutil.which("nvidia-smi") is None or ctypes.util.find_library("cuda") is None:
+    """The compute capability of the GPU that CUDA calls device 0, as 'sm89'; None without a GPU or its driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
         return None
-    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    return "sm" + answer.stdout.split()[0].replace(".", "") if answer.returncode == 0 and answer.stdout.split() else None
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+    for found, attribute in ((major, 75), (minor, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, …_MINOR
+        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(found), attribute, device)
+    return None if failed else f"sm{major.value}{minor.value}"
+
+
+def one_line(words: object) -> str:
+    """TensorRT's words in one line of bearable length; the log has them whole."""
+    text = " ".join(str(words).split())
+    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 class Builder:
@@ -65,7 +76,7 @@ class Builder:
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.trt = library(backend)
-        self.logger = _logger(self.trt)
+        self.logger = logger_of(self.trt)
         self.lines: list[str] = self.logger.lines
         self.lines.clear()
 
@@ -90,9 +101,11 @@ class Builder:
         self.parser = trt.OnnxParser(self.network, self.logger)
         if not self.parser.parse_from_file(str(graph)):
             errors = [self.parser.get_error(i) for i in range(self.parser.num_errors)]
-            where = f"node {errors[0].node_name()!r} ({errors[0].node_operator()}): " if errors else ""
-            what = errors[0].desc().strip() if errors else "no reason given"
-            raise UserError(f"{self.backend} cannot parse {graph}: {where}{what}")
+            named = bool(errors) and bool(errors[0].node_name() or errors[0].node_operator())
+            where = f"node {errors[0].node_name()!r} ({errors[0].node_operator()}): " if named else ""
+            raise UserError(
+                f"{self.backend} cannot parse {graph}: {where}{one_line(errors[0].desc()) if errors else self.first_error()}"
+            )
         if decomposable:
             self._decompose_attention()
 
@@ -113,15 +126,28 @@ class Builder:
         kinds = (str(self.network.get_layer(i).type).removeprefix("LayerType.") for i in range(self.network.num_layers))
         return dict(Counter(kinds).most_common())
 
+    def memory(self) -> dict[str, list[int]]:
+        """What the builder said of GPU memory, in bytes: activations of each profile, weights of the engine."""
+        said = re.findall(r"Total (Activation|Weights) Memory: (\d+) bytes", "\n".join(self.lines))
+        return {
+            f"{kind.lower()}_bytes": [int(size) for what, size in said if what == kind] for kind in ("Activation", "Weights")
+        }
+
+    def first_error(self) -> str:
+        """TensorRT's first error, which is the cause of the others; that the CPU has no CUDA driver is none."""
+        errors = (line for line in self.lines if line.startswith(("ERROR", "INTERNAL_ERROR")) and "catchCudaError" not in line)
+        return one_line(next(errors, "no reason given"))
+
     def build(
         self, profiles: Sequence[Profile], targets: Sequence[str], strip_weights: bool, timing_cache: Path | None
-    ) -> bytes:
+    ) -> memoryview:
         """The serialised engine.
 
         Raises:
-            UserError: the builder fails; gives its last error.
+            UserError: the builder fails; gives its first error.
         """
         trt, config = self.trt, self.builder.create_builder_config()
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default; what the graph says is FP32 stays FP32
         for shapes in profiles:
             profile = self.builder.create_optimization_profile()
             for name, (low, best, high) in shapes.items():
@@ -136,21 +162,39 @@ class Builder:
             config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
         if timing_cache is not None:
             known = timing_cache.read_bytes() if timing_cache.is_file() else b""
-            config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
-        plan = self.builder.build_serialized_network(self.network, config)
+            # A cache of another GPU or version is refused.
+            if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+                config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+        with _native_stderr(self.lines):
+            plan = self.builder.build_serialized_network(self.network, config)
         if plan is None:
-            errors = [line for line in self.lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
-            raise UserError(f"{self.backend} cannot build this network: {errors[-1] if errors else 'no reason given'}")
+            raise UserError(f"{self.backend} cannot build this network: {self.first_error()}")
         if timing_cache is not None:
             with store.atomic(timing_cache) as temporary:
                 temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
-        return bytes(plan)
+        return memoryview(plan)
+
+
+@contextlib.contextmanager
+def _native_stderr(lines: list[str]) -> Iterator[None]:
+    """Puts what the compiler inside TensorRT writes to the process's stderr, past the logger, with the other lines."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            lines += [f"STDERR {line}" for line in caught.read().decode(errors="replace").splitlines()]
 
 
 _loggers: dict[str, Any] = {}
 
 
-def _logger(trt: Any) -> Any:
+def logger_of(trt: Any) -> Any:
     """One logger a library: TensorRT keeps the first that it is given for the life of the process."""
     if trt.__name__ not in _loggers:
 
@@ -167,90 +211,20 @@ def _logger(trt: Any) -> Any:
     return _loggers[trt.__name__]
 
 
-class TrtRunner(Runner):
-    """An engine on the GPU, through Polygraphy's TrtRunner: one context a profile, picked by the shapes of the feeds."""
-
-    def __init__(self, path: Path, backend: str, profiles: Sequence[Profile], graph: Path, stripped: bool) -> None:
-        self.path = path
-        trt = library(backend)
-        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if backend == "tensorrt-rtx" else "0"  # read when it is imported
-        from polygraphy.backend.trt import TrtRunner as PolygraphyRunner
-
-        self.engine = trt.Runtime(_logger(trt)).deserialize_cuda_engine(path.read_bytes())
-        if self.engine is None:
-            raise UserError(f"{path}: this machine's {backend} cannot load the plan; build it again here")
-        if stripped:
-            refit(trt, self.engine, graph)
-        self.profiles = profiles
-        self.inputs, self.outputs = {}, {}
-        for name in (self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)):
-            shape = tuple(d if d >= 0 else None for d in self.engine.get_tensor_shape(name))
-            info = TensorInfo(np.dtype(trt.nptype(self.engine.get_tensor_dtype(name))), shape)
-            is_input = self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            (self.inputs if is_input else self.outputs)[name] = info
-        self.contexts = [PolygraphyRunner(self.engine, optimization_profile=k) for k in range(len(profiles))]
-        for context in self.contexts:
-            context.activate()
-
-    def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
-        outputs = self.contexts[pick_profile(self.profiles, feeds)].infer(dict(feeds))
-        # Polygraphy reuses its host buffers in the next call
-        return {name: np.array(outputs[name]) for name in wanted or self.outputs}
-
-    def close(self) -> None:
-        for context in self.contexts:
-            context.deactivate()
-
-
-def pick_profile(profiles: Sequence[Profile], feeds: Mapping[str, Array]) -> int:
-    """The profile whose ranges hold the feeds and whose optimum is nearest (fewest elements apart).
+def open_runner(path: Path, **_: Any) -> Runner:
+    """A plan as a runner. Options of other backends (threads, provider) mean nothing here.
 
     Raises:
-        UserError: none holds them.
+        UserError: this machine has no GPU or lacks the backend in the version that built the plan.
     """
+    from pipeline.backends import tensorrt_runner  # which imports this module
 
-    def distance(profile: Profile) -> float:
-        apart = 0.0
-        for name, (low, best, high) in profile.items():
-            shape = feeds[name].shape
-            if any(not small <= d <= large for small, d, large in zip(low, shape, high, strict=True)):
-                return float("inf")
-            apart += sum(abs(d - b) / max(d, b, 1) for d, b in zip(shape, best, strict=True))
-        return apart
-
-    distances = [distance(profile) for profile in profiles]
-    if min(distances) == float("inf"):
-        shapes = {name: array.shape for name, array in feeds.items() if not name.startswith("past_key_values.")}
-        raise UserError(f"the engine was not built for shapes {shapes}; build it with wider --batch, --length or --past")
-    return int(np.argmin(distances))
-
-
-def refit(trt: Any, engine: Any, graph: Path) -> None:
-    """Puts the weights of the graph back into an engine that was built without them.
-
-    Raises:
-        UserError: a weight is missing or refused.
-    """
-    refitter = trt.Refitter(engine, _logger(trt))
-    parser = trt.OnnxParserRefitter(refitter, _logger(trt))
-    if not parser.refit_from_file(str(graph)):
-        raise UserError(
-            f"the weights of {graph} do not fit the engine: {parser.get_error(0).desc() if parser.num_errors else 'refused'}"
-        )
-    if missing := refitter.get_missing_weights():
-        raise UserError(f"{graph} lacks weights that the engine needs: {missing[0]} and {len(missing) - 1} more")
-    if not refitter.refit_cuda_engine():
-        raise UserError(f"the engine could not be refitted with {graph}")
-
-
-def open_runner(path: Path, **_: Any) -> TrtRunner:
-    """A plan as a runner.
-
-    Raises:
-        UserError: this machine has no GPU or lacks the backend.
-    """
     record = store.read_sidecar(path)
     if gpu_target() is None:
         raise UserError(f"{path} runs on an NVIDIA GPU only, and none is seen here; a graph (.onnx) runs on the CPU")
-    profiles: list[Any] = [{n: tuple(map(tuple, ranges)) for n, ranges in profile.items()} for profile in record["profiles"]]
-    return TrtRunner(path, record["backend"], profiles, Path(record["folder"]) / record["graph"]["file"], record["stripped"])
+    version = library(record["backend"]).__version__
+    if version != record["backend_version"]:
+        raise UserError(
+            f"{path} was built by {record['backend']} {record['backend_version']}, and {version} is installed; build it again"
+        )
+    return tensorrt_runner.TrtRunner(path, record)

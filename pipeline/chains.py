@@ -1,0 +1,58 @@
+"""Stages that a command runs before its own: the fp16 twin before a build, the check before a measurement.
+
+Stages never import each other; the command and the demo chain them, here. Each is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import arguments, store
+
+
+def has_gpu() -> bool:
+    """Whether engines are taken by default: they run on a GPU only."""
+    from pipeline.backends import tensorrt
+
+    return tensorrt.gpu_target() is not None
+
+
+def fp16_twin(path: Path) -> Path:
+    """The same variant in fp16, cut from the fp16 base."""
+    from pipeline import checkpoint
+    from pipeline import export as stage
+    from pipeline import skip as surgery
+
+    record = store.read_sidecar(path)
+    variant = store.variant_of(record)
+    if variant.precision == "fp16" or record["contract"] != "authored":
+        return path
+    return surgery.cut(stage.export_base(checkpoint.open_checkpoint(path.parent), "fp16"), variant.skip)
+
+
+def checked(paths: list[Path], unchecked: bool) -> list[Path]:
+    """The paths and their bases, each checked now where it has not passed: no number stands for an unchecked artefact."""
+    from pipeline import compare as stage
+
+    bases = [
+        path.with_name(f"base.{store.variant_of(store.read_sidecar(path)).precision}.onnx")
+        for path in paths
+        if path.suffix == ".onnx"
+    ]
+    for path in [] if unchecked else dict.fromkeys([*paths, *(b for b in bases if b.is_file())]):
+        if not store.check_passed(path):
+            with arguments.busy(f"checking {path} first"):
+                stage.check(path)
+    return paths
+
+
+def optimum_twins(paths: list[Path]) -> dict[Path, Path]:
+    """The same variants cut out of the graph that optimum exports of the same checkpoint."""
+    from pipeline import export as stage
+    from pipeline import skip as surgery
+
+    twins = {}
+    for path in paths:
+        base = stage.optimum_base(path.parent)
+        twins[path] = surgery.cut(base, store.variant_of(store.read_sidecar(path)).skip)
+    return twins

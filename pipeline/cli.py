@@ -165,7 +165,7 @@ def build_engine(
 
     taken = arguments.artefacts(graphs)
     twins = taken if keep_precision else list(dict.fromkeys(chains.fp16_twin(path) for path in taken))
-    ranges = {
+    ranges: Any = {
         "batch": arguments.triple(batch, "--batch"),
         "length": arguments.triple(length, "--length"),
         "past": arguments.triple(past, "--past"),
@@ -214,7 +214,7 @@ def bench(
     else:
         from rich.console import Console
 
-        Console().print(stage.table(report))
+        Console(width=max(Console().width, 150)).print(stage.table(report))  # a narrow pipe would lose the numbers
 
 
 @app.command()

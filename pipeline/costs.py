@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.types import BASE, SkipSet
+from pipeline.types import BASE, SkipSet, UserError
 
 BYTES = {"fp32": 4, "fp16": 2}
+_PLAIN = ("phi", "gpt_neox", "opt")
+"""LayerNorms and biases everywhere, an MLP without a gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +33,38 @@ class Sizes:
 
 
 def sizes(config: dict[str, Any]) -> Sizes:
-    """The sizes that a config.json implies, for the architectures authored here and those that look like them."""
-    c, f, v = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    h = config["num_attention_heads"]
+    """The sizes that a config.json implies, for the architectures authored here and for GPT-NeoX and OPT.
+
+    Raises:
+        UserError: the config names its sizes otherwise (GPT-2's n_embd, say).
+    """
+    try:
+        c, v, h = config["hidden_size"], config["vocab_size"], config["num_attention_heads"]
+        f, layers = config.get("intermediate_size") or config["ffn_dim"], config["num_hidden_layers"]
+    except KeyError as error:
+        raise UserError(f"config.json of {config.get('model_type')!r} has no {error}: its costs are not known here") from None
     g = config.get("num_key_value_heads") or h
     d = config.get("head_dim") or c // h
     kind = config.get("model_type")
-    phi = kind in ("phi", "gpt_neox")  # LayerNorms and biases everywhere, a plain MLP
+    plain = kind in _PLAIN
     attention = c * d * (h + 2 * g) + h * d * c
-    mlp = (2 if phi or kind == "opt" else 3) * c * f
-    norm = 2 * c if phi else c
-    biases = d * (h + 2 * g) if phi or kind == "qwen2" or config.get("attention_bias") else 0
-    biases += c if phi or (kind == "llama" and config.get("attention_bias")) else 0
+    mlp = (2 if plain else 3) * c * f
+    norm = 2 * c if plain else c
+    biases = d * (h + 2 * g) if plain or kind == "qwen2" or config.get("attention_bias") else 0
+    biases += c if plain or (kind == "llama" and config.get("attention_bias")) else 0
     extra = (2 * d if kind == "qwen3" else 0) + biases
     # phi has one norm a layer, read by both branches; it is counted with the attention
+    mlp_rest = (f + c if plain else 0) + (0 if kind == "phi" else norm) + (2 * f + c if config.get("mlp_bias") else 0)
     return Sizes(
         attention=attention + norm + extra,
         attention_products=attention,
-        mlp=mlp + (f + c if phi else norm) + (2 * f + c if config.get("mlp_bias") else 0),
+        mlp=mlp + mlp_rest,
         mlp_products=mlp,
-        embedding=v * c,
+        # OPT learns its positions, two more than it uses
+        embedding=v * c + ((config["max_position_embeddings"] + 2) * c if kind == "opt" else 0),
         head=c * v,
-        tied=bool(config.get("tie_word_embeddings")),
-        layers=config["num_hidden_layers"],
+        tied=bool(config.get("tie_word_embeddings", kind == "opt")),
+        layers=layers,
         score_flops=4 * h * d,
         cache=2 * g * d,
     )
@@ -61,13 +72,9 @@ def sizes(config: dict[str, Any]) -> Sizes:
 
 def parameters(config: dict[str, Any], skip: SkipSet = BASE) -> int:
     """Parameters that a variant still has; a tied head counts once."""
-    s = sizes(config)
-    phi = config.get("model_type") in ("phi", "gpt_neox")
-    rest = (
-        s.embedding
-        + (0 if s.tied else s.head + (config["vocab_size"] if phi else 0))
-        + config["hidden_size"] * (2 if phi else 1)
-    )
+    s, kind = sizes(config), config.get("model_type")
+    head = 0 if s.tied else s.head + (config["vocab_size"] if kind == "phi" else 0)
+    rest = s.embedding + head + config["hidden_size"] * (2 if kind in _PLAIN else 1)
     return rest + (s.layers - len(skip.attention)) * s.attention + (s.layers - len(skip.mlp)) * s.mlp
 
 
@@ -99,11 +106,12 @@ def streamed_bytes(config: dict[str, Any], skip: SkipSet, precision: str, past: 
     return weights * BYTES[precision] + batch * past * cache_bytes(config, skip, precision)
 
 
-def ceiling(config: dict[str, Any], skip: SkipSet, precision: str, length: int, decode: bool) -> float:
+def ceiling(config: dict[str, Any], skip: SkipSet, precision: str, length: int, decode: bool, batch: int = 1) -> float:
     """The speed-up over base that the removed work allows: FLOPs in prefill, bytes in decoding one token.
 
     Below it lies what any kernel can reach that is bound by that work; a measured speed-up above it is a measurement bug.
     """
     if decode:
-        return streamed_bytes(config, BASE, precision, length) / streamed_bytes(config, skip, precision, length)
+        streamed = [streamed_bytes(config, which, precision, length, batch) for which in (BASE, skip)]
+        return streamed[0] / streamed[1]
     return flops(config, BASE, length) / flops(config, skip, length)

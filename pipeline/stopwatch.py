@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 Run = Callable[[int], object]
 """Runs one sequence, given its number; its feeds are made before."""
 
@@ -119,7 +121,13 @@ def busy_seconds(clock: Clock | None = None) -> float | None:
 
 
 def interleave(
-    runs: Sequence[Run], sequences: int, tick: Callable[[], object] | None = None, *, seed: int = 0, clock: Clock | None = None
+    runs: Sequence[Run],
+    sequences: int,
+    tick: Callable[[], object] | None = None,
+    *,
+    settle: float = 0.0,
+    seed: int = 0,
+    clock: Clock | None = None,
 ) -> list[Samples]:
     """Times every contestant on every sequence, sequence by sequence, in an order that is shuffled each round.
 
@@ -129,6 +137,7 @@ def interleave(
     Args:
         runs: the contestants, warmed up.
         tick: called after each round, outside of what is timed.
+        settle: seconds before each sample, for threads of the one before that spin on (`disturbed` sees other processes only).
 
     Returns:
         The contestants' samples, in the order of `runs`.
@@ -143,7 +152,7 @@ def interleave(
             queue = deque(rng.sample(range(len(runs)), len(runs)))
             while queue:
                 n = queue.popleft()
-                clock.sleep(PAUSE * len(tried[n]))
+                clock.sleep(settle + PAUSE * len(tried[n]))
                 tried[n].append(_sample(runs[n], k, clock))
                 if tried[n][-1][0] > 0 and len(tried[n]) <= REPEATS and spare > 0:
                     spare -= 1
@@ -180,3 +189,15 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def speedup(base: Samples, other: Samples, seed: int = 0) -> tuple[float, float, float]:
+    """(base's median over the other's, and the bounds of its 95 % interval).
+
+    The interval is the bootstrap's: both sides' samples are drawn again 400 times. Few samples make it wide.
+    """
+    rng = np.random.default_rng(seed)
+    mine, theirs = (np.array(samples.trusted) for samples in (base, other))
+    drawn = [np.median(rng.choice(s, (400, len(s))), axis=1) for s in (mine, theirs)]
+    low, high = np.quantile(drawn[0] / drawn[1], [0.025, 0.975])
+    return float(np.median(mine) / np.median(theirs)), float(low), float(high)

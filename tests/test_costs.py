@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import costs
-from pipeline.types import BASE, SkipSet
+from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
 
 LLAMA_2_7B = {
@@ -75,3 +75,26 @@ def test_flops_by_hand() -> None:
     mlp = 2 * 3 * 8 * 16 * 3
     assert costs.flops(config, BASE, new=3, past=2, wanted=1) == 2 * (attention + mlp) + 2 * 8 * 10
     assert costs.flops(config, SkipSet((1,), ()), new=3, past=2) == attention + 2 * mlp + 160
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "opt"])
+def test_foreign_architectures_are_counted_too(model_type: str) -> None:
+    settings = {**tiny.COMMON, "ffn_dim": 96, "word_embed_proj_dim": 64}
+    del settings["num_key_value_heads"]  # these two have none
+    config = AutoConfig.for_model(model_type, **settings)
+    model = AutoModelForCausalLM.from_config(config)
+    assert costs.parameters(config.to_dict()) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_config_with_other_names_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="'gpt2' has no 'hidden_size'"):
+        costs.parameters({"model_type": "gpt2", "n_embd": 768})
+
+
+def test_a_batch_reads_the_weights_once_and_the_cache_of_every_row() -> None:
+    skip = last("attn", 16)
+    one = costs.streamed_bytes(LLAMA_2_7B, skip, "fp16", 100)
+    cache = 100 * costs.cache_bytes(LLAMA_2_7B, skip, "fp16")
+    assert costs.streamed_bytes(LLAMA_2_7B, skip, "fp16", 100, batch=8) == one + 7 * cache
+    few, many = (costs.ceiling(LLAMA_2_7B, skip, "fp16", 2048, True, batch) for batch in (1, 64))
+    assert few < many < 2  # a larger cache moves the ceiling towards its own ratio

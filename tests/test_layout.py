@@ -27,6 +27,8 @@ LOWER = [  # each may import those before it and its own group
         "agreement",
         "localize",
         "scripted",
+        "contestants",
+        "latency",
     },
 ]
 STAGES = {"export", "skip", "merge", "build", "compare", "bench", "generate", "show", "doctor"}

@@ -57,15 +57,12 @@ def build(
             f"--strip-weights needs a GPU: {backend} cannot strip a plan on a CPU; leave it out to build a whole plan"
         )
     wanted = {
-        **store.variant_record(variant),
+        **_origin(graph, record, variant),
         "backend": backend,
         "backend_version": builder.version,
         "targets": chosen,
         "ranges": _ranges(graph.parent, batch, length, past),
         "stripped": strip_weights,
-        "folder": str(graph.parent),
-        "graph": {"file": graph.name, "sha256": record["sha256"]},
-        "weights": record["weights"],
     }
     head = ".all" if variant.head == "all" else ""
     path = store.engine_path(variant.model, variant.name, backend, "+".join(chosen), variant.precision + head)
@@ -92,6 +89,16 @@ def _variant(graph: Path, record: dict[str, Any], keep_precision: bool) -> Varia
             "or pass --keep-precision"
         )
     return variant
+
+
+def _origin(graph: Path, record: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    """What an engine's sidecar says of where it came from."""
+    return {
+        **store.variant_record(variant),
+        "folder": str(graph.parent),
+        "graph": {"file": graph.name, "sha256": record["sha256"]},
+        "weights": record["weights"],
+    }
 
 
 def _targets(builder: tensorrt.Builder, targets: tuple[str, ...]) -> list[str]:

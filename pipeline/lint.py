@@ -79,7 +79,7 @@ def _attention(node: ir.Node) -> str | None:
     for index, problem in _PAST_INPUTS.items():
         if index < len(node.inputs) and node.inputs[index] is not None:
             return f"the input {problem}"
-    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+    if any(value.name != "" for value in node.outputs[1:]):  # unused ones too, where they have a name
         return "more than one output is refused by the parser"
     for name, (harmless, problem) in _ATTRIBUTES.items():
         if name in node.attributes and _value(node, name) != harmless:

@@ -99,7 +99,9 @@ class Builder:
         self.builder = trt.Builder(self.logger)
         self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self.parser = trt.OnnxParser(self.network, self.logger)
-        if not self.parser.parse_from_file(str(graph)):
+        with _native_stderr(self.lines):
+            parsed = self.parser.parse_from_file(str(graph))
+        if not parsed:
             errors = [self.parser.get_error(i) for i in range(self.parser.num_errors)]
             named = bool(errors) and bool(errors[0].node_name() or errors[0].node_operator())
             where = f"node {errors[0].node_name()!r} ({errors[0].node_operator()}): " if named else ""
@@ -177,7 +179,7 @@ class Builder:
 
 @contextlib.contextmanager
 def _native_stderr(lines: list[str]) -> Iterator[None]:
-    """Puts what the compiler inside TensorRT writes to the process's stderr, past the logger, with the other lines."""
+    """Puts what parser and compiler write to the process's stderr, past TensorRT's logger, with the logger's lines."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:

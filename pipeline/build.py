@@ -84,9 +84,9 @@ def _variant(graph: Path, record: dict[str, Any], keep_precision: bool) -> Varia
         raise UserError(f"{graph} is no variant's graph (it is: {record.get('artefact')}); build the variants one by one")
     variant = store.variant_of(record)
     if variant.precision != "fp16" and not keep_precision:
+        how = "export it with --precision fp16" if record["contract"] == "authored" else "export it in fp16 with optimum"
         raise UserError(
-            f"{graph} is {variant.precision}, and engines are built from fp16 graphs: export it with --precision fp16, "
-            "or pass --keep-precision"
+            f"{graph} is {variant.precision}, and engines are built from fp16 graphs: {how}, or pass --keep-precision"
         )
     return variant
 

@@ -155,6 +155,7 @@ def build_engine(
     past: Annotated[str, typer.Option(help="Cached tokens: min,opt,max")] = "0,100,2048",
     strip_weights: Annotated[bool, typer.Option("--strip-weights", help="Leave the weights out; refit at load (GPU).")] = False,
     keep_precision: Annotated[bool, typer.Option("--keep-precision", help="Build fp32 graphs as they are.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there and matches.")] = False,
     as_json: Json = False,
 ) -> None:
     """Builds TensorRT engines; an fp32 graph's fp16 twin is cut first.
@@ -170,7 +171,7 @@ def build_engine(
         "length": arguments.triple(length, "--length"),
         "past": arguments.triple(past, "--past"),
     }
-    flags: Any = {"strip_weights": strip_weights, "keep_precision": keep_precision}
+    flags: Any = {"strip_weights": strip_weights, "keep_precision": keep_precision, "force": force}
     built = []
     for path in twins:
         with arguments.busy(f"building {path}"):

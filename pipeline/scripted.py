@@ -10,6 +10,7 @@ Both sides get the same feed and give outputs of the same names, so that Polygra
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,8 +135,9 @@ class _Player(BaseRunner):
         self.inference_time = time.perf_counter() - start
         return outputs
 
+    @abstractmethod
     def outputs(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        raise NotImplementedError
+        """The named outputs of one feed."""
 
 
 class ArtefactRunner(_Player):

@@ -178,9 +178,8 @@ class Decoder(ABC):
         """
         total = self.op("Squeeze", [self.op("Shape", [padding], start=1, end=2)])
         new = self.op("Squeeze", [self.op("Shape", [ids], start=1, end=2)])
-        keys = self.op("Range", [self.scalar(0), total, self.scalar(1)])
+        keys = self.op("Unsqueeze", [self.op("Range", [self.scalar(0), total, self.scalar(1)]), self.ints(0, 1, 2)])
         queries = self.op("Range", [self.op("Sub", [total, new]), total, self.scalar(1)])
-        keys = self.op("Unsqueeze", [keys, self.ints(0, 1, 2)])
         queries = self.op("Unsqueeze", [queries, self.ints(0, 1, 3)])
         kept = self.op("Unsqueeze", [self.op("Cast", [padding], to=ir.DataType.BOOL), self.ints(1, 2)])
         kept = self.op("Or", [kept, self.op("Equal", [keys, queries])])

@@ -127,7 +127,7 @@ def open_runner(path: Path, **options: Any) -> Runner:
         UserError: no such artefact, or this machine cannot run it (with the reason).
     """
     store.read_sidecar(path)
-    room = {".onnx": "onnxruntime", ".plan": "tensorrt"}.get(path.suffix)
+    room = {".onnx": "onnxruntime", ".plan": "tensorrt_runner"}.get(path.suffix)
     if room is None:
         raise UserError(f"{path} is neither a graph (.onnx) nor an engine (.plan)")
     runner: Runner = importlib.import_module(f"pipeline.backends.{room}").open_runner(path, **options)

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX behind one adapter: parse and build; `tensorrt_runner` runs what was built.
+"""TensorRT and TensorRT-RTX behind one adapter: parse and build; `tensorrt_runner.py` runs what was built.
 
 TensorRT-RTX builds ahead of time on any CPU; engines of either run on an NVIDIA GPU only. Networks are strongly typed:
 precision lives in the graph (TensorRT 11 has no precision flags). What only a GPU can show was written from NVIDIA's
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.backends import Runner
 from pipeline.types import UserError
 
 BACKENDS = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -211,22 +210,3 @@ def logger_of(trt: Any) -> Any:
 
         _loggers[trt.__name__] = Collector()
     return _loggers[trt.__name__]
-
-
-def open_runner(path: Path, **_: Any) -> Runner:
-    """A plan as a runner. Options of other backends (threads, provider) mean nothing here.
-
-    Raises:
-        UserError: this machine has no GPU or lacks the backend in the version that built the plan.
-    """
-    from pipeline.backends import tensorrt_runner  # which imports this module
-
-    record = store.read_sidecar(path)
-    if gpu_target() is None:
-        raise UserError(f"{path} runs on an NVIDIA GPU only, and none is seen here; a graph (.onnx) runs on the CPU")
-    version = library(record["backend"]).__version__
-    if version != record["backend_version"]:
-        raise UserError(
-            f"{path} was built by {record['backend']} {record['backend_version']}, and {version} is installed; build it again"
-        )
-    return tensorrt_runner.TrtRunner(path, record)

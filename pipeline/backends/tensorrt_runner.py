@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import store
 from pipeline.backends import Array, Runner, TensorInfo
 from pipeline.backends.tensorrt import Profile, gpu_target, library, logger_of, one_line
 from pipeline.types import UserError
@@ -126,3 +127,20 @@ def refit(trt: Any, engine: Any, graph: Path) -> None:
         raise UserError(f"{graph} lacks {len(missing)} of the weights that the engine needs, {missing[0]} among them")
     if not refitter.refit_cuda_engine():
         raise UserError(f"the engine could not be refitted with {graph}")
+
+
+def open_runner(path: Path, **_: Any) -> Runner:
+    """A plan as a runner. Options of other backends (threads, provider) mean nothing here.
+
+    Raises:
+        UserError: this machine has no GPU or lacks the backend in the version that built the plan.
+    """
+    record = store.read_sidecar(path)
+    if gpu_target() is None:
+        raise UserError(f"{path} runs on an NVIDIA GPU only, and none is seen here; a graph (.onnx) runs on the CPU")
+    version = library(record["backend"]).__version__
+    if version != record["backend_version"]:
+        raise UserError(
+            f"{path} was built by {record['backend']} {record['backend_version']}, and {version} is installed; build it again"
+        )
+    return TrtRunner(path, record)

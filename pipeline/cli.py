@@ -164,13 +164,13 @@ def build_engine(
     """
     from pipeline import build as stage
 
-    taken = arguments.artefacts(graphs)
-    twins = taken if keep_precision else list(dict.fromkeys(chains.fp16_twin(path) for path in taken))
     ranges: Any = {
         "batch": arguments.triple(batch, "--batch"),
         "length": arguments.triple(length, "--length"),
         "past": arguments.triple(past, "--past"),
     }
+    taken = arguments.artefacts(graphs)
+    twins = taken if keep_precision else list(dict.fromkeys(chains.fp16_twin(path) for path in taken))
     flags: Any = {"strip_weights": strip_weights, "keep_precision": keep_precision, "force": force}
     built = []
     for path in twins:

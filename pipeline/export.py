@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ def optimum_base(folder: Path) -> Path:
     from optimum.exporters.onnx import main_export
 
     log.info("exporting %s with optimum, for comparison (once; takes a minute or more)", folder)
-    with tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's remarks on transformers' code
         try:
             main_export(
                 str(folder), temporary, task="text-generation-with-past", dtype="fp32", device="cpu", do_validation=False

@@ -24,6 +24,8 @@ SMALL_FILES = (
     "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
     safetensors_index.INDEX,
 )  # fmt: skip
+GGUF_CONVERTER = 2
+"""Raised whenever gguf_import.py writes something else than before: what an older one wrote is converted again."""
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (a reflink)
 
 
@@ -99,17 +101,13 @@ def resolve(name: str, in_place: bool = False) -> Checkpoint:
     """
     path = Path(name)
     if name == store.DEMO:
-        return _bring(
-            DEMO_MODEL, {"kind": "gguf", "from": store.DEMO, "file": demo_gguf().name}, lambda to: _from_gguf(demo_gguf(), to)
-        )
+        return _bring_gguf(DEMO_MODEL, store.DEMO, demo_gguf())
     if re.fullmatch(r"[\w.-]+", name) and (store.graphs_dir(name) / store.SOURCE).is_file():
         return open_checkpoint(store.graphs_dir(name))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return _bring(
-            path.stem, {"kind": "gguf", "from": str(path.resolve()), "file": path.name}, lambda to: _from_gguf(path, to)
-        )
+        return _bring_gguf(path.stem, str(path.resolve()), path)
     if name and path.is_dir():
         if in_place or path.resolve().parent == Path("graphs").resolve():
             return open_checkpoint(path)
@@ -132,7 +130,8 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
                     raise UserError(
                         f"{folder} already holds a model from {had.get('from')}; move it away, or rename {source['from']}"
                     )
-                return open_checkpoint(folder)
+                if had.get("converter") == source.get("converter"):
+                    return open_checkpoint(folder)
             store.sweep_temporaries(folder)
             found = bring(folder)
             open_checkpoint(folder)
@@ -143,6 +142,11 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
         if is_new and folder.is_dir() and source["kind"] != "hub" and not (folder / store.SOURCE).exists():
             shutil.rmtree(folder)
         raise
+
+
+def _bring_gguf(model: str, name: str, file: Path) -> Checkpoint:
+    source = {"kind": "gguf", "from": name, "file": file.name, "converter": GGUF_CONVERTER}
+    return _bring(model, source, lambda to: _from_gguf(file, to))
 
 
 def demo_gguf() -> Path:

@@ -45,6 +45,7 @@ def test_the_demo_is_what_its_authors_published(demo_root: Path) -> None:
         assert tokenizer(text).input_ids == ids
     for text in ODD:
         assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert set(tokenizer("x")) == {"input_ids", "attention_mask"}  # what generate() takes
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
     assert chat.endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")

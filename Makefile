@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make demo` runs the main job on the real model, `make test` passes the tests.
 # PYTHON: any 3.11-3.13. Everything is installed into .venv from constraints.txt, the exact set that was tested.
 
-PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v) 2>/dev/null)) python3)
+PYTHON ?= $(shell for v in 3.11 3.12 3.13; do python$$v -c '' 2>/dev/null && echo python$$v && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

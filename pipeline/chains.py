@@ -5,6 +5,7 @@ Stages never import each other; the command and the demo chain them, here. Each 
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from pipeline import arguments, store
@@ -17,17 +18,24 @@ def has_gpu() -> bool:
     return tensorrt.gpu_target() is not None
 
 
-def fp16_twin(path: Path) -> Path:
-    """The same variant in fp16, cut from the fp16 base."""
+@cache
+def _fp16_base(folder: Path) -> Path:
+    """The fp16 base graph of a checkpoint, made or found once a command."""
     from pipeline import checkpoint
     from pipeline import export as stage
+
+    return stage.export_base(checkpoint.open_checkpoint(folder), "fp16")
+
+
+def fp16_twin(path: Path) -> Path:
+    """The same variant in fp16, cut from the fp16 base."""
     from pipeline import skip as surgery
 
     record = store.read_sidecar(path)
     variant = store.variant_of(record)
     if variant.precision == "fp16" or record["contract"] != "authored":
         return path
-    return surgery.cut(stage.export_base(checkpoint.open_checkpoint(path.parent), "fp16"), variant.skip)
+    return surgery.cut(_fp16_base(path.parent), variant.skip)
 
 
 def checked(paths: list[Path], unchecked: bool) -> list[Path]:

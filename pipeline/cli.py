@@ -243,7 +243,10 @@ def generate(
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """What exists: models, graphs, engines, and whether each has passed its check."""
+    """What exists: models, graphs, engines, and whether each has passed its check.
+
+    Example: `pipeline list --json`
+    """
     from pipeline import show as stage
 
     found = stage.inventory()
@@ -264,7 +267,10 @@ def show(path: Annotated[Path, typer.Argument(help="Graph or engine.")], as_json
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """What this machine can run, what is missing, and the command that adds it."""
+    """What this machine can run, what is missing, and the command that adds it.
+
+    Example: `pipeline doctor`
+    """
     from pipeline import doctor as stage
 
     found = stage.examine()

@@ -79,7 +79,9 @@ def table(report: Report) -> Table:
         "weights MB",
     )
     for heading in (*headings, "KV B/token", "clean", "disturbed"):
-        made.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+        made.add_column(
+            heading, justify="left" if heading == "variant" else "right", no_wrap=heading != "variant", overflow="fold"
+        )
     for row in report.rows:
         share = "" if row.share is None else f"{row.share:.0%}" + (" !" if row.above_ceiling else "")
         made.add_row(

@@ -2,7 +2,8 @@
 
 A sample is disturbed when other work (or the hypervisor) held the processors meanwhile: the time that they were not idle,
 less this process's own CPU time, is beyond `allowance`. Idle time is read, not busy time: the kernel measures the former
-and samples the latter once a tick (±2 ms against ±10 ms, measured). Only Linux tells; elsewhere nothing is recognised.
+and samples the latter once a tick (60 runs of 30 ms on a loaded machine: 8 ms between the 5th and 90th percentile
+against 24 ms). Only Linux tells; elsewhere nothing is recognised.
 """
 
 from __future__ import annotations

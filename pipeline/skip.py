@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, PassResult
+from onnx_ir.passes import InPlacePass, InvariantError, PassResult
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from pipeline import anatomy, graphfile, store
@@ -42,7 +42,7 @@ def cut(base: Path, skip: SkipSet) -> Path:
             log.info("%s is there and matches; nothing to do", path)
             return path
         model = graphfile.load(base)
-        SkipPass(skip, record["num_layers"])(model)
+        _apply(SkipPass(skip, record["num_layers"]), model)
         graphfile.save(model, path, {**wanted, "source": record.get("source")})
     return path
 
@@ -60,9 +60,19 @@ def cut_all_logits(graph: Path) -> Path:
     with store.lock(graph.parent):
         if not store.is_current(path, wanted):
             model = graphfile.load(graph)
-            AllLogitsPass()(model)
+            _apply(AllLogitsPass(), model)
             graphfile.save(model, path, {**wanted, "source": record.get("source")})
     return path
+
+
+def _apply(surgery: InPlacePass, model: ir.Model) -> None:
+    """Runs a pass; our own refusals come out as they went in, onnx-ir wraps what pre- and postconditions raise."""
+    try:
+        surgery(model)
+    except InvariantError as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 class SkipPass(InPlacePass):

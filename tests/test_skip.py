@@ -164,3 +164,14 @@ def test_all_logits_twin(workdir: Path) -> None:
         wanted, _ = one.forward(ids, logits_positions=np.array([[0, 1, 2, 3]]))
         np.testing.assert_array_equal(logits, wanted)
     assert store.read_sidecar(twin)["head"] == "all"
+
+
+def test_refusals_reach_the_user_as_one_line(workdir: Path) -> None:
+    """onnx-ir wraps what a pass's pre- and postconditions raise; the user sees our line, and no variant is left."""
+    base = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
+    model, record = graphfile.load(base), store.read_sidecar(base)
+    next(n for n in model.graph if n.op_type == "Attention" and "layers.1" in (n.name or "")).op_type = "Mystery"
+    graphfile.save(model, base, record)
+    with pytest.raises(UserError, match=r"layer 1: node '/layers.1/attention/.*' joins the stream as mlp"):
+        skip.cut(base, SkipSet.parse("mlp0"))
+    assert not list(base.parent.glob("mlp0*"))

@@ -9,7 +9,7 @@ import fcntl
 import importlib.util
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,13 @@ class Checkpoint:
         folder: graphs/<model>, or the user's own folder with `--in-place`.
         config: config.json.
         source: where it came from (store.SOURCE).
+        is_new_copy: this process copied it here from a local file, which is still there.
     """
 
     folder: Path
     config: dict[str, Any]
     source: dict[str, Any]
+    is_new_copy: bool = False
 
     @property
     def model(self) -> str:
@@ -77,6 +79,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if source.get("kind") != "onnx":  # a folder that optimum exported brings its weights inside the graph
         _ = checkpoint.tensors
     return checkpoint
+
+
+def discard(checkpoint: Checkpoint) -> None:
+    """Removes a copy that this process made and that turned out to be of no use; a download stays, it was dear."""
+    if checkpoint.is_new_copy:
+        shutil.rmtree(checkpoint.folder)
 
 
 def verify(checkpoint: Checkpoint) -> None:
@@ -136,7 +144,7 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
             found = bring(folder)
             open_checkpoint(folder)
             store.write_json(folder / store.SOURCE, {**source, **found})
-            return open_checkpoint(folder)
+            return replace(open_checkpoint(folder), is_new_copy=is_new and source["kind"] != "hub")
     except BaseException:
         # A folder that this call made and that holds no finished file is not left behind; downloads stay for a resume.
         if is_new and folder.is_dir() and source["kind"] != "hub" and not (folder / store.SOURCE).exists():

@@ -163,7 +163,9 @@ def build_engine(
     Example: `pipeline build-engine graphs/*/attn19-28.fp16.onnx --target sm80`
     """
     from pipeline import build as stage
+    from pipeline.backends import tensorrt
 
+    tensorrt.library(backend)  # no twin is cut for a backend that is not there
     ranges: Any = {
         "batch": arguments.triple(batch, "--batch"),
         "length": arguments.triple(length, "--length"),
@@ -233,9 +235,9 @@ def generate(
     from pipeline import generate as stage
     from pipeline.texts import tokenizer
 
-    folder = store.checkpoint_folder(artefact)
-    words = tokenizer(folder)
     with backends.open_runner(artefact) as runner:
+        folder = store.checkpoint_folder(artefact)
+        words = tokenizer(folder)
         tokens = list(stage.greedy(runner, words.encode(prompt), max_tokens, stage.stop_tokens(folder)))
     text = words.decode(tokens, skip_special_tokens=True)
     _print({"prompt": prompt, "text": text, "tokens": tokens}, as_json, prompt + text)

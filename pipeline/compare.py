@@ -19,7 +19,7 @@ import torch
 from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
-from pipeline import backends, store, texts
+from pipeline import backends, graphfile, store, texts
 from pipeline.agreement import LIMITS, Agreement, CompareOutputs, Found, judge
 from pipeline.backends import Array
 from pipeline.localize import first_divergence
@@ -100,8 +100,10 @@ def check(
     folder = reference or store.checkpoint_folder(path)
     if not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{folder} holds no safetensors to compare {path.name} with; name its checkpoint with --reference FOLDER"
+            f"{folder} holds no safetensors to compare with; run `pipeline check {path} --reference FOLDER` with its checkpoint"
         )
+    if path.suffix == ".onnx":
+        graphfile.load(path)  # refused before anything is said or run
     runs, data = _examine(path, record, folder, localize, seed)
     _save_runs(runs, store.result_path(model, path, "check.run"))
     store.write_json(result, data)

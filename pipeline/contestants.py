@@ -162,7 +162,8 @@ def peak_memory(path: Path, batch: int, length: int, threads: int) -> tuple[floa
     found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("MB ")]
     if done.returncode or not found:
         reason = (done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"])[-1]
-        raise UserError(f"{path} does not run: {reason}")
+        own = "pipeline.types.UserError: "  # a refusal of ours says it all
+        raise UserError(reason.removeprefix(own) if reason.startswith(own) else f"{path} does not run: {reason}")
     return float(found[0][0]), float(found[0][1])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from pipeline import __version__, architectures, graphfile, store
-from pipeline.checkpoint import SMALL_FILES, Checkpoint, open_checkpoint
+from pipeline.checkpoint import SMALL_FILES, Checkpoint, discard, open_checkpoint
 from pipeline.types import BASE, Precision, UserError, Variant
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,11 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
         if store.is_current(path, wanted):
             log.info("%s is there and matches; nothing to do", path)
             return path
-        model = architectures.decoder(checkpoint, precision, BASE).author()
+        try:
+            model = architectures.decoder(checkpoint, precision, BASE).author()
+        except UserError:
+            discard(checkpoint)
+            raise
         graphfile.save(
             model, path, {**wanted, "source": checkpoint.source, "num_layers": checkpoint.config["num_hidden_layers"]}
         )

@@ -216,9 +216,18 @@ def read_sidecar(artefact: Path, quick: bool = False) -> dict[str, Any]:
 
 
 def variant_of(record: dict[str, Any]) -> Variant:
-    """The variant that a sidecar describes."""
-    skip = SkipSet(tuple(record["skip"]["attention"]), tuple(record["skip"]["mlp"]))
-    return Variant(record["model"], skip, record["precision"], record.get("adapter"), record.get("head", "gather"))
+    """The variant that a sidecar describes.
+
+    Raises:
+        UserError: it describes none (a merged graph's, or one that was edited).
+    """
+    try:
+        skip = SkipSet(tuple(record["skip"]["attention"]), tuple(record["skip"]["mlp"]))
+        return Variant(record["model"], skip, record["precision"], record.get("adapter"), record.get("head", "gather"))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the sidecar of {record.get('file')} describes no variant: it lacks {error}; make the artefact again"
+        ) from None
 
 
 def variant_record(variant: Variant) -> dict[str, Any]:

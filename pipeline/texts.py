@@ -35,9 +35,11 @@ def tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if not any(folder.glob("tokenizer*")) and not (folder / "vocab.json").is_file():
+        raise UserError(f"{folder} holds no tokenizer; copy the model's tokenizer files into it")
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} holds no tokenizer that transformers can load ({str(error).splitlines()[0]})") from None
 
 

@@ -165,6 +165,15 @@ def test_config_that_disagrees_with_the_weights(workdir: Path) -> None:
         assert not list(source.glob("*.onnx"))
 
 
+def test_a_copy_that_cannot_be_authored_is_not_left_behind(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / "tiny", hidden_act="gelu")
+    found = checkpoint.resolve(str(source))
+    assert found.folder.is_dir()
+    with pytest.raises(UserError, match="not authored"):
+        export.export_base(found)
+    assert not found.folder.exists() and (source / "model.safetensors").is_file()
+
+
 def test_pickled_weights_are_refused_with_the_conversion(workdir: Path) -> None:
     source = tiny.checkpoint(workdir / "models" / "tiny")
     (source / "model.safetensors").rename(source / "pytorch_model.bin")

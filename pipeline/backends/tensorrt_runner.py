@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import store
-from pipeline.backends import Array, Runner, TensorInfo
-from pipeline.backends.tensorrt import Profile, gpu_target, library, logger_of, one_line
+from pipeline.backends import Array, Runner, TensorInfo, tensorrt
+from pipeline.backends.tensorrt import Profile, library, logger_of, one_line
 from pipeline.types import UserError
 
 
@@ -48,7 +48,9 @@ class TrtRunner(Runner):
         self.engine = trt.Runtime(logger).deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
             why = one_line(logger.lines[-1] if logger.lines else "no reason given")
-            raise UserError(f"{path}, built for {'+'.join(record['targets'])}, does not load on this {gpu_target()}: {why}")
+            raise UserError(
+                f"{path}, built for {'+'.join(record['targets'])}, does not load on this {tensorrt.gpu_target()}: {why}"
+            )
         if record["stripped"]:
             refit(trt, self.engine, Path(record["folder"]) / record["graph"]["file"])
         self.profiles: list[Any] = record["profiles"]
@@ -136,7 +138,7 @@ def open_runner(path: Path, **_: Any) -> Runner:
         UserError: this machine has no GPU or lacks the backend in the version that built the plan.
     """
     record = store.read_sidecar(path)
-    if gpu_target() is None:
+    if tensorrt.gpu_target() is None:
         raise UserError(f"{path} runs on an NVIDIA GPU only, and none is seen here; a graph (.onnx) runs on the CPU")
     version = library(record["backend"]).__version__
     if version != record["backend_version"]:

@@ -146,8 +146,9 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
             store.write_json(folder / store.SOURCE, {**source, **found})
             return replace(open_checkpoint(folder), is_new_copy=is_new and source["kind"] != "hub")
     except BaseException:
-        # A folder that this call made and that holds no finished file is not left behind; downloads stay for a resume.
-        if is_new and folder.is_dir() and source["kind"] != "hub" and not (folder / store.SOURCE).exists():
+        # A folder that this call made and that holds no finished file is not left behind; a begun download stays for a resume.
+        begun = source["kind"] == "hub" and any(path.name != ".lock" for path in folder.glob("*"))
+        if is_new and folder.is_dir() and not begun and not (folder / store.SOURCE).exists():
             shutil.rmtree(folder)
         raise
 

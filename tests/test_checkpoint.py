@@ -265,6 +265,7 @@ def test_hub_download(hub: str) -> None:
 def test_hub_refusals(hub: str) -> None:
     done = export_from(hub, "org/other")
     assert done.returncode == 2 and "cannot fetch 'org/other'" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not Path("graphs/other").exists()
     for file in Hub.folder.glob("*.safetensors*"):
         file.unlink()
     done = export_from(hub, "org/tiny")

@@ -59,7 +59,7 @@ def bench(
         raise UserError("--sequences, --batch and --lengths must be at least 1, and --threads not negative")
     if strange := set(compare) - {"torch", "optimum"}:
         raise UserError(f"--compare takes torch and optimum, not {', '.join(sorted(strange))}")
-    paths = _with_bases(paths)
+    paths = with_bases(paths)
     for path in () if unchecked else paths:
         if not store.check_passed(path):
             raise UserError(f"{path} has passed no check; run `pipeline check {path}`, or pass --unchecked")
@@ -69,10 +69,10 @@ def bench(
     _must_fit(memory)
     taking_part = _contestants(paths, compare, optimum_graphs or {}, threads, decode)
     conditions = _conditions(sequences, batch, decode, threads, unchecked, clock, taking_part)
-    rows: list[Latency] = []
+    folder, rows = store.checkpoint_folder(paths[0]), list[Latency]()
     with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         for length in lengths:
-            tokens, source = _tokens(paths[0], length + decode, sequences * batch)
+            tokens, source = texts.sequences(folder, length + decode, sequences * batch)
             conditions["tokens"] = source
             runs = [c.start(tokens.reshape(sequences, batch, -1)) for c in taking_part]
             conditions["agreement"][str(length)] = _warm_up(taking_part, runs)
@@ -86,7 +86,7 @@ def bench(
 # ---- who takes part -------------------------------------------------------------------------------------------------
 
 
-def _with_bases(paths: list[Path]) -> list[Path]:
+def with_bases(paths: list[Path]) -> list[Path]:
     """The artefacts of one model, each with its base before it.
 
     Raises:
@@ -145,16 +145,6 @@ def _must_fit(memory: Memory) -> None:
 
 
 # ---- the run --------------------------------------------------------------------------------------------------------
-
-
-def _tokens(path: Path, length: int, count: int) -> tuple[texts.Tokens, str]:
-    """([count, length], where they are from)."""
-    folder = store.checkpoint_folder(path)
-    if any(folder.glob("tokenizer*")):
-        return texts.token_sequences(folder, length, count), "English text of CPython's pydoc_data.topics"
-    vocabulary = store.read_json(folder / "config.json")["vocab_size"]
-    tokens = np.random.default_rng(0).integers(0, vocabulary, (count, length), np.int64)
-    return tokens, "random ids (seed 0): the model has no tokenizer"
 
 
 def _warm_up(taking_part: list[Contestant], runs: list[Callable[[int], Any]]) -> dict[str, float]:

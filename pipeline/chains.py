@@ -40,14 +40,10 @@ def fp16_twin(path: Path) -> Path:
 
 def checked(paths: list[Path], unchecked: bool) -> list[Path]:
     """The paths and their bases, each checked now where it has not passed: no number stands for an unchecked artefact."""
+    from pipeline import bench
     from pipeline import compare as stage
 
-    bases = [
-        path.with_name(f"base.{store.variant_of(store.read_sidecar(path)).precision}.onnx")
-        for path in paths
-        if path.suffix == ".onnx"
-    ]
-    for path in [] if unchecked else dict.fromkeys([*paths, *(b for b in bases if b.is_file())]):
+    for path in [] if unchecked else bench.with_bases(paths):
         if not store.check_passed(path):
             with arguments.busy(f"checking {path} first"):
                 stage.check(path)

@@ -190,11 +190,8 @@ def _feeds(folder: Path, seed: int) -> tuple[list[Feed], str]:
     # Where rotary frequencies change beyond the original context, a short prefill rightly differs from the whole pass.
     context = min(config.get(key) or 10**9 for key in ("max_position_embeddings", "original_max_position_embeddings"))
     lengths = tuple(dict.fromkeys(min(length, max(context - STEPS, 1)) for length in LENGTHS))
-    shape = (2 * len(lengths), max(lengths) + STEPS)
-    if any(folder.glob("tokenizer*")):
-        return feeds(texts.token_sequences(folder, shape[1], shape[0]), lengths), "English text of CPython's pydoc_data.topics"
-    tokens = np.random.default_rng(seed).integers(0, config["vocab_size"], shape, np.int64)
-    return feeds(tokens, lengths), f"random ids (seed {seed}): the model has no tokenizer"
+    tokens, source = texts.sequences(folder, max(lengths) + STEPS, 2 * len(lengths), seed)
+    return feeds(tokens, lengths), source
 
 
 # ---- what is written ------------------------------------------------------------------------------------------------

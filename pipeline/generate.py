@@ -22,14 +22,14 @@ def greedy(runner: Runner, prompt: Sequence[int], max_tokens: int, stop: frozens
     """
     if not prompt:
         raise UserError("the prompt holds no token")
-    logits, cache = runner.forward(np.array([prompt], np.int64))
+    ids, cache = np.array([prompt], np.int64), None
     for length in range(len(prompt), len(prompt) + max_tokens):
+        logits, cache = runner.forward(ids, cache, attention_mask=np.ones((1, length), np.int64))
         token = int(logits[0, -1].argmax())
         yield token
         if token in stop:
             return
-        mask = np.ones((1, length + 1), np.int64)
-        logits, cache = runner.forward(np.array([[token]], np.int64), cache, attention_mask=mask)
+        ids = np.array([[token]], np.int64)
 
 
 def stop_tokens(folder: Path) -> frozenset[int]:

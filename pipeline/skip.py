@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, InvariantError, PassResult
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from pipeline import anatomy, graphfile, store
-from pipeline.types import SkipSet, UserError
+from pipeline.types import SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +34,7 @@ def cut(base: Path, skip: SkipSet) -> Path:
     skip.within(record["num_layers"])
     if not skip:
         return base
-    variant = replace(variant, skip=skip)
-    path = store.graph_path(base.parent, variant)
-    with store.lock(base.parent):
-        kept = {key: record[key] for key in ("contract", "weights", "tools", "num_layers")}
-        wanted = {**store.variant_record(variant), **kept, "base": {"file": base.name, "sha256": record["sha256"]}}
-        if store.is_current(path, wanted):
-            log.info("%s is there and matches; nothing to do", path)
-            return path
-        model = graphfile.load(base)
-        _apply(SkipPass(skip, record["num_layers"]), model)
-        graphfile.save(model, path, {**wanted, "source": record.get("source")})
-    return path
+    return _derive(base, record, replace(variant, skip=skip), SkipPass(skip, record["num_layers"]))
 
 
 def cut_all_logits(graph: Path) -> Path:
@@ -53,15 +43,21 @@ def cut_all_logits(graph: Path) -> Path:
     variant = store.variant_of(record)
     if variant.head == "all" or record["contract"] != "authored":
         return graph
-    variant = replace(variant, head="all")
-    path = store.graph_path(graph.parent, variant)
+    return _derive(graph, record, replace(variant, head="all"), AllLogitsPass())
+
+
+def _derive(source: Path, record: dict[str, Any], variant: Variant, surgery: InPlacePass) -> Path:
+    """Writes what the surgery makes of a graph beside it, or finds it there."""
+    path = store.graph_path(source.parent, variant)
     kept = {key: record[key] for key in ("contract", "weights", "tools", "num_layers")}
-    wanted = {**store.variant_record(variant), **kept, "base": {"file": graph.name, "sha256": record["sha256"]}}
-    with store.lock(graph.parent):
-        if not store.is_current(path, wanted):
-            model = graphfile.load(graph)
-            _apply(AllLogitsPass(), model)
-            graphfile.save(model, path, {**wanted, "source": record.get("source")})
+    wanted = {**store.variant_record(variant), **kept, "base": {"file": source.name, "sha256": record["sha256"]}}
+    with store.lock(source.parent):
+        if store.is_current(path, wanted):
+            log.info("%s is there and matches; nothing to do", path)
+            return path
+        model = graphfile.load(source)
+        _apply(surgery, model)
+        graphfile.save(model, path, {**wanted, "source": record.get("source")})
     return path
 
 

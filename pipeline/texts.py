@@ -43,6 +43,15 @@ def tokenizer(folder: Path) -> Any:
         raise UserError(f"{folder} holds no tokenizer that transformers can load ({str(error).splitlines()[0]})") from None
 
 
+def sequences(folder: Path, length: int, count: int, seed: int = 0) -> tuple[Tokens, str]:
+    """([count, length] token ids, where they are from): `token_sequences`, or random ids for a model without a tokenizer."""
+    if any(folder.glob("tokenizer*")):
+        return token_sequences(folder, length, count), "English text of CPython's pydoc_data.topics"
+    vocabulary = store.read_json(folder / "config.json")["vocab_size"]
+    tokens = np.random.default_rng(seed).integers(0, vocabulary, (count, length), np.int64)
+    return tokens, f"random ids (seed {seed}): the model has no tokenizer"
+
+
 def token_sequences(folder: Path, length: int, count: int) -> Tokens:
     """[count, length] token ids: consecutive pieces of the text, each begun as the tokenizer begins a text.
 

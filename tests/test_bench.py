@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline import bench, checkpoint, contestants, export, skip, stopwatch, store
+from pipeline import bench, checkpoint, contestants, export, skip, stopwatch, store, texts
 from pipeline.latency import Latency, Report
 from pipeline.types import SkipSet, UserError
 from tests import tiny
@@ -222,7 +222,7 @@ def test_decode_beside_torch_also_without_the_first_attention(model: Path, varia
 
 def test_decode_times_the_token_that_follows_the_cache(model: Path) -> None:
     """Its logits are those of the whole prefill's last token."""
-    tokens, _ = bench._tokens(graph(model, "base"), 6, 2)
+    tokens, _ = texts.sequences(graph(model, "base").parent, 6, 2)
     whole = contestants.of_artefact(graph(model, "attn0"), 1, decode=False)(tokens[:, None])(0)
     step = contestants.of_artefact(graph(model, "attn0"), 1, decode=True)(tokens[:, None])(0)
     np.testing.assert_allclose(step, whole, atol=1e-4)

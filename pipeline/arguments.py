@@ -32,6 +32,13 @@ def folder_name(name: str) -> str:
     return path.stem if path.suffix == ".gguf" else path.name
 
 
+def print_table(table: object) -> None:
+    """A rich table on stdout; wide enough for its numbers where a pipe would cut them."""
+    from rich.console import Console
+
+    Console(width=max(Console().width, 150)).print(table)
+
+
 def busy(what: str) -> AbstractContextManager[object]:
     """A spinner on the terminal while something takes its time; nothing where there is no terminal."""
     from rich.console import Console

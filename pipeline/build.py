@@ -98,6 +98,7 @@ def _origin(graph: Path, record: dict[str, Any], variant: Variant) -> dict[str, 
         "folder": str(graph.parent),
         "graph": {"file": graph.name, "sha256": record["sha256"]},
         "weights": record["weights"],
+        "tokenizer": record.get("tokenizer"),
     }
 
 

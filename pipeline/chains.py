@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from pipeline import arguments, store
+from pipeline.types import UserError
 
 
 def has_gpu() -> bool:
@@ -48,6 +49,23 @@ def checked(paths: list[Path], unchecked: bool) -> list[Path]:
             with arguments.busy(f"checking {path} first"):
                 stage.check(path)
     return paths
+
+
+def merged(paths: list[Path], unchecked: bool) -> Path:
+    """One graph of all these graphs, none of which is unchecked unless that is allowed.
+
+    Raises:
+        UserError: one is an engine, or has passed no check.
+    """
+    from pipeline import merge as stage
+
+    for path in paths:
+        if path.suffix != ".onnx":
+            raise UserError(f"--together takes graphs (.onnx), and {path} is none")
+        if not unchecked and not store.check_passed(path):
+            raise UserError(f"{path} has passed no check; run `pipeline check {path}`, or pass --unchecked")
+    with arguments.busy(f"merging {len(paths)} graphs"):
+        return stage.merge(paths)
 
 
 def optimum_twins(paths: list[Path]) -> dict[Path, Path]:

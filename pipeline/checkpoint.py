@@ -81,6 +81,20 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return checkpoint
 
 
+def tokenizer_digest(folder: Path) -> str | None:
+    """SHA-256 over the files that make the tokenizer; None where there is none."""
+    names = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "tokenizer.model",
+        "vocab.json",
+        "merges.txt",
+    )
+    found = [f"{name}:{store.sha256(folder / name)}" for name in names if (folder / name).is_file()]
+    return store.text_digest("\n".join(found)) if found else None
+
+
 def discard(checkpoint: Checkpoint) -> None:
     """Removes a copy that this process made and that turned out to be of no use; a download stays, it was dear."""
     if checkpoint.is_new_copy:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from pipeline import __version__, architectures, graphfile, store
-from pipeline.checkpoint import SMALL_FILES, Checkpoint, discard, open_checkpoint
+from pipeline.checkpoint import SMALL_FILES, Checkpoint, discard, open_checkpoint, tokenizer_digest
 from pipeline.types import BASE, Precision, UserError, Variant
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
             "contract": "authored",
             "weights": checkpoint.identity,
             "config": store.sha256(checkpoint.folder / "config.json"),
+            "tokenizer": tokenizer_digest(checkpoint.folder),
             "tools": tools(),
         }
         if store.is_current(path, wanted):
@@ -90,6 +91,7 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
             **store.variant_record(variant),
             "contract": "optimum",
             "source_sha256": store.sha256(source),
+            "tokenizer": tokenizer_digest(folder),
             "tools": tools(),
         }
         if store.is_current(path, wanted):

@@ -37,6 +37,7 @@ def merge(graphs: list[Path]) -> Path:
     wanted = {
         "artefact": "merged",
         **{key: records[0][key] for key in ("model", "precision", "contract", "weights", "head", "tools", "num_layers")},
+        "tokenizer": records[0].get("tokenizer"),
         "variants": {name: record["sha256"] for name, record in zip(names, records, strict=True)},
     }
     with store.lock(path.parent):

@@ -49,7 +49,7 @@ def cut_all_logits(graph: Path) -> Path:
 def _derive(source: Path, record: dict[str, Any], variant: Variant, surgery: InPlacePass) -> Path:
     """Writes what the surgery makes of a graph beside it, or finds it there."""
     path = store.graph_path(source.parent, variant)
-    kept = {key: record[key] for key in ("contract", "weights", "tools", "num_layers")}
+    kept = {key: record.get(key) for key in ("contract", "weights", "tokenizer", "tools", "num_layers")}
     wanted = {**store.variant_record(variant), **kept, "base": {"file": source.name, "sha256": record["sha256"]}}
     with store.lock(source.parent):
         if store.is_current(path, wanted):

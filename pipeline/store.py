@@ -58,6 +58,16 @@ def result_path(model: str, artefact: Path, what: str) -> Path:
     return results_dir(model) / f"{stem}.{what}.json"
 
 
+def requests_dir(folder: Path) -> Path:
+    """Where the tokens of benchmark requests are kept, for the checkpoint in `folder`."""
+    return Path("evals") / "cache" / plain_name(folder.resolve().name)
+
+
+def prompts_path(digest: str) -> Path:
+    """Where the prompts of a benchmark task are kept; they are the same for every model."""
+    return Path("evals") / "cache" / "prompts" / f"{digest[:32]}.json.gz"
+
+
 def plain_name(name: str) -> str:
     """The name, after a check that it stays inside its folder."""
     if not re.fullmatch(r"[\w.+~@=-]{1,200}", name) or name.startswith("."):

@@ -33,17 +33,48 @@ class TensorInfo:
     shape: tuple[int | str | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest B, S, P and K that a runner takes in one pass; an engine's come from its ranges."""
+
+    batch: int = 1 << 30
+    new: int = 1 << 30
+    past: int = 1 << 30
+    wanted: int = 1 << 30
+
+
 class Runner(ABC):
     """A graph or an engine that is ready to run. `infer` is the backend's; everything else follows from the contract.
 
     Attributes:
         path: the artefact.
         inputs, outputs: name → TensorInfo, in the artefact's order.
+        limits: what one pass takes.
     """
 
     path: Path
     inputs: dict[str, TensorInfo]
     outputs: dict[str, TensorInfo]
+    limits: Limits = Limits()
+
+    @property
+    def heads(self) -> list[str]:
+        """The variants whose logits come out of a merged graph; [''] where there is one."""
+        return [name.removeprefix("logits").removeprefix(".") for name in self.outputs if name.split(".")[0] == "logits"]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether logits come out where they are asked for only."""
+        return "logits_positions" in self.inputs
+
+    @property
+    def has_cache(self) -> bool:
+        return any(name.startswith("past_key_values.") for name in self.inputs)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values a token."""
+        return sum(array.shape[1] * array.shape[3] * array.itemsize for array in self.empty_cache(1).values())
 
     @abstractmethod
     def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
@@ -110,14 +141,24 @@ class Runner(ABC):
 
     def forward(self, input_ids: Array, cache: Cache | None = None, **rest: Array | None) -> tuple[Array, Cache]:
         """One forward pass (arguments as `feeds`) → (logits [B, K, V], the cache with T tokens)."""
-        outputs = self.infer(self.feeds(input_ids, cache, **rest))
-        logits = outputs.pop("logits")
-        if "logits_positions" not in self.inputs:  # `--head all` and optimum's graphs give [B, S, V]
-            wanted = rest.get("logits_positions")
-            if wanted is None:
-                wanted = np.full((input_ids.shape[0], 1), input_ids.shape[1] - 1)
-            logits = np.take_along_axis(logits, wanted[:, :, None], axis=1)
-        return logits, {name.replace("present.", "past_key_values."): value for name, value in outputs.items()}
+        wanted = rest.get("logits_positions")
+        if wanted is None:
+            wanted = np.full((input_ids.shape[0], 1), input_ids.shape[1] - 1, np.int64)
+        logits, cache = self.step(self.feeds(input_ids, cache, **rest), wanted)
+        return logits[""], cache
+
+    def step(self, feeds: Mapping[str, Array], wanted: Array, keep_cache: bool = True) -> tuple[dict[str, Array], Cache]:
+        """One forward pass on `feeds` → (head → logits [B, K, V], the cache with T tokens, or {} where it is not kept).
+
+        Args:
+            wanted: [B, K] int64, what `logits_positions` holds; graphs that give every position's logits are read there.
+        """
+        names = [name for name in self.outputs if keep_cache or not name.startswith("present.")]
+        outputs = self.infer(feeds, names)
+        logits = {head: outputs.pop(f"logits.{head}" if head else "logits") for head in self.heads}
+        if not self.gathers:  # `--head all` and optimum's graphs give [B, S, V]
+            logits = {head: np.take_along_axis(values, wanted[:, :, None], axis=1) for head, values in logits.items()}
+        return logits, {name.replace("present.", "past_key_values.", 1): value for name, value in outputs.items()}
 
 
 def open_runner(path: Path, **options: Any) -> Runner:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import store
-from pipeline.backends import Array, Runner, TensorInfo, tensorrt
+from pipeline.backends import Array, Limits, Runner, TensorInfo, tensorrt
 from pipeline.backends.tensorrt import Profile, library, logger_of, one_line
 from pipeline.types import UserError
 
@@ -54,6 +54,7 @@ class TrtRunner(Runner):
         if record["stripped"]:
             refit(trt, self.engine, Path(record["folder"]) / record["graph"]["file"])
         self.profiles: list[Any] = record["profiles"]
+        self.limits = Limits(*(record["ranges"][name][2] for name in ("batch", "length", "past", "wanted")))
         self.inputs, self.outputs = {}, {}
         for name in (self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)):
             shape = tuple(d if d >= 0 else None for d in self.engine.get_tensor_shape(name))

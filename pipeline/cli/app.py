@@ -1,0 +1,58 @@
+"""The typer application, what all commands share, and how a command ends."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.types import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Depth-pruned LLM deployment: export, skip, check, build, bench, score.\n\n"
+    "With no argument a command takes the model from PIPELINE_MODEL, else the only one under graphs/, else `demo`, "
+    "and every artefact of it that it can use; it says so on stderr.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Paths = Annotated[list[Path] | None, typer.Argument(help="Graphs (.onnx) or engines (.plan); by default all of the model's.")]
+
+
+def main() -> None:
+    """The entry point: 0 done, 1 a check failed, 2 wrong input, 130 interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("onnx_ir", "httpx", "huggingface_hub", "transformers", "optimum", "torch", "lm_eval", "datasets"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        app()
+    except UserError as error:
+        sys.exit(fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        sys.exit(
+            fail(f"cannot write{where}: {error.strerror}; free some space or change the folder, then run the command again")
+        )
+
+
+def fail(message: str) -> int:
+    """One line on stderr; the exit code of wrong input."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def show_result(data: Any, as_json: bool, text: str | None = None) -> None:
+    print(json.dumps(data, indent=1, default=str) if as_json or text is None else text)

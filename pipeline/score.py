@@ -1,0 +1,310 @@
+"""Stage: a graph or an engine → its benchmark scores, through lm-evaluation-harness.
+
+Questions are asked of each artefact once: answers are kept as they come, a run that was killed goes on, and `together`
+lets a merged graph answer for all its variants before each is evaluated from its own answers.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from lm_eval.api.instance import Instance
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipeline import store
+from pipeline.scoring import artefacts, benchmarks, local_data, results, tasks
+from pipeline.scoring.batches import ScoringError, Work
+from pipeline.scoring.harness import PipelineLM
+from pipeline.scoring.results import Score
+from pipeline.types import UserError
+
+__all__ = ["Score", "ScoringError", "score"]
+
+
+def score(
+    paths: list[Path],
+    names: list[str],
+    *,
+    limit: int | None = None,
+    data: Path | None = None,
+    protocol: str = "lm-eval",
+    merged: Path | None = None,
+    batch_tokens: int = 2048,
+    memory_mb: int = 1024,
+    threads: int = 0,
+    fresh: bool = False,
+    log_samples: bool = False,
+    unchecked: bool = False,
+) -> list[Score]:
+    """Scores artefacts on benchmarks and writes evals/results/<model>/<artefact>.score.<benchmark>.json for each pair.
+
+    Args:
+        names: of benchmarks (`benchmarks.find`).
+        limit: documents a task at most.
+        data: folder of local rows; None takes them from the hub.
+        protocol: 'lm-eval' or 'v1'.
+        merged: a graph merged from these very paths: it answers first, for all of them.
+        batch_tokens: tokens of a forward pass.
+        memory_mb: of the prefix cache.
+        fresh: forget the answers that earlier runs kept.
+        log_samples: write every question's answers beside the result.
+
+    Raises:
+        UserError: an artefact, a benchmark or its data cannot be used; nothing has run then.
+        ScoringError: documents failed; everything else has been done and written.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} is not at least 1")
+    if batch_tokens < 1 or memory_mb < 0:
+        raise UserError("--batch-tokens must be at least 1, and --cache-mb not negative")
+    options: dict[str, Any] = {"protocol": protocol, "batch_tokens": batch_tokens, "memory_mb": memory_mb, "threads": threads}
+    options["unchecked"] = unchecked
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {data} is no folder")
+    for path in paths:
+        artefacts.variants(path, unchecked)
+    asked = [Asked(benchmarks.find(name), data, protocol, limit) for name in names]
+    failures: list[str] = []
+    scores: list[Score] = []
+    with _bar() as bar:
+        if merged is not None:
+            with closing(PipelineLM(merged, fresh=fresh, **options)) as model:
+                _answer_together(model, asked, bar, failures)
+        for path in paths:
+            with closing(PipelineLM(path, fresh=fresh and merged is None, **options)) as model:
+                scores += [made for one in asked if (made := _one(model, one, bar, log_samples, failures))]
+    if failures:
+        raise ScoringError("; ".join(failures))
+    return scores
+
+
+class Asked:
+    """A benchmark with its rows, limit and protocol: makes the questions, and a score of the answers."""
+
+    def __init__(self, benchmark: benchmarks.Benchmark, data: Path | None, protocol: str, limit: int | None) -> None:
+        self.benchmark, self.protocol, self.limit = benchmark, protocol, limit
+        self.is_loss = benchmark.metric == "loss"
+        self.loaded: tasks.Loaded | None = None
+        if self.is_loss:
+            self.texts, self.source = _loss_rows(benchmark, data, limit)
+        else:
+            self.loaded = tasks.load(benchmark, data, protocol)
+
+    def instances(self) -> dict[str, list[Instance]]:
+        """Kind of request → the questions, as lm-eval makes them."""
+        if self.loaded is None:
+            rows = [
+                Instance("loglikelihood_rolling", {"text": text}, (text,), 0, (self.benchmark.name, number, 1))
+                for number, text in enumerate(self.texts)
+            ]
+            return {"loglikelihood_rolling": rows}
+        made: dict[str, list[Instance]] = {}
+        for task in self.loaded.tasks["tasks"].values():
+            task.set_fewshot_seed(tasks.SEED)
+            task.build_all_requests(limit=self.limit)
+            for instance in task.instances:
+                made.setdefault(instance.request_type, []).append(instance)
+        return made
+
+    def evaluate(self, model: PipelineLM) -> dict[str, Any]:
+        """lm-eval's results of the model, or the token loss in their form."""
+        if self.loaded is None:
+            return self._loss(model)
+        for task in self.loaded.tasks["tasks"].values():
+            task.set_fewshot_seed(tasks.SEED)
+        return dict(lm_eval.evaluate(model, self.loaded.tasks, limit=self.limit, bootstrap_iters=1000, log_samples=True))
+
+    def _loss(self, model: PipelineLM) -> dict[str, Any]:
+        """Σ −log p / tokens / ln V (Gromov et al., §4.2), its standard error over documents (a ratio of two sums)."""
+        answers = model.rolling(self.instances()["loglikelihood_rolling"])
+        tokens, nats = sum(count for _, count in answers), -sum(value for value, _ in answers)
+        loss = nats / tokens
+        spread = math.sqrt(
+            sum((-value - loss * count) ** 2 for value, count in answers) * len(answers) / max(1, len(answers) - 1)
+        )
+        scale = math.log(store.read_json(model.folder / "config.json")["vocab_size"])
+        name = self.benchmark.name
+        found = {"alias": name, "loss,none": loss / scale, "loss_stderr,none": spread / tokens / scale, "tokens,none": tokens}
+        samples = [
+            {"doc_id": k, "doc": {"id": k}, "loglikelihood": value, "tokens": count, "filtered_resps": [], "arguments": []}
+            for k, (value, count) in enumerate(answers)
+        ]
+        return {
+            "results": {name: found}, "versions": {name: 1}, "n-shot": {name: 0}, "samples": {name: samples},
+            "higher_is_better": {name: {"loss": False}},
+            "n-samples": {name: {"original": len(answers), "effective": len(answers)}},
+        }  # fmt: skip
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the rows came from."""
+        if self.loaded is None:
+            return {self.benchmark.name: {"validation": self.source.record()}}
+        return {task: {split: s.record() for split, s in splits.items()} for task, splits in self.loaded.sources.items()}
+
+    def value(self, found: dict[str, Any]) -> tuple[str, float, float | None, int]:
+        """(metric, value, standard error, documents) of lm-eval's results."""
+        counts = found["n-samples"]
+        n = sum(entry["effective"] for entry in counts.values())
+        metric = self.benchmark.metric or _first_metric(found["results"])
+        name, _, kept = metric.partition(",")
+        groups = found.get("groups") or {}
+        rows = [groups[self.benchmark.name]] if self.benchmark.name in groups else [found["results"][task] for task in counts]
+        own = {part.name: part.definition.metric.partition(",")[0] for part in self.benchmark.parts}
+        values, errors = [], []
+        for task, row in zip(counts, rows, strict=False):
+            key = name if len(rows) == 1 else own.get(task, name)
+            values.append(float(row[f"{key},{kept or 'none'}"]))
+            error = row.get(f"{key}_stderr,{kept or 'none'}")
+            errors.append(float(error) if isinstance(error, (int, float)) else None)
+        known = [error for error in errors if error is not None]
+        spread = math.sqrt(sum(error * error for error in known)) / len(values) if len(known) == len(values) else None
+        return name, sum(values) / len(values), spread, n
+
+    def complete(self) -> bool | None:
+        return self.loaded.complete() if self.loaded else self.source.rows == self.source.official
+
+    def shots(self) -> str | None:
+        return self.loaded.shots if self.loaded else None
+
+
+def _first_metric(rows: dict[str, dict[str, Any]]) -> str:
+    """The metric of a task of lm-eval's own: its normalised accuracy where it has one, else the first that it names."""
+    row = next(iter(rows.values()))
+    names = [key for key in row if "," in key and "_stderr" not in key]
+    return next((key for key in names if key.startswith("acc_norm")), names[0])
+
+
+def _loss_rows(benchmark: benchmarks.Benchmark, data: Path | None, limit: int | None) -> tuple[list[str], local_data.Source]:
+    part = benchmark.parts[0]
+    split = part.definition.data["validation"]
+    if data is None:
+        texts = _stream(split.home, limit)
+        return texts, local_data.Source(Path(split.home), len(texts), split.rows, store.text_digest("\n".join(texts)))
+    file = local_data.require(benchmark, part, "validation", data)
+    rows = local_data.read(file, part.definition.columns)
+    return [row["text"] for row in rows[:limit]], local_data.source(file, len(rows), split.rows)
+
+
+def _stream(home: str, limit: int | None) -> list[str]:
+    """The first texts of the hub's C4, streamed: it is never fetched whole."""
+    import datasets
+
+    name, _, configuration = home.partition(", ")
+    try:
+        rows = datasets.load_dataset(name, configuration, split="validation", streaming=True)
+        return [row["text"] for row in rows.take(limit or 1000)]
+    except (OSError, datasets.exceptions.DatasetsError, ConnectionError, ValueError) as error:
+        raise UserError(
+            f"cannot fetch {home} from the hub ({str(error).splitlines()[0][:200]}); pass --data DIR with c4/validation.jsonl"
+        ) from None
+
+
+# ---- one artefact, one benchmark ------------------------------------------------------------------------------------
+
+
+def _one(model: PipelineLM, asked: Asked, bar: Progress, log_samples: bool, failures: list[str]) -> Score | None:
+    name = store.read_sidecar(model.path, quick=True).get("variant", model.path.stem)
+    before, started = asdict(model.work), time.time()
+    try:
+        with _follow(model, bar, f"{asked.benchmark.name} {name}"):
+            found = asked.evaluate(model)
+    except ScoringError as error:
+        failures.append(f"{model.path}, {asked.benchmark.name}: {error}")
+        return None
+    samples = found.pop("samples", {})
+    metric, value, stderr, n = asked.value(found)
+    complete, shots = asked.complete(), asked.shots()
+    digest = next(iter(model.variants.values()))[1]
+    made = Score(
+        variant=name, artefact=str(model.path), sha256=digest, benchmark=asked.benchmark.name, title=asked.benchmark.title,
+        metric=metric, value=value, stderr=stderr, n=n, limit=asked.limit,
+        protocol="v1-like" if asked.protocol == "v1" and (shots or complete is False or asked.limit) else asked.protocol,
+        complete=complete, shots=shots, checked=store.check_passed(model.path, digest),
+        work={key: count - before[key] for key, count in asdict(model.work).items()},
+    )  # fmt: skip
+    found["config"] = {"model": "pipeline", **model.get_model_info(), "limit": asked.limit, "bootstrap_iters": 1000}
+    found["config"] |= {"fewshot_seed": tasks.SEED, "source": asked.benchmark.source}
+    found |= {"date": started, "lm_eval_version": importlib.metadata.version("lm_eval"), "data": asked.provenance()}
+    if asked.protocol == "v1":
+        found["config"]["protocol_note"] = V1_NOTE
+    results.write(made, found, samples if log_samples else None)
+    return made
+
+
+V1_NOTE = (
+    "as the Open LLM Leaderboard v1: no BOS, MMLU averaged over subjects; few-shot examples are drawn by today's lm-eval (seed "
+    "1234), not by v1's own stream (seed 42), so that single prompts differ"
+)
+
+
+def _answer_together(model: PipelineLM, asked: list[Asked], bar: Progress, failures: list[str]) -> None:
+    """Lets a merged graph answer what needs no generation; its answers go to each variant's own journal."""
+    for one in asked:
+        for kind, questions in one.instances().items():
+            if kind == "generate_until":
+                continue  # every variant writes its own text: nothing is shared after the first token
+            try:
+                with _follow(model, bar, f"{one.benchmark.name}, {len(model.variants)} variants"):
+                    (model.loglikelihood if kind == "loglikelihood" else model.rolling)(questions)
+            except ScoringError as error:
+                failures.append(f"{model.path}, {one.benchmark.name}: {error}")
+
+
+# ---- how far it is --------------------------------------------------------------------------------------------------
+
+
+class Documents:
+    """Counts documents whose questions are all answered, on a progress bar."""
+
+    def __init__(self, bar: Progress, words: str) -> None:
+        self.bar, self.words = bar, words
+        self.left: Counter[tuple[str | None, int | None]] = Counter()
+        self.task: Any = None
+        self.started = time.monotonic()
+        self.count = 0
+
+    def begin(self, requests: list[Instance]) -> None:
+        self.left.update((request.task_name, request.doc_id) for request in requests)
+        if self.task is None:
+            self.task = self.bar.add_task(self.words, total=0, rate="")
+        self.bar.update(self.task, total=len(self.left))
+
+    def done(self, request: Instance) -> None:
+        key = (request.task_name, request.doc_id)
+        self.left[key] -= 1
+        if not self.left[key]:
+            self.count += 1
+            rate = self.count / max(1e-6, time.monotonic() - self.started)
+            self.bar.update(self.task, advance=1, rate=f"{rate:.1f} documents/s")
+
+
+@contextmanager
+def _follow(model: PipelineLM, bar: Progress, words: str) -> Iterator[None]:
+    documents = Documents(bar, words)
+    model.progress = documents
+    try:
+        yield
+    finally:
+        model.progress = None
+        if documents.task is not None:
+            bar.remove_task(documents.task)
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+
+
+def work_of(scores: list[Score]) -> Work:
+    """What a run's scores put through the model."""
+    return Work(*(sum(score.work[key] for score in scores) for key in ("tokens", "padding", "passes", "asked")))

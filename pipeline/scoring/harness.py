@@ -1,0 +1,347 @@
+"""The language model that lm-eval sees: a graph or an engine, its answers computed once and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from pipeline import backends, generate, store
+from pipeline.checkpoint import tokenizer_digest
+from pipeline.scoring import artefacts, prefixes, tokens
+from pipeline.scoring.batches import Answer, Scorer, ScoringError, Work
+from pipeline.scoring.journal import Journal
+from pipeline.scoring.words import Pair, TokenPair, Words
+
+
+class Progress(Protocol):
+    """Who wants to know how far the questions are."""
+
+    def begin(self, requests: list[Instance]) -> None: ...
+
+    def done(self, request: Instance) -> None: ...
+
+
+WINDOW = 2_000_000
+"""Characters of the requests that are tokenised, and whose prefixes are searched, at a time."""
+GENERATED_ROWS = 8
+"""Texts that are written side by side."""
+
+
+@register_model("pipeline")
+class PipelineLM(Words):
+    """An artefact under lm-eval: `--model pipeline --model_args artefact=graphs/…/base.fp32.onnx`.
+
+    Args:
+        artefact: a graph or an engine whose check has passed; or a merged graph, whose variants are scored in one pass.
+        protocol: 'lm-eval' or 'v1' (no BOS).
+        batch_tokens: tokens of one forward pass.
+        memory_mb: of the prefix cache.
+        reuse: False computes each request whole.
+        threads: of the CPU; 0 is one a core.
+        unchecked: take an artefact that has passed no check.
+        fresh: forget the answers that earlier runs kept.
+        journal: False keeps no answers (for measuring).
+
+    Raises:
+        UserError: the artefact is missing, unchecked, or lies beside another model's tokenizer.
+    """
+
+    def __init__(
+        self,
+        artefact: str | Path,
+        protocol: str = "lm-eval",
+        batch_tokens: int = 2048,
+        memory_mb: int = 1024,
+        reuse: bool = True,
+        threads: int = 0,
+        unchecked: bool = False,
+        fresh: bool = False,
+        journal: bool = True,
+        **_: Any,
+    ) -> None:
+        self.path = Path(artefact)
+        self.variants = artefacts.variants(self.path, unchecked)
+        super().__init__(store.checkpoint_folder(self.path), protocol)
+        self.threads, self.batch_tokens, self.memory, self.reuse = threads, batch_tokens, memory_mb << 20, reuse
+        self.kept = journal
+        self.journals = {
+            head: Journal(artefacts.journal_path(path, digest, protocol) if journal else None, fresh)
+            for head, (path, digest) in self.variants.items()
+        }
+        self.progress: Progress | None = None
+
+    # ---- what runs --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def runner(self) -> backends.Runner:
+        """Opened when the first question without an answer comes."""
+        return backends.open_runner(self.path, threads=self.threads)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        reuse = self.reuse and (self.runner.has_cache or artefacts.has_no_attention(self.path))
+        return Scorer(self.runner, self.batch_tokens, self.memory, reuse)
+
+    @property
+    def work(self) -> Work:
+        """What has gone through the model so far."""
+        return self.scorer.work if "scorer" in self.__dict__ else Work()
+
+    def close(self) -> None:
+        """Frees the runner and closes the journals."""
+        for journal in self.journals.values():
+            journal.close()
+        if "runner" in self.__dict__:
+            self.runner.close()
+
+    # ---- what lm-eval asks ------------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:  # noqa: ARG002 - lm-eval's signature
+        """(log-likelihood in nats, greedy?) of each request's (context, continuation).
+
+        Raises:
+            ScoringError: some documents failed; all others' answers are kept.
+        """
+        keys = [Journal.key("loglikelihood", *request.args) for request in requests]
+        asked = _Asked(self.journals, keys, requests, self.progress)
+        with asked:
+            ordered = sorted({request.args for request in requests})  # equal beginnings side by side
+            parts = list(_parts(ordered))
+            wanted = [part for part in parts if any(Journal.key("loglikelihood", *pair) in asked.missing for pair in part)]
+            for part, encoded in zip(wanted, tokens.windows(self, wanted), strict=True):
+                self._score(part, encoded, asked)
+        return [(answer[0], bool(answer[1])) for answer in asked.answers()]
+
+    def _score(self, part: list[Pair], encoded: list[TokenPair], asked: _Asked) -> None:
+        """Computes the answers of a window that are not there yet."""
+        keys, requests = list[str](), list[prefixes.Request]()
+        for pair, (context, continuation) in zip(part, encoded, strict=True):
+            if (key := Journal.key("loglikelihood", *pair)) not in asked.missing:
+                continue
+            try:
+                requests.append(prefixes.request(context, continuation, self.max_length))
+                keys.append(key)
+            except ValueError as error:
+                asked.take(key, ScoringError(str(error)))
+        self.scorer.run(requests, lambda number, answer: asked.take(keys[number], answer))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002
+        """The log-likelihood of each whole text, in nats: disjoint windows, each token predicted once.
+
+        Raises:
+            ScoringError: as `loglikelihood`.
+        """
+        return [answer[0] for answer in self.rolling(requests)]
+
+    def rolling(self, requests: list[Instance]) -> list[tuple[float, int]]:
+        """(log-likelihood in nats, number of tokens predicted) of each whole text."""
+        keys = [Journal.key("rolling", *request.args) for request in requests]
+        asked = _Asked(self.journals, keys, requests, self.progress)
+        with asked:
+            texts = {key: request.args[0] for key, request in zip(keys, requests, strict=True) if key in asked.missing}
+            for group in _groups(list(texts), lambda key: len(texts[key])):
+                self._roll(group, texts, asked)
+        return [(answer[0], answer[1]) for answer in asked.answers()]
+
+    def _roll(self, keys: list[str], texts: dict[str, str], asked: _Asked) -> None:
+        owners, windows = list[str](), list[prefixes.Request]()
+        for key in keys:
+            stream = self.tok_encode(texts[key])
+            pieces = map(make_disjoint_window, get_rolling_token_windows(stream, self.prefix_token_id, self.max_length, 1))
+            mine = [prefixes.request(context, continuation, self.max_length) for context, continuation in pieces]
+            windows += mine
+            owners += [key] * len(mine)
+            if not mine:
+                asked.take(key, ScoringError("the text has no token"))
+        found: dict[str, list[Answer | ScoringError]] = {key: [] for key in keys}
+
+        def done(number: int, answer: Answer | ScoringError) -> None:
+            mine = found[owners[number]]
+            mine.append(answer)
+            if len(mine) == owners.count(owners[number]):
+                count = sum(len(w.targets) for w, owner in zip(windows, owners, strict=True) if owner == owners[number])
+                asked.take(owners[number], _sum(mine, count))
+
+        self.scorer.run(windows, done)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
+        """The greedy continuation of each context up to its stop strings, as the `hf` backend cuts it.
+
+        Raises:
+            UserError: sampling is asked for, or the graph has no cache to generate with.
+            ScoringError: as `loglikelihood`.
+        """
+        keys = [Journal.key("generate", request.args[0], repr(sorted(request.args[1].items()))) for request in requests]
+        asked = _Asked(self.journals, keys, requests, self.progress)
+        with asked:
+            groups: dict[str, dict[str, Instance]] = {}
+            for key, request in zip(keys, requests, strict=True):
+                if key in asked.missing:
+                    groups.setdefault(repr(sorted(request.args[1].items())), {})[key] = request
+            for group in groups.values():
+                self._generate(group, asked)
+        return [answer[0] for answer in asked.answers()]
+
+    def _generate(self, group: dict[str, Instance], asked: _Asked) -> None:
+        """Texts with the same settings, side by side in batches of like length."""
+        if not self.runner.has_cache and not artefacts.has_no_attention(self.path):
+            raise artefacts.no_cache(self.path)
+        settings: Any = normalize_gen_kwargs(next(iter(group.values())).args[1], 256)
+        artefacts.only_greedy(settings)
+        until = handle_stop_sequences(settings["until"], self.tok_decode([self.eot_token_id], skip_special_tokens=False))
+        room = self.max_length - settings["max_gen_toks"]
+        artefacts.has_room(room, self.max_length)
+        prompts = {key: self.tok_encode(request.args[0])[-room:] for key, request in group.items()}
+        order = sorted(prompts, key=lambda key: -len(prompts[key]))
+        rows = min(GENERATED_ROWS, self.runner.limits.batch)
+        stop = generate.stop_tokens(self.folder)
+        for start in range(0, len(order), rows):
+            keys = order[start : start + rows]
+            written = [list[int]() for _ in keys]
+
+            def ends(_: int, text: list[int]) -> bool:
+                tail = self.tok_decode(text[-64:], skip_special_tokens=False)
+                return text[-1] in stop or any(term and term in tail for term in until)
+
+            try:
+                batch = generate.greedy_batch(self.runner, [prompts[key] for key in keys], settings["max_gen_toks"], ends)
+                for number, token in batch:
+                    written[number].append(token)
+            except Exception as error:  # the backend's own; the documents are named at the end of the run
+                for key in keys:
+                    asked.take(key, ScoringError(" ".join(str(error).split())))
+                continue
+            for key, text in zip(keys, written, strict=True):
+                asked.keep(key, {"": [postprocess_generated_text(self.tok_decode(text), until, None)]})
+
+    # ---- what lm-eval wants to know ---------------------------------------------------------------------------------
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.folder.resolve().name
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def get_model_info(self) -> dict[str, Any]:
+        return {
+            "artefact": str(self.path),
+            "sha256": {head: digest for head, (_, digest) in self.variants.items()},
+            "protocol": self.protocol,
+            "tokenizer": tokenizer_digest(self.folder),
+            "max_length": self.max_length,
+        }
+
+
+class _Asked:
+    """The questions of one call: which have an answer, which failed; answers go into the journals once a second."""
+
+    def __init__(
+        self, journals: dict[str, Journal], keys: list[str], requests: list[Instance], progress: Progress | None
+    ) -> None:
+        self.journals, self.keys, self.progress = journals, keys, progress
+        self.waiting: dict[str, list[Instance]] = {}
+        for key, request in zip(keys, requests, strict=True):
+            self.waiting.setdefault(key, []).append(request)
+        self.missing = {key for key in keys if not all(key in journal.answers for journal in journals.values())}
+        self.failed: dict[str, ScoringError] = {}
+        self.fresh: dict[str, dict[str, Any]] = {head: {} for head in journals}
+        self.written = time.monotonic()
+        if progress is not None:
+            progress.begin(requests)
+        for key in self.waiting.keys() - self.missing:
+            self._tell(key)
+
+    def take(self, key: str, answer: Answer | ScoringError) -> None:
+        """One answer, or the reason why there is none."""
+        if isinstance(answer, ScoringError):
+            self.failed[key] = answer
+        else:
+            self.keep(key, {head: list(value) for head, value in answer.items()})
+            return
+        self.missing.discard(key)
+        self._tell(key)
+
+    def keep(self, key: str, values: dict[str, list[Any]]) -> None:
+        """One answer of every head, on its way to the journals."""
+        for head, value in values.items():
+            self.fresh[head][key] = value
+        self.missing.discard(key)
+        self._tell(key)
+        if time.monotonic() > self.written + 1:
+            self.write()
+
+    def _tell(self, key: str) -> None:
+        if self.progress is not None:
+            for request in self.waiting[key]:
+                self.progress.done(request)
+
+    def write(self) -> None:
+        for head, journal in self.journals.items():
+            if self.fresh[head]:
+                journal.add(self.fresh[head])
+            self.fresh[head] = {}
+        self.written = time.monotonic()
+
+    def answers(self) -> list[Any]:
+        """The first head's answers, in the order of the requests."""
+        journal = next(iter(self.journals.values()))
+        return [journal.answers[key] for key in self.keys]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.write()
+        if kind is None and self.failed:
+            lost = {f"{r.task_name} {r.doc_id}": reason for key, reason in self.failed.items() for r in self.waiting[key]}
+            first = "; ".join(f"{document}: {reason}" for document, reason in list(lost.items())[:5])
+            raise ScoringError(f"{len(lost)} documents could not be scored: {first}" + ("; …" if len(lost) > 5 else ""))
+
+
+def _sum(answers: list[Answer | ScoringError], count: int) -> Any:
+    """(sum of the windows' log-likelihoods, tokens) of each head, or the first window's error."""
+    for answer in answers:
+        if isinstance(answer, ScoringError):
+            return answer
+    return {head: (sum(a[head][0] for a in answers if not isinstance(a, ScoringError)), count) for head in answers[0]}  # type: ignore[union-attr]
+
+
+def _parts(pairs: list[Pair]) -> Iterator[list[Pair]]:
+    """Windows of about WINDOW characters; the continuations of one context stay together."""
+    part, size = list[Pair](), 0
+    for number, pair in enumerate(pairs):
+        is_new = not number or pairs[number - 1][0] != pair[0]
+        if part and is_new and size > WINDOW:
+            yield part
+            part, size = [], 0
+        part.append(pair)
+        size += len(pair[1]) + (len(pair[0]) if is_new else 0)
+    if part:
+        yield part
+
+
+def _groups(items: list[str], size: Callable[[str], int]) -> Iterator[list[str]]:
+    """Runs of items of about WINDOW in size."""
+    group, total = list[str](), 0
+    for item in items:
+        if group and total > WINDOW // 8:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += size(item)
+    if group:
+        yield group

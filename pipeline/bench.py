@@ -21,10 +21,10 @@ from rich.progress import Progress
 
 from pipeline import contestants, costs, stopwatch, store, texts
 from pipeline.contestants import Contestant
-from pipeline.latency import Latency, Report, table
+from pipeline.latency import Latency, Report, short, table
 from pipeline.types import UserError, Variant
 
-__all__ = ["Report", "bench", "table"]
+__all__ = ["Report", "bench", "short", "table"]
 
 log = logging.getLogger(__name__)
 Memory = dict[Path, tuple[float, float] | None]
@@ -203,7 +203,7 @@ def _row(
     quantiles = [float(q) * 1e3 for q in np.quantile(seconds, [0.5, 0.9, 0.99])]
     peak = memory.get(c.path) if c.kind == "artefact" else None
     return Latency(
-        name=c.name, kind=c.kind, length=length, total=float(seconds.mean()) * len(mine.seconds),
+        artefact=str(c.path), name=c.name, kind=c.kind, length=length, total=float(seconds.mean()) * len(mine.seconds),
         p50=quantiles[0], p90=quantiles[1], p99=quantiles[2],
         improvement=_saved(ratio), interval=(_saved(low), _saved(high)),
         ceiling=None if ceiling is None else _saved(ceiling),

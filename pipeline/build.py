@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import graphfile, lint, store
 from pipeline.backends import tensorrt
-from pipeline.types import UserError, Variant
+from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
 Range = tuple[int, int, int]
@@ -49,7 +49,7 @@ def build(
         UserError: the graph is not for TensorRT, the backend is missing, or parser or builder fail. No plan is left then.
     """
     record = store.read_sidecar(graph)
-    variant = _variant(graph, record, keep_precision)
+    identity = _identity(graph, record, keep_precision)
     builder = tensorrt.Builder(backend)
     chosen = _targets(builder, targets)
     if strip_weights and tensorrt.gpu_target() is None:
@@ -57,19 +57,19 @@ def build(
             f"--strip-weights needs a GPU: {backend} cannot strip a plan on a CPU; leave it out to build a whole plan"
         )
     wanted = {
-        **_origin(graph, record, variant),
+        **identity,
         "backend": backend,
         "backend_version": builder.version,
         "targets": chosen,
         "ranges": _ranges(graph.parent, batch, length, past),
         "stripped": strip_weights,
     }
-    head = ".all" if variant.head == "all" else ""
-    path = store.engine_path(variant.model, variant.name, backend, "+".join(chosen), variant.precision + head)
+    precision = identity["precision"] + (".all" if identity["head"] == "all" else "")
+    path = store.engine_path(identity["model"], identity["variant"], backend, "+".join(chosen), precision)
     if not force and store.is_current(path, wanted):
         log.info("%s is there and matches; nothing to do", path)
         return path
-    decomposed = variant.precision == "fp32"  # there is no fused kernel for FP32 attention
+    decomposed = identity["precision"] == "fp32"  # there is no fused kernel for FP32 attention
     lint.require(graphfile.load(graph), graph, decomposed)
     with store.lock(path.parent):
         store.sweep_temporaries(path.parent)
@@ -78,23 +78,26 @@ def build(
     return path
 
 
-def _variant(graph: Path, record: dict[str, Any], keep_precision: bool) -> Variant:
-    """The graph's variant, after a check that an engine is built from such a graph."""
-    if record.get("artefact") != "graph":
-        raise UserError(f"{graph} is no variant's graph (it is: {record.get('artefact')}); build the variants one by one")
-    variant = store.variant_of(record)
-    if variant.precision != "fp16" and not keep_precision:
+def _identity(graph: Path, record: dict[str, Any], keep_precision: bool) -> dict[str, Any]:
+    """What an engine's sidecar says of what it computes and where it came from.
+
+    Raises:
+        UserError: an engine is not built from such a graph.
+    """
+    if record.get("artefact") == "merged":  # one engine with one logits output a variant
+        fields = {"variant": graph.name.removesuffix(f".{record['precision']}.onnx"), "adapter": None}
+        fields |= {key: record[key] for key in ("model", "precision", "head", "variants")}
+    elif record.get("artefact") == "graph":
+        fields = store.variant_record(store.variant_of(record))
+    else:
+        raise UserError(f"{graph} is no graph (it is: {record.get('artefact')})")
+    if fields["precision"] != "fp16" and not keep_precision:
         how = "export it with --precision fp16" if record["contract"] == "authored" else "export it in fp16 with optimum"
         raise UserError(
-            f"{graph} is {variant.precision}, and engines are built from fp16 graphs: {how}, or pass --keep-precision"
+            f"{graph} is {fields['precision']}, and engines are built from fp16 graphs: {how}, or pass --keep-precision"
         )
-    return variant
-
-
-def _origin(graph: Path, record: dict[str, Any], variant: Variant) -> dict[str, Any]:
-    """What an engine's sidecar says of where it came from."""
     return {
-        **store.variant_record(variant),
+        **fields,
         "folder": str(graph.parent),
         "graph": {"file": graph.name, "sha256": record["sha256"]},
         "weights": record["weights"],

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import arguments, store
 from pipeline.types import UserError
+
+if TYPE_CHECKING:
+    from pipeline.scoring.results import Score
 
 
 def has_gpu() -> bool:
@@ -66,6 +70,27 @@ def merged(paths: list[Path], unchecked: bool) -> Path:
             raise UserError(f"{path} has passed no check; run `pipeline check {path}`, or pass --unchecked")
     with arguments.busy(f"merging {len(paths)} graphs"):
         return stage.merge(paths)
+
+
+def known_tasks(tasks: str) -> list[str]:
+    """The benchmarks' names, each looked up."""
+    from pipeline.scoring import benchmarks
+
+    names = benchmarks.check_names(tasks)
+    for name in names:
+        benchmarks.find(name)
+    return names
+
+
+def scored(paths: list[Path], tasks: str | None, limit: int | None, data: Path | None, unchecked: bool) -> list[Score]:
+    """The scores that exist of the artefacts, once the benchmarks named have been run on them."""
+    from pipeline.scoring import results
+
+    if tasks:
+        from pipeline import score as stage
+
+        stage.score(paths, known_tasks(tasks), limit=limit, data=data, unchecked=unchecked)
+    return [score for path in paths for score in results.scores_of(path)]
 
 
 def optimum_twins(paths: list[Path]) -> dict[Path, Path]:

@@ -13,6 +13,7 @@ class Latency:
     """One contestant at one length.
 
     Attributes:
+        artefact: its path, for what is shown beside it.
         name: the variant, with ' (torch)' or ' (optimum)' behind it where it is not the artefact itself.
         total: seconds for all sequences, as in the papers' tables: their number times the mean of the trusted samples.
         p50, p90, p99: milliseconds, of the trusted samples (clean ones where there are enough, else all).
@@ -27,6 +28,7 @@ class Latency:
         peak_mb, before_mb: resident memory of a fresh process that runs this artefact alone, and before it loads it.
     """
 
+    artefact: str
     name: str
     kind: str
     length: int
@@ -91,6 +93,17 @@ def table(report: Report) -> Table:
             str(row.disturbed),
         )  # fmt: skip
     return made
+
+
+def short(report: Report) -> dict[str, dict[str, str]]:
+    """Artefact → heading → its latencies in few words, to stand beside other measurements."""
+    found: dict[str, dict[str, str]] = {}
+    for row in report.rows:
+        if row.kind == "artefact":
+            saved = "" if row.ceiling is None else f"{row.improvement:.1f} ({row.ceiling:.1f})"
+            words = {f"ms at {row.length}": f"{row.p50:.1f}", f"saved % (ceiling) at {row.length}": saved}
+            found.setdefault(row.artefact, {}).update(words)
+    return found
 
 
 def _number(value: float | None, form: str) -> str:

@@ -54,7 +54,7 @@ def describe(path: Path) -> dict[str, Any]:
         UserError: no such artefact, or it does not match its sidecar.
     """
     record = store.read_sidecar(path)
-    if record["artefact"] == "merged":
+    if "variants" in record:  # a merged graph, or the engine of one
         return {"path": str(path), "sidecar": record}
     variant = store.variant_of(record)
     config = store.read_json(store.checkpoint_folder(path) / "config.json")

@@ -118,7 +118,9 @@ def graphs_of(model: str) -> list[Path]:
 
 
 def engines_of(model: str) -> list[Path]:
-    return sorted((Path("engines") / plain_name(model)).glob("*/*.plan"))
+    """The model's engines that stages work on; none of merged graphs."""
+    found = (Path("engines") / plain_name(model)).glob("*/*.plan")
+    return sorted(path for path in found if not path.parent.name.startswith("merged-"))
 
 
 # ---- atomic writes --------------------------------------------------------------------------------------------------

@@ -27,6 +27,10 @@ class UserError(ValueError):
     """Wrong input: what is wrong, where, and the command that mends it, in one line. The command exits with 2."""
 
 
+class Failed(RuntimeError):
+    """Something failed, and all else was done: what failed, in one line. The command exits with 1."""
+
+
 def count_of(frac: float, num_layers: int) -> int:
     """n = ceil(frac · L), the one rule by which a fraction becomes a count (design: 33 % of 32 layers is 11).
 

@@ -287,10 +287,18 @@ def test_a_backend_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @rtx
-def test_merged_graph_is_refused(project: Path) -> None:
-    merged = merge.merge([graph("attn1"), graph("mlp0")])
-    with pytest.raises(UserError, match=r"is no variant's graph .*merged"):
-        build.build(merged)
+def test_merged_graph_is_one_engine_with_one_logits_output_a_variant(project: Path) -> None:
+    merged = merge.merge([graph(), graph("attn1"), graph("mlp0")])
+    path = build.build(merged, targets=("sm80",))
+    record = store.read_sidecar(path)
+    assert record["variant"].startswith("merged-3-") and set(record["variants"]) == {"base", "attn1", "mlp0"}
+    builder = tensorrt.Builder("tensorrt-rtx")
+    builder.parse(merged, False)
+    outputs = {builder.network.get_output(i).name for i in range(builder.network.num_outputs)}
+    assert {"logits.base", "logits.attn1", "logits.mlp0"} <= outputs
+    assert path not in store.engines_of(record["model"])  # stages do not take it by default
+    weights = sum(file.stat().st_size for file in merged.parent.glob("*.safetensors"))
+    assert path.stat().st_size < 3 * weights
 
 
 @rtx

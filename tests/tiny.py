@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from pipeline import texts
 
 COMMON = {
     "vocab_size": 96,
@@ -47,6 +50,25 @@ def checkpoint(folder: Path, model_type: str = "llama", dtype: str = "fp32", see
                 parameter.mul_(4)
     model.to(DTYPES[dtype]).save_pretrained(folder, max_shard_size=shards)
     return folder
+
+
+def tokenizer(folder: Path, bos: bool = False, window: int | None = None) -> Path:
+    """A byte-level BPE tokenizer of 300 words, trained on CPython's own English; with `bos` it puts one before a text."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=WORDS, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    words.train_from_iterator([texts.text()[:20_000]], trainer)
+    if bos:
+        words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    extra = {} if window is None else {"model_max_length": window}
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **extra)
+    fast.save_pretrained(folder)
+    return folder
+
+
+WORDS = 300
 
 
 def environment() -> dict[str, str]:

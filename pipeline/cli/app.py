@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.types import UserError
+from pipeline.types import Failed, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +29,7 @@ Paths = Annotated[list[Path] | None, typer.Argument(help="Graphs (.onnx) or engi
 
 
 def main() -> None:
-    """The entry point: 0 done, 1 a check failed, 2 wrong input, 130 interrupted."""
+    """The entry point: 0 done, 1 a check or a document failed, 2 wrong input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("onnx_ir", "httpx", "huggingface_hub", "transformers", "optimum", "torch", "lm_eval", "datasets"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -37,6 +37,9 @@ def main() -> None:
         app()
     except UserError as error:
         sys.exit(fail(str(error)))
+    except Failed as error:
+        fail(str(error))
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:

@@ -85,6 +85,9 @@ def build_engine(
     length: Annotated[str, typer.Option(help="New tokens: min,opt,max")] = "1,100,2048",
     past: Annotated[str, typer.Option(help="Cached tokens: min,opt,max")] = "0,100,2048",
     strip_weights: Annotated[bool, typer.Option("--strip-weights", help="Leave the weights out; refit at load (GPU).")] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="Merge the graphs: one engine, one logits output a variant.")
+    ] = False,
     keep_precision: Annotated[bool, typer.Option("--keep-precision", help="Build fp32 graphs as they are.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there and matches.")] = False,
     as_json: Json = False,
@@ -104,6 +107,8 @@ def build_engine(
     }
     taken = arguments.artefacts(graphs)
     twins = taken if keep_precision else list(dict.fromkeys(chains.fp16_twin(path) for path in taken))
+    if together:
+        twins = [chains.merged(twins, unchecked=True)]  # a built engine is checked on its own, on a GPU
     flags: Any = {"strip_weights": strip_weights, "keep_precision": keep_precision, "force": force}
     built = []
     for path in twins:

@@ -42,16 +42,25 @@ def bench(
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     decode: Annotated[bool, typer.Option("--decode", help="Time one further token on a cache of that length.")] = False,
     compare: Annotated[str | None, typer.Option(help="torch, optimum: time these too, in the same interleaved run.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Score these benchmarks too (`pipeline score --help`).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents a task at most, for --tasks.")] = None,
+    data: Annotated[Path | None, typer.Option(envvar="PIPELINE_DATA", help="Folder of local rows, for --tasks.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 is one a core.")] = 0,
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Measure what has passed no check, and record that.")] = False,
     as_json: Json = False,
 ) -> None:
     """The papers' measurement: the time to predict 1 token for each of 1000 sequences, interleaved with base.
 
-    What has not been checked is checked first. Example: `pipeline bench graphs/*/mlp22-29.fp32.onnx --sequences 100`
+    What has not been checked is checked first; the scores that exist stand beside the latencies.
+    Example: `pipeline bench graphs/*/mlp22-29.fp32.onnx --sequences 100 --tasks smoke`
     """
-    from pipeline import bench as stage
+    from dataclasses import asdict
 
+    from pipeline import bench as stage
+    from pipeline.scoring import results
+
+    if tasks:
+        chains.known_tasks(tasks)  # a misspelt name costs no hour of timing
     taken = arguments.artefacts(paths, engines=chains.has_gpu(), precision="fp32")
     others = tuple(part for part in (compare or "").split(",") if part)
     report = stage.bench(
@@ -65,7 +74,11 @@ def bench(
         threads=threads,
         unchecked=unchecked,
     )
+    measured = [Path(artefact) for artefact in stage.short(report)]
+    scores = chains.scored(measured, tasks, limit, data, unchecked)
     if as_json:
-        show_result(report.record(), True)
-    else:
-        arguments.print_table(stage.table(report))
+        show_result({**report.record(), "scores": [asdict(score) for score in scores]}, True)
+        return
+    arguments.print_table(stage.table(report))
+    if scores:
+        arguments.print_table(results.table(scores, stage.short(report)))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline import arguments, chains
-from pipeline.cli.app import Json, Paths, app, fail, show_result
+from pipeline.cli.app import Json, Paths, app, show_result
 
 Tasks = Annotated[
     str,
@@ -60,14 +60,10 @@ def score(
 
     names = stage.benchmarks.check_names(tasks)
     merged = chains.merged(taken, unchecked) if together else None
-    try:
-        found = stage.score(
-            taken, names, limit=limit, data=data, protocol=protocol, merged=merged, batch_tokens=batch_tokens,
-            memory_mb=cache_mb, threads=threads, fresh=fresh, log_samples=log_samples, unchecked=unchecked,
-        )  # fmt: skip
-    except stage.ScoringError as error:
-        fail(str(error))
-        raise typer.Exit(1) from None
+    found = stage.score(
+        taken, names, limit=limit, data=data, protocol=protocol, merged=merged, batch_tokens=batch_tokens,
+        memory_mb=cache_mb, threads=threads, fresh=fresh, log_samples=log_samples, unchecked=unchecked,
+    )  # fmt: skip
     if as_json:
         show_result([asdict(one) for one in found], True)
     else:

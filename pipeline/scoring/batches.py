@@ -15,19 +15,17 @@ import numpy as np
 
 from pipeline.backends import Array, Cache, Runner
 from pipeline.scoring.caches import PrefixCache
-from pipeline.scoring.prefixes import Node, Request, tree
+from pipeline.scoring.prefixes import PASS, Node, Request, tree
+from pipeline.types import Failed
 
 Answer = dict[str, tuple[float, bool]]
 """Head → (log-likelihood in nats, whether greedy decoding would write the continuation). A variant's graph has the one head ''."""
 
-MAX_PADDING = 0.1
-FREE_PADDING = 32
-"""Padding tokens that a batch may hold in any case: another pass would cost about as much."""
 LOGIT_ROWS = 1024
 """Rows of logits that one pass gives at most: 200 MB at 49,152 words in fp32."""
 
 
-class ScoringError(RuntimeError):
+class ScoringError(Failed):
     """One request could not be scored: the reason. The others go on."""
 
 
@@ -85,12 +83,11 @@ class Scorer:
         """Scores the requests; calls `done(index, answer or error)` as each is finished."""
         state = _State(requests, self.heads, done)
         self.work.asked += sum(len(request.tokens) for request in requests)
-        ready = self._open(self._tree(requests))
-        while ready:
-            rows = self._next(ready)
-            taken = {id(row.node) for row in rows}
-            ready = [node for node in ready if id(node) not in taken]
-            ready += self._open(self._pass(rows, state))
+        batches = self._batches(self._open(self._tree(requests)))
+        while batches:
+            # What a batch makes ready comes next, so that caches are soon done with.
+            freed = self._pass([self._row(node) for node in batches.pop()], state)
+            batches += self._batches(self._open(freed))
 
     def _tree(self, requests: Sequence[Request]) -> list[Node]:
         if not self.reuse:
@@ -108,38 +105,52 @@ class Scorer:
                 opened.append(node)
         return opened
 
-    # ---- which rows run next ----------------------------------------------------------------------------------------
+    # ---- which rows run together ------------------------------------------------------------------------------------
 
-    def _next(self, ready: list[Node]) -> list[_Row]:
-        """The next batch: of the deepest level, so that caches are soon done with, rows of like length."""
-        level = max(node.level for node in ready)
-        rows = [self._row(node) for node in ready if node.level == level]
-        rows.sort(key=lambda row: (-row.new, -row.past, row.node.tokens.tobytes()))
-        chosen = rows[:1]
-        for row in rows[1:]:
-            if not self._fits([*chosen, row]):
+    def _batches(self, nodes: list[Node]) -> list[list[Node]]:
+        """The nodes in batches of like length, the first to run last: as few tokens as can be, padding and passes included.
+
+        By dynamic programming over the rows, longest first: a batch costs its rows times its longest, and PASS.
+        """
+        rows = sorted((self._row(node) for node in nodes), key=lambda row: (-row.new, -row.past, row.node.tokens.tobytes()))
+        costs, ends = [0] * (len(rows) + 1), [0] * len(rows)
+        for first in range(len(rows) - 1, -1, -1):
+            costs[first] = 1 << 62
+            for end in self._ends(rows, first):
+                cost = (end - first) * rows[first].new + PASS + costs[end]
+                if cost < costs[first]:
+                    costs[first], ends[first] = cost, end
+        batches, first = [], 0
+        while first < len(rows):
+            batches.append([row.node for row in rows[first : ends[first]]])
+            first = ends[first]
+        return batches[::-1]
+
+    def _ends(self, rows: list[_Row], first: int) -> list[int]:
+        """Where a batch that begins at row `first` may end: before a shorter row, or where no more rows fit."""
+        end, past, wanted, found = first, 0, 1, list[int]()
+        while end < len(rows):
+            past, wanted = max(past, rows[end].past), max(wanted, len(rows[end].node.wanted))
+            if end > first and not self._fits(end + 1 - first, rows[first].new, past, wanted):
                 break
-            chosen.append(row)
-        return chosen
+            end += 1
+            if end == len(rows) or rows[end].new < rows[end - 1].new:
+                found.append(end)
+        return found if found and found[-1] == end else [*found, end]
+
+    def _fits(self, rows: int, new: int, past: int, wanted: int) -> bool:
+        return (
+            rows * new <= self.batch_tokens
+            and rows <= self.runner.limits.batch
+            and rows * (wanted if self.runner.gathers else new) <= self.logit_rows
+            and rows * (past + new) * self.token_bytes <= self.memory // 2
+        )
 
     def _row(self, node: Node) -> _Row:
         if not self.reuse:
             return _Row(node, 0, None)
         past, cache = self.prefixes.longest(node.tokens, min([*node.wanted, node.end - 1]))
         return _Row(node, past, cache)
-
-    def _fits(self, rows: list[_Row]) -> bool:
-        longest, past = rows[0].new, max(row.past for row in rows)
-        padding = sum(longest - row.new for row in rows)
-        total = longest * len(rows)
-        wanted = max(len(row.node.wanted) for row in rows) if self.runner.gathers else longest
-        return (
-            total <= self.batch_tokens
-            and len(rows) <= self.runner.limits.batch
-            and len(rows) * max(1, wanted) <= self.logit_rows
-            and padding <= max(MAX_PADDING * total, FREE_PADDING)
-            and len(rows) * (past + longest) * self.token_bytes <= self.memory // 2
-        )
 
     # ---- one forward pass -------------------------------------------------------------------------------------------
 

@@ -79,6 +79,26 @@ def read(file: Path, columns: list[str], form: str | None = None) -> list[Row]:
     return [row for _, row in rows]
 
 
+def dataset(file: Path, rows: list[Row]) -> Any:
+    """The rows as a `datasets.Dataset`.
+
+    Raises:
+        UserError: a row has another form than the first.
+    """
+    import datasets
+    import pyarrow
+
+    try:
+        return datasets.Dataset.from_list(rows)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        for number, row in enumerate(rows[1:], 2):
+            try:
+                datasets.Dataset.from_list([rows[0], row])
+            except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as own:
+                raise UserError(f"{file}, row {number}: not of the form of the first row ({own})") from None
+        raise UserError(f"{file}: the rows are not of one form ({error})") from None
+
+
 def source(file: Path, rows: int, official: int | None) -> Source:
     return Source(file, rows, official, store.sha256(file))
 

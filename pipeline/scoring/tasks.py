@@ -112,7 +112,7 @@ def _config(
         found = local_data.read(file, definition.columns, definition.form)
         official = definition.data[split].rows
         sources[split] = local_data.source(file, len(found), official)
-        rows[split] = datasets.Dataset.from_list(found)
+        rows[split] = local_data.dataset(file, found)
         if split != evaluated and not benchmark.is_family and len(found) != official:
             shots = f"{file}: {len(found)} rows, the official {split} split has {official}"
     kept = {name: config.get(name) if config.get(name) in rows else None for name in _SPLITS}

@@ -1,0 +1,229 @@
+"""`make bench-score`: how much less goes through the model than with lm-eval's own backends, and how much faster that is.
+
+Two measures. Input tokens, counted without a model and so free of noise; and documents a second, in one interleaved run:
+each round gives the same few documents to every contestant, ratios are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lm_eval.api.instance import Instance
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import skip, store
+from pipeline.backends import Array, Cache, Runner, TensorInfo
+from pipeline.score import Asked
+from pipeline.scoring import benchmarks, harness, prefixes, tokens
+from pipeline.scoring.batches import Scorer, Work
+from pipeline.scoring.harness import PipelineLM
+from pipeline.scoring.words import Pair
+from tests.parity import demo_graph, hf
+
+AIMS = {"arc": 0.29, "hellaswag": 0.27, "truthfulqa": 0.07, "mmlu": 0.15}
+"""Input tokens against the `hf` backend; the counts behind them are of the whole sets."""
+BOOLQ_AIM = 0.5
+"""Of one forward pass per choice."""
+SPEED_AIMS = {"arc": 4.0, "hellaswag": 3.0, "truthfulqa": 4.0, "mmlu": 4.0}
+
+
+class Blank(Runner):
+    """A runner that computes nothing: it shows what a real one would be given."""
+
+    def __init__(self, like: Runner) -> None:
+        self.path, self.outputs = like.path, {"logits": TensorInfo(np.dtype(np.float32), ("B", "K", 4))}
+        self.inputs = {name: info for name, info in like.inputs.items() if not name.startswith("past_")}
+        self.inputs["past_key_values.0.key"] = TensorInfo(np.dtype(np.int8), ("B", 1, "P", 1))
+        self.bytes = like.cache_bytes
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.bytes
+
+    def infer(self, feeds: Any, wanted: list[str] | None = None) -> dict[str, Array]:
+        raise NotImplementedError("a blank runner has nothing to infer")
+
+    def step(self, feeds: Any, wanted: Array, keep_cache: bool = True) -> tuple[dict[str, Array], Cache]:
+        batch, total = feeds["attention_mask"].shape
+        cache = {"past_key_values.0.key": np.zeros((batch, 1, total, 1), np.int8)} if keep_cache else {}
+        return {"": np.broadcast_to(np.float32(0), (*wanted.shape, 1 << 17))}, cache
+
+
+def counted(model: PipelineLM, pairs: list[Pair], batch_tokens: int = 2048) -> tuple[Work, int, int]:
+    """(what ours puts through, tokens of the `hf` backend, tokens of one forward pass per choice)."""
+    scorer = Scorer(Blank(model.runner), batch_tokens)
+    theirs: dict[bytes, int] = {}
+    each = 0
+    parts = list(harness._parts(sorted(set(pairs))))
+    for encoded in tokens.windows(model, parts):
+        requests = [prefixes.request(context, continuation, model.max_length) for context, continuation in encoded]
+        scorer.run(requests, lambda *_: None)
+        for request in requests:  # HFLM's Collator: equal context + continuation[:-1] is one forward pass
+            theirs[request.tokens.tobytes()] = len(request.tokens)
+            each += len(request.tokens)
+    return scorer.work, sum(theirs.values()), each
+
+
+def count(model: PipelineLM, data: Path, names: list[str], limit: int | None) -> Table:
+    """Input tokens of whole benchmarks, as far as `data` holds them."""
+    made = Table(title=f"input tokens put through the model ({data}{f', limit {limit}' if limit else ''})")
+    for heading in (
+        "benchmark",
+        "documents",
+        "requests",
+        "ours",
+        "padding",
+        "passes",
+        "hf",
+        "ours / hf",
+        "aim",
+        "per choice",
+        "ours / that",
+    ):
+        made.add_column(heading, justify="right", no_wrap=True)
+    for name in names:
+        questions = Asked(benchmarks.find(name), data, "lm-eval", limit).instances()["loglikelihood"]
+        work, theirs, each = counted(model, [q.args for q in questions])
+        ours = work.tokens + work.padding
+        documents = len({(q.task_name, q.doc_id) for q in questions})
+        aim = f"{AIMS[name]:.2f}" if name in AIMS else ""
+        against = f"{ours / each:.3f}" + (f" (aim {BOOLQ_AIM})" if name == "boolq" else "")
+        made.add_row(
+            name, str(documents), f"{len(questions):,}", f"{ours:,}", f"{work.padding / ours:.1%}", f"{work.passes:,}", f"{theirs:,}",
+            f"{ours / theirs:.3f}", aim, f"{each:,}", against,
+        )  # fmt: skip
+    return made
+
+
+def race(
+    model: PipelineLM, data: Path, name: str, documents: int, a_round: int, threads: int, also: tuple[str, ...]
+) -> list[str]:
+    """Documents a second of each contestant, and the median of its rounds' ratios to ours."""
+    whole = name if name != "mmlu" else "mmlu_anatomy"
+    questions = Asked(benchmarks.find(whole), data, "lm-eval", documents).instances()["loglikelihood"]
+    by_document: dict[int, list[Instance]] = {}
+    for question in questions:
+        by_document.setdefault(question.doc_id or 0, []).append(question)
+    groups = list(by_document.values())
+    rounds = [[q for g in groups[k : k + a_round] for q in g] for k in range(0, len(groups), a_round)]
+    contestants = {"ours": model, **{key: _contestant(key, model, threads) for key in also}}
+    _choose_batch(contestants, rounds[0])
+    seconds: dict[str, list[float]] = {key: [] for key in contestants}
+    for number, questions in enumerate(rounds):
+        order = list(contestants)[number % len(contestants) :] + list(contestants)[: number % len(contestants)]
+        for key in order:
+            seconds[key].append(
+                _timed(lambda key=key, questions=questions: contestants[key].loglikelihood(questions, disable_tqdm=True))
+            )
+    rows = []
+    for key, mine in seconds.items():
+        ratios = [theirs / ours for theirs, ours in zip(mine, seconds["ours"], strict=True)]
+        rate = statistics.median(len(groups[:a_round]) / s for s in mine)
+        aim = f"aim {SPEED_AIMS[name]:.0f}" if name in SPEED_AIMS and key != "ours" else ""
+        rows.append(
+            f"{name:12} {key:22} {rate:7.3f} documents/s   ours is {statistics.median(ratios):5.2f} times as fast  {aim}"
+        )
+    return rows
+
+
+def _contestant(key: str, model: PipelineLM, threads: int) -> Any:
+    if key == "hf":
+        return hf(model.folder, threads)
+    from lm_eval.models.onnxruntime_ort import ONNXRuntimeLM
+
+    return ONNXRuntimeLM(pretrained=str(skip.cut_all_logits(model.path)), max_length=model.max_length)
+
+
+def _choose_batch(contestants: dict[str, Any], questions: list[Instance]) -> None:
+    """The `hf` backend's faster batch size of 1 and 8; `auto` would first try 64 rows of the whole window, and need all memory."""
+    if "hf" not in contestants:
+        return
+    found = {}
+    for size in (1, 8):
+        contestants["hf"].batch_size_per_gpu = size
+        found[size] = _timed(lambda: contestants["hf"].loglikelihood(questions, disable_tqdm=True))
+    best = min(found, key=lambda size: found[size])
+    contestants["hf"].batch_size_per_gpu = best
+    contestants[f"hf (batch size {best})"] = contestants.pop("hf")
+
+
+def _timed(action: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def together(base: Path, data: Path, documents: int, threads: int) -> str:
+    """Base and 12 variants: one merged graph against 13 runs, the same questions of ARC, answers compared."""
+    from pipeline import merge
+    from pipeline.types import SkipSet, count_of
+
+    layers = store.read_sidecar(base)["num_layers"]
+    counts = [count_of(frac, layers) for frac in (0.1, 0.25, 0.33)]
+    sets = [SkipSet.of(kind, range(layers - n, layers)) for kind in ("attn", "mlp", "block") for n in counts]
+    sets += [SkipSet.of("attn", range(layers - 1 - n, layers - 1)) for n in counts]
+    graphs = [base, *(skip.cut(base, chosen) for chosen in sets)]
+    questions = Asked(benchmarks.find("arc"), data, "lm-eval", documents).instances()["loglikelihood"]
+    options: dict[str, Any] = {"unchecked": True, "journal": False, "threads": threads}
+    merged = PipelineLM(merge.merge(graphs), **options)
+    rounds = [questions[k : k + 8] for k in range(0, len(questions), 8)]  # two documents each
+    _ = merged.runner
+    merged.loglikelihood(rounds[0])
+    spent, apart, whole = 0.0, 0.0, [0.0] * len(rounds[1:])
+    for number, part in enumerate(rounds[1:]):
+        whole[number] = _timed(lambda part=part: merged.loglikelihood(part))
+    for graph in graphs:
+        one = PipelineLM(graph, **options)
+        _ = one.runner
+        one.loglikelihood(rounds[0])
+        for part in rounds[1:]:
+            spent += _timed(lambda one=one, part=part: one.loglikelihood(part))
+        name = store.variant_of(store.read_sidecar(graph)).name
+        mine, theirs = (journal.answers for journal in (one.journals[""], merged.journals[name]))
+        apart = max(apart, *(abs(mine[key][0] - theirs[key][0]) / abs(mine[key][0]) for key in mine))
+        one.close()
+    return (
+        f"together     {len(graphs)} variants, {len(questions) // 4 - 2} documents of arc: {sum(whole):.1f} s against {spent:.1f} s for "
+        f"{len(graphs)} runs: {sum(whole) / spent:.3f} (aim 0.30); answers apart by {apart:.1e} at most"
+    )
+
+
+def main() -> int:
+    """Prints both measures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--graph", type=Path)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data")))
+    parser.add_argument("--documents", type=int, default=40)
+    parser.add_argument("--round", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tasks", default="arc,hellaswag,truthfulqa,mmlu,boolq")
+    parser.add_argument("--only", choices=("tokens", "race", "together"))
+    chosen = parser.parse_args()
+    logging.disable(logging.WARNING)
+    console = Console(width=170)
+    model = PipelineLM(chosen.graph or demo_graph(), unchecked=True, journal=False, threads=chosen.threads)
+    names = chosen.tasks.split(",")
+    if chosen.only in (None, "tokens"):
+        console.print(count(model, chosen.data, names, None))
+    for name in names if chosen.only in (None, "race") else ():
+        for row in race(model, chosen.data, name, chosen.documents, chosen.round, chosen.threads, ("hf", "onnxruntime")):
+            print(row, flush=True)
+    if chosen.only in (None, "together"):
+        print(together(model.path, chosen.data, min(chosen.documents, 8), chosen.threads), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,28 +19,8 @@ from pipeline.scoring.journal import Journal
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
-WORDS = [
-    "time",
-    "people",
-    "way",
-    "water",
-    "day",
-    "year",
-    "work",
-    "place",
-    "world",
-    "life",
-    "hand",
-    "part",
-    "child",
-    "eye",
-    "woman",
-    "man",
-    "week",
-    "case",
-    "point",
-    "number",
-]
+NOUNS = "time people way water day year work place world life hand part child eye woman man week case point number"
+WORDS = NOUNS.split()
 
 
 @pytest.fixture
@@ -63,19 +42,18 @@ def project(workdir: Path) -> Path:
 
     def question(k: int) -> dict[str, Any]:
         words = [WORDS[(k + step) % len(WORDS)] for step in (1, 3, 7, 11)]
+        choices = {"text": words, "label": list("ABCD")}
         return {
             "id": f"q{k}",
             "question": f"Which {WORDS[k % 20]} comes after {k}?",
-            "choices": {"text": words, "label": list("ABCD")},
+            "choices": choices,
             "answerKey": "ABCD"[k % 4],
         }
 
     put("arc_challenge/test.jsonl", [question(k) for k in range(12)])
     put("arc_challenge/train.jsonl", [question(k) for k in range(50, 90)])
-    put(
-        "boolq/validation.jsonl",
-        [{"question": f"is {w} good", "passage": f"{w} -- A {w} is good.", "label": k % 2} for k, w in enumerate(WORDS)],
-    )
+    passages = [{"question": f"is {w} good", "passage": f"{w} -- A {w} is good.", "label": k % 2} for k, w in enumerate(WORDS)]
+    put("boolq/validation.jsonl", passages)
     put("gsm8k/train.jsonl", [{"question": f"{k} and 1?", "answer": f"{k + 1}\n#### {k + 1}"} for k in range(16)])
     put("gsm8k/test.jsonl", [{"question": f"{k} and 2?", "answer": f"{k + 2}\n#### {k + 2}"} for k in range(3)])
     put("c4/validation.jsonl", [{"text": " ".join(WORDS[k:] + WORDS[:k])} for k in range(6)])
@@ -283,11 +261,7 @@ def test_the_command_prints_a_table_and_json(project: Path) -> None:
     done = run(project, "score", "--tasks", "arc,c4-loss", "--data", str(project), "--limit", "3", "--together")
     assert done.returncode == 0, done.stderr
     assert "attn2.fp32" in done.stdout and "c4-loss" in done.stdout and "±" in done.stdout
-    done = (
-        run(project, "score", str(graphs()[0]), "--tasks", "arc", "--limit", "3", "--json", env_data=None)
-        if False
-        else run(project, "score", str(graphs()[0]), "--tasks", "arc", "--limit", "3", "--json", "--data", str(project))
-    )
+    done = run(project, "score", str(graphs()[0]), "--tasks", "arc", "--limit", "3", "--json", "--data", str(project))
     assert [one["benchmark"] for one in json.loads(done.stdout)] == ["arc"]
 
 
@@ -321,8 +295,15 @@ def test_nothing_is_left_running(project: Path) -> None:
     """Enough text for the tokenizer's process beside; it ends with the command."""
     rows = [{"question": "is it good", "passage": f"{k} -- " + " ".join(WORDS) * 12, "label": 1} for k in range(160)]
     (project / "boolq/validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    before = len(os.listdir("/proc"))
     done = run(project, "score", str(graphs()[0]), "--tasks", "boolq", "--data", str(project))
     assert done.returncode == 0, done.stderr
     assert "boolq" in done.stdout and len(list(Path("evals/cache/tiny").glob("*.npz"))) >= 1
-    assert abs(len(os.listdir("/proc")) - before) < 10
+    left = [process for process in Path("/proc").glob("[0-9]*") if works_in(process, project.parent)]
+    assert len(left) == 1  # this one
+
+
+def works_in(process: Path, folder: Path) -> bool:
+    try:
+        return (process / "cwd").readlink() == folder
+    except OSError:  # it has ended, or is another user's
+        return False

@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test fast lint clean venv help
+.PHONY: demo test fast lint parity bench-score clean venv help
 
 help:
-	@grep -E '^(demo|test|fast|lint|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
+	@grep -E '^(demo|test|fast|lint|parity|bench-score|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
 	$(BIN)/python -m pipeline.demo
@@ -22,6 +22,12 @@ fast: $(VENV)/.ready  ## the tests that take seconds
 
 lint: $(VENV)/.ready  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+parity: $(VENV)/.ready  ## scores beside lm-eval's own hf backend, 40 documents a task (most of an hour; needs PIPELINE_TEST_DATA)
+	$(BIN)/python -m tests.parity
+
+bench-score: $(VENV)/.ready  ## input tokens and documents a second beside lm-eval's own backends (an hour; PIPELINE_TEST_DATA)
+	$(BIN)/python -m tests.bench_score
 
 venv: $(VENV)/.ready
 

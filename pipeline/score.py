@@ -7,7 +7,6 @@ lets a merged graph answer for all its variants before each is evaluated from it
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 from lm_eval.api.instance import Instance
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import store
-from pipeline.scoring import artefacts, benchmarks, local_data, results, tasks
+from pipeline.scoring import artefacts, benchmarks, results, tasks
 from pipeline.scoring.batches import ScoringError, Work
+from pipeline.scoring.evaluation import Evaluation
 from pipeline.scoring.harness import PipelineLM
 from pipeline.scoring.results import Score
 from pipeline.types import UserError
@@ -73,7 +72,7 @@ def score(
         raise UserError(f"--data {data} is no folder")
     for path in paths:
         artefacts.variants(path, unchecked)
-    asked = [Asked(benchmarks.find(name), data, protocol, limit) for name in names]
+    asked = [Evaluation(benchmarks.find(name), data, protocol, limit) for name in names]
     failures: list[str] = []
     scores: list[Score] = []
     with _bar() as bar:
@@ -88,131 +87,10 @@ def score(
     return scores
 
 
-class Asked:
-    """A benchmark with its rows, limit and protocol: makes the questions, and a score of the answers."""
-
-    def __init__(self, benchmark: benchmarks.Benchmark, data: Path | None, protocol: str, limit: int | None) -> None:
-        self.benchmark, self.protocol, self.limit = benchmark, protocol, limit
-        self.is_loss = benchmark.metric == "loss"
-        self.loaded: tasks.Loaded | None = None
-        if self.is_loss:
-            self.texts, self.source = _loss_rows(benchmark, data, limit)
-        else:
-            self.loaded = tasks.load(benchmark, data, protocol)
-
-    def instances(self) -> dict[str, list[Instance]]:
-        """Kind of request → the questions, as lm-eval makes them."""
-        if self.loaded is None:
-            rows = [
-                Instance("loglikelihood_rolling", {"text": text}, (text,), 0, (self.benchmark.name, number, 1))
-                for number, text in enumerate(self.texts)
-            ]
-            return {"loglikelihood_rolling": rows}
-        made: dict[str, list[Instance]] = {}
-        for task in self.loaded.tasks["tasks"].values():
-            task.set_fewshot_seed(tasks.SEED)
-            task.build_all_requests(limit=self.limit)
-            for instance in task.instances:
-                made.setdefault(instance.request_type, []).append(instance)
-        return made
-
-    def evaluate(self, model: PipelineLM) -> dict[str, Any]:
-        """lm-eval's results of the model, or the token loss in their form."""
-        if self.loaded is None:
-            return self._loss(model)
-        for task in self.loaded.tasks["tasks"].values():
-            task.set_fewshot_seed(tasks.SEED)
-        return dict(lm_eval.evaluate(model, self.loaded.tasks, limit=self.limit, bootstrap_iters=1000, log_samples=True))
-
-    def _loss(self, model: PipelineLM) -> dict[str, Any]:
-        """Σ −log p / tokens / ln V (Gromov et al., §4.2), its standard error over documents (a ratio of two sums)."""
-        answers = model.rolling(self.instances()["loglikelihood_rolling"])
-        tokens, nats = sum(count for _, count in answers), -sum(value for value, _ in answers)
-        loss = nats / tokens
-        spread = math.sqrt(
-            sum((-value - loss * count) ** 2 for value, count in answers) * len(answers) / max(1, len(answers) - 1)
-        )
-        scale = math.log(store.read_json(model.folder / "config.json")["vocab_size"])
-        name = self.benchmark.name
-        found = {"alias": name, "loss,none": loss / scale, "loss_stderr,none": spread / tokens / scale, "tokens,none": tokens}
-        samples = [
-            {"doc_id": k, "doc": {"id": k}, "loglikelihood": value, "tokens": count, "filtered_resps": [], "arguments": []}
-            for k, (value, count) in enumerate(answers)
-        ]
-        return {
-            "results": {name: found}, "versions": {name: 1}, "n-shot": {name: 0}, "samples": {name: samples},
-            "higher_is_better": {name: {"loss": False}},
-            "n-samples": {name: {"original": len(answers), "effective": len(answers)}},
-        }  # fmt: skip
-
-    def provenance(self) -> dict[str, Any]:
-        """Where the rows came from."""
-        if self.loaded is None:
-            return {self.benchmark.name: {"validation": self.source.record()}}
-        return {task: {split: s.record() for split, s in splits.items()} for task, splits in self.loaded.sources.items()}
-
-    def value(self, found: dict[str, Any]) -> tuple[str, float, float | None, int]:
-        """(metric, value, standard error, documents) of lm-eval's results."""
-        counts = found["n-samples"]
-        n = sum(entry["effective"] for entry in counts.values())
-        metric = self.benchmark.metric or _first_metric(found["results"])
-        name, _, kept = metric.partition(",")
-        groups = found.get("groups") or {}
-        rows = [groups[self.benchmark.name]] if self.benchmark.name in groups else [found["results"][task] for task in counts]
-        own = {part.name: part.definition.metric.partition(",")[0] for part in self.benchmark.parts}
-        values, errors = [], []
-        for task, row in zip(counts, rows, strict=False):
-            key = name if len(rows) == 1 else own.get(task, name)
-            values.append(float(row[f"{key},{kept or 'none'}"]))
-            error = row.get(f"{key}_stderr,{kept or 'none'}")
-            errors.append(float(error) if isinstance(error, (int, float)) else None)
-        known = [error for error in errors if error is not None]
-        spread = math.sqrt(sum(error * error for error in known)) / len(values) if len(known) == len(values) else None
-        return name, sum(values) / len(values), spread, n
-
-    def complete(self) -> bool | None:
-        return self.loaded.complete() if self.loaded else self.source.rows == self.source.official
-
-    def shots(self) -> str | None:
-        return self.loaded.shots if self.loaded else None
-
-
-def _first_metric(rows: dict[str, dict[str, Any]]) -> str:
-    """The metric of a task of lm-eval's own: its normalised accuracy where it has one, else the first that it names."""
-    row = next(iter(rows.values()))
-    names = [key for key in row if "," in key and "_stderr" not in key]
-    return next((key for key in names if key.startswith("acc_norm")), names[0])
-
-
-def _loss_rows(benchmark: benchmarks.Benchmark, data: Path | None, limit: int | None) -> tuple[list[str], local_data.Source]:
-    part = benchmark.parts[0]
-    split = part.definition.data["validation"]
-    if data is None:
-        texts = _stream(split.home, limit)
-        return texts, local_data.Source(Path(split.home), len(texts), split.rows, store.text_digest("\n".join(texts)))
-    file = local_data.require(benchmark, part, "validation", data)
-    rows = local_data.read(file, part.definition.columns)
-    return [row["text"] for row in rows[:limit]], local_data.source(file, len(rows), split.rows)
-
-
-def _stream(home: str, limit: int | None) -> list[str]:
-    """The first texts of the hub's C4, streamed: it is never fetched whole."""
-    import datasets
-
-    name, _, configuration = home.partition(", ")
-    try:
-        rows = datasets.load_dataset(name, configuration, split="validation", streaming=True)
-        return [row["text"] for row in rows.take(limit or 1000)]
-    except (OSError, datasets.exceptions.DatasetsError, ConnectionError, ValueError) as error:
-        raise UserError(
-            f"cannot fetch {home} from the hub ({str(error).splitlines()[0][:200]}); pass --data DIR with c4/validation.jsonl"
-        ) from None
-
-
 # ---- one artefact, one benchmark ------------------------------------------------------------------------------------
 
 
-def _one(model: PipelineLM, asked: Asked, bar: Progress, log_samples: bool, failures: list[str]) -> Score | None:
+def _one(model: PipelineLM, asked: Evaluation, bar: Progress, log_samples: bool, failures: list[str]) -> Score | None:
     name = store.read_sidecar(model.path, quick=True).get("variant", model.path.stem)
     before, started = asdict(model.work), time.time()
     try:
@@ -247,7 +125,7 @@ V1_NOTE = (
 )
 
 
-def _answer_together(model: PipelineLM, asked: list[Asked], bar: Progress, failures: list[str]) -> None:
+def _answer_together(model: PipelineLM, asked: list[Evaluation], bar: Progress, failures: list[str]) -> None:
     """Lets a merged graph answer what needs no generation; its answers go to each variant's own journal."""
     for one in asked:
         for kind, questions in one.instances().items():

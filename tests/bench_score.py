@@ -23,9 +23,10 @@ from rich.table import Table
 
 from pipeline import skip, store
 from pipeline.backends import Array, Cache, Runner, TensorInfo
-from pipeline.score import Asked
-from pipeline.scoring import benchmarks, harness, prefixes, tokens
+from pipeline.scoring import benchmarks, prefixes, tokens
+from pipeline.scoring import questions as asked
 from pipeline.scoring.batches import Scorer, Work
+from pipeline.scoring.evaluation import Evaluation
 from pipeline.scoring.harness import PipelineLM
 from pipeline.scoring.words import Pair
 from tests.parity import demo_graph, hf
@@ -64,7 +65,7 @@ def counted(model: PipelineLM, pairs: list[Pair], batch_tokens: int = 2048) -> t
     scorer = Scorer(Blank(model.runner), batch_tokens)
     theirs: dict[bytes, int] = {}
     each = 0
-    parts = list(harness._parts(sorted(set(pairs))))
+    parts = list(asked.windows(sorted(set(pairs))))
     for encoded in tokens.windows(model, parts):
         requests = [prefixes.request(context, continuation, model.max_length) for context, continuation in encoded]
         scorer.run(requests, lambda *_: None)
@@ -92,7 +93,7 @@ def count(model: PipelineLM, data: Path, names: list[str], limit: int | None) ->
     ):
         made.add_column(heading, justify="right", no_wrap=True)
     for name in names:
-        questions = Asked(benchmarks.find(name), data, "lm-eval", limit).instances()["loglikelihood"]
+        questions = Evaluation(benchmarks.find(name), data, "lm-eval", limit).instances()["loglikelihood"]
         work, theirs, each = counted(model, [q.args for q in questions])
         ours = work.tokens + work.padding
         documents = len({(q.task_name, q.doc_id) for q in questions})
@@ -110,7 +111,7 @@ def race(
 ) -> list[str]:
     """Documents a second of each contestant, and the median of its rounds' ratios to ours."""
     whole = name if name != "mmlu" else "mmlu_anatomy"
-    questions = Asked(benchmarks.find(whole), data, "lm-eval", documents).instances()["loglikelihood"]
+    questions = Evaluation(benchmarks.find(whole), data, "lm-eval", documents).instances()["loglikelihood"]
     by_document: dict[int, list[Instance]] = {}
     for question in questions:
         by_document.setdefault(question.doc_id or 0, []).append(question)
@@ -173,7 +174,7 @@ def together(base: Path, data: Path, documents: int, threads: int) -> str:
     sets = [SkipSet.of(kind, range(layers - n, layers)) for kind in ("attn", "mlp", "block") for n in counts]
     sets += [SkipSet.of("attn", range(layers - 1 - n, layers - 1)) for n in counts]
     graphs = [base, *(skip.cut(base, chosen) for chosen in sets)]
-    questions = Asked(benchmarks.find("arc"), data, "lm-eval", documents).instances()["loglikelihood"]
+    questions = Evaluation(benchmarks.find("arc"), data, "lm-eval", documents).instances()["loglikelihood"]
     options: dict[str, Any] = {"unchecked": True, "journal": False, "threads": threads}
     merged = PipelineLM(merge.merge(graphs), **options)
     rounds = [questions[k : k + 8] for k in range(0, len(questions), 8)]  # two documents each

@@ -19,8 +19,8 @@ import numpy as np
 from lm_eval.api.instance import Instance
 
 from pipeline import store
-from pipeline.score import Asked
 from pipeline.scoring import benchmarks
+from pipeline.scoring.evaluation import Evaluation
 from pipeline.scoring.harness import PipelineLM
 
 CHOICES = (
@@ -74,7 +74,7 @@ def hf(folder: Path, threads: int = 0) -> Any:
 
 def compare(ours: PipelineLM, theirs: Any, name: str, data: Path, limit: int) -> Parity:
     """Asks both the questions of a benchmark that has choices."""
-    asked = Asked(benchmarks.find(name), data, "lm-eval", limit)
+    asked = Evaluation(benchmarks.find(name), data, "lm-eval", limit)
     found, wanted = asked.evaluate(ours), asked.evaluate(theirs)
     apart, picks, requests, documents = 0.0, 0, 0, 0
     for task, samples in found["samples"].items():
@@ -96,7 +96,7 @@ def compare(ours: PipelineLM, theirs: Any, name: str, data: Path, limit: int) ->
 
 def compare_rolling(ours: PipelineLM, theirs: Any, data: Path, limit: int) -> Parity:
     """Whole texts."""
-    questions = Asked(benchmarks.find("c4-loss"), data, "lm-eval", limit).instances()["loglikelihood_rolling"]
+    questions = Evaluation(benchmarks.find("c4-loss"), data, "lm-eval", limit).instances()["loglikelihood_rolling"]
     a = np.array(ours.loglikelihood_rolling(questions))
     b = np.array([theirs.loglikelihood_rolling([question], disable_tqdm=True)[0] for question in questions])
     return Parity("c4-loss", len(a), len(a), float((np.abs(a - b) / np.abs(b)).max()), 0, {})
@@ -104,7 +104,7 @@ def compare_rolling(ours: PipelineLM, theirs: Any, data: Path, limit: int) -> Pa
 
 def compare_texts(ours: PipelineLM, theirs: Any, data: Path, limit: int, tokens: int = 48) -> Parity:
     """Generated text: GSM8K's questions, few tokens each; the `hf` backend writes one text at a time."""
-    questions = Asked(benchmarks.find("gsm8k"), data, "lm-eval", limit).instances()["generate_until"]
+    questions = Evaluation(benchmarks.find("gsm8k"), data, "lm-eval", limit).instances()["generate_until"]
     for question in questions:
         question.arguments = (question.args[0], {**question.args[1], "max_gen_toks": tokens})
     copies = [Instance("generate_until", q.doc, (q.args[0], dict(q.args[1])), 0, q.metadata) for q in questions]

@@ -121,10 +121,10 @@ def test_together_gives_the_results_of_separate_runs(project: Path) -> None:
 
 @pytest.mark.parametrize("task", ["arc", "boolq", "mmlu_anatomy", "c4-loss"])
 def test_reuse_changes_nothing(task: str, project: Path) -> None:
-    from pipeline.score import Asked
     from pipeline.scoring import benchmarks
+    from pipeline.scoring.evaluation import Evaluation
 
-    kinds = Asked(benchmarks.find(task), project, "lm-eval", None).instances()
+    kinds = Evaluation(benchmarks.find(task), project, "lm-eval", None).instances()
     for kind, questions in kinds.items():
         with_it, without = (
             getattr(harness.PipelineLM(graphs()[1], journal=False, reuse=reuse), kind)(questions) for reuse in (True, False)

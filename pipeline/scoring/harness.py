@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
@@ -18,19 +16,9 @@ from pipeline.checkpoint import tokenizer_digest
 from pipeline.scoring import artefacts, prefixes, tokens
 from pipeline.scoring.batches import Answer, Scorer, ScoringError, Work
 from pipeline.scoring.journal import Journal
+from pipeline.scoring.questions import Progress, Questions, groups, windows
 from pipeline.scoring.words import Pair, TokenPair, Words
 
-
-class Progress(Protocol):
-    """Who wants to know how far the questions are."""
-
-    def begin(self, requests: list[Instance]) -> None: ...
-
-    def done(self, request: Instance) -> None: ...
-
-
-WINDOW = 2_000_000
-"""Characters of the requests that are tokenised, and whose prefixes are searched, at a time."""
 GENERATED_ROWS = 8
 """Texts that are written side by side."""
 
@@ -111,16 +99,16 @@ class PipelineLM(Words):
             ScoringError: some documents failed; all others' answers are kept.
         """
         keys = [Journal.key("loglikelihood", *request.args) for request in requests]
-        asked = _Asked(self.journals, keys, requests, self.progress)
+        asked = Questions(self.journals, keys, requests, self.progress)
         with asked:
             ordered = sorted({request.args for request in requests})  # equal beginnings side by side
-            parts = list(_parts(ordered))
+            parts = list(windows(ordered))
             wanted = [part for part in parts if any(Journal.key("loglikelihood", *pair) in asked.missing for pair in part)]
             for part, encoded in zip(wanted, tokens.windows(self, wanted), strict=True):
                 self._score(part, encoded, asked)
         return [(answer[0], bool(answer[1])) for answer in asked.answers()]
 
-    def _score(self, part: list[Pair], encoded: list[TokenPair], asked: _Asked) -> None:
+    def _score(self, part: list[Pair], encoded: list[TokenPair], asked: Questions) -> None:
         """Computes the answers of a window that are not there yet."""
         keys, requests = list[str](), list[prefixes.Request]()
         for pair, (context, continuation) in zip(part, encoded, strict=True):
@@ -144,20 +132,20 @@ class PipelineLM(Words):
     def rolling(self, requests: list[Instance]) -> list[tuple[float, int]]:
         """(log-likelihood in nats, number of tokens predicted) of each whole text."""
         keys = [Journal.key("rolling", *request.args) for request in requests]
-        asked = _Asked(self.journals, keys, requests, self.progress)
+        asked = Questions(self.journals, keys, requests, self.progress)
         with asked:
             texts = {key: request.args[0] for key, request in zip(keys, requests, strict=True) if key in asked.missing}
-            for group in _groups(list(texts), lambda key: len(texts[key])):
+            for group in groups(list(texts), lambda key: len(texts[key])):
                 self._roll(group, texts, asked)
         return [(answer[0], answer[1]) for answer in asked.answers()]
 
-    def _roll(self, keys: list[str], texts: dict[str, str], asked: _Asked) -> None:
-        owners, windows = list[str](), list[prefixes.Request]()
+    def _roll(self, keys: list[str], texts: dict[str, str], asked: Questions) -> None:
+        owners, pieces = list[str](), list[prefixes.Request]()
         for key in keys:
             stream = self.tok_encode(texts[key])
-            pieces = map(make_disjoint_window, get_rolling_token_windows(stream, self.prefix_token_id, self.max_length, 1))
-            mine = [prefixes.request(context, continuation, self.max_length) for context, continuation in pieces]
-            windows += mine
+            cut = map(make_disjoint_window, get_rolling_token_windows(stream, self.prefix_token_id, self.max_length, 1))
+            mine = [prefixes.request(context, continuation, self.max_length) for context, continuation in cut]
+            pieces += mine
             owners += [key] * len(mine)
             if not mine:
                 asked.take(key, ScoringError("the text has no token"))
@@ -167,10 +155,10 @@ class PipelineLM(Words):
             mine = found[owners[number]]
             mine.append(answer)
             if len(mine) == owners.count(owners[number]):
-                count = sum(len(w.targets) for w, owner in zip(windows, owners, strict=True) if owner == owners[number])
+                count = sum(len(w.targets) for w, owner in zip(pieces, owners, strict=True) if owner == owners[number])
                 asked.take(owners[number], _sum(mine, count))
 
-        self.scorer.run(windows, done)
+        self.scorer.run(pieces, done)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
         """The greedy continuation of each context up to its stop strings, as the `hf` backend cuts it.
@@ -180,17 +168,17 @@ class PipelineLM(Words):
             ScoringError: as `loglikelihood`.
         """
         keys = [Journal.key("generate", request.args[0], repr(sorted(request.args[1].items()))) for request in requests]
-        asked = _Asked(self.journals, keys, requests, self.progress)
+        asked = Questions(self.journals, keys, requests, self.progress)
         with asked:
-            groups: dict[str, dict[str, Instance]] = {}
+            alike: dict[str, dict[str, Instance]] = {}
             for key, request in zip(keys, requests, strict=True):
                 if key in asked.missing:
-                    groups.setdefault(repr(sorted(request.args[1].items())), {})[key] = request
-            for group in groups.values():
+                    alike.setdefault(repr(sorted(request.args[1].items())), {})[key] = request
+            for group in alike.values():
                 self._generate(group, asked)
         return [answer[0] for answer in asked.answers()]
 
-    def _generate(self, group: dict[str, Instance], asked: _Asked) -> None:
+    def _generate(self, group: dict[str, Instance], asked: Questions) -> None:
         """Texts with the same settings, side by side in batches of like length."""
         if not self.runner.has_cache and not artefacts.has_no_attention(self.path):
             raise artefacts.no_cache(self.path)
@@ -246,102 +234,9 @@ class PipelineLM(Words):
         }
 
 
-class _Asked:
-    """The questions of one call: which have an answer, which failed; answers go into the journals once a second."""
-
-    def __init__(
-        self, journals: dict[str, Journal], keys: list[str], requests: list[Instance], progress: Progress | None
-    ) -> None:
-        self.journals, self.keys, self.progress = journals, keys, progress
-        self.waiting: dict[str, list[Instance]] = {}
-        for key, request in zip(keys, requests, strict=True):
-            self.waiting.setdefault(key, []).append(request)
-        self.missing = {key for key in keys if not all(key in journal.answers for journal in journals.values())}
-        self.failed: dict[str, ScoringError] = {}
-        self.fresh: dict[str, dict[str, Any]] = {head: {} for head in journals}
-        self.written = time.monotonic()
-        if progress is not None:
-            progress.begin(requests)
-        for key in self.waiting.keys() - self.missing:
-            self._tell(key)
-
-    def take(self, key: str, answer: Answer | ScoringError) -> None:
-        """One answer, or the reason why there is none."""
-        if isinstance(answer, ScoringError):
-            self.failed[key] = answer
-        else:
-            self.keep(key, {head: list(value) for head, value in answer.items()})
-            return
-        self.missing.discard(key)
-        self._tell(key)
-
-    def keep(self, key: str, values: dict[str, list[Any]]) -> None:
-        """One answer of every head, on its way to the journals."""
-        for head, value in values.items():
-            self.fresh[head][key] = value
-        self.missing.discard(key)
-        self._tell(key)
-        if time.monotonic() > self.written + 1:
-            self.write()
-
-    def _tell(self, key: str) -> None:
-        if self.progress is not None:
-            for request in self.waiting[key]:
-                self.progress.done(request)
-
-    def write(self) -> None:
-        for head, journal in self.journals.items():
-            if self.fresh[head]:
-                journal.add(self.fresh[head])
-            self.fresh[head] = {}
-        self.written = time.monotonic()
-
-    def answers(self) -> list[Any]:
-        """The first head's answers, in the order of the requests."""
-        journal = next(iter(self.journals.values()))
-        return [journal.answers[key] for key in self.keys]
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.write()
-        if kind is None and self.failed:
-            lost = {f"{r.task_name} {r.doc_id}": reason for key, reason in self.failed.items() for r in self.waiting[key]}
-            first = "; ".join(f"{document}: {reason}" for document, reason in list(lost.items())[:5])
-            raise ScoringError(f"{len(lost)} documents could not be scored: {first}" + ("; …" if len(lost) > 5 else ""))
-
-
 def _sum(answers: list[Answer | ScoringError], count: int) -> Any:
     """(sum of the windows' log-likelihoods, tokens) of each head, or the first window's error."""
     for answer in answers:
         if isinstance(answer, ScoringError):
             return answer
     return {head: (sum(a[head][0] for a in answers if not isinstance(a, ScoringError)), count) for head in answers[0]}  # type: ignore[union-attr]
-
-
-def _parts(pairs: list[Pair]) -> Iterator[list[Pair]]:
-    """Windows of about WINDOW characters; the continuations of one context stay together."""
-    part, size = list[Pair](), 0
-    for number, pair in enumerate(pairs):
-        is_new = not number or pairs[number - 1][0] != pair[0]
-        if part and is_new and size > WINDOW:
-            yield part
-            part, size = [], 0
-        part.append(pair)
-        size += len(pair[1]) + (len(pair[0]) if is_new else 0)
-    if part:
-        yield part
-
-
-def _groups(items: list[str], size: Callable[[str], int]) -> Iterator[list[str]]:
-    """Runs of items of about WINDOW in size."""
-    group, total = list[str](), 0
-    for item in items:
-        if group and total > WINDOW // 8:
-            yield group
-            group, total = [], 0
-        group.append(item)
-        total += size(item)
-    if group:
-        yield group

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline import (
     compare,
     costs,
     export,
+    score,
     selectors,
     skip,
     store,
@@ -38,6 +40,7 @@ SEQUENCES = 20
 
 def main() -> None:
     """Runs the demo; exit 1 where a check fails."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     started = time.monotonic()
     say = arguments.say
@@ -55,8 +58,11 @@ def main() -> None:
         say(check.summary())
     engine = _engine(graphs[1])
     say(f"$ pipeline bench --sequences {SEQUENCES}")
-    report = bench.bench([c.path for c in checks if c.passed], sequences=SEQUENCES)
-    Console(width=160).print(_table(graphs, checks, report, engine, found))
+    passed = [check.path for check in checks if check.passed]
+    report = bench.bench(passed, sequences=SEQUENCES)
+    say("$ pipeline score --tasks smoke --together")
+    scores = score.score(passed, ["smoke"], merged=chains.merged(passed, unchecked=False))
+    Console(width=170).print(_table(graphs, checks, report, {one.artefact: one.text() for one in scores}, engine, found))
     for graph in graphs[:2]:
         say(f'$ pipeline generate {graph} "{PROMPT}"')
         print(f"{graph.name:<24} {_continuation(graph)!r}")
@@ -79,6 +85,7 @@ def _table(
     graphs: list[Path],
     checks: list[compare.Comparison],
     report: bench.Report,
+    scores: dict[str, str],
     engine: Path | None,
     found: checkpoint.Checkpoint,
 ) -> Table:
@@ -92,6 +99,7 @@ def _table(
         "graph KB",
         *(f"ms at {n}" for n in lengths),
         *(f"saved % (ceiling) at {n}" for n in lengths),
+        "smoke %",
     ):
         made.add_column(heading, justify="right")
     for graph, check in zip(graphs, checks, strict=True):
@@ -105,6 +113,7 @@ def _table(
             f"{graph.stat().st_size / 1e3:.0f}",
             *(f"{row.p50:.1f}" for row in mine),
             *(f"{row.improvement:.1f} ({row.ceiling:.1f})" if variant.skip else "" for row in mine),
+            scores.get(str(graph), ""),
         )
     if engine is not None:
         figures = store.read_sidecar(engine)

@@ -19,7 +19,7 @@ from lm_eval.api.instance import Instance
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline import store
+from pipeline import contestants, store
 from pipeline.scoring import artefacts, benchmarks, results, tasks
 from pipeline.scoring.batches import ScoringError, Work
 from pipeline.scoring.evaluation import Evaluation
@@ -111,6 +111,7 @@ def _one(model: PipelineLM, asked: Evaluation, bar: Progress, log_samples: bool,
         work={key: count - before[key] for key, count in asdict(model.work).items()},
     )  # fmt: skip
     found["config"] = {"model": "pipeline", **model.get_model_info(), "limit": asked.limit, "bootstrap_iters": 1000}
+    found["config"]["device"] = contestants.device(model.path)
     found["config"] |= {"fewshot_seed": tasks.SEED, "source": asked.benchmark.source}
     found |= {"date": started, "lm_eval_version": importlib.metadata.version("lm_eval"), "data": asked.provenance()}
     if asked.protocol == "v1":

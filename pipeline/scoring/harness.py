@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,6 @@ class PipelineLM(Words):
         self.variants = artefacts.variants(self.path, unchecked)
         super().__init__(store.checkpoint_folder(self.path), protocol)
         self.threads, self.batch_tokens, self.memory, self.reuse = threads, batch_tokens, memory_mb << 20, reuse
-        self.kept = journal
         self.journals = {
             head: Journal(artefacts.journal_path(path, digest, protocol) if journal else None, fresh)
             for head, (path, digest) in self.variants.items()
@@ -149,14 +149,17 @@ class PipelineLM(Words):
             owners += [key] * len(mine)
             if not mine:
                 asked.take(key, ScoringError("the text has no token"))
+        left, counts = Counter(owners), Counter[str]()
+        for owner, piece in zip(owners, pieces, strict=True):
+            counts[owner] += len(piece.targets)
         found: dict[str, list[Answer | ScoringError]] = {key: [] for key in keys}
 
         def done(number: int, answer: Answer | ScoringError) -> None:
-            mine = found[owners[number]]
-            mine.append(answer)
-            if len(mine) == owners.count(owners[number]):
-                count = sum(len(w.targets) for w, owner in zip(pieces, owners, strict=True) if owner == owners[number])
-                asked.take(owners[number], _sum(mine, count))
+            key = owners[number]
+            found[key].append(answer)
+            left[key] -= 1
+            if not left[key]:
+                asked.take(key, _sum(found[key], counts[key]))
 
         self.scorer.run(pieces, done)
 

@@ -52,6 +52,10 @@ def require(benchmark: Benchmark, part: Part, split: str, data: Path) -> Path:
     if found := file_of(benchmark, part, wanted, data):
         return found
     name = wanted.file.replace("{subject}", part.subject)
+    if name.startswith("./"):
+        raise UserError(
+            f"{benchmark.folder}/{name[2:]}.jsonl (or .csv, .parquet) is missing: it belongs beside {benchmark.name}.yaml"
+        )
     raise UserError(
         f"{data / name}.jsonl (or .csv, .parquet) is missing: the {split} rows of {benchmark.name}; save them there from "
         f"https://huggingface.co/datasets/{wanted.home.split(',')[0]} ({wanted.home})"

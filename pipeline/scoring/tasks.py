@@ -6,6 +6,7 @@ import gzip
 import importlib.metadata
 import json
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,15 @@ class Loaded:
         """Whether all rows of the published set are there; None where they came from the hub or nothing is known."""
         if not self.sources:
             return None
-        splits: dict[str, list[local_data.Source]] = {}
-        for of_task in self.sources.values():
-            for split, source in of_task.items():
-                splits.setdefault(split, []).append(source)
         if self.shots:
             return False
-        return all(sum(s.rows for s in sources) == sources[0].official for sources in splits.values())
+        every = [(split, source) for of_task in self.sources.values() for split, source in of_task.items()]
+        if not self.benchmark.is_family:
+            return all(source.rows == source.official for _, source in every)
+        counts = Counter[str]()  # of a family the published counts are those of all subjects together
+        for split, source in every:
+            counts[split] += source.rows
+        return all(counts[split] == source.official for split, source in every)
 
 
 def load(benchmark: Benchmark, data: Path | None, protocol: str) -> Loaded:

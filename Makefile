@@ -12,7 +12,7 @@ help:
 	@grep -E '^(demo|test|fast|lint|parity|bench-score|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
-	$(BIN)/python -m pipeline.demo
+	TQDM_DISABLE=1 $(BIN)/python -m pipeline.demo
 
 test: $(VENV)/.ready  ## every test that this machine can run
 	$(BIN)/python -m pytest

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -40,7 +39,6 @@ SEQUENCES = 20
 
 def main() -> None:
     """Runs the demo; exit 1 where a check fails."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     started = time.monotonic()
     say = arguments.say

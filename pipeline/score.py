@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline import contestants, store
 from pipeline.scoring import artefacts, benchmarks, results, tasks
-from pipeline.scoring.batches import ScoringError, Work
+from pipeline.scoring.batches import ScoringError
 from pipeline.scoring.evaluation import Evaluation
 from pipeline.scoring.harness import PipelineLM
 from pipeline.scoring.results import Score
@@ -35,6 +35,7 @@ def score(
     names: list[str],
     *,
     limit: int | None = None,
+    num_fewshot: int | None = None,
     data: Path | None = None,
     protocol: str = "lm-eval",
     merged: Path | None = None,
@@ -50,6 +51,7 @@ def score(
     Args:
         names: of benchmarks (`benchmarks.find`).
         limit: documents a task at most.
+        num_fewshot: examples before each question, where that is to differ from the benchmark's own number.
         data: folder of local rows; None takes them from the hub.
         protocol: 'lm-eval' or 'v1'.
         merged: a graph merged from these very paths: it answers first, for all of them.
@@ -72,7 +74,9 @@ def score(
         raise UserError(f"--data {data} is no folder")
     for path in paths:
         artefacts.variants(path, unchecked)
-    asked = [Evaluation(benchmarks.find(name), data, protocol, limit) for name in names]
+    asked = [Evaluation(benchmarks.find(name, num_fewshot), data, protocol, limit) for name in names]
+    for one in asked:  # every prompt is built before the first model runs: a bad row costs no hour
+        one.instances()
     failures: list[str] = []
     scores: list[Score] = []
     with _bar() as bar:
@@ -105,7 +109,7 @@ def _one(model: PipelineLM, asked: Evaluation, bar: Progress, log_samples: bool,
     digest = next(iter(model.variants.values()))[1]
     made = Score(
         variant=name, artefact=str(model.path), sha256=digest, benchmark=asked.benchmark.name, title=asked.benchmark.title,
-        metric=metric, value=value, stderr=stderr, n=n, limit=asked.limit,
+        metric=metric, value=value, stderr=stderr, n=n, limit=asked.limit, num_fewshot=asked.benchmark.num_fewshot,
         protocol="v1-like" if asked.protocol == "v1" and (shots or complete is False or asked.limit) else asked.protocol,
         complete=complete, shots=shots, checked=store.check_passed(model.path, digest),
         work={key: count - before[key] for key, count in asdict(model.work).items()},
@@ -182,8 +186,3 @@ def _follow(model: PipelineLM, bar: Progress, words: str) -> Iterator[None]:
 def _bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-
-
-def work_of(scores: list[Score]) -> Work:
-    """What a run's scores put through the model."""
-    return Work(*(sum(score.work[key] for score in scores) for key in ("tokens", "padding", "passes", "asked")))

@@ -302,6 +302,16 @@ def test_merged_graph_is_one_engine_with_one_logits_output_a_variant(project: Pa
 
 
 @rtx
+def test_together_builds_one_engine_of_all_graphs(project: Path) -> None:
+    """The command cuts the fp16 twins, merges them, and builds that."""
+    names = [str(graph()), str(graph("attn1"))]
+    line = [sys.executable, "-m", "pipeline.cli", "build-engine", *names, "--together", "--target", "sm80", "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, env=tiny.environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert [sorted(one["variants"]) for one in json.loads(done.stdout)] == [["attn1", "base"]]
+
+
+@rtx
 def test_lint_stands_before_the_build(project: Path) -> None:
     source = graph()
     spoil(source, "Attention", lambda node: node.attributes.add(graphfile.ir.AttrInt64("is_causal", 1)))

@@ -222,6 +222,26 @@ def test_one_benchmark_that_fails_does_not_stop_the_others(project: Path) -> Non
     assert result(graphs()[0], "boolq") and not store.result_path("tiny", graphs()[0], "score.arc").exists()
 
 
+def test_other_shots_are_another_score(project: Path) -> None:
+    one = score(graphs()[:1], ["arc", "boolq"], data=project, num_fewshot=2, limit=3)
+    held = [result(graphs()[0], f"{name}.2shot.limit3") for name in ("arc", "boolq")]
+    assert [h["n-shot"][task] for h, task in zip(held, ("arc_challenge", "boolq"), strict=True)] == [2, 2]
+    assert [s.num_fewshot for s in one] == [2, 2] and one[1].shots == "validation rows of the benchmark itself"
+    assert not results.scores_of(graphs()[0])  # what stands beside a latency is the benchmark as it is defined
+    with pytest.raises(UserError, match="means nothing for c4-loss"):
+        score(graphs()[:1], ["c4-loss"], data=project, num_fewshot=2)
+
+
+def test_a_bad_row_is_said_before_anything_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (project / "arc_challenge/test.jsonl").read_text().splitlines()
+    (project / "arc_challenge/test.jsonl").write_text(
+        "\n".join([*rows[:5], rows[5].replace('"answerKey": "B"', '"answerKey": "Z"')])
+    )
+    monkeypatch.setattr(harness.backends, "open_runner", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(UserError, match="row 6 of arc_challenge makes no prompt"):
+        score(graphs()[:1], ["boolq", "arc"], data=project)
+
+
 def test_v1_is_said_only_where_it_is_true(project: Path) -> None:
     one = score(graphs()[:1], ["arc"], data=project, protocol="v1")[0]
     assert one.protocol == "v1-like" and "40 rows, the official train split has 1119" in (one.shots or "")
@@ -276,6 +296,27 @@ def test_the_command_prints_a_table_and_json(project: Path) -> None:
     assert "attn2.fp32" in done.stdout and "c4-loss" in done.stdout and "±" in done.stdout
     done = run(project, "score", str(graphs()[0]), "--tasks", "arc", "--limit", "3", "--json", "--data", str(project))
     assert [one["benchmark"] for one in json.loads(done.stdout)] == ["arc"]
+
+
+def test_bench_shows_scores_beside_its_latencies(project: Path) -> None:
+    """One table a variant; `--tasks` runs the scorers in the same go, and bench alone shows the scores that exist."""
+    few = ("bench", str(graphs()[1]), "--sequences", "2", "--lengths", "12")
+    done = run(project, *few, "--tasks", "arc", "--limit", "4", "--data", str(project))
+    assert done.returncode == 0, done.stderr
+    assert "arc" in done.stdout and "ms at 12" in done.stdout and "saved % (ceiling) at 12" in done.stdout
+    held = json.loads(run(project, *few, "--json").stdout)
+    assert {(Path(one["artefact"]).stem, one["benchmark"]) for one in held["scores"]} == {
+        ("base.fp32", "arc"),
+        ("attn2.fp32", "arc"),
+    }
+    assert run(project, *few, "--tasks", "../x").returncode == 2  # before any timing
+
+
+def test_our_own_benchmarks_scan_none_of_lm_evals_files(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lm_eval.tasks
+
+    monkeypatch.setattr(lm_eval.tasks.TaskManager, "__init__", lambda *_, **__: pytest.fail("scanned"))
+    assert len(score(graphs()[:1], ["arc", "mmlu_anatomy"], data=project, limit=1)) == 2
 
 
 def test_lm_evals_own_command_takes_the_model(project: Path) -> None:

@@ -31,6 +31,7 @@ def score(
     paths: Paths = None,
     tasks: Tasks = "smoke",
     limit: Limit = None,
+    num_fewshot: Annotated[int | None, typer.Option(help="Examples before a question, not the benchmark's own number.")] = None,
     data: Data = None,
     protocol: Annotated[
         str, typer.Option(help="lm-eval, or v1: Open LLM Leaderboard v1 (no BOS, MMLU over subjects).")
@@ -61,7 +62,7 @@ def score(
     names = stage.benchmarks.check_names(tasks)
     merged = chains.merged(taken, unchecked) if together else None
     found = stage.score(
-        taken, names, limit=limit, data=data, protocol=protocol, merged=merged, batch_tokens=batch_tokens,
+        taken, names, limit=limit, num_fewshot=num_fewshot, data=data, protocol=protocol, merged=merged, batch_tokens=batch_tokens,
         memory_mb=cache_mb, threads=threads, fresh=fresh, log_samples=log_samples, unchecked=unchecked,
     )  # fmt: skip
     if as_json:

@@ -80,6 +80,7 @@ class Benchmark:
 
     Attributes:
         folder: where its YAML lies; data files that begin with ./ lie there too. None for a task of lm-eval's by its own name.
+        num_fewshot: examples before each question, where they are not its own number.
         is_family: its parts are one benchmark's subjects, weighted by their size or not as the protocol says.
     """
 
@@ -90,6 +91,7 @@ class Benchmark:
     parts: tuple[Part, ...]
     folder: Path | None
     is_family: bool = False
+    num_fewshot: int | None = None
 
 
 def folders() -> list[Path]:
@@ -106,12 +108,25 @@ def known() -> dict[str, Path]:
     }
 
 
-def find(name: str) -> Benchmark:
+def find(name: str, num_fewshot: int | None = None) -> Benchmark:
     """The benchmark of that name: one of ours, a subject of one (`mmlu_anatomy`), or any task of lm-eval's.
+
+    Args:
+        num_fewshot: examples before each question, instead of its own number.
 
     Raises:
         UserError: there is none; the nearest names are offered.
     """
+    found = _find(name)
+    if num_fewshot is None:
+        return found
+    if num_fewshot < 0 or found.metric == "loss":
+        raise UserError(f"--num-fewshot {num_fewshot} means nothing for {name}")
+    parts = [replace(p, definition=p.definition.model_copy(update={"num_fewshot": num_fewshot})) for p in found.parts]
+    return replace(found, parts=tuple(parts), num_fewshot=num_fewshot)
+
+
+def _find(name: str) -> Benchmark:
     files = known()
     if name in files:
         return _read(name, files[name])

@@ -20,9 +20,8 @@ class Evaluation:
 
     def __init__(self, benchmark: benchmarks.Benchmark, data: Path | None, protocol: str, limit: int | None) -> None:
         self.benchmark, self.protocol, self.limit = benchmark, protocol, limit
-        self.is_loss = benchmark.metric == "loss"
         self.loaded: tasks.Loaded | None = None
-        if self.is_loss:
+        if benchmark.metric == "loss":
             self.texts, self.source = _loss_rows(benchmark, data, limit)
         else:
             self.loaded = tasks.load(benchmark, data, protocol)

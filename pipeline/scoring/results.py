@@ -25,6 +25,7 @@ class Score:
         metric: lm-eval's name of it; `loss` is the token loss over log V.
         value: as a fraction (a loss as it is); stderr its standard error, n the documents behind it.
         limit: documents a task at most, None for all of them.
+        num_fewshot: examples before each question, where they are not the benchmark's own number.
         complete: whether these are the rows of the published set; None where the hub gave them.
         protocol: 'lm-eval', 'v1', or 'v1-like' where the shots or rows are not those of the protocol.
         work: tokens, padding and passes that this run put through the model; 0 for answers that were kept.
@@ -40,6 +41,7 @@ class Score:
     stderr: float | None
     n: int
     limit: int | None
+    num_fewshot: int | None
     protocol: str
     complete: bool | None
     shots: str | None
@@ -48,9 +50,10 @@ class Score:
 
     @property
     def key(self) -> str:
-        """'arc', 'arc.v1', 'arc.limit20': what tells it from other scores of the artefact."""
+        """'arc', 'arc.v1', 'arc.0shot.limit20': what tells it from other scores of the artefact."""
         how = "" if self.protocol == "lm-eval" else ".v1"
-        return self.benchmark + how + (f".limit{self.limit}" if self.limit else "")
+        shots = "" if self.num_fewshot is None else f".{self.num_fewshot}shot"
+        return self.benchmark + how + shots + (f".limit{self.limit}" if self.limit else "")
 
     def text(self) -> str:
         """'26.88 ±1.30', in % but for a loss."""
@@ -94,13 +97,13 @@ def _sample(task: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores_of(artefact: Path) -> list[Score]:
-    """The scores that exist of just this artefact (same SHA-256); of each benchmark the fullest."""
+    """The scores that exist of just this artefact (same SHA-256), with the benchmarks' own shots; of each the fullest."""
     stem = store.result_path(store.model_of(artefact), artefact, "score").name.removesuffix(".json")
     digest = store.read_sidecar(artefact, quick=True)["sha256"]
     found: dict[str, Score] = {}
     for file in sorted(store.results_dir(store.model_of(artefact)).glob(f"{stem}.*.json")):
         record = {k: v for k, v in store.read_json(file).get("pipeline", {}).items() if k != "samples"}
-        if record.get("sha256") == digest:
+        if record.get("sha256") == digest and record.get("num_fewshot") is None:
             score = Score(**record)
             best = found.get(score.benchmark)
             if best is None or _documents(score) > _documents(best):
@@ -165,6 +168,8 @@ def _caption(scores: list[Score]) -> str:
         counts = ", ".join(dict.fromkeys(f"{s.benchmark} {s.n}" for s in partial))
         notes.append(f"* not the whole published set (documents: {counts}): not a number to publish")
     for score in scores:
+        if score.num_fewshot is not None and (note := f"{score.benchmark}: {score.num_fewshot}-shot") not in notes:
+            notes.append(note)
         if score.shots and (note := f"{score.benchmark}: few-shot examples from {score.shots}") not in notes:
             notes.append(note)
     if any(score.metric in LOWER_IS_BETTER for score in scores):

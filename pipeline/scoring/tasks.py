@@ -105,10 +105,10 @@ def _config(
     evaluated = config.get("test_split") or config["validation_split"]
     pool, shots = evaluated, None
     if definition.num_fewshot and "samples" not in (config.get("fewshot_config") or {}):
-        pool = next(split for split in definition.data if split != evaluated)
-        if local_data.file_of(benchmark, part, definition.data[pool], data) is None:
-            shots = f"{evaluated} rows of the benchmark itself: {definition.data[pool].file} is missing"
-            pool = evaluated
+        pool = next((split for split in definition.data if split != evaluated), evaluated)
+        if pool == evaluated or local_data.file_of(benchmark, part, definition.data[pool], data) is None:
+            why = "" if pool == evaluated else f": {definition.data[pool].file} is missing"
+            pool, shots = evaluated, f"{evaluated} rows of the benchmark itself{why}"
     rows, sources = {}, {}
     for split in dict.fromkeys([evaluated, pool]):
         file = local_data.require(benchmark, part, split, data or Path())
@@ -165,7 +165,9 @@ def _of_harness(benchmark: Benchmark, data: Path | None) -> Loaded:
     except ImportError as error:
         raise UserError(f"{benchmark.name} needs a package that is not here: {str(error).splitlines()[0]}") from None
     for task in loaded["tasks"].values():
-        if task.get_config("num_fewshot") is None:
+        if benchmark.num_fewshot is not None:
+            task.set_config(key="num_fewshot", value=benchmark.num_fewshot)
+        elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(SEED)
     return Loaded(benchmark, dict(loaded), {}, None)

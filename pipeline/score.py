@@ -64,16 +64,11 @@ def score(
         UserError: an artefact, a benchmark or its data cannot be used; nothing has run then.
         ScoringError: documents failed; everything else has been done and written.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit} is not at least 1")
-    if batch_tokens < 1 or memory_mb < 0:
-        raise UserError("--batch-tokens must be at least 1, and --cache-mb not negative")
-    options: dict[str, Any] = {"protocol": protocol, "batch_tokens": batch_tokens, "memory_mb": memory_mb, "threads": threads}
-    options["unchecked"] = unchecked
-    if data is not None and not data.is_dir():
-        raise UserError(f"--data {data} is no folder")
+    _refuse(limit, batch_tokens, memory_mb, data)
     for path in paths:
         artefacts.variants(path, unchecked)
+    options: dict[str, Any] = {"protocol": protocol, "batch_tokens": batch_tokens, "memory_mb": memory_mb, "threads": threads}
+    options["unchecked"] = unchecked
     asked = [Evaluation(benchmarks.find(name, num_fewshot), data, protocol, limit) for name in names]
     for one in asked:  # every prompt is built before the first model runs: a bad row costs no hour
         one.instances()
@@ -89,6 +84,15 @@ def score(
     if failures:
         raise ScoringError("; ".join(failures))
     return scores
+
+
+def _refuse(limit: int | None, batch_tokens: int, memory_mb: int, data: Path | None) -> None:
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} is not at least 1")
+    if batch_tokens < 1 or memory_mb < 0:
+        raise UserError("--batch-tokens must be at least 1, and --cache-mb not negative")
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {data} is no folder")
 
 
 # ---- one artefact, one benchmark ------------------------------------------------------------------------------------

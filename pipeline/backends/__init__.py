@@ -50,12 +50,14 @@ class Runner(ABC):
         path: the artefact.
         inputs, outputs: name → TensorInfo, in the artefact's order.
         limits: what one pass takes.
+        piece: tokens of a long text that one pass best takes; None for as many as it can.
     """
 
     path: Path
     inputs: dict[str, TensorInfo]
     outputs: dict[str, TensorInfo]
     limits: Limits = Limits()
+    piece: int | None = None
 
     @property
     def heads(self) -> list[str]:

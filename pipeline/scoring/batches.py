@@ -93,7 +93,8 @@ class Scorer:
         if not self.reuse:
             return tree(requests, 1 << 30, 1 << 30, share=False)
         most_wanted = min(self.logit_rows, self.runner.limits.wanted)
-        return tree(requests, self.batch_tokens if self.runner.gathers else most_wanted, most_wanted)
+        longest = self.batch_tokens if self.runner.gathers else min(self.batch_tokens, most_wanted)
+        return tree(requests, longest, most_wanted, piece=self.runner.piece)
 
     def _open(self, nodes: list[Node]) -> list[Node]:
         """The nodes, or, where a prefix is known from earlier requests and nothing is read on it, its children."""
@@ -128,10 +129,13 @@ class Scorer:
 
     def _ends(self, rows: list[_Row], first: int) -> list[int]:
         """Where a batch that begins at row `first` may end: before a shorter row, or where no more rows fit."""
-        end, past, wanted, found = first, 0, 1, list[int]()
+        end, past, wanted, kept, found = first, 0, 1, False, list[int]()
+        alone = rows[first].new > (self.runner.piece or self.batch_tokens) // 2
         while end < len(rows):
             past, wanted = max(past, rows[end].past), max(wanted, len(rows[end].node.wanted))
-            if end > first and not self._fits(end + 1 - first, rows[first].new, past, wanted):
+            kept |= bool(rows[end].node.children)
+            # A long piece gains little by company, and its cache would have to be copied out of the batch.
+            if end > first and ((alone and kept) or not self._fits(end + 1 - first, rows[first].new, past, wanted)):
                 break
             end += 1
             if end == len(rows) or rows[end].new < rows[end - 1].new:

@@ -77,11 +77,14 @@ def request(context: Sequence[int], continuation: Sequence[int], max_length: int
     return Request(whole[:-1], whole[-len(continuation) :])
 
 
-def tree(requests: Sequence[Request], longest: int, most_wanted: int, share: bool = True) -> list[Node]:
+def tree(
+    requests: Sequence[Request], longest: int, most_wanted: int, share: bool = True, piece: int | None = None
+) -> list[Node]:
     """The roots of the radix tree over the requests.
 
     Args:
         longest: tokens that one forward pass takes at most; longer nodes become chains.
+        piece: tokens that one pass best takes: longer nodes become chains of about that length.
         most_wanted: positions whose logits one pass gives at most, per row.
         share: False computes every request on its own (for graphs without a cache, and for comparison).
     """
@@ -101,7 +104,8 @@ def tree(requests: Sequence[Request], longest: int, most_wanted: int, share: boo
     for number, leaf in leaves:
         _want(leaf, number, requests[number])
     for node in walk(roots):
-        _split(node, longest, most_wanted, roots)
+        pieces = max(1, round((node.end - node.start) / (piece or longest)))
+        _split(node, min(longest, -(-(node.end - node.start) // pieces)), most_wanted, roots)
     return roots
 
 

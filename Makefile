@@ -24,10 +24,10 @@ lint: $(VENV)/.ready  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 parity: $(VENV)/.ready  ## scores beside lm-eval's own hf backend, 40 documents a task (most of an hour; needs PIPELINE_TEST_DATA)
-	$(BIN)/python -m tests.parity
+	TQDM_DISABLE=1 $(BIN)/python -m tests.parity
 
 bench-score: $(VENV)/.ready  ## input tokens and documents a second beside lm-eval's own backends (an hour; PIPELINE_TEST_DATA)
-	$(BIN)/python -m tests.bench_score
+	TQDM_DISABLE=1 $(BIN)/python -m tests.bench_score
 
 venv: $(VENV)/.ready
 

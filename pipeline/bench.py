@@ -41,6 +41,7 @@ def bench(
     optimum_graphs: dict[Path, Path] | None = None,
     threads: int = 0,
     unchecked: bool = False,
+    write: bool = True,
     clock: stopwatch.Clock | None = None,
 ) -> Report:
     """Times the artefacts and their base, and writes evals/results/<model>/<artefact>.bench.json for each.
@@ -50,6 +51,7 @@ def bench(
         compare: 'torch' and 'optimum' add the same variants under PyTorch eager and optimum's graph.
         optimum_graphs: artefact → optimum's graph of the same variant.
         threads: of every contestant; 0 is one a core.
+        write: False leaves no result behind, for a measurement that serves another one.
         clock: the machine's by default; tests bring their own.
 
     Raises:
@@ -80,7 +82,8 @@ def bench(
             tick = _ticker(bar, f"{length} tokens", sequences)
             samples = stopwatch.interleave(runs, sequences, tick, settle=settle, clock=clock)
             rows += _rows(taking_part, samples, length, decode, batch, memory)
-    return Report(rows, conditions, [str(_write(c, rows, conditions)) for c in taking_part if c.kind == "artefact"])
+    results = [str(_write(c, rows, conditions)) for c in taking_part if c.kind == "artefact" and write]
+    return Report(rows, conditions, results)
 
 
 # ---- who takes part -------------------------------------------------------------------------------------------------
@@ -121,7 +124,8 @@ def _contestants(
         found.append(Contestant(name, path, variant, "artefact", start, "logits and cache; feeds as numpy arrays"))
     for path in paths if "torch" in compare else ():
         variant, name = _named(path)
-        start = contestants.of_torch(store.checkpoint_folder(path), variant.skip, variant.precision, threads, decode)
+        healed = store.healed_weights(path)
+        start = contestants.of_torch(store.checkpoint_folder(path), variant.skip, variant.precision, threads, decode, healed)
         how = "transformers, attn_implementation='eager', use_cache=True, logits_to_keep=1"
         found.append(Contestant(f"{name} (torch)", path, variant, "torch", start, how))
     for path, twin in twins.items() if "optimum" in compare else ():

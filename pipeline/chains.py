@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import arguments, store
-from pipeline.types import UserError
+from pipeline.types import SkipSet, UserError
 
 if TYPE_CHECKING:
+    from pipeline import budget
     from pipeline.scoring.results import Score
+
+PROBES = 20
+"""Sequences on which a time is measured for a choice."""
 
 
 def has_gpu() -> bool:
@@ -40,7 +44,19 @@ def fp16_twin(path: Path) -> Path:
     variant = store.variant_of(record)
     if variant.precision == "fp16" or record["contract"] != "authored":
         return path
-    return surgery.cut(_fp16_base(path.parent), variant.skip)
+    twin = surgery.cut(_fp16_base(path.parent), variant.skip)
+    healed = store.healed_weights(path)
+    return surgery.graft(twin, healed, variant.adapter) if healed and variant.adapter else twin
+
+
+def healed(graph: Path, adapter: str) -> Path:
+    """The variant's graph with an adapter merged in: only the tensors that it touched are written anew."""
+    from pipeline import adapters, checkpoint
+    from pipeline import skip as surgery
+
+    skip = store.variant_of(store.read_sidecar(graph)).skip
+    with arguments.busy(f"merging adapter {adapter} of {skip.name}"):
+        return surgery.graft(graph, adapters.merge(checkpoint.open_checkpoint(graph.parent), skip, adapter), adapter)
 
 
 def checked(paths: list[Path], unchecked: bool) -> list[Path]:
@@ -91,6 +107,54 @@ def scored(paths: list[Path], tasks: str | None, limit: int | None, data: Path |
 
         stage.score(paths, known_tasks(tasks), limit=limit, data=data, unchecked=unchecked)
     return [score for path in paths for score in results.scores_of(path)]
+
+
+def sublayer_times(base: Path, length: int) -> budget.Times:
+    """What a sublayer of each kind takes inside the graph on this machine, from the last third of them left out; kept in calib/."""
+    from pipeline import bench, budget, contestants
+    from pipeline import skip as surgery
+
+    record = store.read_sidecar(base)
+    path = store.calib_dir(record["model"]) / f"times-{record['precision']}-{length}.json"
+    settings = {"what": "times", "base": record["sha256"], "device": contestants.device(base), "length": length}
+    if path.is_file() and settings.items() <= store.read_json(path).items():
+        return budget.Times(**store.read_json(path)["seconds"])
+    layers = record["num_layers"]
+    third = range(layers - max(1, layers // 3), layers)
+    probes = {kind: surgery.cut(base, SkipSet.of(kind, third)) for kind in ("attn", "mlp")}
+    report = bench.bench(list(probes.values()), sequences=PROBES, lengths=(length,), unchecked=True, write=False)
+    saved = {row.artefact: row.improvement / 100 for row in report.rows}
+    whole = next(row.p50 for row in report.rows if row.artefact == str(base)) / 1e3
+    each = {kind: max(0.0, whole * saved[str(probe)] / len(third)) for kind, probe in probes.items()}
+    store.write_json(path, {**settings, "sequences": PROBES, "seconds": {"whole": whole, **each}})
+    return budget.Times(whole, **each)
+
+
+def within_budget(
+    folder: Path, kind: str, speedup: float | None, latency_ms: float | None, length: int
+) -> tuple[list[budget.Round], bool, budget.Times]:
+    """Chooses what to leave out for a time, and measures what was chosen: (rounds, whether it was reached, times)."""
+    from pipeline import bench, budget, checkpoint, similarity
+    from pipeline import export as stage
+    from pipeline import skip as surgery
+
+    told = similarity.of_checkpoint(folder)
+    damage = budget.candidates(kind, told)
+    base = stage.export_base(checkpoint.open_checkpoint(folder), "fp32")
+    times = sublayer_times(base, length)
+    wanted = speedup if speedup is not None else times.whole / ((latency_ms or 0.0) / 1e3)
+    if latency_ms is not None and wanted <= 1:
+        raise UserError(
+            f"{latency_ms:g} ms is what the whole model already keeps: it takes {times.whole * 1e3:.0f} ms for {length} tokens"
+        )
+
+    def measure(skip: SkipSet) -> float:
+        path = surgery.cut(base, skip)
+        report = bench.bench(checked([path], False), sequences=PROBES, lengths=(length,))
+        return 1 / (1 - next(row.improvement for row in report.rows if row.artefact == str(path)) / 100)
+
+    rounds, reached = budget.choose(damage, times, wanted, measure)
+    return rounds, reached, times
 
 
 def optimum_twins(paths: list[Path]) -> dict[Path, Path]:

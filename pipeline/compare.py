@@ -143,11 +143,11 @@ def _examine(path: Path, record: dict[str, Any], folder: Path, localize: bool, s
 def _compare(path: Path, record: dict[str, Any], folder: Path, made: list[Feed]) -> tuple[RunResults, Found, Found]:
     """(the runs, artefact against fp32, and for fp16 artefacts PyTorch in fp16 against fp32)."""
     variant = store.variant_of(record)
-    precision = variant.precision
+    precision, healed = variant.precision, store.healed_weights(path)
     runners = [
         ArtefactRunner(lambda: backends.open_runner(path), path.stem),
-        TorchRunner(folder, variant.skip, "fp32"),
-        *([TorchRunner(folder, variant.skip, "fp16")] if precision == "fp16" else []),
+        TorchRunner(folder, variant.skip, "fp32", healed),
+        *([TorchRunner(folder, variant.skip, "fp16", healed)] if precision == "fp16" else []),
     ]
     names = [feed.name for feed in made]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):

@@ -67,14 +67,16 @@ def of_artefact(path: Path, threads: int, decode: bool) -> Start:
     return start
 
 
-def of_torch(folder: Path, skip: SkipSet, precision: Precision, threads: int, decode: bool) -> Start:
+def of_torch(
+    folder: Path, skip: SkipSet, precision: Precision, threads: int, decode: bool, healed: Path | None = None
+) -> Start:
     """PyTorch eager as Hugging Face runs it: use_cache=True, the LM head at the last token only."""
     import torch
 
     from pipeline.reference import Reference
 
     torch.set_num_threads(threads)
-    model = Reference(folder, skip, precision).model
+    model = Reference(folder, skip, precision, healed).model
 
     def start(tokens: Array) -> Callable[[int], Array]:
         rows = [torch.from_numpy(np.ascontiguousarray(part)) for part in tokens]

@@ -87,7 +87,7 @@ def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
     record = store.read_sidecar(path)
     precision: Precision = record["precision"]
     model = graphfile.load(path)
-    taps = _taps(model, record, folder, feed)
+    taps = _taps(model, record, folder, feed, store.healed_weights(path))
     named = {tap.value.name or "": tap for tap in taps}
     for value in dict.fromkeys(tap.value for tap in taps):
         if value not in model.graph.outputs:
@@ -108,13 +108,13 @@ def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
     return Divergence("the head", None, None, feed.name)
 
 
-def _taps(model: ir.Model, record: dict[str, object], folder: Path, feed: Feed) -> list[_Tap]:
+def _taps(model: ir.Model, record: dict[str, object], folder: Path, feed: Feed, healed: Path | None) -> list[_Tap]:
     """The stream before the first sublayer and after each, in order."""
     variant = store.variant_of(record)
     joins = anatomy.find(model, int(str(record["num_layers"])), variant.skip)
     inputs = (feed.input_ids, feed.attention_mask, feed.position_ids)
-    streams, branches, entering = Reference(folder, variant.skip).trace(*inputs)
-    noisy = Reference(folder, variant.skip, "fp16").trace(*inputs) if variant.precision == "fp16" else None
+    streams, branches, entering = Reference(folder, variant.skip, "fp32", healed).trace(*inputs)
+    noisy = Reference(folder, variant.skip, "fp16", healed).trace(*inputs) if variant.precision == "fp16" else None
     taps = []
     if joins:
         taps.append(_Tap("the embedding", _before(joins[0]), entering, noisy[2] if noisy else None))

@@ -79,7 +79,7 @@ class _Numbering:
         """Adds one variant: only what no earlier variant computes becomes new nodes."""
         mine: dict[ir.Value | None, ir.Value | None] = {None: None}
         for value in model.graph.initializers.values():
-            mine[value] = self._initializer(value)
+            mine[value] = self._initializer(value, variant)
         for value in model.graph.inputs:
             if not _is_cache(value):
                 mine[value] = self._input(value, ("input", value.name), variant)
@@ -100,14 +100,14 @@ class _Numbering:
         self.taken.add(unique)
         return unique
 
-    def _initializer(self, value: ir.Value) -> ir.Value:
+    def _initializer(self, value: ir.Value, variant: str) -> ir.Value:
         tensor = value.const_value
         if tensor is None:
             raise UserError(f"initializer {value.name!r} has no data; this graph is not merged")
         where: Hashable = tensor.tobytes() if not isinstance(tensor, ir.ExternalTensor) else (tensor.location, tensor.offset)
         key = ("initializer", str(tensor.dtype), tuple(tensor.shape.numpy()), where)
         if key not in self.known:
-            name = self._name(value.name, "other")
+            name = self._name(value.name, variant)
             new = ir.Value(name=name, const_value=tensor, type=value.type, shape=value.shape)
             self.known[key] = [new]
             self.initializers.append(new)

@@ -9,13 +9,16 @@ recomputation and not against another cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
 
@@ -23,6 +26,8 @@ from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError
 
 Array = npt.NDArray[Any]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+FAST = {"attn_implementation": "sdpa"}
+"""For what runs long and is compared with itself: PyTorch's fused attention, a sixth faster on a CPU than the plain one."""
 _ATTENTION = ("self_attn", "attention", "attn")
 _MLP = ("mlp", "fc2")  # OPT has no MLP module: its last linear is where the MLP joins the stream
 
@@ -48,15 +53,25 @@ class Reference:
         folder: config.json and safetensors; code that comes with a checkpoint is never run.
         skip: what is left out.
         dtype: 'fp32' or 'fp16', of weights and activations (transformers keeps norm statistics and angles in fp32).
+        healed: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`).
+        load: further arguments of from_pretrained (another attention kernel, quantisation).
 
     Raises:
         UserError: no checkpoint there, a layer does not exist, or a decoder layer is built in an unknown way.
     """
 
-    def __init__(self, folder: Path, skip: SkipSet = BASE, dtype: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        skip: SkipSet = BASE,
+        dtype: Precision = "fp32",
+        healed: Path | None = None,
+        load: dict[str, Any] | None = None,
+    ) -> None:
         try:
+            settings = {"attn_implementation": "eager", "dtype": _DTYPES[dtype], **(load or {})}
             self.model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=_DTYPES[dtype], attn_implementation="eager", use_safetensors=True, local_files_only=True
+                folder, use_safetensors=True, local_files_only=True, **settings
             ).eval()
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -65,12 +80,82 @@ class Reference:
             ) from None
         self.skip = skip
         self.layers = _decoder_layers(self.model, folder)
+        self.gives_tuples = False  # whether a layer gives (stream, …) or the stream itself; seen by `entering`
         skip.within(len(self.layers))
+        if healed is not None:
+            self.model.load_state_dict(load_file(healed), strict=False)
+        self._leave_out(skip)
+
+    def _leave_out(self, skip: SkipSet) -> list[tuple[nn.Module, str, nn.Module]]:
+        """Replaces the sublayers; gives (layer, name, what was there)."""
+        folder, had = Path(self.model.name_or_path), []
         for i, layer in enumerate(self.layers):
-            if (i, "attn") in skip:
-                setattr(layer, _child(layer, _ATTENTION, folder), _NoAttention())
-            if (i, "mlp") in skip:
-                setattr(layer, _child(layer, _MLP, folder), _NoMlp(self.model.config.hidden_size))
+            for part, names in _parts(i):
+                if part in skip:
+                    name = _child(layer, names, folder)
+                    had.append((layer, name, getattr(layer, name)))
+                    setattr(layer, name, _NoAttention() if part[1] == "attn" else _NoMlp(self.model.config.hidden_size))
+        return had
+
+    @contextmanager
+    def without(self, skip: SkipSet) -> Iterator[None]:
+        """Leaves further sublayers out for a while."""
+        had = self._leave_out(skip)
+        try:
+            yield
+        finally:
+            for layer, name, module in had:
+                setattr(layer, name, module)
+
+    @contextmanager
+    def entering(self) -> Iterator[dict[int, torch.Tensor]]:
+        """Keeps the residual stream [B, T, C] before each layer of the passes made meanwhile: layer → stream."""
+        found: dict[int, torch.Tensor] = {}
+        hooks = [
+            layer.register_forward_pre_hook(_keep_input(found, i), with_kwargs=True) for i, layer in enumerate(self.layers)
+        ]
+        hooks.append(self.layers[0].register_forward_hook(self._see_form))
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
+    def leaving(self, layers: list[int]) -> Iterator[dict[int, torch.Tensor]]:
+        """Keeps the residual stream [B, T, C] after these layers of the passes made meanwhile: layer → stream."""
+        found: dict[int, torch.Tensor] = {}
+        hooks = [self.layers[i].register_forward_hook(_keep_output(found, i)) for i in layers]
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def sublayers(self) -> dict[Sublayer, nn.Module]:
+        """(layer, kind) → its module, of those that are there."""
+        folder = Path(self.model.name_or_path)
+        found: dict[Sublayer, nn.Module] = {}
+        for i, layer in enumerate(self.layers):
+            for part, names in _parts(i):
+                if part not in self.skip:
+                    found[part] = getattr(layer, _child(layer, names, folder))
+        return found
+
+    def _see_form(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.gives_tuples = isinstance(output, tuple)
+
+    @contextmanager
+    def taken_up(self, first: int, stream: torch.Tensor | None) -> Iterator[None]:
+        """Passes made meanwhile begin before layer `first` with a stream [B, T, C] that `entering` kept; the layers below do nothing."""
+        given = (stream,) if self.gives_tuples else stream
+        for layer in self.layers[:first]:
+            layer.forward = lambda *_args, **_kwargs: given
+        try:
+            yield
+        finally:
+            for layer in self.layers[:first]:
+                del layer.forward
 
     def forward(
         self, input_ids: Array, attention_mask: Array, position_ids: Array
@@ -115,11 +200,8 @@ class Reference:
         for i, layer in enumerate(self.layers):
             hooks.append(layer.register_forward_pre_hook(_keep_input(entering, i), with_kwargs=True))
             hooks.append(layer.register_forward_hook(_keep_output(leaving, i)))
-            parts: tuple[tuple[Sublayer, tuple[str, ...]], ...] = (((i, "attn"), _ATTENTION), ((i, "mlp"), _MLP))
-            for part, names in parts:
-                if part not in self.skip:
-                    module = getattr(layer, _child(layer, names, Path(self.model.name_or_path)))
-                    hooks.append(module.register_forward_hook(_keep_output(branches, part)))
+        for part, module in self.sublayers().items():
+            hooks.append(module.register_forward_hook(_keep_output(branches, part)))
         try:
             self.forward(input_ids, attention_mask, position_ids)
         finally:
@@ -130,6 +212,12 @@ class Reference:
         ordered: list[Sublayer] = [p for i in range(len(self.layers)) for p in ((i, "attn"), (i, "mlp")) if p in shaped]  # type: ignore[misc]
         streams = {p: (entering[p[0]] + shaped[p] if p[1] == "attn" else leaving[p[0]]).numpy() for p in ordered}
         return streams, {p: shaped[p].numpy() for p in ordered}, entering[0].numpy()
+
+    def logits_at(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """[B, K, V]: the logits at K positions [K] of a pass without a cache, and no others where the model can leave them out."""
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            return self.model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
+        return self.model(input_ids=input_ids, use_cache=False).logits[:, positions]
 
     def generate(self, prompt_ids: list[int] | Array, max_new_tokens: int) -> list[int]:
         """The greedy continuation of one prompt, new tokens only, ended by the model's end-of-text token.
@@ -161,6 +249,11 @@ def _decoder_layers(model: PreTrainedModel, folder: Path) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise UserError(f"{folder}: no list of {count} decoder layers in {type(model).__name__}; check cannot skip its sublayers")
+
+
+def _parts(layer: int) -> tuple[tuple[Sublayer, tuple[str, ...]], ...]:
+    """A layer's sublayers and the names that their modules go by."""
+    return ((layer, "attn"), _ATTENTION), ((layer, "mlp"), _MLP)
 
 
 def _child(layer: nn.Module, names: tuple[str, ...], folder: Path) -> str:

@@ -161,9 +161,9 @@ class ArtefactRunner(_Player):
 class TorchRunner(_Player):
     """The PyTorch reference as a Polygraphy runner."""
 
-    def __init__(self, folder: Path, skip: SkipSet, dtype: Precision) -> None:
+    def __init__(self, folder: Path, skip: SkipSet, dtype: Precision, healed: Path | None = None) -> None:
         super().__init__(name=f"torch-{dtype}")
-        self._arguments = (folder, skip, dtype)
+        self._arguments = (folder, skip, dtype, healed)
 
     def activate_impl(self) -> None:
         self._reference: Any = Reference(*self._arguments)

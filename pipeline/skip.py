@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, InvariantError, PassResult
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from pipeline import anatomy, graphfile, store
+from pipeline import anatomy, graphfile, safetensors_index, store
 from pipeline.types import SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def cut(base: Path, skip: SkipSet) -> Path:
     """
     record = store.read_sidecar(base)
     variant = store.variant_of(record)
-    if variant.skip or variant.head == "all":
+    if variant.skip or variant.adapter or variant.head == "all":
         raise UserError(f"{base} is not a base graph; cut variants from {base.with_name(f'base.{variant.precision}.onnx')}")
     skip.within(record["num_layers"])
     if not skip:
@@ -46,11 +46,31 @@ def cut_all_logits(graph: Path) -> Path:
     return _derive(graph, record, replace(variant, head="all"), AllLogitsPass())
 
 
-def _derive(source: Path, record: dict[str, Any], variant: Variant, surgery: InPlacePass) -> Path:
-    """Writes what the surgery makes of a graph beside it, or finds it there."""
+def graft(graph: Path, healed: Path, adapter: str) -> Path:
+    """Writes the twin of a variant whose adapter's tensors come from another file in the folder; all others stay where they are.
+
+    Args:
+        healed: safetensors with the merged tensors under the checkpoint's names (`adapters.merge`).
+        adapter: its name; the twin is called `<variant>~<adapter>`.
+
+    Raises:
+        UserError: the graph was authored elsewhere, or lacks a tensor.
+    """
+    record = store.read_sidecar(graph)
+    if record["contract"] != "authored":
+        raise UserError(
+            f"{graph} was exported elsewhere and keeps its weights in another form; adapters need an authored graph"
+        )
+    variant = replace(store.variant_of(record), adapter=adapter)
+    return _derive(graph, record, variant, GraftPass(healed), healed={"file": healed.name, "sha256": store.sha256(healed)})
+
+
+def _derive(source: Path, record: dict[str, Any], variant: Variant, surgery: InPlacePass, **more: Any) -> Path:
+    """Writes what the surgery makes of a graph beside it, or finds it there; `more` goes into the sidecar."""
     path = store.graph_path(source.parent, variant)
     kept = {key: record.get(key) for key in ("contract", "weights", "tokenizer", "tools", "num_layers")}
     wanted = {**store.variant_record(variant), **kept, "base": {"file": source.name, "sha256": record["sha256"]}}
+    wanted |= {key: record[key] for key in ("healed",) if key in record} | more
     with store.lock(source.parent):
         if store.is_current(path, wanted):
             log.info("%s is there and matches; nothing to do", path)
@@ -117,6 +137,25 @@ class AllLogitsPass(InPlacePass):
         logits = next(value for value in model.graph.outputs if value.name == "logits")
         vocabulary = logits.shape[2] if logits.shape else None
         logits.shape = ir.Shape(["batch", "sequence", vocabulary])
+        return PassResult(model, modified=True)
+
+
+class GraftPass(InPlacePass):
+    """Points the weights that a safetensors file holds at that file."""
+
+    def __init__(self, healed: Path) -> None:
+        super().__init__()
+        self.healed = healed
+
+    def call(self, model: ir.Model) -> PassResult:
+        for name, tensor in safetensors_index.read_index([self.healed]).items():
+            value = model.graph.initializers.get(name)
+            if value is None or value.const_value is None or tuple(value.const_value.shape.numpy()) != tensor.shape:
+                raise UserError(f"{self.healed} holds {name} {list(tensor.shape)}, and the graph has no such weight")
+            value.const_value = ir.ExternalTensor(
+                tensor.file, tensor.offset, tensor.nbytes, value.const_value.dtype, shape=ir.Shape(tensor.shape), name=name,
+                base_dir=self.healed.parent,
+            )  # fmt: skip
         return PassResult(model, modified=True)
 
 

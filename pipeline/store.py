@@ -43,6 +43,10 @@ def results_dir(model: str) -> Path:
     return Path("evals") / "results" / plain_name(model)
 
 
+def figures_dir(model: str) -> Path:
+    return Path("evals") / "figures" / plain_name(model)
+
+
 def graph_path(folder: Path, variant: Variant) -> Path:
     return folder / f"{variant.stem}.onnx"
 
@@ -192,6 +196,21 @@ def sweep_temporaries(folder: Path) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def healed_weights(artefact: Path) -> Path | None:
+    """The safetensors that hold the weights which a healed artefact's adapter touched; None where it has no adapter."""
+    record = read_sidecar(artefact, quick=True)
+    if not record.get("adapter"):
+        return None
+    path = healed_path(checkpoint_folder(artefact), variant_of(record).name)
+    if not path.is_file() or sha256(path) != record["healed"]["sha256"]:
+        raise UserError(f"{path} is not what {artefact.name} was made with; run its `pipeline export … --adapter` again")
+    return path
+
+
+def healed_path(folder: Path, variant: str) -> Path:
+    return folder / f"{plain_name(variant)}.safetensors"
 
 
 def sidecar_path(artefact: Path) -> Path:

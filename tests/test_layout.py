@@ -21,6 +21,10 @@ LOWER = [  # each may import those before it and its own group
         "anatomy",
         "lint",
         "reference",
+        "similarity",
+        "streams",
+        "removal",
+        "adapters",
         "selectors",
         "backends",
         "stopwatch",
@@ -31,9 +35,10 @@ LOWER = [  # each may import those before it and its own group
         "latency",
         "generate",
     },
-    {"scoring"},
+    {"budget", "scoring"},
+    {"figures"},
 ]
-STAGES = {"export", "skip", "merge", "build", "compare", "bench", "score", "show", "doctor"}
+STAGES = {"export", "skip", "merge", "build", "compare", "bench", "score", "calibrate", "heal", "show", "doctor"}
 HEAVY = {
     "torch",
     "onnx",
@@ -50,6 +55,9 @@ HEAVY = {
     "datasets",
     "pandas",
     "pyarrow",
+    "peft",
+    "scipy",
+    "matplotlib",
 }
 
 

@@ -24,7 +24,13 @@ def export(
     frac: Annotated[float | None, typer.Option(help="Fraction of the layers: ceil(frac · L) of them.")] = None,
     count: Annotated[int | None, typer.Option(help="Number of layers.")] = None,
     layers: Annotated[str | None, typer.Option(help="The layers themselves: 3,7,20-29.")] = None,
-    select: Annotated[str | None, typer.Option(help="Rule that picks them: last (default), last-but-final.")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
+    adapter: Annotated[
+        str | None, typer.Option(help="Merge what `pipeline heal` trained for this variant, by its --name.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32 (CPU) or fp16 (engines).")] = "fp32",
     head: Annotated[str, typer.Option(help="gather: logits where asked; all: [B, S, V], which optimum loads.")] = "gather",
     from_onnx: Annotated[
@@ -50,13 +56,17 @@ def export(
         base = stage.export_from_onnx(from_onnx)
     else:
         found = checkpoint.resolve(arguments.model(model), in_place)
-        chosen = selectors.skip_set(skip, frac, count, layers, select, stage.num_layers(found.config))
+        told = selectors.Statistics(found.folder)
+        chosen = selectors.skip_set(skip, frac, count, layers, select, stage.num_layers(found.config), told, seed)
         base = stage.export_base(found, "fp16" if precision == "fp16" else "fp32")
         if verify:
             checkpoint.verify(found)
     if from_onnx:
-        chosen = selectors.skip_set(skip, frac, count, layers, select, store.read_sidecar(base)["num_layers"])
+        told = selectors.Statistics(base.parent)
+        chosen = selectors.skip_set(skip, frac, count, layers, select, store.read_sidecar(base)["num_layers"], told, seed)
     path = surgery.cut(base, chosen)
+    if adapter:
+        path = chains.healed(path, adapter)
     if head == "all":
         path = surgery.cut_all_logits(path)
     show_result({"path": str(path), **store.read_sidecar(path)}, as_json, str(path))

@@ -113,12 +113,12 @@ def _first_metric(rows: dict[str, dict[str, Any]]) -> str:
 def _loss_rows(benchmark: benchmarks.Benchmark, data: Path | None, limit: int | None) -> tuple[list[str], local_data.Source]:
     part = benchmark.parts[0]
     split = part.definition.data["validation"]
-    if data is None:
+    if data is None and not split.file.startswith("./"):
         texts = _stream(split.home, limit)
         return texts, local_data.Source(Path(split.home), len(texts), split.rows, store.text_digest("\n".join(texts)))
-    file = local_data.require(benchmark, part, "validation", data)
+    file = local_data.require(benchmark, part, "validation", data or Path())
     rows = local_data.read(file, part.definition.columns)
-    return [row["text"] for row in rows[:limit]], local_data.source(file, len(rows), split.rows)
+    return [row[part.definition.columns[0]] for row in rows[:limit]], local_data.source(file, len(rows), split.rows)
 
 
 def _stream(home: str, limit: int | None) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pipeline.selectors import Choice, Question
 from pipeline.types import SkipSet
 
 
-def choose(kind: str, count: int, num_layers: int) -> SkipSet:
-    return SkipSet.of(kind, range(num_layers - count, num_layers))
+def choose(question: Question) -> Choice:
+    return Choice(SkipSet.of(question.kind, range(question.num_layers - question.count, question.num_layers)))

@@ -1,0 +1,24 @@
+"""Angular distance of every block, each block size shifted and scaled to 0 … 1 (Gromov et al. 2024, Figure 4)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline import figures, similarity
+from pipeline.figures import Figure
+
+
+def draw(model: str) -> Figure:
+    told = similarity.of_model(model)
+    d, layers = told.distances(), told.layers
+    shown = np.full((layers - 1, layers), np.nan)
+    for n in range(1, layers):
+        curve = np.array([d[first, first + n] for first in range(layers - n + 1)])
+        spread = curve.max() - curve.min()
+        shown[n - 1, : len(curve)] = (curve - curve.min()) / spread if spread else 0.0
+    title = f"{model}: which blocks change the stream least"
+    drawing, plot = figures.axes(title, "first layer of the block, ℓ", "block size n", 7.6)
+    image = plot.imshow(shown, origin="lower", aspect="auto", cmap="viridis", extent=(-0.5, layers - 0.5, 0.5, layers - 0.5))
+    drawing.colorbar(image, ax=plot, label="distance, 0: nearest of this n, 1: farthest")
+    rows = [(n + 1, first, float(value)) for (n, first), value in np.ndenumerate(shown) if not np.isnan(value)]
+    return Figure(drawing, ("n", "l", "normalised_d"), rows)

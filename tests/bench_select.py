@@ -1,0 +1,100 @@
+"""`make bench-select`: the loss of every selector's choice, on text that nothing was chosen by, with a random control.
+
+Calibrated on the project's own text (or `--texts`), measured on C4's validation rows: nats a token at every second position.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import calibrate, checkpoint, export, selectors, texts
+from pipeline.reference import Reference
+from pipeline.removal import Race
+from pipeline.selectors import Question, Statistics
+from pipeline.types import BASE, SkipSet, UserError, count_of
+
+FRACTIONS = (0.10, 0.25, 0.33)
+SEEDS = range(3)
+
+
+def sets(kind: str, count: int, layers: int, told: Statistics, names: list[str]) -> dict[str, SkipSet]:
+    """Selector (with its seed) → its skip set; `joint` at as many sublayers as the blocks have."""
+    found = {}
+    for name in names:
+        for seed in SEEDS if name == "random" else (0,):
+            number = 2 * count if name == "joint" and kind == "block" else count
+            label = name if name != "random" else f"random {seed}"
+            try:
+                found[label] = selectors.choose(name, Question(kind, number, layers, told, seed)).skip
+            except UserError:
+                continue  # not a rule for this kind
+    return found
+
+
+def losses(folder: Path, told: Statistics, held_out: texts.Source, samples: int, length: int, names: list[str]) -> list[dict]:
+    """One row for each (kind, fraction, selector)."""
+    tokens, _ = texts.cut(folder, held_out, length, samples)
+    race = Race(Reference(folder), "block", tokens)
+    layers = export.num_layers(checkpoint.open_checkpoint(folder).config)
+    base, known = float(np.mean(race.losses(BASE))), dict[str, float]()
+    rows = [{"kind": "", "fraction": 0.0, "selector": "base", "skip": "base", "loss": base}]
+    for kind in ("attn", "mlp", "block"):
+        for fraction in FRACTIONS:
+            for name, skip in sets(kind, count_of(fraction, layers), layers, told, names).items():
+                if skip.name not in known:
+                    known[skip.name] = float(np.mean(race.losses(skip)))
+                rows.append({"kind": kind, "fraction": fraction, "selector": name, "skip": skip.name, "loss": known[skip.name]})
+    return rows
+
+
+def table(rows: list[dict]) -> Table:
+    """Selectors down, kinds and fractions across; the random control as its mean."""
+    columns = list(dict.fromkeys((row["kind"], row["fraction"]) for row in rows if row["kind"]))
+    made = Table(title=f"nats a token; base {rows[0]['loss']:.3f}")
+    made.add_column("selector")
+    for kind, fraction in columns:
+        made.add_column(f"{kind} {fraction:.0%}", justify="right")
+    for name in dict.fromkeys(row["selector"].split(" ")[0] for row in rows[1:]):
+        cells = []
+        for column in columns:
+            mine = [r["loss"] for r in rows if r["selector"].split(" ")[0] == name and (r["kind"], r["fraction"]) == column]
+            cells.append(f"{np.mean(mine):.3f}" if mine else "")
+        made.add_row(name, *cells)
+    return made
+
+
+def main() -> int:
+    """Calibrates where needed, and prints the table."""
+    data = Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--texts", type=Path, nargs="*", default=[])
+    parser.add_argument("--held-out", type=Path, default=data / "c4" / "validation.jsonl")
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--selectors", default=",".join(selectors.names()))
+    chosen = parser.parse_args()
+    found = checkpoint.resolve(chosen.model)
+    source, started = texts.Source(tuple(chosen.texts)), time.monotonic()
+    calibrate.calibrate(found.folder, source, samples=64, length=256)
+    told = Statistics(found.folder, source)
+    rows = losses(
+        found.folder, told, texts.Source((chosen.held_out,)), chosen.samples, chosen.length, chosen.selectors.split(",")
+    )
+    print(json.dumps(rows))
+    Console(width=140).print(table(rows))
+    print(f"{time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,8 +14,8 @@ help:
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
 	TQDM_DISABLE=1 $(BIN)/python -m pipeline.demo
 
-test: $(VENV)/.ready  ## every test that this machine can run
-	$(BIN)/python -m pytest
+test: $(VENV)/.ready  ## every test that this machine can run, on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: $(VENV)/.ready  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not rtx"

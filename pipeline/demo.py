@@ -104,9 +104,8 @@ def _table(
         "check",
         "M parameters",
         "KV B/token",
-        "graph KB",
         *(f"ms at {n}" for n in lengths),
-        *(f"saved % (ceiling) at {n}" for n in lengths),
+        *(f"saved % (ceiling), {n}" for n in lengths),
         "smoke %",
         "loss / log V",
     ):
@@ -120,7 +119,6 @@ def _table(
             "passed" if check.passed else "FAILED",
             f"{costs.parameters(found.config, variant.skip) / 1e6:.1f}",
             f"{costs.cache_bytes(found.config, variant.skip, variant.precision):,}",
-            f"{graph.stat().st_size / 1e3:.0f}",
             *(f"{row.p50:.1f}" for row in mine),
             *(f"{row.improvement:.1f} ({row.ceiling:.1f})" if variant.skip else "" for row in mine),
             *(texts_of.get((str(graph), name), "") for name in ("smoke", "smoke-loss")),

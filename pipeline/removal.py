@@ -30,7 +30,7 @@ Losses = dict[str, list[Array]]
 BATCH = 2
 EVERY = 2
 """The loss is read at every second position."""
-DOUBT = 2.0
+DOUBT = 1.5
 """A candidate is out of the race when it is so many standard errors of the difference, position by position, behind the best."""
 
 

@@ -28,8 +28,8 @@ def has_gpu() -> bool:
 
 
 @cache
-def _fp16_base(folder: Path) -> Path:
-    """The fp16 base graph of a checkpoint, made or found once a command."""
+def _fp16_base(folder: Path, _cwd: Path) -> Path:
+    """The fp16 base graph of a checkpoint, made or found once a command; a relative folder means another one after a chdir."""
     from pipeline import checkpoint
     from pipeline import export as stage
 
@@ -44,7 +44,7 @@ def fp16_twin(path: Path) -> Path:
     variant = store.variant_of(record)
     if variant.precision == "fp16" or record["contract"] != "authored":
         return path
-    twin = surgery.cut(_fp16_base(path.parent), variant.skip)
+    twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
     healed = store.healed_weights(path)
     return surgery.graft(twin, healed, variant.adapter) if healed and variant.adapter else twin
 

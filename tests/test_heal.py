@@ -13,11 +13,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipeline import adapters, backends, chains, checkpoint, compare, export, graphfile, heal, merge, skip, store, texts
+from pipeline import adapters, backends, build, chains, checkpoint, compare, export, graphfile, heal, merge, skip, store, texts
 from pipeline.heal import Settings
 from pipeline.reference import Reference
 from pipeline.types import SkipSet, UserError
 from tests import tiny
+from tests.test_build import rtx
 
 SMALL = {"steps": 12, "batch": 4, "length": 32, "rank": 8, "alpha": 8, "lr": 3e-3, "warmup": 1}
 
@@ -183,6 +184,13 @@ def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: 
         assert not np.allclose(mine.forward(ids)[0], plain.forward(ids)[0], atol=1e-3)
     assert chains.healed(variant(base), "heal") == path  # made once
     assert "block2~heal.fp32.onnx" in {p.name for p in store.graphs_of("tiny")}
+
+
+@rtx
+def test_a_healed_graph_builds_with_tensorrt_rtx(base: Path) -> None:
+    plan = build.build(chains.fp16_twin(healed(base, steps=1)), targets=("sm80",))
+    assert plan == Path("engines/tiny/block2~heal/tensorrt-rtx-sm80-fp16.plan")
+    assert store.variant_of(store.read_sidecar(plan)).adapter == "heal"
 
 
 def test_weights_that_are_not_the_adapters_are_refused(base: Path) -> None:

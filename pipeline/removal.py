@@ -74,7 +74,7 @@ def removals(folder: Path, kind: str, count: int, source: texts.Source, samples:
     tokens, told = texts.cut(folder, source, length, samples)
     settings = {
         "what": "greedy", "model": found.model, "weights": similarity.identity(found), "kind": kind, "samples": samples,
-        "length": length, "every": EVERY, "texts": told,
+        "length": length, "every": EVERY, "doubt": DOUBT, "texts": told,
     }  # fmt: skip
     path = store.calib_dir(found.model) / f"greedy-{kind}.json"
     with store.lock(path.parent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -192,8 +193,10 @@ def test_a_stopped_run_goes_on_where_it_was(how: signal.Signals, project: Path) 
         "--batch-tokens",
         "600",
     ]
+    # `make test &` starts everything with SIGINT ignored.
+    hears = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
-        line, env=tiny.environment(), cwd=project.parent, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        line, env=tiny.environment(), cwd=project.parent, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=hears
     ) as running:
         deadline = time.monotonic() + 120
         while (

@@ -31,7 +31,7 @@ from pipeline import (
     store,
     texts,
 )
-from pipeline.generate import greedy, stop_tokens
+from pipeline.generation.greedy import greedy
 from pipeline.types import UserError
 
 PROMPT = "The capital of France is"
@@ -135,7 +135,7 @@ def _continuation(graph: Path) -> str:
     folder = store.checkpoint_folder(graph)
     words = texts.tokenizer(folder)
     with backends.open_runner(graph) as runner:
-        tokens = list(greedy(runner, words.encode(PROMPT), 16, stop_tokens(folder)))
+        tokens = greedy(runner, words.encode(PROMPT), 16, texts.stop_tokens(folder))
     return PROMPT + str(words.decode(tokens, skip_special_tokens=True))
 
 

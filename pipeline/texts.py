@@ -10,13 +10,16 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import store
 from pipeline.types import UserError
+
+if TYPE_CHECKING:
+    from pipeline.generation.prompts import Prompts
 
 Tokens = npt.NDArray[np.int64]
 
@@ -43,6 +46,36 @@ def tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} holds no tokenizer that transformers can load ({str(error).splitlines()[0]})") from None
+
+
+def prompts(folder: Path) -> Prompts:
+    """A checkpoint's tokenizer, chat template, ends of a text and context, for generation.
+
+    Raises:
+        UserError: no tokenizer, or one that has no fast form.
+    """
+    from pipeline.generation.prompts import Manners, Prompts
+
+    words = tokenizer(folder)
+    if not getattr(words, "is_fast", False):
+        raise UserError(f"{folder} holds a tokenizer without a fast form (tokenizer.json), which generation needs")
+    special = {key: value for key, value in words.special_tokens_map.items() if isinstance(value, str)}
+    template = words.chat_template if isinstance(words.chat_template, str) else None
+    return Prompts(words.backend_tokenizer, Manners(context(folder), tuple(sorted(stop_tokens(folder))), template, special))
+
+
+def context(folder: Path) -> int:
+    """Tokens that a text may have: the model's window."""
+    config = store.read_json(folder / "config.json")
+    return int(next((config[key] for key in ("max_position_embeddings", "n_positions", "n_ctx") if config.get(key)), 2048))
+
+
+def stop_tokens(folder: Path) -> frozenset[int]:
+    """The end-of-text ids that the model's generation_config.json (or config.json) names."""
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file() and (ids := store.read_json(folder / name).get("eos_token_id")) is not None:
+            return frozenset(ids if isinstance(ids, list) else [ids])
+    return frozenset()
 
 
 @dataclass(frozen=True, slots=True)

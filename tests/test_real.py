@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import backends, build, checkpoint, compare, export, skip, store
-from pipeline.generate import greedy, stop_tokens
+from pipeline.generation.greedy import greedy
 from pipeline.reference import Reference
-from pipeline.texts import token_sequences, tokenizer
+from pipeline.texts import stop_tokens, token_sequences, tokenizer
 from pipeline.types import SkipSet
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def test_greedy_text_is_pytorchs(name: str, model: checkpoint.Checkpoint) -> Non
     graph = skip.cut(export.export_base(model), SkipSet.parse(name))
     prompt = tokenizer(model.folder).encode("The capital of France is")
     with backends.open_runner(graph) as runner:
-        tokens = list(greedy(runner, prompt, 12, stop_tokens(model.folder)))
+        tokens = greedy(runner, prompt, 12, stop_tokens(model.folder))
     assert tokens == Reference(model.folder, SkipSet.parse(name)).generate(prompt, 12)
     if name == "base":
         assert tokenizer(model.folder).decode(tokens).startswith(" Paris.")

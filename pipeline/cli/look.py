@@ -1,4 +1,4 @@
-"""Commands that look: one text, one artefact, all of them, this machine."""
+"""Commands that look: one artefact, all of them, this machine."""
 
 from __future__ import annotations
 
@@ -7,31 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import store
 from pipeline.cli.app import Json, app, show_result
-
-
-@app.command()
-def generate(
-    artefact: Annotated[Path, typer.Argument(help="Graph or engine.")],
-    prompt: Annotated[str, typer.Argument(help="The text to go on with.")],
-    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 32,
-    as_json: Json = False,
-) -> None:
-    """Goes on with a text, greedily.
-
-    Example: `pipeline generate graphs/*/base.fp32.onnx "The capital of France is"`
-    """
-    from pipeline import backends
-    from pipeline import generate as stage
-    from pipeline.texts import tokenizer
-
-    with backends.open_runner(artefact) as runner:
-        folder = store.checkpoint_folder(artefact)
-        words = tokenizer(folder)
-        tokens = list(stage.greedy(runner, words.encode(prompt), max_tokens, stage.stop_tokens(folder)))
-    text = words.decode(tokens, skip_special_tokens=True)
-    show_result({"prompt": prompt, "text": text, "tokens": tokens}, as_json, prompt + text)
 
 
 @app.command("list")

@@ -12,8 +12,9 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from pipeline import backends, generate, store
+from pipeline import backends, store, texts
 from pipeline.checkpoint import tokenizer_digest
+from pipeline.generation.greedy import greedy_batch
 from pipeline.scoring import artefacts, prefixes, tokens
 from pipeline.scoring.batches import Answer, Scorer, ScoringError, Work
 from pipeline.scoring.journal import Journal
@@ -134,15 +135,15 @@ class PipelineLM(Words):
         keys = [Journal.key("rolling", *request.args) for request in requests]
         asked = Questions(self.journals, keys, requests, self.progress)
         with asked:
-            texts = {key: request.args[0] for key, request in zip(keys, requests, strict=True) if key in asked.missing}
-            for group in groups(list(texts), lambda key: len(texts[key])):
-                self._roll(group, texts, asked)
+            whole = {key: request.args[0] for key, request in zip(keys, requests, strict=True) if key in asked.missing}
+            for group in groups(list(whole), lambda key: len(whole[key])):
+                self._roll(group, whole, asked)
         return [(answer[0], answer[1]) for answer in asked.answers()]
 
-    def _roll(self, keys: list[str], texts: dict[str, str], asked: Questions) -> None:
+    def _roll(self, keys: list[str], whole: dict[str, str], asked: Questions) -> None:
         owners, pieces = list[str](), list[prefixes.Request]()
         for key in keys:
-            stream = self.tok_encode(texts[key])
+            stream = self.tok_encode(whole[key])
             cut = map(make_disjoint_window, get_rolling_token_windows(stream, self.prefix_token_id, self.max_length, 1))
             mine = [prefixes.request(context, continuation, self.max_length) for context, continuation in cut]
             pieces += mine
@@ -192,26 +193,18 @@ class PipelineLM(Words):
         artefacts.has_room(room, self.max_length)
         prompts = {key: self.tok_encode(request.args[0])[-room:] for key, request in group.items()}
         order = sorted(prompts, key=lambda key: -len(prompts[key]))
-        rows = min(GENERATED_ROWS, self.runner.limits.batch)
-        stop = generate.stop_tokens(self.folder)
-        for start in range(0, len(order), rows):
-            keys = order[start : start + rows]
-            written = [list[int]() for _ in keys]
+        stop = texts.stop_tokens(self.folder)
 
-            def ends(_: int, text: list[int]) -> bool:
-                tail = self.tok_decode(text[-64:], skip_special_tokens=False)
-                return text[-1] in stop or any(term and term in tail for term in until)
+        def ends(text: list[int]) -> bool:
+            tail = self.tok_decode(text[-64:], skip_special_tokens=False)
+            return text[-1] in stop or any(term and term in tail for term in until)
 
-            try:
-                batch = generate.greedy_batch(self.runner, [prompts[key] for key in keys], settings["max_gen_toks"], ends)
-                for number, token in batch:
-                    written[number].append(token)
-            except Exception as error:  # the backend's own; the documents are named at the end of the run
-                for key in keys:
-                    asked.take(key, ScoringError(" ".join(str(error).split())))
-                continue
-            for key, text in zip(keys, written, strict=True):
-                asked.keep(key, {"": [postprocess_generated_text(self.tok_decode(text), until, None)]})
+        for row in greedy_batch(self.runner, [prompts[key] for key in order], settings["max_gen_toks"], ends, GENERATED_ROWS):
+            key = order[row.number]
+            if row.error is not None:  # the backend's own; the documents are named at the end of the run
+                asked.take(key, ScoringError(" ".join(str(row.error).split())))
+            else:
+                asked.keep(key, {"": [postprocess_generated_text(self.tok_decode(row.tokens), until, None)]})
 
     # ---- what lm-eval wants to know ---------------------------------------------------------------------------------
 

@@ -1,0 +1,241 @@
+"""Stage: graphs and plans → a Triton model repository.
+
+A variant becomes two models: NAME, its tensors as they are, and NAME_generate, text in and text out. Everything is
+written beside the repository first and renamed into it; SHIP.json, written last, says what belongs to it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import logging
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import costs, store, texts
+from pipeline.triton import model_config, page, repack, repository
+from pipeline.types import UserError
+
+log = logging.getLogger(__name__)
+PACKAGE = Path(__file__).parent
+SERVED = (
+    "__init__.py", "types.py", "store.py", "backends/__init__.py", "backends/onnxruntime.py", "backends/tensorrt.py",
+    "backends/tensorrt_runner.py", "generation/__init__.py", "generation/sampling.py", "generation/prompts.py",
+    "generation/writer.py", "generation/batcher.py",
+)  # fmt: skip
+"""Files of this package that NAME_generate carries: what `pipeline generate` runs, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How NAME_generate runs; users may change them later in its config.pbtxt.
+
+    Attributes:
+        rows: requests side by side at most.
+        cache_tokens: tokens of keys and values that the batch may need at most.
+        queue: requests that wait at most.
+    """
+
+    rows: int = 16
+    cache_tokens: int = 16_384
+    queue: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "cache_tokens", "queue"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is not above 0")
+
+
+def ship(
+    artefacts: list[Path], folder: Path, name: str | None = None, unchecked: bool = False, settings: Settings | None = None
+) -> dict[str, Any]:
+    """Writes the artefacts into the repository, each as the next version of its name; what is there unchanged stays.
+
+    Args:
+        artefacts: graphs and plans of variants.
+        folder: the model repository; made where it is missing.
+        name: of the model; with several artefacts the beginning of their names.
+        unchecked: take artefacts that have passed no check, and record that.
+
+    Returns:
+        SHIP.json as it stands now, with "shipped": [[name, version], …] of this call.
+
+    Raises:
+        UserError: an artefact cannot be served, or the folder holds something else. Nothing is changed then.
+    """
+    settings = settings or Settings()
+    named = {_name(path, name, len(artefacts) > 1): path for path in artefacts}
+    if len(named) < len(artefacts):
+        raise UserError("two of these artefacts would get the same name; ship them one by one with --name")
+    records = {path: _accepted(path, unchecked) for path in artefacts}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with store.lock(folder.parent):
+        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(left)
+        manifest = repository.open_or_new(folder)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            shipped = [_stage(staging, manifest, one, path, records[path], settings) for one, path in named.items()]
+            page.write(staging, manifest)
+            repository.install(staging, folder, manifest)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return {**manifest, "shipped": shipped}
+
+
+# ---- what may be shipped --------------------------------------------------------------------------------------------
+
+
+def _name(path: Path, name: str | None, several: bool) -> str:
+    variant = store.variant_of(store.read_sidecar(path, quick=True))
+    stem = name or variant.model
+    full = re.sub(r"[^\w.-]", "_", f"{stem}-{variant.name}" if several or name is None else stem)
+    if full.endswith("_generate"):
+        raise UserError(f"--name {full} ends in _generate, which is the text model's own ending")
+    return store.plain_name(full)
+
+
+def _accepted(path: Path, unchecked: bool) -> dict[str, Any]:
+    """The artefact's sidecar, with the path of the graph that it is or was built from and what its check said.
+
+    Raises:
+        UserError: it cannot be served, or has passed no check.
+    """
+    record = store.read_sidecar(path)
+    if "variants" in record:
+        raise UserError(f"{path} holds several variants; ship the graphs that it was merged from")
+    variant = store.variant_of(record)
+    if record.get("stripped"):
+        raise UserError(f"{path} was built without its weights; build it again without --strip-weights")
+    passed = store.check_passed(path, record["sha256"])
+    if not passed and not unchecked:
+        raise UserError(f"{path} has passed no check; run `pipeline check {path}`, or pass --unchecked")
+    folder = store.checkpoint_folder(path)
+    graph = path if path.suffix == ".onnx" else folder / record["graph"]["file"]
+    layers = store.read_json(folder / "config.json")["num_hidden_layers"]
+    if record.get("contract") == "optimum" and not _has_cache(graph) and len(variant.skip.attention) < layers:
+        raise UserError(f"{path} has no cache to generate with; make it with `pipeline export`")
+    texts.prompts(folder)  # no tokenizer, no text
+    return {**record, "check": "passed" if passed else "not checked", "graph_path": graph}
+
+
+def _has_cache(graph: Path) -> bool:
+    from pipeline import graphfile
+
+    return any((value.name or "").startswith("past_key_values.") for value in graphfile.load(graph).graph.inputs)
+
+
+# ---- one variant ----------------------------------------------------------------------------------------------------
+
+
+def _stage(
+    staging: Path, manifest: dict[str, Any], name: str, path: Path, record: dict[str, Any], settings: Settings
+) -> tuple[str, int]:
+    """Writes the next version of NAME and NAME_generate into the staging folder and the manifest: (name, version)."""
+    model = manifest["models"].setdefault(name, {"generate": f"{name}_generate", "versions": {}})
+    same = [
+        v
+        for v, told in model["versions"].items()
+        if told["sha256"] == record["sha256"] and told["settings"] == asdict(settings)
+    ]
+    if same:
+        log.info("%s version %s is this very artefact; nothing to do", name, same[-1])
+        return name, int(same[-1])
+    version = max(map(int, model["versions"]), default=0) + 1
+    is_plan = path.suffix == ".plan"
+    is_rtx = is_plan and record["backend"] == "tensorrt-rtx"  # Triton's tensorrt backend loads TensorRT's plans only
+    kinds = {told["kind"] for told in model["versions"].values()}
+    if kinds - {kind := "tensorrt-rtx plan" if is_rtx else "tensorrt plan" if is_plan else "onnx graph"}:
+        raise UserError(f"{name} is a {kinds.pop()} there, and {path} is a {kind}; give it another --name")
+    generate = f"{name}_generate"
+    home = staging / (generate if is_rtx else name) / str(version)
+    home.mkdir(parents=True)
+    graph = home / ("graph" if is_plan else "model.onnx")
+    repack.repack(record["graph_path"], graph)
+    if is_plan:
+        _copy_plan(path, record, home / "model.plan")
+    if not is_rtx:
+        rows = min(settings.rows, record["ranges"]["batch"][2]) if is_plan else settings.rows
+        _write_config(staging / name, version, model_config.raw(name, record["graph_path"], is_plan, rows, version))
+    text = staging / generate / str(version)
+    text.mkdir(parents=True, exist_ok=True)
+    texts.prompts(store.checkpoint_folder(path)).save(text)
+    _copy_code(text)
+    artefact = {
+        "plan": str((home / "model.plan").relative_to(staging)) if is_plan else None,
+        "graph": str((graph / "model.onnx").relative_to(staging)),
+        "files": repository.digests(staging, home),
+    }
+    store.write_json(text / "artefact.json", artefact)
+    parameters = {**asdict(settings), "provider": "auto", "threads": 0, "verify": "sha256"}
+    _write_config(staging / generate, version, model_config.generate(generate, version, parameters))
+    variant = store.variant_of(record)
+    config = store.read_json(store.checkpoint_folder(path) / "config.json")
+    model["versions"][str(version)] = {
+        **store.variant_record(variant),
+        "kind": kind,
+        "artefact": str(path),
+        "sha256": record["sha256"],
+        "weights": record.get("weights"),
+        "check": record["check"],
+        "settings": asdict(settings),
+        "raw_model": not is_rtx,
+        "plan": artefact["plan"],
+        "graph": artefact["graph"],
+        "kv_bytes_per_token": costs.cache_bytes(config, variant.skip, variant.precision),
+        "needs": _needs(record, is_plan),
+        "shipped": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "files": repository.digests(staging, home, text),
+    }
+    return name, version
+
+
+def _write_config(model: Path, version: int, text: str) -> None:
+    """config.pbtxt serves the newest version; each version's own stays in configs/, to go back to."""
+    (model / "configs").mkdir(parents=True, exist_ok=True)
+    (model / "configs" / f"v{version}.pbtxt").write_text(text)
+    (model / "config.pbtxt").write_text(text)
+
+
+def _copy_plan(path: Path, record: dict[str, Any], target: Path) -> None:
+    shutil.copyfile(path, target)
+    if store.sha256(target) != record["sha256"]:
+        raise UserError(f"{target} does not read back as {path}; the disk is failing")
+    shutil.copyfile(store.sidecar_path(path), store.sidecar_path(target))
+
+
+def _copy_code(folder: Path) -> None:
+    shutil.copyfile(PACKAGE / "triton" / "generate_model.py", folder / "model.py")
+    for name in SERVED:
+        target = folder / "pipeline" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / name, target)
+
+
+def _needs(record: dict[str, Any], is_plan: bool) -> dict[str, str]:
+    """What the serving machine must have, beside Triton itself."""
+    needs = {"python": "3.11 or newer in the server's image (Triton 24.11 and later)"}
+    packages = ["numpy", "tokenizers", "jinja2", *(["polygraphy"] if is_plan else ["onnxruntime"])]
+    for package in packages:
+        try:
+            needs[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            needs[package] = importlib.metadata.version("onnxruntime-gpu")
+    if is_plan:
+        needs[record["backend"]] = f"{record['backend_version']}, exactly"
+        needs["gpu"] = ", ".join(record["targets"])
+    return needs
+
+
+def described(manifest: dict[str, Any]) -> str:
+    """What this call shipped, for a person."""
+    lines = []
+    for name, version in manifest["shipped"]:
+        told = manifest["models"][name]["versions"][str(version)]
+        size = sum(entry["bytes"] for entry in told["files"].values()) / 1e6
+        lines.append(f"{name} and {name}_generate, version {version}: {told['kind']}, {size:.0f} MB, check {told['check']}")
+    return "\n".join(lines)

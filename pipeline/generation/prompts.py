@@ -1,0 +1,121 @@
+"""A model's own words: its tokenizer, its chat template, what ends a text, how much its context holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from pipeline.types import UserError
+
+FILES = ("tokenizer.json", "generation.json")
+"""What `Prompts.save` writes into a folder and `Prompts.load` reads there."""
+ROLES = ("system", "user", "assistant", "tool")
+
+Message = Mapping[str, str]
+"""{'role': one of ROLES, 'content': text}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """What the tokenizer's file does not say.
+
+    Attributes:
+        context: tokens that prompt and text may have together.
+        ends: token ids that end a text.
+        chat_template: Jinja, as its authors published it; None where the model has none.
+        special: bos_token, eos_token … as the template calls them.
+    """
+
+    context: int
+    ends: tuple[int, ...] = ()
+    chat_template: str | None = None
+    special: dict[str, str] = field(default_factory=dict)
+
+
+class Prompts:
+    """Texts and chats → tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, manners: Manners) -> None:
+        self.tokenizer, self.manners = tokenizer, manners
+        self.ends = frozenset(manners.ends)
+
+    @classmethod
+    def load(cls, folder: Path) -> Prompts:
+        """From a folder that `save` wrote."""
+        held = json.loads((folder / FILES[1]).read_text())
+        return cls(Tokenizer.from_file(str(folder / FILES[0])), Manners(**{**held, "ends": tuple(held["ends"])}))
+
+    def save(self, folder: Path) -> None:
+        (folder / FILES[0]).write_text(self.tokenizer.to_str())
+        (folder / FILES[1]).write_text(json.dumps(asdict(self.manners), indent=1, ensure_ascii=False) + "\n")
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a prompt, begun as the tokenizer begins a text; a BOS that the text has already is not put twice.
+
+        Raises:
+            UserError: no text, or certainly more than the context holds.
+        """
+        if not text:
+            raise UserError("the prompt is empty")
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if size > self.manners.context * self.longest:  # no tokenizer can make it fit; megabytes are not even tried
+            raise UserError(f"the prompt of {size:,} bytes is longer than the context of {self.manners.context} tokens")
+        bos = self.manners.special.get("bos_token")
+        return list(self.tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))).ids)
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens of a conversation, ended where the assistant's answer begins.
+
+        Raises:
+            UserError: malformed messages, no chat template, or one that refuses them.
+        """
+        return self.encode(self.render(messages))
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The conversation as text, by the model's own template, in jinja2's sandbox with the settings of transformers."""
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        if self.manners.chat_template is None:
+            raise UserError("the model has no chat template; give it a plain prompt")
+        _check(messages)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+        try:
+            template = environment.from_string(self.manners.chat_template)
+            return template.render(messages=list(messages), add_generation_prompt=True, **self.manners.special)
+        except (TemplateError, TypeError) as error:
+            raise UserError(f"the model's chat template refuses these messages: {error}") from None
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(len(word.encode()) for word in self.tokenizer.get_vocab())
+
+
+def _check(messages: Sequence[Message]) -> None:
+    if not isinstance(messages, list | tuple) or not messages:
+        raise UserError("messages is not a list of at least one message")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or message.get("role") not in ROLES:
+            raise UserError(f"messages[{number}] is not a role ({', '.join(ROLES)}) with a content of text")
+
+
+def _refuse(reason: str) -> None:
+    from jinja2 import TemplateError
+
+    raise TemplateError(reason)
+
+
+def _now(form: str) -> str:
+    from datetime import datetime
+
+    return datetime.now().strftime(form)

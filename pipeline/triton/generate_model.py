@@ -1,0 +1,244 @@
+"""The Triton model NAME_generate (`model.py` in the repository): text in, text out, streamed.
+
+It owns tokenizer, cache and loop in one process and calls ONNX Runtime or TensorRT itself; the code of the loop lies
+beside it in `pipeline/`, the same files that `pipeline generate` runs. Field names are those of TensorRT-LLM's backend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from pipeline.backends import Runner  # noqa: E402 - the shipped copy beside this file
+from pipeline.generation.batcher import Batcher, QueueFull  # noqa: E402
+from pipeline.generation.prompts import Prompts  # noqa: E402
+from pipeline.generation.sampling import Sampling  # noqa: E402
+from pipeline.generation.writer import Piece, Writer  # noqa: E402
+from pipeline.types import UserError  # noqa: E402
+
+POLL = 0.1
+"""Seconds between two looks at whether a request was cancelled: each is a message to the server."""
+SAMPLING = {
+    "max_tokens": int, "temperature": float, "top_k": int, "top_p": float, "seed": int, "repetition_penalty": float,
+    "presence_penalty": float, "frequency_penalty": float, "ignore_eos": bool,
+}  # fmt: skip
+FLAGS = ("stream", "exclude_input_in_output", "return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
+
+
+class TritonPythonModel:
+    """Answers every request from one batcher, in a thread of its own."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Checks that the artefact is the one that was shipped, opens it, and writes one token to warm it up."""
+        settings = {key: entry["string_value"] for key, entry in json.loads(args["model_config"])["parameters"].items()}
+        shipped = json.loads((HERE / "artefact.json").read_text())
+        repository = Path(args["model_repository"]).parent
+        try:
+            if settings["verify"] == "sha256":
+                _verify(repository, shipped["files"])
+            self.prompts = Prompts.load(HERE)
+            self.runner = _open(repository, shipped, settings)
+            self.batcher = Batcher(self.runner, int(settings["rows"]), int(settings["cache_tokens"]), int(settings["queue"]))
+            _warm(self.batcher, self.prompts)
+        except (UserError, OSError) as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        self._metrics(args["model_name"])
+        self.stopping = False
+        self.thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self.thread.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Puts the requests into the queue; answers come from the batcher's thread."""
+        for request in requests:
+            answer = Answer(request.get_response_sender(), self.tokens_written)
+            try:
+                self.batcher.add(self._writer(request, answer))
+            except QueueFull as error:
+                answer.fail(error, pb_utils.TritonError.UNAVAILABLE)
+            except (UserError, ValueError) as error:
+                answer.fail(error, pb_utils.TritonError.INVALID_ARG)
+
+    def finalize(self) -> None:
+        """Ends what still runs, with an error that says so."""
+        self.stopping = True
+        self.thread.join(timeout=20)
+        self.batcher.drain(RuntimeError("the model is being unloaded"))
+        self.runner.close()
+
+    def _run(self) -> None:
+        while not self.stopping:
+            self.batcher.wait(0.2)
+            self.batcher.step()
+            self.running.set(self.batcher.running)
+            self.waiting.set(len(self.batcher.waiting))
+
+    def _writer(self, request: Any, answer: Answer) -> Writer:
+        """The request as a row of the batch.
+
+        Raises:
+            UserError: a field is missing, wrong or unknown.
+        """
+        fields = _fields(request)
+        text, messages = fields.pop("text_input", None), fields.pop("messages", None)
+        if (text is None) == (messages is None):
+            raise UserError("exactly one of text_input and messages is needed")
+        for flag in FLAGS:
+            setattr(answer, flag, bool(fields.pop(flag, flag == "exclude_input_in_output")))
+        stop = tuple(fields.pop("stop_words", ()))
+        sampling = Sampling(stop=stop, **{name: SAMPLING[name](value) for name, value in fields.items()})
+        if messages is not None:
+            try:
+                text = self.prompts.render(json.loads(messages))
+            except json.JSONDecodeError as error:
+                raise UserError(f"messages is not JSON: {error}") from None
+        prompt = self.prompts.encode(text or "")
+        answer.prompt, answer.prompt_tokens = text or "", len(prompt)
+        return Writer(prompt, sampling, self.prompts, answer.take, _polled(answer.sender))
+
+    def _metrics(self, name: str) -> None:
+        """On Triton's /metrics; the families are kept alive here, or their metrics vanish."""
+        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
+        self.families = [
+            pb_utils.MetricFamily("pipeline_running_requests", "Requests in the batch", gauge),
+            pb_utils.MetricFamily("pipeline_waiting_requests", "Requests in the queue", gauge),
+            pb_utils.MetricFamily("pipeline_generated_tokens_total", "Tokens written", counter),
+        ]
+        self.running, self.waiting, self.tokens_written = (f.Metric(labels={"model": name}) for f in self.families)
+
+
+class Answer:
+    """What goes back for one request: a response a piece, or one for all of them."""
+
+    stream = False
+    exclude_input_in_output = True
+    return_finish_reason = return_num_input_tokens = return_num_output_tokens = False
+    prompt, prompt_tokens = "", 0
+
+    def __init__(self, sender: Any, tokens_written: Any) -> None:
+        self.sender, self.tokens_written = sender, tokens_written
+        self.text, self.tokens, self.is_first = "", 0, True
+
+    def take(self, piece: Piece) -> None:
+        """Sends what the piece completes."""
+        if piece.error is not None:
+            self.fail(piece.error, pb_utils.TritonError.INTERNAL)
+            return
+        if piece.finish == "cancelled":
+            self.fail(RuntimeError("the request was cancelled"), pb_utils.TritonError.CANCELLED)
+            return
+        self.text += piece.text
+        self.tokens += piece.token is not None
+        if piece.token is not None:
+            self.tokens_written.increment(1)
+        if piece.finish or (self.stream and self.text):
+            self._send(piece.finish)
+
+    def fail(self, error: Exception, code: int) -> None:
+        """Ends the answer with an error."""
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(" ".join(str(error).split()), code))
+        self.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _send(self, finish: str | None) -> None:
+        text = self.text if self.exclude_input_in_output or not self.is_first else self.prompt + self.text
+        values: dict[str, Any] = {"text_output": np.array([[text.encode()]], np.object_)}
+        if self.return_finish_reason:
+            values["finish_reason"] = np.array([[(finish or "").encode()]], np.object_)
+        if self.return_num_input_tokens:
+            values["num_input_tokens"] = np.array([[self.prompt_tokens]], np.uint32)
+        if self.return_num_output_tokens:
+            values["num_output_tokens"] = np.array([[self.tokens]], np.uint32)
+        response = pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, value) for name, value in values.items()])
+        self.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if finish else 0)
+        self.text, self.tokens, self.is_first = "", 0, False
+
+
+def _fields(request: Any) -> dict[str, Any]:
+    """Name → value, from the input tensors and from the request's parameters (`generate` puts unknown JSON keys there).
+
+    Raises:
+        UserError: a name that means nothing here, or text that is no UTF-8.
+    """
+    found: dict[str, Any] = {}
+    for tensor in request.inputs():
+        value = tensor.as_numpy()
+        if value.dtype == np.object_ or value.dtype.kind == "S":
+            try:
+                texts = [item.decode() if isinstance(item, bytes) else str(item) for item in value.reshape(-1)]
+            except UnicodeDecodeError as error:
+                raise UserError(f"{tensor.name()} is no UTF-8 text ({error.reason} at byte {error.start})") from None
+            found[tensor.name()] = texts if tensor.name() == "stop_words" else "".join(texts)
+        elif value.size == 1:
+            found[tensor.name()] = value.reshape(-1)[0].item()
+        else:
+            raise UserError(f"{tensor.name()} has {value.size} values; one is expected")
+    parameters = json.loads(request.parameters() or "{}")
+    for name, value in parameters.items():
+        if name.startswith(("triton_", "sequence_", "priority", "timeout", "binary_")) or name in found:
+            continue
+        if name not in SAMPLING and name not in FLAGS:
+            raise UserError(f"there is no field {name!r}; the fields are in config.pbtxt")
+        found[name] = value
+    return found
+
+
+def _polled(sender: Any) -> Any:
+    """Whether the request was cancelled, looked up every POLL seconds at most."""
+    seen, after = False, 0.0
+
+    def cancelled() -> bool:
+        nonlocal seen, after
+        if not seen and time.monotonic() > after:
+            seen, after = bool(sender.is_cancelled()), time.monotonic() + POLL
+        return seen
+
+    return cancelled
+
+
+def _verify(repository: Path, files: dict[str, Any]) -> None:
+    for name, entry in files.items():
+        with (repository / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise UserError(f"{repository / name} is not what was shipped (SHA-256 differs); ship it again")
+
+
+def _open(repository: Path, shipped: dict[str, Any], settings: dict[str, str]) -> Runner:
+    """The plan on its GPU, or the graph in ONNX Runtime: on the CPU where `pipeline serve` says so."""
+    on_cpu = os.environ.get("PIPELINE_STANDIN") == "1"
+    if shipped["plan"] and not on_cpu:
+        from pipeline.backends import tensorrt_runner
+
+        return tensorrt_runner.open_runner(repository / shipped["plan"])
+    import onnxruntime as ort
+
+    from pipeline.backends.onnxruntime import PROVIDERS, OnnxRunner, open_session
+
+    provider = settings["provider"]
+    if provider == "auto":
+        provider = "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
+    path = repository / shipped["graph"]
+    session = open_session(path, path.parent, int(settings["threads"]), "cpu" if on_cpu else provider)
+    pb_utils.Logger.log_info(f"{HERE.parent.name}: {path} in {session.get_providers()[0]}")
+    return OnnxRunner(path, session)
+
+
+def _warm(batcher: Batcher, prompts: Prompts) -> None:
+    errors = list[Exception]()
+    batcher.add(
+        Writer(prompts.encode("Hello"), Sampling(max_tokens=2), prompts, lambda p: errors.extend([p.error] if p.error else []))
+    )
+    while batcher.step():
+        pass
+    if errors:
+        raise UserError(f"the artefact does not run: {errors[0]}")

@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test fast lint parity bench-score bench-select clean venv help
+.PHONY: demo test fast lint parity bench-score bench-select soak clean venv help
 
 help:
-	@grep -E '^(demo|test|fast|lint|parity|bench-score|bench-select|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
+	@grep -E '^(demo|test|fast|lint|parity|bench-score|bench-select|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
 	TQDM_DISABLE=1 $(BIN)/python -m pipeline.demo
@@ -31,6 +31,9 @@ bench-score: $(VENV)/.ready  ## input tokens and documents a second beside lm-ev
 
 bench-select: $(VENV)/.ready  ## the loss of every selector's choice on text that nothing was chosen by (an hour; PIPELINE_TEST_DATA)
 	$(BIN)/python -m tests.bench_select
+
+soak: $(VENV)/.ready  ## five minutes of mixed load with faults on the Triton server
+	$(BIN)/python -m tests.soak
 
 venv: $(VENV)/.ready
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -37,6 +38,12 @@ def print_table(table: object) -> None:
     from rich.console import Console
 
     Console(width=max(Console().width, 150)).print(table)
+
+
+def without_torch() -> None:
+    """For a command that wants nothing of transformers but tokenizers: torch, 8 s of imports, stays out of this process."""
+    if "transformers" not in sys.modules:
+        os.environ |= {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
 
 def busy(what: str) -> AbstractContextManager[object]:

@@ -137,61 +137,79 @@ def _stage(
 ) -> tuple[str, int]:
     """Writes the next version of NAME and NAME_generate into the staging folder and the manifest: (name, version)."""
     model = manifest["models"].setdefault(name, {"generate": f"{name}_generate", "versions": {}})
-    same = [
-        v
-        for v, told in model["versions"].items()
-        if told["sha256"] == record["sha256"] and told["settings"] == asdict(settings)
-    ]
+    wanted = {"sha256": record["sha256"], "settings": asdict(settings)}
+    same = [version for version, told in model["versions"].items() if wanted.items() <= told.items()]
     if same:
         log.info("%s version %s is this very artefact; nothing to do", name, same[-1])
         return name, int(same[-1])
+    is_rtx = path.suffix == ".plan" and record["backend"] == "tensorrt-rtx"  # Triton's tensorrt backend cannot load these
+    kind = "onnx graph" if path.suffix == ".onnx" else f"{record['backend']} plan"
+    if others := {told["kind"] for told in model["versions"].values()} - {kind}:
+        raise UserError(f"{name} holds versions of another kind ({others.pop()}), and {path} is not; give it another --name")
     version = max(map(int, model["versions"]), default=0) + 1
-    is_plan = path.suffix == ".plan"
-    is_rtx = is_plan and record["backend"] == "tensorrt-rtx"  # Triton's tensorrt backend loads TensorRT's plans only
-    kinds = {told["kind"] for told in model["versions"].values()}
-    if kinds - {kind := "tensorrt-rtx plan" if is_rtx else "tensorrt plan" if is_plan else "onnx graph"}:
-        raise UserError(f"{name} is a {kinds.pop()} there, and {path} is a {kind}; give it another --name")
-    generate = f"{name}_generate"
-    home = staging / (generate if is_rtx else name) / str(version)
-    home.mkdir(parents=True)
-    graph = home / ("graph" if is_plan else "model.onnx")
-    repack.repack(record["graph_path"], graph)
-    if is_plan:
-        _copy_plan(path, record, home / "model.plan")
+    home = staging / (model["generate"] if is_rtx else name) / str(version)
+    artefact = _write_artefact(staging, home, path, record)
     if not is_rtx:
+        is_plan = path.suffix == ".plan"
         rows = min(settings.rows, record["ranges"]["batch"][2]) if is_plan else settings.rows
         _write_config(staging / name, version, model_config.raw(name, record["graph_path"], is_plan, rows, version))
-    text = staging / generate / str(version)
-    text.mkdir(parents=True, exist_ok=True)
-    texts.prompts(store.checkpoint_folder(path)).save(text)
-    _copy_code(text)
-    artefact = {
-        "plan": str((home / "model.plan").relative_to(staging)) if is_plan else None,
-        "graph": str((graph / "model.onnx").relative_to(staging)),
-        "files": repository.digests(staging, home),
-    }
-    store.write_json(text / "artefact.json", artefact)
-    parameters = {**asdict(settings), "provider": "auto", "threads": 0, "verify": "sha256"}
-    _write_config(staging / generate, version, model_config.generate(generate, version, parameters))
-    variant = store.variant_of(record)
-    config = store.read_json(store.checkpoint_folder(path) / "config.json")
+    text = _write_text_model(staging / model["generate"], version, path, artefact, settings)
     model["versions"][str(version)] = {
-        **store.variant_record(variant),
+        **wanted,
+        **store.variant_record(store.variant_of(record)),
         "kind": kind,
         "artefact": str(path),
-        "sha256": record["sha256"],
         "weights": record.get("weights"),
         "check": record["check"],
-        "settings": asdict(settings),
         "raw_model": not is_rtx,
         "plan": artefact["plan"],
         "graph": artefact["graph"],
-        "kv_bytes_per_token": costs.cache_bytes(config, variant.skip, variant.precision),
-        "needs": _needs(record, is_plan),
+        "kv_bytes_per_token": _cache_bytes(path, record),
+        "needs": _needs(record, path.suffix == ".plan"),
         "shipped": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "files": repository.digests(staging, home, text),
     }
     return name, version
+
+
+def _write_artefact(staging: Path, home: Path, path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The plan, and the graph with the weights that it uses: what NAME_generate is told of them (artefact.json)."""
+    home.mkdir(parents=True)
+    is_plan = path.suffix == ".plan"
+    graph = home / ("graph" if is_plan else "model.onnx")
+    repack.repack(record["graph_path"], graph)
+    if is_plan:
+        plan = home / "model.plan"
+        shutil.copyfile(path, plan)
+        if store.sha256(plan) != record["sha256"]:
+            raise UserError(f"{plan} does not read back as {path}; the disk is failing")
+        shutil.copyfile(store.sidecar_path(path), store.sidecar_path(plan))
+    return {
+        "plan": str((home / "model.plan").relative_to(staging)) if is_plan else None,
+        "graph": str((graph / "model.onnx").relative_to(staging)),
+        "files": repository.digests(staging, home),
+    }
+
+
+def _write_text_model(model: Path, version: int, path: Path, artefact: dict[str, Any], settings: Settings) -> Path:
+    """NAME_generate: model.py, the code that it runs, the tokenizer, and where the artefact lies; gives its folder."""
+    folder = model / str(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts.prompts(store.checkpoint_folder(path)).save(folder)
+    shutil.copyfile(PACKAGE / "triton" / "generate_model.py", folder / "model.py")
+    for name in SERVED:
+        target = folder / "pipeline" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / name, target)
+    store.write_json(folder / "artefact.json", artefact)
+    parameters = {**asdict(settings), "provider": "auto", "threads": 0, "verify": "sha256"}
+    _write_config(model, version, model_config.generate(model.name, version, parameters))
+    return folder
+
+
+def _cache_bytes(path: Path, record: dict[str, Any]) -> int:
+    variant = store.variant_of(record)
+    return costs.cache_bytes(store.read_json(store.checkpoint_folder(path) / "config.json"), variant.skip, variant.precision)
 
 
 def _write_config(model: Path, version: int, text: str) -> None:
@@ -199,21 +217,6 @@ def _write_config(model: Path, version: int, text: str) -> None:
     (model / "configs").mkdir(parents=True, exist_ok=True)
     (model / "configs" / f"v{version}.pbtxt").write_text(text)
     (model / "config.pbtxt").write_text(text)
-
-
-def _copy_plan(path: Path, record: dict[str, Any], target: Path) -> None:
-    shutil.copyfile(path, target)
-    if store.sha256(target) != record["sha256"]:
-        raise UserError(f"{target} does not read back as {path}; the disk is failing")
-    shutil.copyfile(store.sidecar_path(path), store.sidecar_path(target))
-
-
-def _copy_code(folder: Path) -> None:
-    shutil.copyfile(PACKAGE / "triton" / "generate_model.py", folder / "model.py")
-    for name in SERVED:
-        target = folder / "pipeline" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PACKAGE / name, target)
 
 
 def _needs(record: dict[str, Any], is_plan: bool) -> dict[str, str]:

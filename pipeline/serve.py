@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.triton import checks, openai_front, repository, wheel
+from pipeline.triton import checks, repository, wheel
 from pipeline.triton.server import HOST, Ports, Server
 from pipeline.types import Failed, UserError
+
+if TYPE_CHECKING:
+    from pipeline.triton.openai_front import Front
 
 log = logging.getLogger(__name__)
 WATCH = 5.0
@@ -46,7 +48,7 @@ def smoke(folder: Path) -> list[checks.Check]:
     return found
 
 
-def serve(folder: Path, ports: Ports, openai_port: int | None = None) -> None:
+def serve(folder: Path, ports: Ports, openai_port: int | None = None, log_file: Path | None = None) -> None:
     """Serves until Ctrl-C or SIGTERM. Ready means: healthy, every model READY, one inference of each as run directly.
 
     A text model whose process died (Triton goes on calling it ready) is noticed and loaded again.
@@ -57,7 +59,7 @@ def serve(folder: Path, ports: Ports, openai_port: int | None = None) -> None:
     """
     manifest = _verified(folder)
     models = repository.served(manifest)
-    with _stopping() as stop, Server(wheel.find(), folder, models, ports) as server:
+    with _until_stopped(), Server(wheel.find(), folder, models, ports, log_file) as server:
         failed = []
         for check in checks.examine(folder, manifest, server.http, server.grpc):
             log.info("%s", check.line())
@@ -67,10 +69,9 @@ def serve(folder: Path, ports: Ports, openai_port: int | None = None) -> None:
         if any(told["plan"] for _, told in repository.newest(manifest).values()):
             log.info("plans are not executed here: the graphs that they were built from run on the CPU")
         texts = [name for name in models if name.endswith("_generate")]
-        front = openai_front.Front(server.grpc, texts, HOST, openai_port) if openai_port is not None else None
-        with front or _nothing():
+        with _front(server, texts, openai_port) as front:
             _say_where(server, models, front)
-            _watch(server, texts, stop)
+            _watch(server, texts)
 
 
 def _verified(folder: Path) -> dict[str, Any]:
@@ -82,23 +83,39 @@ def _verified(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that the server is stopped in order; as it was before, afterwards."""
-    stop = threading.Event()
-    had = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+def _until_stopped() -> Iterator[None]:
+    """Ends quietly on the first Ctrl-C or SIGTERM, wherever it comes; further ones do not disturb the stopping."""
+    heard = False
+
+    def hear(*_: object) -> None:
+        nonlocal heard
+        if not heard:
+            heard = True
+            raise KeyboardInterrupt
+
+    had = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
+    except KeyboardInterrupt:
+        log.info("stopped")
     finally:
         for number, handler in had.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _front(server: Server, texts: list[str], port: int | None) -> Iterator[Front | None]:
+    """The OpenAI front where it is asked for."""
+    if port is None:
+        yield None
+        return
+    from pipeline.triton.openai_front import Front
+
+    with Front(server.grpc, texts, HOST, port) as front:
+        yield front
 
 
-def _say_where(server: Server, models: list[str], front: openai_front.Front | None) -> None:
+def _say_where(server: Server, models: list[str], front: Front | None) -> None:
     text = next(name for name in models if name.endswith("_generate"))
     lines = [f"ready: {server.http} (HTTP), {server.grpc} (gRPC), {server.metrics}"]
     lines += [f"  {server.http}/v2/models/{name}" for name in models]
@@ -109,18 +126,19 @@ def _say_where(server: Server, models: list[str], front: openai_front.Front | No
     print("\n".join(lines), flush=True)
 
 
-def _watch(server: Server, texts: list[str], stop: threading.Event) -> None:
-    """Until stopped: a server that ended is an error, a text model that no longer answers is loaded again."""
+def _watch(server: Server, texts: list[str]) -> None:
+    """For ever: a server that ended is an error, a text model that no longer answers is loaded again."""
     import tritonclient.http as client
 
     looked = time.monotonic()
-    while not stop.wait(0.2):
+    while True:
+        time.sleep(0.2)
         if not server.is_running():
             raise Failed(f"the Triton server ended by itself: {server.reason()}")
         if time.monotonic() - looked < WATCH:
             continue
         for name in texts:
-            if (problem := checks.answers(server.http, name)) is not None and not stop.is_set():
+            if (problem := checks.answers(server.http, name)) is not None and server.is_running():
                 log.warning("%s does not answer (%s); loading it again", name, problem)
                 with client.InferenceServerClient(server.http.removeprefix("http://"), network_timeout=120) as triton:
                     triton.unload_model(name)

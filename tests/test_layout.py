@@ -33,12 +33,27 @@ LOWER = [  # each may import those before it and its own group
         "scripted",
         "contestants",
         "latency",
-        "generate",
+        "generation",
+        "triton",
     },
     {"budget", "scoring"},
     {"figures"},
 ]
-STAGES = {"export", "skip", "merge", "build", "compare", "bench", "score", "calibrate", "heal", "show", "doctor"}
+STAGES = {
+    "export",
+    "skip",
+    "merge",
+    "build",
+    "compare",
+    "bench",
+    "score",
+    "calibrate",
+    "heal",
+    "show",
+    "doctor",
+    "deploy",
+    "serve",
+}
 HEAVY = {
     "torch",
     "onnx",
@@ -58,6 +73,9 @@ HEAVY = {
     "peft",
     "scipy",
     "matplotlib",
+    "tritonclient",
+    "fastapi",
+    "uvicorn",
 }
 
 
@@ -139,6 +157,8 @@ def test_help_in_a_bare_environment(tmp_path: Path) -> None:
         ["show"],
         ["merge"],
         ["generate"],
+        ["ship"],
+        ["serve"],
         ["list"],
         ["doctor"],
     ):

@@ -33,6 +33,7 @@ def generate(
 
     Example: `pipeline generate graphs/*/base.fp32.onnx "The capital of France is" --max-tokens 12`
     """
+    arguments.without_torch()
     from pipeline import backends, texts
     from pipeline.generation.batcher import Batcher
     from pipeline.generation.sampling import Sampling
@@ -85,6 +86,7 @@ def ship(
 
     Example: `pipeline ship graphs/*/base.fp32.onnx graphs/*/attn22-29.fp32.onnx --to triton engines/triton`
     """
+    arguments.without_torch()
     from pipeline import deploy as stage
 
     if to[0] != "triton":
@@ -104,6 +106,7 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
     openai_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 9000,
+    log_file: Annotated[Path | None, typer.Option(help="Keep Triton's own output here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Starts the real Triton server on this machine, on the CPU; Ctrl-C stops it. Its first start fetches the server (400 MB).
@@ -120,7 +123,7 @@ def serve(
         print(page.docker(str(folder.resolve()), repository.read(folder)))
         return
     if not smoke:
-        stage.serve(folder, Ports(http_port, grpc_port, metrics_port), openai_port if openai else None)
+        stage.serve(folder, Ports(http_port, grpc_port, metrics_port), openai_port if openai else None, log_file)
         return
     found = stage.smoke(folder)
     bad = sum(not check.passed for check in found)

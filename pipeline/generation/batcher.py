@@ -37,8 +37,11 @@ class Row(Protocol):
         most: tokens that prompt and text have together at most.
     """
 
-    prompt: Sequence[int]
-    most: int
+    @property
+    def prompt(self) -> Sequence[int]: ...
+
+    @property
+    def most(self) -> int: ...
 
     def cancelled(self) -> bool: ...
 

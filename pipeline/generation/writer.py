@@ -43,7 +43,7 @@ class Writer:
         sampling: what was asked for.
         prompts: the model's tokenizer and context.
         sink: takes each Piece.
-        cancelled: asked before each step.
+        is_cancelled: asked before each step.
 
     Raises:
         UserError: prompt and text do not fit into the context.
@@ -55,7 +55,7 @@ class Writer:
         sampling: Sampling,
         prompts: Prompts,
         sink: Callable[[Piece], None],
-        cancelled: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         room = prompts.manners.context - len(prompt)
         if room < sampling.max_tokens:
@@ -64,10 +64,13 @@ class Writer:
                 f"together the context holds {prompts.manners.context}"
             )
         self.prompt, self.most = prompt, len(prompt) + sampling.max_tokens
-        self.sampling, self.prompts, self.sink, self.cancelled = sampling, prompts, sink, cancelled
+        self.sampling, self.prompts, self.sink, self.is_cancelled = sampling, prompts, sink, is_cancelled
         self.sampler = Sampler(sampling, prompt)
         self.text = TextStream(prompts, prompt, sampling.stop)
         self.count = 0
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled()
 
     def take(self, logits: Array) -> int | None:
         """Picks the next token from its logits [V]; None where the text ends with it."""

@@ -76,6 +76,7 @@ class TritonPythonModel:
         self.thread.join(timeout=20)
         self.batcher.drain(RuntimeError("the model is being unloaded"))
         self.runner.close()
+        del self.running, self.waiting, self.tokens_written, self.families  # the stub crashes where it outlives them
 
     def _run(self) -> None:
         while not self.stopping:

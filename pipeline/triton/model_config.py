@@ -64,17 +64,18 @@ def raw(name: str, graph: Path, is_plan: bool, rows: int, version: int) -> str:
     else:
         config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
     config.version_policy.specific.versions.append(version)
+    config.instance_group.add(count=1)  # Triton's own default on a CPU is two, with the weights twice
     config.dynamic_batching.max_queue_delay_microseconds = 500
     warm = config.model_warmup.add(name="one token on a cache of one", batch_size=1)
     model = graphfile.load(graph)
     for values, add in ((model.graph.inputs, config.input.add), (model.graph.outputs, config.output.add)):
         for value in values:
-            dims = _dims(value)
-            add(name=value.name, data_type=TYPES[value.dtype], dims=dims)
+            kind, dims = _kind(value), _dims(value)
+            add(name=value.name, data_type=kind, dims=dims)
             if values is model.graph.inputs:
                 # all padding, which the mask's diagonal allows: any token, nothing looked at
                 shape = [1 if dim < 0 else dim for dim in dims] if value.name != "attention_mask" else [2]
-                warm.inputs[value.name].CopyFrom(pb.ModelWarmup.Input(data_type=TYPES[value.dtype], dims=shape, zero_data=True))
+                warm.inputs[value.name].CopyFrom(pb.ModelWarmup.Input(data_type=kind, dims=shape, zero_data=True))
     return _text(config)
 
 
@@ -96,10 +97,16 @@ def generate(name: str, version: int, parameters: Mapping[str, Any]) -> str:
     return _text(config)
 
 
+def _kind(value: ir.Value) -> str:
+    if value.dtype is None or value.dtype not in TYPES:
+        raise UserError(f"{value.name} is of type {value.dtype}, which is not shipped to Triton")
+    return TYPES[value.dtype]
+
+
 def _dims(value: ir.Value) -> Sequence[int]:
     """Its dimensions without the batch; -1 where one is symbolic."""
-    if value.shape is None or value.dtype not in TYPES:
-        raise UserError(f"{value.name} has no shape or a type ({value.dtype}) that Triton does not take from us")
+    if value.shape is None:
+        raise UserError(f"{value.name} has no shape; export the graph again")
     return [dim if isinstance(dim, int) else -1 for dim in value.shape][1:]
 
 

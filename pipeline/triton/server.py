@@ -26,6 +26,8 @@ from pipeline.types import Failed, UserError
 HOST = "127.0.0.1"
 STANDIN = Path(__file__).parent / "standin.py"
 STOOD_IN = ("onnxruntime", "tensorrt")
+HARMLESS = ("CudaDriverHelper", "NVML", "DCGM", "CUDA memory pool")
+"""Complaints about the missing GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ class Server:
 
     def reason(self) -> str:
         """The last complaint in the log."""
-        complaints = [line for line in self.tail(200).splitlines() if line.startswith("E") or "rror:" in line]
+        lines = [line for line in self.tail(200).splitlines() if not any(word in line for word in HARMLESS)]
+        complaints = [line for line in lines if line.startswith("E") or "rror:" in line or line.startswith("Signal (")]
         return (complaints or ["no reason in its log"])[-1]
 
     def _install_backends(self) -> None:

@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).parent
 SERVED = (
     "__init__.py", "types.py", "store.py", "backends/__init__.py", "backends/onnxruntime.py", "backends/tensorrt.py",
     "backends/tensorrt_runner.py", "generation/__init__.py", "generation/sampling.py", "generation/prompts.py",
-    "generation/writer.py", "generation/batcher.py",
+    "generation/writer.py", "generation/batcher.py", "triton/__init__.py", "triton/answers.py",
 )  # fmt: skip
 """Files of this package that NAME_generate carries: what `pipeline generate` runs, and nothing else."""
 

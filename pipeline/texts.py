@@ -54,14 +54,18 @@ def prompts(folder: Path) -> Prompts:
     Raises:
         UserError: no tokenizer, or one that has no fast form.
     """
-    from pipeline.generation.prompts import Manners, Prompts
+    from pipeline.generation.prompts import Manners, Prompts, plain
 
     words = tokenizer(folder)
     if not getattr(words, "is_fast", False):
         raise UserError(f"{folder} holds a tokenizer without a fast form (tokenizer.json), which generation needs")
     special = {key: value for key, value in words.special_tokens_map.items() if isinstance(value, str)}
-    template = words.chat_template if isinstance(words.chat_template, str) else None
-    return Prompts(words.backend_tokenizer, Manners(context(folder), tuple(sorted(stop_tokens(folder))), template, special))
+    template = words.chat_template
+    if isinstance(template, dict):  # several by name; transformers, too, takes the default one
+        template = template.get("default")
+    return Prompts(
+        plain(words.backend_tokenizer), Manners(context(folder), tuple(sorted(stop_tokens(folder))), template, special)
+    )
 
 
 def context(folder: Path) -> int:

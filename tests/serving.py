@@ -14,7 +14,7 @@ from pipeline.types import SkipSet, UserError
 from tests import tiny
 
 CHAT = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-WINDOW = 512
+WINDOW = 4096
 
 
 def project(root: Path, names: tuple[str, ...] = ("base", "attn2-3")) -> list[Path]:

@@ -212,8 +212,8 @@ def test_chat(healthy: Served) -> None:
     [
         ({"max_tokens": 3}, 400, "exactly one of text_input and messages is needed"),
         ({"text_input": ""}, 400, "the prompt is empty"),
-        ({"text_input": "a " * 600, "max_tokens": 4}, 400, "together the context holds 512"),
-        ({"text_input": "a", "max_tokens": 10_000}, 400, "together the context holds 512"),
+        ({"text_input": "a " * 5000, "max_tokens": 4}, 400, "together the context holds 4096"),
+        ({"text_input": "a", "max_tokens": 10_000}, 400, "together the context holds 4096"),
         ({"text_input": "a", "max_tokens": -1}, 400, "max_tokens -1 is not between 1 and"),
         ({"text_input": "a", "max_tokens": 0}, 400, "max_tokens 0 is not between 1 and"),
         (b'{"text_input": "a", "temperature": NaN}', 400, "temperature nan is not between 0 and 100"),
@@ -255,7 +255,7 @@ def until(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def long_request(served: Served, model: str, came: queue.Queue[Any], tokens: int = 490) -> grpcclient.InferenceServerClient:
+def long_request(served: Served, model: str, came: queue.Queue[Any], tokens: int = 4000) -> grpcclient.InferenceServerClient:
     """A stream over gRPC that writes until it is cancelled."""
     triton = grpcclient.InferenceServerClient(served.server.grpc)
     triton.start_stream(lambda result, error: came.put((result, error)))
@@ -279,18 +279,18 @@ def test_a_cancelled_request_makes_room(healthy: Served) -> None:
     triton.stop_stream(cancel_requests=True)
     assert healthy.generate(NARROW, "people", max_tokens=3) == healthy.direct(NARROW, "people", max_tokens=3)
     until(lambda: healthy.metric("pipeline_running_requests", NARROW) == 0)
-    assert healthy.metric("pipeline_generated_tokens_total", NARROW) - before < 490
+    assert healthy.metric("pipeline_generated_tokens_total", NARROW) - before < 4000
     triton.close()
 
 
 def test_a_client_that_hangs_up_makes_room(healthy: Served) -> None:
-    body = {"text_input": "the time", "max_tokens": 490, "stream": True, "ignore_eos": True}
+    body = {"text_input": "the time", "max_tokens": 4000, "stream": True, "ignore_eos": True}
     before = healthy.metric("pipeline_generated_tokens_total", NARROW)
     events = checks.stream(healthy.url(NARROW, "generate_stream"), body)
     next(events)
     events.close()
     until(lambda: healthy.metric("pipeline_running_requests", NARROW) == 0)
-    assert healthy.metric("pipeline_generated_tokens_total", NARROW) - before < 490
+    assert healthy.metric("pipeline_generated_tokens_total", NARROW) - before < 4000
 
 
 def test_a_full_queue_refuses_and_loses_nothing(healthy: Served) -> None:
@@ -374,7 +374,7 @@ def test_openai_chat(healthy: Served, client: openai.OpenAI) -> None:
         ({"model": "gpt-9"}, openai.NotFoundError, 404, "model_not_found", "The model 'gpt-9' does not exist"),
         ({"max_tokens": -1}, openai.BadRequestError, 400, None, "max_tokens -1"),
         ({"max_tokens": 1 << 40}, openai.BadRequestError, 400, None, "out of range"),
-        ({"max_tokens": 5000}, openai.BadRequestError, 400, "context_length_exceeded", "the context holds 512"),
+        ({"max_tokens": 5000}, openai.BadRequestError, 400, "context_length_exceeded", "the context holds 4096"),
         ({"n": 2}, openai.BadRequestError, 400, None, "n must be 1"),
         ({"logprobs": 2}, openai.BadRequestError, 400, None, "'logprobs' is not supported"),
         ({"prompt": ""}, openai.BadRequestError, 400, None, "the prompt is empty"),
@@ -400,7 +400,7 @@ def test_openai_overload_and_hang_up(healthy: Served, client: openai.OpenAI) -> 
         body: Any = {
             "model": NARROW,
             "prompt": "the time",
-            "max_tokens": 480,
+            "max_tokens": 4000,
             "stream": True,
             "extra_body": {"ignore_eos": True},
         }

@@ -10,6 +10,7 @@ row that was let in can fail for lack of room.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import numpy as np
 from pipeline.backends import Array, Cache, Runner
 from pipeline.types import UserError
 
+log = logging.getLogger(__name__)
 PIECE = 256
 """Tokens of prompts that one pass takes, where the runner names no better number."""
 
@@ -181,25 +183,25 @@ class Batcher:
         with self._came:
             waiting, self.waiting = list(self.waiting), deque()
         for row in waiting:
-            row.end(error)
+            _end(row, error)
         self._fail(error)
 
     # ---- one step ---------------------------------------------------------------------------------------------------
 
     def _drop_cancelled(self) -> None:
         with self._came:
-            gone = [row for row in self.waiting if row.cancelled()]
+            gone = [row for row in self.waiting if _is_gone(row)]
             for row in gone:
                 self.waiting.remove(row)
         for group in (self.joining, self.writing):
             if group is not None:
-                left = [row.cancelled() for row in group.rows]
+                left = [_is_gone(row) for row in group.rows]
                 gone += [row for row, is_gone in zip(group.rows, left, strict=True) if is_gone]
                 group.keep([line for line, is_gone in enumerate(left) if not is_gone])
         self.joining = self.joining if self.joining and self.joining.rows else None
         self.writing = self.writing if self.writing and self.writing.rows else None
         for row in gone:
-            row.end()
+            _end(row)
 
     def _admitted(self) -> Group | None:
         """The next requests that fit, in the order they came: as many short prompts as one piece takes, or one long one."""
@@ -244,7 +246,7 @@ class Batcher:
             try:
                 tokens.append(row.take(line))
             except Exception as error:  # of this row alone: its logits, or the one who listens
-                row.end(error)
+                _end(row, error)
                 tokens.append(None)
         stay = [line for line, token in enumerate(tokens) if token is not None]
         if not stay:
@@ -258,7 +260,24 @@ class Batcher:
         rows = [row for group in (self.joining, self.writing) if group for row in group.rows]
         self.joining = self.writing = None
         for row in rows:
-            row.end(error)
+            _end(row, error)
+
+
+def _end(row: Row, error: Exception | None = None) -> None:
+    """Tells a row that it ends; a listener that breaks over it hurts no other row."""
+    try:
+        row.end(error)
+    except Exception as broken:  # the listener's own, such as a connection that is closed
+        log.warning("a request that ended could not be told: %s", broken)
+
+
+def _is_gone(row: Row) -> bool:
+    """Whether it was cancelled; one that cannot be asked any more counts as cancelled."""
+    try:
+        return row.cancelled()
+    except Exception as broken:  # the listener's own
+        log.warning("a request that cannot be asked is cancelled: %s", broken)
+        return True
 
 
 def _padded(array: Array, axis: int, size: int) -> Array:

@@ -56,6 +56,8 @@ class Sampling:
             ("frequency_penalty", -2, 2),
         ):
             value = getattr(self, name)
+            if name in ("max_tokens", "top_k") and not isinstance(value, int):
+                raise UserError(f"{name} {value} is no whole number")
             if not (math.isfinite(value) and low <= value <= high):
                 raise UserError(f"{name} {value} is not between {low} and {high}")
         if not 0 < self.top_p <= 1:
@@ -84,12 +86,13 @@ class Sampler:
         """The next token, from its logits [V].
 
         Raises:
-            UserError: the logits hold NaN: the model overflowed its precision.
+            UserError: the logits hold NaN or infinity: the model overflowed its precision.
         """
         scores = self._penalised(logits.astype(np.float32))
-        if np.isnan(scores).any():
+        best = scores.max()
+        if not np.isfinite(best):
             raise UserError("the model gave logits that are no numbers (an overflow of its precision); take an fp32 graph")
-        token = int(scores.argmax()) if self.sampling.temperature == 0 else self._draw(scores / self.sampling.temperature)
+        token = int(scores.argmax()) if self.sampling.temperature == 0 else self._draw(scores - best)
         self.said.add(token)
         self.written[token] += 1
         return token
@@ -107,10 +110,11 @@ class Sampler:
         return scores
 
     def _draw(self, scores: Array) -> int:
-        ids, chances = kept(scores, self.sampling.top_k, self.sampling.top_p)
-        return int(
-            ids[np.searchsorted(np.cumsum(chances), self.random.random() * chances.sum(), side="right").clip(max=len(ids) - 1)]
-        )
+        """Draws by scores that are at most 0, so that a tiny temperature gives 0 and -inf and no NaN."""
+        with np.errstate(over="ignore"):
+            ids, chances = kept(scores.astype(np.float64) / self.sampling.temperature, self.sampling.top_k, self.sampling.top_p)
+        place = np.searchsorted(np.cumsum(chances), self.random.random() * chances.sum(), side="right")
+        return int(ids[min(place, len(ids) - 1)])
 
 
 def kept(scores: Array, top_k: int, top_p: float) -> tuple[Array, Array]:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tokenizers.decoders import DecodeStream
-
 from pipeline.backends import Array
 from pipeline.generation.prompts import Prompts
 from pipeline.generation.sampling import Sampler, Sampling
 from pipeline.types import UserError
 
 Finish = Literal["stop", "length", "cancelled"]
+HALF = "\ufffd"
+"""How a decoder writes bytes that are no whole character yet."""
 CONTEXT_OF_DECODING = 16
 """Prompt tokens that the decoder sees before the first new one: enough for spaces and for characters of several tokens."""
 
@@ -97,6 +97,10 @@ class Writer:
 class TextStream:
     """Tokens in, text out, up to the first stop string.
 
+    Text is what the decoded window gains by a token, once it does not end in half a character; the window begins one release
+    back, so that what a decoder does to a beginning (a stripped space) happens in both texts. tokenizers' own DecodeStream
+    gives up on byte tokens that make no character, and says a prompt again that ends in U+FFFD.
+
     Args:
         prompts: the tokenizer.
         prompt: tokens before the text.
@@ -105,26 +109,26 @@ class TextStream:
 
     def __init__(self, prompts: Prompts, prompt: list[int], stop: tuple[str, ...]) -> None:
         self.tokenizer, self.stop, self.stopped = prompts.tokenizer, stop, False
-        self.before = prompt[-CONTEXT_OF_DECODING:]
-        self.decoder = DecodeStream(ids=self.before, skip_special_tokens=True)
-        self.tokens: list[int] = []
-        self.decoded = 0
+        self.window = prompt[-CONTEXT_OF_DECODING:]
+        self.released = len(self.window)  # tokens of the window whose text is out
         self.held = ""
 
     def push(self, token: int) -> str:
         """The text that this token makes certain."""
-        self.tokens.append(token)
-        new = self.decoder.step(self.tokenizer, token) or ""
-        self.decoded += len(new)
+        self.window.append(token)
+        new = self._gained()
+        if new.endswith(HALF):
+            return ""
+        self.window, self.released = self.window[self.released :], len(self.window) - self.released
         return self._release(new, last=False)
 
     def rest(self) -> str:
         """What is left when no token follows: held-back text, and half a character as U+FFFD."""
-        if self.stopped:
-            return ""
-        start = len(self.tokenizer.decode(self.before, skip_special_tokens=True))
-        whole = self.tokenizer.decode([*self.before, *self.tokens], skip_special_tokens=True)[start:]
-        return self._release(whole[self.decoded :], last=True)
+        return "" if self.stopped else self._release(self._gained(), last=True)
+
+    def _gained(self) -> str:
+        known = self.tokenizer.decode(self.window[: self.released], skip_special_tokens=True)
+        return self.tokenizer.decode(self.window, skip_special_tokens=True)[len(known) :]
 
     def _release(self, new: str, last: bool) -> str:
         text = self.held + new

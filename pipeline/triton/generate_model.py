@@ -25,7 +25,8 @@ from pipeline.backends import Runner  # noqa: E402 - the shipped copy beside thi
 from pipeline.generation.batcher import Batcher, QueueFull  # noqa: E402
 from pipeline.generation.prompts import Prompts  # noqa: E402
 from pipeline.generation.sampling import Sampling  # noqa: E402
-from pipeline.generation.writer import Piece, Writer  # noqa: E402
+from pipeline.generation.writer import Writer  # noqa: E402
+from pipeline.triton.answers import Answer, Outbox  # noqa: E402
 from pipeline.types import UserError  # noqa: E402
 
 POLL = 0.1
@@ -55,6 +56,8 @@ class TritonPythonModel:
         except (UserError, OSError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._metrics(args["model_name"])
+        self.told: tuple[int, int, int] = (0, 0, 0)
+        self.outbox = Outbox()
         self.stopping = False
         self.thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self.thread.start()
@@ -62,12 +65,12 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Puts the requests into the queue; answers come from the batcher's thread."""
         for request in requests:
-            answer = Answer(request.get_response_sender(), self.tokens_written)
+            answer = Answer(request.get_response_sender(), self.outbox)
             try:
                 self.batcher.add(self._writer(request, answer))
             except QueueFull as error:
                 answer.fail(error, pb_utils.TritonError.UNAVAILABLE)
-            except (UserError, ValueError) as error:
+            except (UserError, ValueError, TypeError, OverflowError) as error:
                 answer.fail(error, pb_utils.TritonError.INVALID_ARG)
 
     def finalize(self) -> None:
@@ -75,6 +78,7 @@ class TritonPythonModel:
         self.stopping = True
         self.thread.join(timeout=20)
         self.batcher.drain(RuntimeError("the model is being unloaded"))
+        self.outbox.close()
         self.runner.close()
         del self.running, self.waiting, self.tokens_written, self.families  # the stub crashes where it outlives them
 
@@ -82,8 +86,17 @@ class TritonPythonModel:
         while not self.stopping:
             self.batcher.wait(0.2)
             self.batcher.step()
-            self.running.set(self.batcher.running)
-            self.waiting.set(len(self.batcher.waiting))
+            self._tell()
+
+    def _tell(self) -> None:
+        """Puts what has changed on /metrics: each is a message to the server."""
+        now = self.batcher.running, len(self.batcher.waiting), self.outbox.tokens
+        for metric, value, before in zip((self.running, self.waiting), now, self.told, strict=False):
+            if value != before:
+                metric.set(value)
+        if now[2] > self.told[2]:
+            self.tokens_written.increment(now[2] - self.told[2])
+        self.told = now
 
     def _writer(self, request: Any, answer: Answer) -> Writer:
         """The request as a row of the batch.
@@ -104,7 +117,7 @@ class TritonPythonModel:
                 text = self.prompts.render(json.loads(messages))
             except json.JSONDecodeError as error:
                 raise UserError(f"messages is not JSON: {error}") from None
-        prompt = self.prompts.encode(text or "")
+        prompt = self.prompts.encode(text or "", begin=messages is None)
         answer.prompt, answer.prompt_tokens = text or "", len(prompt)
         return Writer(prompt, sampling, self.prompts, answer.take, _polled(answer.sender))
 
@@ -117,52 +130,6 @@ class TritonPythonModel:
             pb_utils.MetricFamily("pipeline_generated_tokens_total", "Tokens written", counter),
         ]
         self.running, self.waiting, self.tokens_written = (f.Metric(labels={"model": name}) for f in self.families)
-
-
-class Answer:
-    """What goes back for one request: a response a piece, or one for all of them."""
-
-    stream = False
-    exclude_input_in_output = True
-    return_finish_reason = return_num_input_tokens = return_num_output_tokens = False
-    prompt, prompt_tokens = "", 0
-
-    def __init__(self, sender: Any, tokens_written: Any) -> None:
-        self.sender, self.tokens_written = sender, tokens_written
-        self.text, self.tokens, self.is_first = "", 0, True
-
-    def take(self, piece: Piece) -> None:
-        """Sends what the piece completes."""
-        if piece.error is not None:
-            self.fail(piece.error, pb_utils.TritonError.INTERNAL)
-            return
-        if piece.finish == "cancelled":
-            self.fail(RuntimeError("the request was cancelled"), pb_utils.TritonError.CANCELLED)
-            return
-        self.text += piece.text
-        self.tokens += piece.token is not None
-        if piece.token is not None:
-            self.tokens_written.increment(1)
-        if piece.finish or (self.stream and self.text):
-            self._send(piece.finish)
-
-    def fail(self, error: Exception, code: int) -> None:
-        """Ends the answer with an error."""
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(" ".join(str(error).split()), code))
-        self.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def _send(self, finish: str | None) -> None:
-        text = self.text if self.exclude_input_in_output or not self.is_first else self.prompt + self.text
-        values: dict[str, Any] = {"text_output": np.array([[text.encode()]], np.object_)}
-        if self.return_finish_reason:
-            values["finish_reason"] = np.array([[(finish or "").encode()]], np.object_)
-        if self.return_num_input_tokens:
-            values["num_input_tokens"] = np.array([[self.prompt_tokens]], np.uint32)
-        if self.return_num_output_tokens:
-            values["num_output_tokens"] = np.array([[self.tokens]], np.uint32)
-        response = pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(name, value) for name, value in values.items()])
-        self.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if finish else 0)
-        self.text, self.tokens, self.is_first = "", 0, False
 
 
 def _fields(request: Any) -> dict[str, Any]:

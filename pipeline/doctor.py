@@ -17,6 +17,7 @@ _PACKAGES = (
     "torch", "transformers", "optimum-onnx", "onnx", "onnx-ir", "onnxruntime-gpu", "polygraphy", "numpy", "safetensors",
 )  # fmt: skip
 _RTX = ("tensorrt-rtx-cu13-bindings", "pip install 'skip-pipeline[rtx]'")
+_SERVE = "pip install 'skip-pipeline[serve]'"
 _TENSORRT = ("tensorrt-cu13", "pip install 'skip-pipeline[tensorrt]'")
 
 
@@ -76,6 +77,10 @@ def _backends(gpu: bool) -> dict[str, dict[str, Any]]:
         else:
             can = ["build-engine (for any target)"] if name == "tensorrt-rtx" else []
             backends[name] = {"version": version, "can": can, "lacks": "an NVIDIA GPU with its driver, to run engines"}
+    if client := _version("tritonclient"):
+        backends["triton"] = {"version": f"client {client}", "can": ["ship", "serve"]}
+    else:
+        backends["triton"] = {"version": None, "can": [], "lacks": "tritonclient", "add": _SERVE}
     return backends
 
 

@@ -66,8 +66,6 @@ def serve(folder: Path, ports: Ports, openai_port: int | None = None, log_file: 
             failed += [] if check.passed else [check]
         if failed:
             raise Failed(f"{len(failed)} checks failed; the first: {failed[0].line()}")
-        if any(told["plan"] for _, told in repository.newest(manifest).values()):
-            log.info("plans are not executed here: the graphs that they were built from run on the CPU")
         texts = [name for name in models if name.endswith("_generate")]
         with _front(server, texts, openai_port) as front:
             _say_where(server, models, front)
@@ -79,6 +77,8 @@ def _verified(folder: Path) -> dict[str, Any]:
     if not manifest["models"]:
         raise UserError(f"{folder} holds no model; ship one with `pipeline ship GRAPH --to triton {folder}`")
     repository.verify(folder, manifest)
+    if any(told["plan"] for _, told in repository.newest(manifest).values()):
+        log.info("plans are not executed here: the graphs that they were built from run on the CPU")
     return manifest
 
 

@@ -131,6 +131,7 @@ def test_a_plan_is_stood_in_for(workdir: Path) -> None:
     deploy.ship([plan(graph, "tensorrt")], repo, unchecked=True)
     done = command("serve", str(repo), "--smoke")
     assert done.returncode == 0 and "8 checks passed" in done.stdout, done.stderr
+    assert "plans are not executed here" in done.stderr
     with soak.served(repo) as serve:
         text = checks.post(f"{serve.http}/v2/models/tiny-attn2-3_generate/generate", {"text_input": "a", "max_tokens": 4})[1]
         assert "text_output" in text

@@ -41,7 +41,7 @@ def write(staging: Path, manifest: dict[str, Any]) -> None:
     needs = (needed for _, told in newest.values() for needed in told["needs"].items())
     plans = sorted({f"{kind} {version}" for kind, version in needs if kind.startswith("tensorrt")})
     text = _PAGE.replace("ROWS", "\n".join(rows)).replace("NAME_OF_ONE", next(iter(newest), "NAME"))
-    text = text.replace("DOCKER", docker("$PWD", manifest))
+    text = text.replace("DOCKER", docker("$PWD", manifest)).replace("NOT_CHECKED", "; ".join(manifest["not_checked"]))
     text = text.replace("PLANS", f" and whose TensorRT is that of the plans: {', '.join(plans)}" if plans else "")
     (staging / "README.md").write_text(text)
 
@@ -85,6 +85,5 @@ Readiness: a Python model whose process died stays READY in Triton (server#8604)
 An earlier version: copy `NAME/configs/vN.pbtxt` over `NAME/config.pbtxt`, the same for `NAME_generate`, and load again.
 `NAME_generate` reads the artefact in `NAME/`: keep both in one folder (a repository in cloud storage is fetched model by model).
 
-Checked here: what the table says; `pipeline serve FOLDER --smoke` checks the server. **Not checked here**: anything on a GPU,
-Triton's own onnxruntime and tensorrt backends, the docker command, NVIDIA's OpenAI frontend.
+Checked here: what the table says; `pipeline serve FOLDER --smoke` checks the server. **Not checked here**: NOT_CHECKED.
 """

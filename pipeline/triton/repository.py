@@ -11,6 +11,13 @@ from pipeline import __version__, store
 from pipeline.types import UserError
 
 MANIFEST = "SHIP.json"
+TRITON = "24.11 or newer (Python 3.11 in the server); tried with 2.51.0 (24.10) of the nvidia-pytriton wheel on Python 3.11"
+NOT_CHECKED = (
+    "anything on a GPU: plans, ONNX Runtime's CUDA provider",
+    "Triton's own onnxruntime and tensorrt backends (`pipeline serve` has stand-ins)",
+    "the docker command and NVIDIA's OpenAI frontend",
+)
+"""What no command of this project has checked on the machine that ships."""
 
 
 def open_or_new(folder: Path) -> dict[str, Any]:
@@ -23,7 +30,8 @@ def open_or_new(folder: Path) -> dict[str, Any]:
         return read(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and holds no {MANIFEST}; ship into an empty or a new folder")
-    return {"what": "ship", "format": 1, "skip-pipeline": __version__, "models": {}}
+    told = {"triton": TRITON, "not_checked": list(NOT_CHECKED)}
+    return {"what": "ship", "format": 1, "skip-pipeline": __version__, **told, "models": {}}
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from pipeline.types import Failed, UserError
 HOST = "127.0.0.1"
 STANDIN = Path(__file__).parent / "standin.py"
 STOOD_IN = ("onnxruntime", "tensorrt")
+LOAD_RATE = 50e6
+"""Bytes a second that a model is hashed and loaded with, on a slow disk."""
 HARMLESS = ("CudaDriverHelper", "NVML", "DCGM", "CUDA memory pool")
 """Complaints about the missing GPU."""
 
@@ -100,7 +102,9 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def _start(self, seconds: float = 120) -> None:
+    def _start(self) -> None:
+        bytes_to_load = sum(file.stat().st_size for file in self.repository.rglob("*") if file.is_file())
+        seconds = 120 + bytes_to_load / LOAD_RATE
         self._install_backends()
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(

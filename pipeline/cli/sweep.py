@@ -14,7 +14,9 @@ from pipeline.types import Failed
 @app.command()
 def sweep(
     recipe: Annotated[Path, typer.Argument(help="TOML: models × kinds × fractions × selectors × precisions × stages × tasks.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands, what is done, disk and time; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands, what is done, disk and time; run nothing.")
+    ] = False,
     jobs: Annotated[int | None, typer.Option(help="Side by side on a machine; by default one for every four cores.")] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or `local`.", metavar="ADDRESS|local")] = None,
     limit: Annotated[int | None, typer.Option(help="Jobs that are run at most; the next call goes on.")] = None,
@@ -39,4 +41,4 @@ def sweep(
     lines = [f"failed  {job.id}: {ledger.states[job.id].error}" for job in failed]
     show_result(store.read_json(path), as_json, "\n".join([*lines, counts, str(path)]))
     if failed:
-        raise Failed(f"{len(failed)} of {len(ledger.jobs)} jobs failed; {ledger.folder}/logs has what each said")
+        raise Failed(f"{len(failed)} of {ledger.total} jobs failed; {ledger.folder}/logs has what each said")

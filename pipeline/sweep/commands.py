@@ -67,4 +67,3 @@ def _options(given: Strict, *names: str) -> list[str]:
 def _changed(given: Strict, *names: str) -> list[str]:
     fields = type(given).model_fields
     return [name for name in names if getattr(given, name) != fields[name].default]
-

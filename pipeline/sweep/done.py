@@ -48,7 +48,9 @@ def _export(job: Job, _: Recipe) -> bool:
         found = open_checkpoint(folder)
         tools = {"skip-pipeline": __version__, "onnx-ir": importlib.metadata.version("onnx-ir")}
         now = (found.identity, store.sha256(folder / "config.json"), tokenizer_digest(folder), tools)
-        return (folder / store.SOURCE).is_file() and now == tuple(record[k] for k in ("weights", "config", "tokenizer", "tools"))
+        return (folder / store.SOURCE).is_file() and now == tuple(
+            record[k] for k in ("weights", "config", "tokenizer", "tools")
+        )
     if record.get("adapter"):
         variant = store.variant_of(record)
         _, trained = adapters.read(open_checkpoint(folder), variant.skip, record["adapter"])

@@ -66,6 +66,11 @@ class Ledger:
     def count(self, state: str) -> int:
         return sum(self.states[job.id].state == state for job in self.jobs.values() if not job.inline)
 
+    @property
+    def total(self) -> int:
+        """Jobs that are processes."""
+        return sum(not job.inline for job in self.jobs.values())
+
     def failed(self) -> list[Job]:
         return [job for job in self.jobs.values() if self.states[job.id].state == FAILED]
 

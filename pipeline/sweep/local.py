@@ -5,6 +5,7 @@ Every process leads a group of its own, which is killed with the sweep; the kern
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,11 +32,14 @@ class Outcome:
 
     Attributes:
         error: one line; None where it exited with 0.
+        seconds: that it took.
+        began: when, in seconds since 1970.
     """
 
     id: str
     error: str | None
     seconds: float
+    began: float = 0.0
 
 
 class Pool(Protocol):
@@ -80,7 +84,7 @@ class Process:
         if code == 0 and self.stdout is not None:
             with store.atomic(self.stdout) as temporary:
                 temporary.write_bytes(self.out.read_bytes())
-        return Outcome(self.id, None if code == 0 else self._error(code), seconds)
+        return Outcome(self.id, None if code == 0 else self._error(code), seconds, time.time() - seconds)
 
     def _error(self, code: int) -> str:
         """The line that says why: the command's `error:`, else what a check says on stdout, else the last of stderr."""
@@ -92,10 +96,8 @@ class Process:
         return (errors or verdicts or words or [f"exit code {code}"])[-1].removeprefix("error:").strip()[:500]
 
     def kill(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
             os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # nobody is left
-            pass
 
 
 def environment() -> dict[str, str]:

@@ -51,8 +51,15 @@ class Overview:
             }
             for job in self.plan.jobs
         ]  # fmt: skip
-        pending = [{"model": one.model, "cell": one.cell.words, "needs": one.needs, "why": one.words} for one in self.plan.pending]
-        estimate = {"disk_bytes": self.disk, "disk_unknown": self.unknown, "seconds": self.total(), "unmeasured": self.unmeasured()}
+        pending = [
+            {"model": one.model, "cell": one.cell.words, "needs": one.needs, "why": one.words} for one in self.plan.pending
+        ]
+        estimate = {
+            "disk_bytes": self.disk,
+            "disk_unknown": self.unknown,
+            "seconds": self.total(),
+            "unmeasured": self.unmeasured(),
+        }
         return {"jobs": jobs, "pending": pending, "notes": self.plan.notes, **estimate}
 
     def total(self) -> float:

@@ -110,18 +110,25 @@ class _Grid:
                 self.plan.pending.append(waits)
                 continue
             assert layers is not None
-            if why == "measure":
-                job = self.plan.jobs.pop()  # the job that `_waits` has just put there and found done
-                skip = SkipSet.parse(store.read_json(job.outputs[0])["skip"])
-                self.plan.add(replace(job, variant=skip.name))
-            else:
-                count = count_of(cell.frac or 0.0, layers)
-                question = selectors.Question(str(cell.kind), count, layers, told, self.recipe.select.seed)
-                skip = selectors.choose(str(cell.select), question).skip
+            try:
+                skip = self._skip(cell, why, layers, told)
+            except UserError as error:  # last-but-final, asked for every layer
+                self.plan.notes.append(f"{self.name} {cell.words}: {error}")
+                continue
             owner = owners.setdefault(skip, cell)
             if why != "measure":
                 self._decided(cell, skip, owner)
         return owners
+
+    def _skip(self, cell: Cell, why: str | None, layers: int, told: selectors.Statistics) -> SkipSet:
+        """What the cell's rule leaves out, now that what it goes by is there."""
+        if why == "measure":
+            job = self.plan.jobs.pop()  # the job that `_waits` has just put there and found done
+            skip = SkipSet.parse(store.read_json(job.outputs[0])["skip"])
+            self.plan.add(replace(job, variant=skip.name))
+            return skip
+        question = selectors.Question(str(cell.kind), count_of(cell.frac or 0.0, layers), layers, told, self.recipe.select.seed)
+        return selectors.choose(str(cell.select), question).skip
 
     def _waits(self, cell: Cell, why: str | None, layers: int | None) -> Pending | None:
         """What must be done before the cell's variant is known."""
@@ -142,11 +149,13 @@ class _Grid:
         """L of the base graph that is there, else what the recipe says."""
         for precision in self.bases:
             path = store.graph_path(self.graphs, Variant(self.name, BASE, precision))
-            if path.is_file():
+            try:
                 layers = int(store.read_sidecar(path)["num_layers"])
-                if self.model.layers not in (None, layers):
-                    raise UserError(f"{self.model.name} has {layers} layers, and the recipe says {self.model.layers}; mend it")
-                return layers
+            except UserError:  # not there, or not what its sidecar says: it will be exported again
+                continue
+            if self.model.layers not in (None, layers):
+                raise UserError(f"{self.model.name} has {layers} layers, and the recipe says {self.model.layers}; mend it")
+            return layers
         return self.model.layers
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
@@ -155,7 +164,9 @@ class _Grid:
         base = next(iter(self.bases.values()))
         path = store.calib_dir(self.name) / "similarity.json"
         command = commands.calibrate(self.name, self.recipe.calibrate)
-        self._add("calibrate", f"{self.name}.calibrate", Cell(), command, inputs=base.outputs, outputs=(path,), needs=(base.id,))
+        self._add(
+            "calibrate", f"{self.name}.calibrate", Cell(), command, inputs=base.outputs, outputs=(path,), needs=(base.id,)
+        )
 
     def _select_id(self, cell: Cell) -> str:
         return f"{self.name}.{cell.kind}.{cell.frac:g}.{cell.select}.select"
@@ -172,7 +183,9 @@ class _Grid:
         shared = None if owner == cell else self._select_id(owner)
         self._add("select", self._select_id(cell), cell, command, variant=skip.name, inline=True, shared=shared)
 
-    def _export(self, skip: SkipSet, precision: Precision, cell: Cell, needs: tuple[str, ...], adapter: str | None = None) -> Job:
+    def _export(
+        self, skip: SkipSet, precision: Precision, cell: Cell, needs: tuple[str, ...], adapter: str | None = None
+    ) -> Job:
         variant = Variant(self.name, skip, precision, adapter)
         path = store.graph_path(self.graphs, variant)
         source = self.name if skip else self.model.name

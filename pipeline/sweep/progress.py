@@ -34,10 +34,10 @@ class View:
     def __init__(self, name: str, ledger: Ledger, console: Console | None = None) -> None:
         self.name, self.ledger = name, ledger
         self.console = console or Console(stderr=True)
-        self.live = Live(get_renderable=self._draw, console=self.console, refresh_per_second=2, transient=True)
         self.since: dict[str, float] = {}
         self.began, self.ended = time.monotonic(), 0
         self.rates = Rates()
+        self.live = Live(get_renderable=self._draw, console=self.console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -70,8 +70,7 @@ class View:
             self.live.refresh()
 
     def _count(self) -> str:
-        total = sum(not job.inline for job in self.ledger.jobs.values())
-        return f"{self.ledger.count(DONE)}/{total}"
+        return f"{self.ledger.count(DONE)}/{self.ledger.total}"
 
     def left(self) -> float | None:
         """Seconds that the known jobs will take one after the other; None where one of them was never measured."""
@@ -81,15 +80,14 @@ class View:
 
     def _draw(self) -> Group:
         """Called by the view's own thread, which only reads."""
-        jobs = [job for job in list(self.ledger.jobs.values()) if not job.inline]
         done, failed = self.ledger.count(DONE), self.ledger.count(FAILED)
         minutes = (time.monotonic() - self.began) / 60
         left = self.left()
-        words = f"sweep {self.name}: {done} of {len(jobs)} jobs done" + (f", {failed} failed" if failed else "")
+        words = f"sweep {self.name}: {done} of {self.ledger.total} jobs done" + (f", {failed} failed" if failed else "")
         words += f", {self.ended / minutes:.1f} jobs a minute" if self.ended and minutes > 0.1 else ""
         words += f", about {duration(left)} left" if left else ""
         running = Table.grid(padding=(0, 2))
         for id, since in list(self.since.items()):
             running.add_row("runs", id, duration(time.monotonic() - since))
         lines = [Text(f"failed  {job.id}: {self.ledger.states[job.id].error}", "red") for job in self.ledger.failed()[-SHOWN:]]
-        return Group(Text(words), ProgressBar(max(1, len(jobs)), done + failed, width=60), running, *lines)
+        return Group(Text(words), ProgressBar(max(1, self.ledger.total), done + failed, width=60), running, *lines)

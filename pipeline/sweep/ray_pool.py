@@ -119,7 +119,9 @@ def _connected(address: str) -> Any:
     try:
         import ray
     except ImportError:
-        raise UserError("--ray needs Ray, which is an extra: pip install 'skip-pipeline[ray]'; without --ray this machine runs all") from None
+        raise UserError(
+            "--ray needs Ray, which is an extra: pip install 'skip-pipeline[ray]'; without --ray this machine runs all"
+        ) from None
     os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]  # workers started from here find this package
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; silences a warning
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
@@ -131,7 +133,9 @@ def _connected(address: str) -> Any:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         ray.shutdown()
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"no Ray cluster at {address} ({reason[:200]}); start one with `ray start --head`, or pass --ray local") from None
+        raise UserError(
+            f"no Ray cluster at {address} ({reason[:200]}); start one with `ray start --head`, or pass --ray local"
+        ) from None
     if not ray.cluster_resources().get(DEVICE):
         ray.shutdown()
         start = f"ray start … --resources='{{\"{DEVICE}\": 1}}'"

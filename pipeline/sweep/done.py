@@ -53,7 +53,7 @@ def _export(job: Job, _: Recipe) -> bool:
         )
     if record.get("adapter"):
         variant = store.variant_of(record)
-        _, trained = adapters.read(open_checkpoint(folder), variant.skip, record["adapter"])
+        trained = adapters.read(open_checkpoint(folder), variant.skip, record["adapter"])[1]
         plain, healed = store.graph_path(folder, replace(variant, adapter=None)), store.healed_weights(path)
         fresh = healed is not None and adapters.merged_from(healed) == trained["sha256"]
         return fresh and record["base"]["sha256"] == digest(plain)

@@ -51,10 +51,25 @@ def project(root: Path, source: Path) -> Path:
     return root
 
 
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """A test that fails leaves no sweep behind."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+    STARTED.clear()
+
+
 def start(root: Path, *more: str) -> subprocess.Popen[bytes]:
     with (root / "sweep.log").open("ab") as log:
         line = [sys.executable, "-m", "pipeline.cli", "sweep", "grid.toml", *more]
-        return subprocess.Popen(line, cwd=root, env=tiny.environment(), stdout=log, stderr=log)
+        STARTED.append(subprocess.Popen(line, cwd=root, env=tiny.environment(), stdout=log, stderr=log))
+    return STARTED[-1]
 
 
 def ledger(root: Path) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ it there. A job whose worker is lost is run again elsewhere; it is a command, an
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,8 @@ def _connected(address: str) -> Any:
     os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]  # workers started from here find this package
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; silences a warning
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address not in ("local", "auto"):
+        _reachable(address)
     try:
         if address == "local":
             ray.init("local", resources={DEVICE: 1}, include_dashboard=False, object_store_memory=STORE, **quiet)
@@ -141,3 +144,14 @@ def _connected(address: str) -> Any:
         start = f"ray start … --resources='{{\"{DEVICE}\": 1}}'"
         raise UserError(f"the nodes of the cluster at {address} offer no {DEVICE}; start each with {start}")
     return ray
+
+
+def _reachable(address: str) -> None:
+    """Refuses an address where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster at {address} ({error}); start one with `ray start --head`, or pass --ray local"
+        ) from None

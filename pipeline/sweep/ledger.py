@@ -36,6 +36,7 @@ class Ledger:
 
     recipe: Path
     folder: Path
+    recipe_sha256: str
     jobs: dict[str, Job] = field(default_factory=dict)
     states: dict[str, State] = field(default_factory=dict)
     known: dict[str, float] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class Ledger:
         """An empty one for this recipe, which knows what jobs took before."""
         folder = store.sweep_dir(recipe.stem)
         held = _jobs(folder / "ledger.json")
-        return cls(recipe, folder, known={job["id"]: job["seconds"] for job in held if job.get("seconds")})
+        return cls(recipe, folder, store.sha256(recipe), known={job["id"]: job["seconds"] for job in held if job.get("seconds")})
 
     def take(self, jobs: list[Job]) -> list[Job]:
         """Takes a plan's jobs over; those that were not known before come back."""
@@ -78,7 +79,7 @@ class Ledger:
         self.states[job.id] = State(DONE, None, self.known.get(job.id))
 
     def write(self) -> None:
-        record = {"what": "sweep", "recipe": str(self.recipe), "recipe_sha256": store.sha256(self.recipe)}
+        record = {"what": "sweep", "recipe": str(self.recipe), "recipe_sha256": self.recipe_sha256}
         jobs = [self._entry(job) for job in self.jobs.values()]
         jobs += [_unknown(one) for one in self.pending if one.id not in self.jobs]
         store.write_json(self.folder / "ledger.json", {**record, "jobs": jobs})

@@ -48,7 +48,9 @@ class Ledger:
         """An empty one for this recipe, which knows what jobs took before."""
         folder = store.sweep_dir(recipe.stem)
         held = _jobs(folder / "ledger.json")
-        return cls(recipe, folder, store.sha256(recipe), known={job["id"]: job["seconds"] for job in held if job.get("seconds")})
+        return cls(
+            recipe, folder, store.sha256(recipe), known={job["id"]: job["seconds"] for job in held if job.get("seconds")}
+        )
 
     def take(self, jobs: list[Job]) -> list[Job]:
         """Takes a plan's jobs over; those that were not known before come back."""

@@ -54,7 +54,7 @@ def merge(checkpoint: Checkpoint, skip: SkipSet, name: str) -> Path:
     """
     place, record = read(checkpoint, skip, name)
     path = store.healed_path(checkpoint.folder, Variant(checkpoint.model, skip, adapter=name).name)
-    if path.is_file() and _digest(path) == record["sha256"]:
+    if path.is_file() and merged_from(path) == record["sha256"]:
         return path
     from peft import PeftModel
     from safetensors.torch import save_file
@@ -75,8 +75,8 @@ def merge(checkpoint: Checkpoint, skip: SkipSet, name: str) -> Path:
     return path
 
 
-def _digest(path: Path) -> str | None:
-    """The SHA-256 of the adapter that the merged file was made of."""
+def merged_from(path: Path) -> str | None:
+    """The SHA-256 of the adapter that a file of merged tensors was made of."""
     header = json.loads(safetensors_index.header_bytes(path)[8:])
     found = header.get("__metadata__", {}).get("adapter")
     return found if isinstance(found, str) else None

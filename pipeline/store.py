@@ -47,6 +47,11 @@ def figures_dir(model: str) -> Path:
     return Path("evals") / "figures" / plain_name(model)
 
 
+def sweep_dir(recipe: str) -> Path:
+    """What a sweep leaves behind: its ledger, the logs of its jobs."""
+    return Path("evals") / "sweeps" / plain_name(recipe)
+
+
 def graph_path(folder: Path, variant: Variant) -> Path:
     return folder / f"{variant.stem}.onnx"
 

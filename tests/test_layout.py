@@ -53,6 +53,7 @@ STAGES = {
     "doctor",
     "deploy",
     "serve",
+    "sweep",
 }
 HEAVY = {
     "torch",
@@ -76,6 +77,7 @@ HEAVY = {
     "tritonclient",
     "fastapi",
     "uvicorn",
+    "ray",
 }
 
 
@@ -159,6 +161,7 @@ def test_help_in_a_bare_environment(tmp_path: Path) -> None:
         ["generate"],
         ["ship"],
         ["serve"],
+        ["sweep"],
         ["list"],
         ["doctor"],
     ):

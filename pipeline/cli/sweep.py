@@ -1,0 +1,44 @@
+"""The command that runs the whole grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import Json, app, show_result
+from pipeline.types import Failed
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="TOML: models × kinds × fractions × selectors × precisions × stages × tasks.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands, what is done, disk and time; run nothing.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(help="Side by side on a machine; by default one for every four cores.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or `local`.", metavar="ADDRESS|local")] = None,
+    limit: Annotated[int | None, typer.Option(help="Jobs that are run at most; the next call goes on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Runs calibrate, select, export, check, build, score, bench, heal for every variant of a grid; each job is a command.
+
+    What is done is passed over, a sweep that was killed goes on, what fails is written down and the rest goes on (exit 1).
+    Example: `pipeline sweep evals/recipes/demo.toml --dry-run`
+    """
+    from pipeline import store
+    from pipeline import sweep as stage
+
+    if dry_run:
+        seen = stage.dry_run(recipe)
+        show_result(seen.record(), as_json, seen.text())
+        return
+    ledger = stage.sweep(recipe, jobs=jobs, ray=ray, limit=limit)
+    path = ledger.folder / "ledger.json"
+    failed = ledger.failed()
+    counts = ", ".join(f"{number} {state}" for state in ("done", "failed", "waiting") if (number := ledger.count(state)))
+    lines = [f"failed  {job.id}: {ledger.states[job.id].error}" for job in failed]
+    show_result(store.read_json(path), as_json, "\n".join([*lines, counts, str(path)]))
+    if failed:
+        raise Failed(f"{len(failed)} of {ledger.total} jobs failed; {ledger.folder}/logs has what each said")

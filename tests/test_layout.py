@@ -53,6 +53,7 @@ STAGES = {
     "doctor",
     "deploy",
     "serve",
+    "report",
 }
 HEAVY = {
     "torch",
@@ -76,6 +77,9 @@ HEAVY = {
     "tritonclient",
     "fastapi",
     "uvicorn",
+    "plotly",
+    "mlflow",
+    "jinja2",
 }
 
 
@@ -161,6 +165,7 @@ def test_help_in_a_bare_environment(tmp_path: Path) -> None:
         ["serve"],
         ["list"],
         ["doctor"],
+        ["report"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", script, *command, "--help"], capture_output=True, text=True, cwd=ROOT.parent, check=False

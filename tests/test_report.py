@@ -240,7 +240,7 @@ def test_a_hostile_name_is_text_everywhere(workdir: Path) -> None:
 
 def test_escapes() -> None:
     assert texts.tex("a_b & 50 % ±1 \\x ~{}") == r"a\_b \& 50 \% $\pm$1 \textbackslash{}x \textasciitilde{}\{\}"
-    assert texts.md("a|b <i> [x](y)\nz") == r"a\|b \<i\> \[x\](y) z"
+    assert texts.md("a|b <i> [x](y)\nz") == r"a\|b &lt;i&gt; \[x\](y) z"
     assert texts.csv_text([["=1+1", -1.5, "x"]]) == "'=1+1,-1.5,x\n"
     assert (
         collect.slug("..") != ".."
@@ -389,7 +389,7 @@ def test_ten_thousand_results(workdir: Path) -> None:
     report.write(Path("out"))
     assert time.monotonic() - started < 30
     assert len(json.loads(Path("out/manifest.json").read_text())["files"]) > 9999
-    assert Path("out/index.html").stat().st_size < 12e6
+    assert Path("out/index.html").stat().st_size < 15e6
 
 
 # ---- other tools ----------------------------------------------------------------------------------------------------
@@ -402,8 +402,8 @@ def test_lm_evals_own_tools_read_the_scores(workdir: Path) -> None:
     written = exports.lm_eval(Path("lm"))
     assert len(written) == 16 and len({path.parent for path in written}) == 16
     one = next(path for path in written if path.parent.name == f"{MODEL}__attn24-31.fp32__arc")
-    assert get_results_filenames([p.name for p in one.parent.iterdir()]) == [one.name]
-    assert get_latest_filename([one.name]) == one.name
+    assert get_results_filenames([str(p) for p in one.parent.iterdir()]) == [str(one)]
+    assert get_latest_filename([str(one)]) == str(one)
     record = json.loads(one.read_text())
     assert "|59.50|" not in make_table(record) and "0.5950" in make_table(record)
     assert handle_non_serializable(record)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from pipeline.report import papers
-from pipeline.report.charts import LABELS, MANY, STYLE, Chart, Point, layout_of, trace_of
+from pipeline.report.charts import LABELS, STYLE, Chart, Point, layout_of, trace_of
 from pipeline.report.rows import Artefact, Findings, Statistics
 
 RULES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
@@ -37,69 +38,54 @@ def _rules(found: Findings) -> list[Chart]:
     ]
 
 
-def _fraction_chart(
-    found: Findings, benchmark: str, title: str, groups: Callable[[Artefact], tuple[str, ...]], prefix: str
-) -> Chart:
-    series: dict[tuple[str, str, str], list[Point]] = {}
+Groups = Callable[[Artefact], tuple[str, ...]]
+"""Artefact → the curves that it is a point of."""
+
+
+def _fraction_chart(found: Findings, benchmark: str, title: str, groups: Groups, prefix: str) -> Chart:
     is_loss = any(s.is_loss for a in found.artefacts for s in a.scores if s.benchmark == benchmark)
-    scale = 1.0 if is_loss else 100.0
+    data, models = [], dict[str, None]()
+    for k, ((model, kind, group), points) in enumerate(sorted(_series(found, benchmark, is_loss, groups).items())):
+        colour, symbol = STYLE[kind] if not prefix else (RULES[k % len(RULES)], STYLE[kind][1])
+        name = f"{model}, {group}" if not prefix else f"{model}, {LABELS[kind]}, {group}"
+        points.sort(key=lambda p: p.x)
+        curve = len({p.x for p in points}) == len(points)  # several variants of one size are no curve
+        trace = trace_of(points, name, model, kind, colour, symbol, lines=curve)
+        data.append({**trace, "line": {"color": colour, "dash": "dot" if "healed" in group else "solid", "width": 1}})
+        models[model] = None
+    bands = [band for model in models if benchmark == "mmlu" and (band := papers.transition(model))]
+    guessing = _guessing(benchmark, is_loss)
+    note = "lower is better; 1 is a uniform guess" if is_loss else "%, with its standard error"
+    caption = f"{title}, {note}." + (" The dotted line is guessing." if guessing else "")
+    caption += " The grey band is where MMLU falls to chance in Gromov et al., section 4.1." if bands else ""
+    how = "by the rule that chose what is left out" if prefix else "by what is left out"
+    layout = layout_of("% left out", title, shapes=_shapes(guessing, bands))
+    gap = None if data else "not drawn: how many layers these models have is not known here"
+    return Chart(
+        f"{prefix}{benchmark}", f"{title} against the fraction left out, {how}", caption, {"data": data, "layout": layout}, gap
+    )
+
+
+def _series(found: Findings, benchmark: str, is_loss: bool, groups: Groups) -> dict[tuple[str, str, str], list[Point]]:
+    """(model, kind, group) → points: % left out, and the score in % (a loss as it is)."""
+    scale, digits = (1.0, 4) if is_loss else (100.0, 2)
+    series: dict[tuple[str, str, str], list[Point]] = {}
     for a in found.artefacts:
         score, fraction = a.score(benchmark), a.fraction
         if score is None or fraction is None:
             continue
         spread = None if score.stderr is None else scale * score.stderr
-        words = f"{a.model} {a.name}: {scale * score.value:.{4 if is_loss else 2}f}" + (
-            "" if spread is None else f" ±{spread:.2g}"
-        )
+        words = f"{a.model} {a.name}: {scale * score.value:.{digits}f}" + ("" if spread is None else f" ±{spread:.{digits}f}")
+        point = Point(100 * fraction, scale * score.value, words, score.source, spread)
         for group in groups(a):
-            series.setdefault((a.model, a.kind, group), []).append(
-                Point(100 * fraction, scale * score.value, words, score.source, spread)
-            )
-    data = []
-    for k, ((model, kind, group), points) in enumerate(sorted(series.items())):
-        colour, symbol = STYLE[kind] if not prefix else (RULES[k % len(RULES)], STYLE[kind][1])
-        name = f"{model}, {group}" if not prefix else f"{model}, {LABELS[kind]}, {group}"
-        trace = trace_of(sorted(points, key=lambda p: p.x), name, model, kind, colour, symbol, lines=len(points) <= MANY)
-        trace["line"] = {"color": colour, "dash": "dot" if "healed" in group else "solid", "width": 1}
-        data.append(trace)
-    shapes = [
-        {
-            "type": "line",
-            "xref": "paper",
-            "x0": 0,
-            "x1": 1,
-            "y0": y,
-            "y1": y,
-            "line": {"dash": "dot", "width": 1, "color": "#7f7f7f"},
-        }
-        for y in _guessing(benchmark, is_loss)
-    ]
-    bands = [
-        band for model in dict.fromkeys(m for m, _, _ in series) if benchmark == "mmlu" and (band := papers.transition(model))
-    ]
-    shapes += [
-        {
-            "type": "rect",
-            "yref": "paper",
-            "y0": 0,
-            "y1": 1,
-            "x0": low - 0.5,
-            "x1": high + 0.5,
-            "opacity": 0.15,
-            "line": {"width": 0},
-            "fillcolor": "#7f7f7f",
-        }
-        for low, high in bands
-    ]
-    note = "lower is better; 1 is a uniform guess" if is_loss else "%, with its standard error"
-    how = "by the rule that chose what is left out" if prefix else "by what is left out"
-    caption = f"{title}, {note}. The dotted line is guessing." if shapes else f"{title}, {note}."
-    return Chart(
-        f"{prefix}{benchmark}", f"{title} against the fraction left out, {how}",
-        caption + (" The grey band is where MMLU falls to chance in Gromov et al., section 4.1." if bands else ""),
-        {"data": data, "layout": layout_of("% left out", title, shapes=shapes)},
-        None if data else "not drawn: how many layers these models have is not known here",
-    )  # fmt: skip
+            series.setdefault((a.model, a.kind, group), []).append(point)
+    return series
+
+
+def _shapes(guessing: list[float], bands: list[tuple[float, float]]) -> list[dict[str, Any]]:
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"dash": "dot", "width": 1, "color": "#7f7f7f"}}
+    band = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "opacity": 0.15, "line": {"width": 0}, "fillcolor": "#7f7f7f"}
+    return [{**line, "y0": y, "y1": y} for y in guessing] + [{**band, "x0": low - 0.5, "x1": high + 0.5} for low, high in bands]
 
 
 def _guessing(benchmark: str, is_loss: bool) -> list[float]:

@@ -16,7 +16,8 @@ from tests.chromium import Browser, missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 DRAWN = "[...document.querySelectorAll('[data-chart]')].every(p => p.querySelector('.main-svg'))"
-VISIBLE = "document.querySelector('[data-chart=\"pareto-saved\"]').data.filter(t => t.visible !== false).map(t => t.meta)"
+PARETO = "document.querySelector('[data-chart=\"pareto-saved\"]')"
+VISIBLE = f"{PARETO}.data.filter(t => t.visible !== false && t.name !== 'frontier').map(t => t.meta)"
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,8 @@ def test_the_filter_filters_everything(page: Path, tmp_path: Path) -> None:
 
     with Browser(tmp_path / "profile") as browser:
         browser.open(page)
-        browser.run("document.querySelector('[data-chart=\"pareto-saved\"]').scrollIntoView()")
-        browser.wait("document.querySelector('[data-chart=\"pareto-saved\"] .main-svg') !== null")
+        browser.run(f"{PARETO}.scrollIntoView()")
+        browser.wait(f"{PARETO}.querySelector('.main-svg') !== null")
         assert len(browser.run(VISIBLE)) == 2 * 4 + 3
         choose("model", "Llama-2-7b-hf")
         choose("kind", "attn")

@@ -124,17 +124,35 @@ def _pareto_chart(found: Findings, name: str, words: str, x_title: str, x_of: Ca
         if points:
             data.append(trace_of(points, f"{model}, {LABELS[kind]}", model, kind, *STYLE[kind]))
     gap = None if data else "not run: needs a bench and a score of the same graphs (`pipeline bench GRAPH… --tasks smoke`)"
+    shown = dict.fromkeys(trace["meta"]["model"] for trace in data)
+    data += [_frontier(data, model, more_is_better=name == "saved") for model in shown]
     if data and name == "saved":
         data += _papers_points()
     used = ", ".join(dict.fromkeys(b for b in by.values() if b))
     return Chart(
         name=f"pareto-{name}",
         title=f"Quality against {words}",
-        caption=f"Up is better: {used or 'scores'} in %, with its standard error. Every variant is a point; the star is the base. "
-        + ("Diamonds are the points of Tyukin et al. (tables 1-9, 100 tokens, their device)." if name == "saved" else ""),
+        caption=f"Up is better: {used or 'scores'} in %, with its standard error. Every variant is a point, the star is the base; "
+        "on the dashed line nothing is both better and cheaper."
+        + (
+            " Diamonds are the points of Tyukin et al. (tables 1-3 and 9; 100 tokens, their device)." if name == "saved" else ""
+        ),
         figure={"data": data, "layout": layout_of(x_title, "score, %")},
         gap=gap,
     )
+
+
+def _frontier(data: list[dict[str, Any]], model: str, more_is_better: bool) -> dict[str, Any]:
+    """The points of a model that no other one beats on both axes, joined."""
+    points = [(x, y) for t in data if t["meta"]["model"] == model for x, y in zip(t["x"], t["y"], strict=True)]
+    points.sort(key=lambda p: (-p[0] if more_is_better else p[0], -p[1]))
+    kept: list[tuple[float, float]] = []
+    for x, y in points:
+        if not kept or y > kept[-1][1]:
+            kept.append((x, y))
+    made = {"type": "scatter", "mode": "lines", "x": [x for x, _ in kept], "y": [y for _, y in kept], "hoverinfo": "skip"}
+    line = {"dash": "dash", "width": 1, "color": "#7f7f7f"}
+    return {**made, "line": line, "showlegend": False, "name": "frontier", "meta": {"model": model, "kind": ""}}
 
 
 def _papers_points() -> list[dict[str, Any]]:

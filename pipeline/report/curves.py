@@ -24,18 +24,23 @@ def _against_fraction(found: Findings) -> list[Chart]:
     """A chart for each benchmark, before and after healing (Gromov et al., Figures 2, 3 and 6)."""
     titles = {s.benchmark: s.title for a in found.artefacts for s in a.scores}
     return [
-        _fraction_chart(found, name, title, lambda a: (LABELS[a.kind] + (", healed" if a.adapter else ""),), "")
+        _fraction_chart(found, name, title, lambda a: (LABELS[a.kind] + _healed(a),), "")
         for name, title in sorted(titles.items())
     ]
 
 
 def _rules(found: Findings) -> list[Chart]:
-    """The same by the rule that chose (Gromov et al., Figure 5)."""
-    titles = {s.benchmark: s.title for a in found.artefacts for s in a.scores if len(a.selectors) > 0}
-    return [
-        _fraction_chart(found, name, title, lambda a: tuple(sorted(a.selectors)), "rules-")
-        for name, title in sorted(titles.items())
-    ]
+    """The same by the rule that chose (Gromov et al., Figure 5), where one is known."""
+    titles = {s.benchmark: s.title for a in found.artefacts for s in a.scores if a.selectors}
+
+    def rules(a: Artefact) -> tuple[str, ...]:
+        return tuple(rule + _healed(a) for rule in sorted(a.selectors))
+
+    return [_fraction_chart(found, name, title, rules, "rules-") for name, title in sorted(titles.items())]
+
+
+def _healed(artefact: Artefact) -> str:
+    return ", healed" if artefact.adapter else ""
 
 
 Groups = Callable[[Artefact], tuple[str, ...]]
@@ -44,9 +49,11 @@ Groups = Callable[[Artefact], tuple[str, ...]]
 
 def _fraction_chart(found: Findings, benchmark: str, title: str, groups: Groups, prefix: str) -> Chart:
     is_loss = any(s.is_loss for a in found.artefacts for s in a.scores if s.benchmark == benchmark)
-    data, models = [], dict[str, None]()
-    for k, ((model, kind, group), points) in enumerate(sorted(_series(found, benchmark, is_loss, groups).items())):
-        colour, symbol = STYLE[kind] if not prefix else (RULES[k % len(RULES)], STYLE[kind][1])
+    data, models, series = [], dict[str, None](), _series(found, benchmark, is_loss, groups)
+    rules = sorted({group.removesuffix(", healed") for _, _, group in series})
+    for (model, kind, group), points in sorted(series.items()):
+        colour, symbol = STYLE[kind]
+        colour = RULES[rules.index(group.removesuffix(", healed")) % len(RULES)] if prefix else colour
         name = f"{model}, {group}" if not prefix else f"{model}, {LABELS[kind]}, {group}"
         points.sort(key=lambda p: p.x)
         curve = len({p.x for p in points}) == len(points)  # several variants of one size are no curve
@@ -132,7 +139,7 @@ def _curves(told: Statistics, k: int) -> Chart:
         trace = trace_of(points, f"n = {n}", told.model, "block", f"rgba(0,158,115,{shade:.2f})", "circle", lines=True)
         data.append({**trace, "mode": "lines", "line": {"width": 1, "color": trace["marker"]["color"]}})
     caption = (
-        "One curve a block size n; its lowest point is the block that the rule `angular` leaves out (Gromov et al., Figure 1c)."
+        "One curve a block size n; its lowest point is the block that the rule angular leaves out (Gromov et al., Figure 1c)."
     )
     layout = layout_of("first layer of the block", "angular distance d(ℓ, n)", showlegend=False)
     return Chart(f"angular-{k}", f"{told.model}: angular distance of blocks", caption, {"data": data, "layout": layout})

@@ -49,7 +49,7 @@ def mlflow(uri: str, models: list[str] | None = None) -> list[str]:
         ) from None
     client, logged = MlflowClient(tracking_uri=uri), []
     for artefact in collect(models).artefacts:
-        files = dict.fromkeys(s.source for s in [*artefact.scores, *artefact.times])
+        files = dict.fromkeys(s.source for s in artefact.results)
         if not files:
             continue
         digest = hashlib.sha256("".join(sorted(f.digest for f in files)).encode()).hexdigest()
@@ -73,7 +73,7 @@ def mlflow(uri: str, models: list[str] | None = None) -> list[str]:
 
 
 def _parameters(artefact: Artefact) -> dict[str, Any]:
-    devices = dict.fromkeys(one.device for one in [*artefact.scores, *artefact.times])
+    devices = dict.fromkeys(one.device for one in artefact.results)
     return {
         "model": artefact.model,
         "variant": artefact.variant,

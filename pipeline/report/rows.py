@@ -144,6 +144,10 @@ class Artefact:
         """'attn22-29.fp32', or 'attn22-29/tensorrt-sm80-fp16' for an engine."""
         return f"{self.variant}.{self.precision}" if self.runner == "graph" else f"{self.variant}/{self.runner}"
 
+    @property
+    def results(self) -> list[Scored | Timed]:
+        return [*self.scores, *self.times]
+
     def score(self, benchmark: str) -> Scored | None:
         """The fullest score of a benchmark with its own shots; of equals v1's, which the papers' leaderboard used."""
         mine = [s for s in self.scores if s.benchmark == benchmark and s.num_fewshot is None]

@@ -184,10 +184,10 @@ def _score_cell(lookup: Lookup, model: str, variant: str | None, benchmark: str,
         _, (value, spread, scores) = max(means, key=lambda pair: (sum(s.n for s in pair[1][2]), pair[0].precision == "fp16"))
         notes = tuple(dict.fromkeys(note for s in scores for note in s.marks()))
         return Cell(value, spread, paper=paper, source=scores[0].source, notes=notes)
-    scores = [(a.precision == "fp16", s) for a in mine if (s := a.score(benchmark))]
-    if not scores:
+    told = [(a.precision == "fp16", s) for a in mine if (s := a.score(benchmark))]
+    if not told:
         return Cell(paper=paper, gap=lookup.gap(model, variant, "score", benchmark))
-    _, best = max(scores, key=lambda pair: (pair[1].checked, pair[1].whole, pair[1].n, pair[0]))
+    _, best = max(told, key=lambda pair: (pair[1].checked, pair[1].whole, pair[1].n, pair[0]))
     spread = None if best.stderr is None else 100 * best.stderr
     return Cell(100 * best.value, spread, paper=paper, source=best.source, notes=best.marks())
 

@@ -193,8 +193,8 @@ def _numbers(a: Artefact) -> Iterable[tuple[Any, ...]]:
         yield (*own, "check", a.check, "", "", "", "", "", "", "", "", "", a.checked_in.copy, a.checked_in.digest)
     for s in a.scores:
         unit = "loss / log V" if s.is_loss else "fraction"
-        value = (s.benchmark, s.metric, s.value, s.stderr, "", "", unit, s.n)
-        yield (*own, *value, s.device, s.versions, "; ".join(s.marks()), s.source.copy, s.source.digest)
+        told = (s.benchmark, s.metric, s.value, s.stderr, "", "", unit, s.n)
+        yield (*own, *told, s.device, s.versions, "; ".join(s.marks()), s.source.copy, s.source.digest)
     for t in a.times:
         what = f"{'decode' if t.decode else 'prefill'} {t.length}, {t.contestant}"
         end = (t.sequences, t.device, t.versions, "; ".join(t.marks()), t.source.copy, t.source.digest)

@@ -22,7 +22,8 @@
       showlegend: !many && figure.data.length > 1, ...figure.layout,
       xaxis: { ...axis, ...figure.layout.xaxis }, yaxis: { ...axis, ...figure.layout.yaxis },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 13 },
-      margin: { l: 50, r: 15, t: 10, b: 45 }, legend: { orientation: "h", y: -0.2, yanchor: "top" },
+      margin: { l: 50, r: 15, t: 34, b: 45 }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: ink },
       uirevision: "kept",
     };
   };

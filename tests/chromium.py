@@ -28,6 +28,7 @@ class Browser:
     def __init__(self, profile: Path, width: int = 1200, dark: bool = False) -> None:
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--remote-debugging-port=0"]
         flags += [f"--user-data-dir={profile}", "--no-first-run", "--remote-allow-origins=*", "about:blank"]
+        (profile / "DevToolsActivePort").unlink(missing_ok=True)  # of an earlier browser on this profile
         self.process = subprocess.Popen([str(BROWSER), *flags], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         self.complaints: list[str] = []
         self.numbers = itertools.count(1)

@@ -40,9 +40,7 @@ def html(
         style=Markup(_part("page.css")),
         scripts={name: Markup(text) for name, text in scripts.items()},
         charts=drawn,
-        data=Markup(
-            _json({"charts": {c.name: c.figure for c in drawn if not c.gap}, "rows": [_row(a) for a in found.artefacts]})
-        ),
+        data={name: Markup(_json(part)) for name, part in _parts(found, drawn).items()},
         models=found.models(),
         kinds={kind: LABELS[kind] for kind in KINDS if any(a.kind == kind for a in found.artefacts)},
         tables=tables,
@@ -79,6 +77,27 @@ def _digest(script: str) -> str:
 def _json(data: Any) -> str:
     """JSON that cannot end the script element it stands in."""
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _parts(found: Findings, drawn: list[Chart]) -> dict[str, Any]:
+    """What the script reads: the files, the rows of the table, and each chart by itself, so that it is parsed when it is drawn.
+
+    Files are named by their place in the list of files: the same path behind ten numbers stands there once.
+    """
+    places = {source.copy: k for k, source in enumerate(found.sources)}
+    rows = [
+        [*row[:4], *([[text, places.get(file), *more] for text, file, *more in part] for part in row[4:])]
+        for row in map(_row, found.artefacts)
+    ]
+    parts: dict[str, Any] = {"files": list(places), "rows": rows}
+    for chart in drawn:
+        if not chart.gap:
+            data = [
+                t | {"customdata": [places.get(file) for file in t["customdata"]]} if "customdata" in t else t
+                for t in chart.figure["data"]
+            ]
+            parts[f"data-{chart.name}"] = {"data": data, "layout": chart.figure["layout"]}
+    return parts
 
 
 Link = tuple[str, str | None, str, str]

@@ -1,8 +1,9 @@
 "use strict";
-// Draws the charts when they come into view, pages through the artefacts, and filters both by model and kind.
+// Draws the charts when they come into view (Plotly itself is compiled after the page stands: it takes a second), pages through the artefacts, and filters both by model and kind.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
+  const parsed = (id) => JSON.parse(byId(id).textContent);
+  const [files, allRows] = [parsed("all-files"), parsed("all-rows")];
   const [model, kind, search] = [byId("model"), byId("kind"), byId("search")];
   const PAGE = 100;
   let first = 0;
@@ -30,33 +31,46 @@
   const traces = (figure) => figure.data.map((trace) => ({ ...trace, visible: fits(trace.meta || {}) }));
   const config = { responsive: true, displaylogo: false };
   const drawn = new Set();
+  const figures = new Map();
+  const figureOf = (place) => {
+    const name = place.dataset.chart;
+    if (!figures.has(name)) figures.set(name, parsed(`data-${name}`));
+    return figures.get(name);
+  };
   const draw = (place) => {
-    const figure = data.charts[place.dataset.chart];
+    const figure = figureOf(place);
     Plotly.react(place, traces(figure), layoutFor(figure), config);
     if (!drawn.has(place)) {
       drawn.add(place);
       place.on("plotly_click", (event) => {
-        const file = event.points[0].customdata;
+        const file = files[event.points[0].customdata];
         if (file) window.open(file, "_blank", "noopener");
       });
     }
   };
-  const usesWebGL = (place) => data.charts[place.dataset.chart].data.some((trace) => trace.type === "scattergl");
-  const watcher = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (isIntersecting && !drawn.has(target)) draw(target);
-      // A browser holds about 16 WebGL contexts: what is far away gives its own back.
-      else if (!isIntersecting && drawn.has(target) && usesWebGL(target)) { Plotly.purge(target); drawn.delete(target); }
-    }
-  }, { rootMargin: "400px" });
-  document.querySelectorAll("[data-chart]").forEach((place) => watcher.observe(place));
+  const usesWebGL = (place) => figureOf(place).data.some((trace) => trace.type === "scattergl");
+  const near = new IntersectionObserver((entries) => entries.forEach(({ target, isIntersecting }) => {
+    if (isIntersecting && !drawn.has(target)) draw(target);
+  }), { rootMargin: "100px" });
+  // A browser holds about 16 WebGL contexts: what is far away gives its own back.
+  const far = new IntersectionObserver((entries) => entries.forEach(({ target, isIntersecting }) => {
+    if (!isIntersecting && drawn.has(target) && usesWebGL(target)) { Plotly.purge(target); drawn.delete(target); }
+  }), { rootMargin: "2000px" });
+  const begin = () => {
+    const script = document.createElement("script");
+    script.textContent = byId("plotly").textContent;
+    document.head.append(script);
+    byId("plotly").remove();
+    document.querySelectorAll("[data-chart]").forEach((place) => { near.observe(place); far.observe(place); });
+  };
+  requestAnimationFrame(() => setTimeout(begin, 0));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
 
   // ---- the table of artefacts
   const body = document.querySelector("#rows tbody");
   const chosen = () => {
     const words = search.value.toLowerCase();
-    return data.rows.filter((row) => (!model.value || row[0] === model.value) && (!kind.value || row[2] === kind.value)
+    return allRows.filter((row) => (!model.value || row[0] === model.value) && (!kind.value || row[2] === kind.value)
       && (!words || `${row[0]} ${row[1]}`.toLowerCase().includes(words)));
   };
   const cell = (text, head) => {
@@ -67,7 +81,8 @@
   };
   const links = (items) => {
     const made = document.createElement("td");
-    for (const [text, file, where, note] of items) {
+    for (const [text, place, where, note] of items) {
+      const file = files[place];
       const line = document.createElement("div");
       const part = document.createElement(file ? "a" : "span");
       part.textContent = text;

@@ -39,37 +39,44 @@ def mlflow(uri: str, models: list[str] | None = None) -> list[str]:
     What is there already, by the digest of all its files, is not logged again.
 
     Raises:
-        UserError: mlflow is not installed.
+        UserError: mlflow is not installed, or its store refuses.
     """
     try:
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
     except ModuleNotFoundError:
         raise UserError(
             "MLFLOW_TRACKING_URI is set, and mlflow is not installed; `pip install 'skip-pipeline[mlflow]'` adds it"
         ) from None
-    client, logged = MlflowClient(tracking_uri=uri), []
-    for artefact in collect(models).artefacts:
-        files = dict.fromkeys(s.source for s in artefact.results)
-        if not files:
-            continue
-        digest = hashlib.sha256("".join(sorted(f.digest for f in files)).encode()).hexdigest()
-        name = f"pipeline/{artefact.model}"
-        held = client.get_experiment_by_name(name)
-        experiment = held.experiment_id if held else client.create_experiment(name)
-        if client.search_runs([experiment], f"tags.`pipeline.results` = '{digest}'", max_results=1):
-            continue
-        run = client.create_run(
-            experiment, run_name=artefact.name, tags={"pipeline.results": digest, "pipeline.sha256": artefact.digest}
-        )
-        for key, value in _parameters(artefact).items():
-            client.log_param(run.info.run_id, key, value)
-        for key, number in _metrics(artefact).items():
-            client.log_metric(run.info.run_id, key, number)
-        for source in files:
-            client.log_artifact(run.info.run_id, source.path)
-        client.set_terminated(run.info.run_id)
-        logged.append(f"{name}/{artefact.name}")
-    return logged
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        return [name for artefact in collect(models).artefacts if (name := _log(client, artefact))]
+    except MlflowException as error:
+        raise UserError(f"MLflow at {uri} refuses: {str(error)[:300]}") from None
+
+
+def _log(client: Any, artefact: Artefact) -> str | None:
+    """Logs one artefact; None where it has no results, or they are there already."""
+    files = dict.fromkeys(one.source for one in artefact.results)
+    if not files:
+        return None
+    digest = hashlib.sha256("".join(sorted(f.digest for f in files)).encode()).hexdigest()
+    name = f"pipeline/{artefact.model}"
+    held = client.get_experiment_by_name(name)
+    experiment = held.experiment_id if held else client.create_experiment(name)
+    finished = f"tags.`pipeline.results` = '{digest}' and attributes.status = 'FINISHED'"
+    if client.search_runs([experiment], finished, max_results=1):
+        return None
+    tags = {"pipeline.results": digest, "pipeline.sha256": artefact.digest}
+    run = client.create_run(experiment, run_name=artefact.name, tags=tags).info.run_id
+    for key, value in _parameters(artefact).items():
+        client.log_param(run, key, value)
+    for key, number in _metrics(artefact).items():
+        client.log_metric(run, key, number)
+    for source in files:
+        client.log_artifact(run, source.path)
+    client.set_terminated(run)
+    return f"{name}/{artefact.name}"
 
 
 def _parameters(artefact: Artefact) -> dict[str, Any]:

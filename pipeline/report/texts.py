@@ -94,6 +94,8 @@ def _artefacts(artefacts: list[Artefact]) -> list[str]:
         lines.append(
             f"| {md(a.model)} | {md(a.name)} | {check} | {scores or 'not run'} | {times or md(a.unproven or 'not run')} |"
         )
+    notes = dict.fromkeys(note for a in artefacts[:SHOWN] for one in a.results for note in one.marks())
+    lines += ["", *(f"- \\* {md(note)}" for note in notes)]
     if len(artefacts) > SHOWN:
         lines += ["", f"{len(artefacts) - SHOWN} more are in [tables/results.csv](tables/results.csv)."]
     return lines

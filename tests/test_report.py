@@ -195,6 +195,10 @@ def test_no_recommendation_of_what_is_unchecked_disturbed_or_without_base(workdi
     results.bench(model, "block24-31", 25.0, enough_clean=False)
     made = {one.budget: one for one in recommend.recommend(collect.collect())}
     assert made["at most 5 % loss of average"].choice is None
+    assert (
+        "none of 2 variants fits, 1 of them not counted: too few undisturbed samples"
+        in made["at most 5 % loss of average"].words
+    )
     shutil.rmtree("evals/results")
     results.whole(model, "attn24-31", 8.0, 0.6)
     assert recommend.recommend(collect.collect()) == []
@@ -208,6 +212,8 @@ def test_without_the_four_the_benchmark_that_most_have_is_the_yardstick(workdir:
         results.score(model, variant, "smoke-loss", 0.28 + saved / 100)
     made = recommend.recommend(collect.collect())
     assert made[0].budget == "at most 1 % loss of smoke" and made[0].choice
+    chart = charts.charts(collect.collect())[0].figure
+    assert not any("Tyukin" in trace["name"] for trace in chart["data"])  # their average is no smoke
 
 
 # ---- texts ----------------------------------------------------------------------------------------------------------

@@ -126,7 +126,8 @@ def _pareto_chart(found: Findings, name: str, words: str, x_title: str, x_of: Ca
     gap = None if data else "not run: needs a bench and a score of the same graphs (`pipeline bench GRAPH… --tasks smoke`)"
     shown = dict.fromkeys(trace["meta"]["model"] for trace in data)
     data += [_frontier(data, model, more_is_better=name == "saved") for model in shown]
-    if data and name == "saved":
+    comparable = name == "saved" and "average" in by.values()  # a point of theirs beside another benchmark would say nothing
+    if data and comparable:
         data += _papers_points()
     used = ", ".join(dict.fromkeys(b for b in by.values() if b))
     return Chart(

@@ -180,12 +180,14 @@ def _recommendation(
     budget: float | None,
 ) -> Recommendation:
     named = best or nearest
-    words = best.text(by) if best else f"none of {len(all_)} variants fits; the nearest is {nearest.text(by)}"
+    disturbed = sum(not c.time.enough_clean for c in all_)
+    left_out = f", {disturbed} of them not counted: too few undisturbed samples" if disturbed else ""
+    words = best.text(by) if best else f"none of {len(all_)} variants fits{left_out}; the nearest is {nearest.text(by)}"
     evidence = (
         (f"{by} of {named.artefact.name}", named.quality.source),
         (f"latency of {named.artefact.name}", named.time.source),
     )
-    return Recommendation(model, where, title, best, words, _doubts(named, len(all_), budget), evidence)
+    return Recommendation(model, where, title, best, words, _doubts(named, len(all_) if best else 1, budget), evidence)
 
 
 def _doubts(c: Candidate, count: int, budget: float | None) -> tuple[str, ...]:

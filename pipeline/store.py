@@ -67,6 +67,19 @@ def result_path(model: str, artefact: Path, what: str) -> Path:
     return results_dir(model) / f"{stem}.{what}.json"
 
 
+def report_dir() -> Path:
+    return Path("evals") / "report"
+
+
+def report_inputs() -> dict[str, list[Path]]:
+    """What the report reads, by kind of file."""
+    patterns = {"results": "evals/results/*/*.json", "engines": "engines/*/*/*.json"}
+    patterns |= {"ledgers": "evals/sweeps/*/ledger.json", "statistics": "calib/*/similarity.json"}
+    return {
+        what: sorted(path for path in Path().glob(p) if not path.name.endswith(".run.json")) for what, p in patterns.items()
+    }
+
+
 def requests_dir(folder: Path) -> Path:
     """Where the tokens of benchmark requests are kept, for the checkpoint in `folder`."""
     return Path("evals") / "cache" / plain_name(folder.resolve().name)

@@ -54,6 +54,7 @@ STAGES = {
     "deploy",
     "serve",
     "sweep",
+    "report",
 }
 HEAVY = {
     "torch",
@@ -78,6 +79,9 @@ HEAVY = {
     "fastapi",
     "uvicorn",
     "ray",
+    "plotly",
+    "mlflow",
+    "jinja2",
 }
 
 
@@ -164,6 +168,7 @@ def test_help_in_a_bare_environment(tmp_path: Path) -> None:
         ["sweep"],
         ["list"],
         ["doctor"],
+        ["report"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", script, *command, "--help"], capture_output=True, text=True, cwd=ROOT.parent, check=False

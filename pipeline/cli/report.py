@@ -1,0 +1,41 @@
+"""The command that draws the report from result files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import arguments, store
+from pipeline.cli.app import Json, app, show_result
+
+
+@app.command()
+def report(
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; evals/report by default.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; repeat for several. All by default.")] = None,
+    lm_eval: Annotated[
+        Path | None,
+        typer.Option("--lm-eval", help="Also lay the scores out in this folder as lm-eval's own tools look for them."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draws the report from result files: page, Markdown, LaTeX, CSV; the papers' tables beside ours.
+
+    Logs to MLflow too where MLFLOW_TRACKING_URI is set. Example: `pipeline report && python -m http.server -d evals/report`
+    """
+    from pipeline import report as stage
+    from pipeline.report import exports
+
+    folder = out or store.report_dir()
+    named = [arguments.folder_name(name) for name in model] if model else None
+    with arguments.busy("reading results"):
+        written = stage.write(folder, named)
+    if lm_eval is not None:
+        written += exports.lm_eval(lm_eval, named)
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        logged = exports.mlflow(uri, named)
+        arguments.say(f"MLflow: {len(logged)} new runs at {uri}")
+    show_result([str(path) for path in written], as_json, str(written[0]))

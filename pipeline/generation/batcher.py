@@ -172,8 +172,7 @@ class Batcher:
             if self.joining is not None:
                 self._prefill(self.joining)
             if self.writing is not None:
-                self._forward(self.writing, 1)
-                self.writing = self._taken(self.writing)
+                self.writing = self._taken(self.writing, self._forward(self.writing, 1))
         except Exception as error:  # the backend's own, which share no base class
             self._fail(error)
         return True
@@ -222,26 +221,27 @@ class Batcher:
     def _prefill(self, group: Group) -> None:
         """One piece of the joining prompts; after the last they join those that write."""
         columns = max(1, self.piece // len(group.rows))
-        self._forward(group, columns)
+        logits = self._forward(group, columns)
         if group.next.shape[1]:
             return
-        joined = self._taken(group)
+        joined = self._taken(group, logits)
         if joined is not None and self.writing is not None:
             self.writing.join(joined)
         elif joined is not None:
             self.writing = joined
         self.joining = None
 
-    def _forward(self, group: Group, columns: int) -> None:
-        """Puts the group's next columns through the model; the last one's logits are kept for `_taken`."""
+    def _forward(self, group: Group, columns: int) -> Array:
+        """Puts the group's next columns through the model; the logits [B, V] after the last of them."""
         ids, new = group.next[:, :columns], group.next_mask[:, :columns]
         mask = np.concatenate([group.mask, new], axis=1)
-        self.logits, group.cache = self.runner.forward(ids, group.cache, attention_mask=mask)
+        logits, group.cache = self.runner.forward(ids, group.cache, attention_mask=mask)
         group.mask, group.next, group.next_mask = mask, group.next[:, columns:], group.next_mask[:, columns:]
+        return logits[:, -1]
 
-    def _taken(self, group: Group) -> Group | None:
-        """Every row picks its token; those that end leave."""
-        tokens, logits = list[int | None](), self.logits[:, -1]
+    def _taken(self, group: Group, logits: Array) -> Group | None:
+        """Every row picks its token from its logits [V]; those that end leave."""
+        tokens = list[int | None]()
         for row, line in zip(group.rows, logits, strict=True):
             try:
                 tokens.append(row.take(line))

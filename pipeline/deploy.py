@@ -167,7 +167,7 @@ def _stage(
         "kv_bytes_per_token": _cache_bytes(path, record),
         "needs": _needs(record, path.suffix == ".plan"),
         "shipped": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "files": repository.digests(staging, home, text),
+        "files": {**artefact["files"], **repository.digests(staging, text)},
     }
     return name, version
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import costs, store, texts
+from pipeline.generation.prompts import Prompts
+from pipeline.scoring import artefacts as servable
 from pipeline.triton import model_config, page, repack, repository
 from pipeline.types import UserError
 
@@ -100,7 +102,7 @@ def _name(path: Path, name: str | None, several: bool) -> str:
 
 
 def _accepted(path: Path, unchecked: bool) -> dict[str, Any]:
-    """The artefact's sidecar, with the path of the graph that it is or was built from and what its check said.
+    """The artefact's sidecar, with the graph that it is or was built from, its tokenizer, and what its check said.
 
     Raises:
         UserError: it cannot be served, or has passed no check.
@@ -108,19 +110,16 @@ def _accepted(path: Path, unchecked: bool) -> dict[str, Any]:
     record = store.read_sidecar(path)
     if "variants" in record:
         raise UserError(f"{path} holds several variants; ship the graphs that it was merged from")
-    variant = store.variant_of(record)
     if record.get("stripped"):
         raise UserError(f"{path} was built without its weights; build it again without --strip-weights")
+    servable.variants(path, unchecked)
     passed = store.check_passed(path, record["sha256"])
-    if not passed and not unchecked:
-        raise UserError(f"{path} has passed no check; run `pipeline check {path}`, or pass --unchecked")
     folder = store.checkpoint_folder(path)
     graph = path if path.suffix == ".onnx" else folder / record["graph"]["file"]
-    layers = store.read_json(folder / "config.json")["num_hidden_layers"]
-    if record.get("contract") == "optimum" and not _has_cache(graph) and len(variant.skip.attention) < layers:
+    if record.get("contract") == "optimum" and not _has_cache(graph) and not servable.has_no_attention(graph):
         raise UserError(f"{path} has no cache to generate with; make it with `pipeline export`")
-    texts.prompts(folder)  # no tokenizer, no text
-    return {**record, "check": "passed" if passed else "not checked", "graph_path": graph}
+    told = {"check": "passed" if passed else "not checked", "graph_path": graph, "prompts": texts.prompts(folder)}
+    return {**record, **told}
 
 
 def _has_cache(graph: Path) -> bool:
@@ -153,7 +152,7 @@ def _stage(
         is_plan = path.suffix == ".plan"
         rows = min(settings.rows, record["ranges"]["batch"][2]) if is_plan else settings.rows
         _write_config(staging / name, version, model_config.raw(name, record["graph_path"], is_plan, rows, version))
-    text = _write_text_model(staging / model["generate"], version, path, artefact, settings)
+    text = _write_text_model(staging / model["generate"], version, record["prompts"], artefact, settings)
     model["versions"][str(version)] = {
         **wanted,
         **store.variant_record(store.variant_of(record)),
@@ -191,11 +190,11 @@ def _write_artefact(staging: Path, home: Path, path: Path, record: dict[str, Any
     }
 
 
-def _write_text_model(model: Path, version: int, path: Path, artefact: dict[str, Any], settings: Settings) -> Path:
+def _write_text_model(model: Path, version: int, prompts: Prompts, artefact: dict[str, Any], settings: Settings) -> Path:
     """NAME_generate: model.py, the code that it runs, the tokenizer, and where the artefact lies; gives its folder."""
     folder = model / str(version)
     folder.mkdir(parents=True, exist_ok=True)
-    texts.prompts(store.checkpoint_folder(path)).save(folder)
+    prompts.save(folder)
     shutil.copyfile(PACKAGE / "triton" / "generate_model.py", folder / "model.py")
     for name in SERVED:
         target = folder / "pipeline" / name

@@ -35,9 +35,9 @@ def generate(
     """
     arguments.without_torch()
     from pipeline import backends, texts
-    from pipeline.generation.batcher import Batcher
+    from pipeline.generation import alone
     from pipeline.generation.sampling import Sampling
-    from pipeline.generation.writer import Piece, Writer
+    from pipeline.generation.writer import Piece
 
     if provider not in ("cpu", "cuda"):
         raise UserError(f"--provider is cpu or cuda, not {provider}")
@@ -48,23 +48,16 @@ def generate(
     store.read_sidecar(artefact)
     prompts = texts.prompts(store.checkpoint_folder(artefact))
     ids = prompts.chat([{"role": "user", "content": prompt}]) if chat else prompts.encode(prompt)
-    pieces: list[Piece] = []
+    before = "" if chat else prompt
 
-    def take(piece: Piece) -> None:
-        pieces.append(piece)
+    def show(piece: Piece) -> None:
+        nonlocal before
         if stream and not as_json:
-            print(piece.text, end="", flush=True)
+            print(before + piece.text, end="", flush=True)
+        before = ""
 
-    writer = Writer(ids, sampling, prompts, take)
     with backends.open_runner(artefact, provider=provider) as runner:
-        batcher = Batcher(runner, rows=1, cache_tokens=writer.most)
-        batcher.add(writer)
-        if stream and not as_json and not chat:
-            print(prompt, end="", flush=True)
-        while batcher.step():
-            pass
-    if pieces[-1].error:
-        raise pieces[-1].error
+        pieces = alone.pieces(runner, prompts, ids, sampling, show)
     text = "".join(piece.text for piece in pieces)
     tokens = [piece.token for piece in pieces if piece.token is not None]
     record = {"prompt": prompt, "text": text, "tokens": tokens, "prompt_tokens": len(ids), "finish_reason": pieces[-1].finish}

@@ -17,10 +17,9 @@ import numpy as np
 
 from pipeline.backends import Runner
 from pipeline.backends.onnxruntime import OnnxRunner, open_session
-from pipeline.generation.batcher import Batcher
+from pipeline.generation import alone
 from pipeline.generation.prompts import Prompts
 from pipeline.generation.sampling import Sampling
-from pipeline.generation.writer import Piece, Writer
 from pipeline.triton import repository
 
 PROMPT = "The capital of France is"
@@ -100,15 +99,7 @@ def examine(folder: Path, manifest: dict[str, Any], http: str, grpc: str) -> Ite
 
 def direct(runner: Runner, prompts: Prompts, text: str, sampling: Sampling) -> str:
     """The text that the runner writes when it is called without a server."""
-    pieces = list[Piece]()
-    batcher = Batcher(runner, 1)
-    batcher.add(Writer(prompts.encode(text), sampling, prompts, pieces.append))
-    while batcher.step():
-        pass
-    for piece in pieces:
-        if piece.error:
-            raise piece.error
-    return "".join(piece.text for piece in pieces)
+    return "".join(piece.text for piece in alone.pieces(runner, prompts, prompts.encode(text), sampling))
 
 
 def _same_logits(triton: Any, name: str, runner: Runner) -> Check:

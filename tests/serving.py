@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +55,21 @@ def triton() -> wheel.Wheel:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(f"no Triton server here: {error}")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command's exit code and words, run in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, check=False, env=tiny.environment()
+    )
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    """Waits until it is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
 
 
 def stubs(prefix: str) -> list[int]:

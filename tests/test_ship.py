@@ -23,6 +23,7 @@ from pipeline.generation.prompts import Prompts
 from pipeline.triton import page, repository
 from pipeline.types import UserError
 from tests import serving, tiny
+from tests.serving import command
 
 REPO = Path("engines/triton")
 
@@ -173,12 +174,6 @@ def test_bad_input_is_one_line(graphs: list[Path], arguments: tuple[str, ...], m
 
 
 TO = ("--to", "triton", str(REPO))
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, check=False, env=tiny.environment()
-    )
 
 
 def test_truncated_weights_and_edited_sources_are_refused(graphs: list[Path]) -> None:

@@ -6,7 +6,6 @@ import json
 import queue
 import re
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from pipeline.triton import checks, repository
 from pipeline.triton.openai_front import Front
 from pipeline.triton.server import Ports, Server
 from tests import serving
+from tests.serving import until
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 BASE, CUT, NARROW = "tiny-base", "tiny-attn2-3", "narrow"
@@ -246,13 +246,6 @@ def test_unknown_models_tensors_and_types(healthy: Served) -> None:
 
 
 # ---- leaving, waiting, coming back ----------------------------------------------------------------------------------
-
-
-def until(condition: Any, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.05)
 
 
 def long_request(served: Served, model: str, came: queue.Queue[Any], tokens: int = 4000) -> grpcclient.InferenceServerClient:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,8 @@ from pipeline import deploy, store
 from pipeline.triton import checks, repository, wheel
 from pipeline.triton.server import Ports, Server
 from pipeline.types import Failed, UserError
-from tests import serving, soak, tiny
+from tests import serving, soak
+from tests.serving import command, until
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 TEXT = "tiny-base_generate"
@@ -29,19 +27,6 @@ def repo(workdir: Path) -> Path:
     folder = Path("engines/triton").resolve()
     deploy.ship(serving.project(workdir, ("base",)), folder)
     return folder
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, check=False, env=tiny.environment()
-    )
-
-
-def until(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.1)
 
 
 def test_smoke_checks_and_leaves_nothing(repo: Path) -> None:
@@ -58,7 +43,7 @@ def test_a_killed_model_is_noticed_and_loaded_again(repo: Path) -> None:
         killed = serve.stub(TEXT)
         os.kill(killed, signal.SIGKILL)
         until(lambda: checks.answers(serve.http, TEXT) is not None, 10)
-        until(lambda: checks.answers(serve.http, TEXT) is None)
+        until(lambda: checks.answers(serve.http, TEXT) is None, 60)
         assert serve.stub(TEXT) != killed
         port = int(serve.http.rsplit(":", 1)[1])
     assert serve.process.returncode == 0
@@ -79,7 +64,7 @@ def test_a_server_that_dies_is_an_error(repo: Path) -> None:
 def test_a_killed_command_takes_the_server_along(repo: Path) -> None:
     with soak.served(repo) as serve:
         serve.process.kill()
-        until(lambda: not serving.stubs(str(repo)))
+        until(lambda: not serving.stubs(str(repo)), 60)
 
 
 def test_swapped_weights_are_refused(repo: Path) -> None:

@@ -138,6 +138,20 @@ class Similarity:
         return self.mean["angular"] if tokens == "final" else self.mean["angular_mean"].mean(axis=0)
 
 
+def block_curves(distances: Array) -> Array:
+    """[L−1, L]: for every block size n (row n−1) the angular distance by first layer, shifted and scaled to 0 … 1; NaN where no block fits.
+
+    Gromov et al. 2024, Figure 4. `distances` is [M, M] with M = L + 1.
+    """
+    layers = len(distances) - 1
+    shown = np.full((layers - 1, layers), np.nan)
+    for n in range(1, layers):
+        curve = np.diagonal(distances, n)
+        spread = np.ptp(curve)
+        shown[n - 1, : len(curve)] = (curve - curve.min()) / spread if spread else 0.0
+    return shown
+
+
 def paths(model: str) -> tuple[Path, Path]:
     """(similarity.json, similarity.npz)."""
     folder = store.calib_dir(model)

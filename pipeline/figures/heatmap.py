@@ -10,12 +10,7 @@ from pipeline.figures import Figure
 
 def draw(model: str) -> Figure:
     told = similarity.of_model(model)
-    d, layers = told.distances(), told.layers
-    shown = np.full((layers - 1, layers), np.nan)
-    for n in range(1, layers):
-        curve = np.array([d[first, first + n] for first in range(layers - n + 1)])
-        spread = curve.max() - curve.min()
-        shown[n - 1, : len(curve)] = (curve - curve.min()) / spread if spread else 0.0
+    shown, layers = similarity.block_curves(told.distances()), told.layers
     title = f"{model}: which blocks change the stream least"
     drawing, plot = figures.axes(title, "first layer of the block, ℓ", "block size n", 7.6)
     image = plot.imshow(shown, origin="lower", aspect="auto", cmap="viridis", extent=(-0.5, layers - 0.5, 0.5, layers - 0.5))

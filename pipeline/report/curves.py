@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from pipeline import similarity
 from pipeline.report import papers
 from pipeline.report.charts import LABELS, STYLE, Chart, Point, layout_of, trace_of
 from pipeline.report.rows import Artefact, Findings, Statistics
@@ -146,13 +145,9 @@ def _curves(told: Statistics, k: int) -> Chart:
 
 
 def _heat(told: Statistics, k: int) -> Chart:
-    d, layers = told.distances, len(told.distances) - 1
-    shown: list[list[float | None]] = []
-    for n in range(1, layers):
-        curve = np.array([d[i, i + n] for i in range(layers - n + 1)])
-        spread = float(np.ptp(curve))
-        values = [round(float(v), 4) for v in ((curve - curve.min()) / spread if spread else np.zeros_like(curve))]
-        shown.append([v if math.isfinite(v) else None for v in values] + [None] * (layers - len(values)))
+    layers = len(told.distances) - 1
+    curves = similarity.block_curves(told.distances).round(4).tolist()
+    shown = [[value if math.isfinite(value) else None for value in row] for row in curves]  # JSON knows no NaN
     trace = {
         "type": "heatmap", "z": shown, "y": list(range(1, layers)), "x": list(range(layers)), "colorscale": "Viridis", "reversescale": True,
         "colorbar": {"title": {"text": "distance"}, "thickness": 12}, "hoverongaps": False, "meta": {"model": told.model, "kind": "block"},

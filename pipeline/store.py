@@ -194,11 +194,15 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """One writer at a time in a folder. The kernel drops the lock when a process dies, however it dies."""
+def lock(folder: Path, wait: bool = True) -> Iterator[None]:
+    """One writer at a time in a folder. The kernel drops the lock when a process dies, however it dies.
+
+    Raises:
+        BlockingIOError: another one writes, and `wait` is False.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

@@ -6,9 +6,8 @@ source of the rates that plans go by.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -110,15 +109,14 @@ def _unknown(cell: Pending) -> dict[str, Any]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One sweep of a recipe at a time. The kernel drops the lock when the process dies, however it dies.
+    """One sweep of a recipe at a time.
 
     Raises:
         UserError: another one runs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(store.lock(folder, wait=False))
         except BlockingIOError:
             raise UserError(f"a sweep of this recipe runs already ({folder}); wait for it or stop it") from None
         yield

@@ -155,7 +155,7 @@ def test_broken_files_are_named_and_the_rest_is_drawn(workdir: Path) -> None:
     told = {Path(path).name: why for path, why in found.problems}
     assert set(told) == {"cut.json", "other.json", "list.json", "nan.json", "lacking.json"}
     assert told["nan.json"] == "has nan where a number is due" and told["lacking.json"] == "lacks 'variant'"
-    report.write(Path("out"))
+    report.write(Path("out"), collect.collect())
     assert "has nan where a number is due" in html_of(Path("out"))
 
 
@@ -233,7 +233,7 @@ def test_a_hostile_name_is_text_everywhere(workdir: Path) -> None:
         [{"id": "1", "stage": "score", "model": HOSTILE, "state": "failed", "error": "</script><img src=x onerror=alert(1)>"}]
     )
     results.put(folder / "=cmd|' <img src=x>.json", {"what": "else"})
-    report.write(Path("out"))
+    report.write(Path("out"), collect.collect())
     page = html_of(Path("out"))
     assert "<script>alert" not in page and "<img" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
     inert = page.count('<script type="application/json"') + page.count('<script type="text/plain" id="plotly">')
@@ -258,7 +258,7 @@ def test_escapes() -> None:
 
 def test_latex_is_well_formed(workdir: Path) -> None:
     results.small_grid(MODEL)
-    report.write(Path("out"))
+    report.write(Path("out"), collect.collect())
     made = sorted(Path("out/tables").glob("*.tex"))
     assert len(made) == 10
     for path in made:
@@ -294,7 +294,7 @@ def links(page: str) -> set[str]:
 
 def test_every_link_resolves_to_the_bytes_it_came_from(workdir: Path) -> None:
     results.small_grid(MODEL)
-    written = report.write(Path("out"))
+    written = report.write(Path("out"), collect.collect())
     assert written[0] == Path("out/index.html") and all(path.is_file() for path in written)
     found = {link for link in links(html_of(Path("out"))) if not link.startswith("data:")}
     found |= set(re.findall(r"\]\(([^)]+)\)", (Path("out") / "report.md").read_text()))
@@ -314,14 +314,14 @@ def test_every_link_resolves_to_the_bytes_it_came_from(workdir: Path) -> None:
 
 def test_the_same_results_give_the_same_report_and_what_is_gone_goes(workdir: Path) -> None:
     results.small_grid(MODEL)
-    report.write(Path("out"))
+    report.write(Path("out"), collect.collect())
     Path("out/mine.txt").write_text("kept")
     first = {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()}
-    report.write(Path("out"))
+    report.write(Path("out"), collect.collect())
     assert {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()} == first
     gone = Path("evals/results") / MODEL / "attn24-31.fp32.score.arc.json"
     gone.unlink()
-    report.write(Path("out"))
+    report.write(Path("out"), collect.collect())
     assert not (Path("out/sources") / gone).exists() and Path("out/mine.txt").exists()
 
 
@@ -333,12 +333,12 @@ def test_only_the_models_named(workdir: Path) -> None:
         collect.collect(["third"])
     Path("file").touch()
     with pytest.raises(UserError, match="is a file"):
-        report.write(Path("file"))
+        report.write(Path("file"), collect.collect())
 
 
 def test_nothing_measured_is_said(workdir: Path) -> None:
     with pytest.raises(UserError, match="`pipeline bench`, `pipeline score`"):
-        report.write(Path("out"))
+        report.write(Path("out"), collect.collect())
     assert not Path("out").exists()
 
 
@@ -394,7 +394,7 @@ def test_ten_thousand_results(workdir: Path) -> None:
         results.bench(model, variant, 1.0 + first / 10, lengths=(50,))
         results.score(model, variant, "arc", 0.3 + last / 200)
     started = time.monotonic()
-    report.write(Path("out"))
+    report.write(Path("out"), collect.collect())
     assert time.monotonic() - started < 30
     assert len(json.loads(Path("out/manifest.json").read_text())["files"]) > 9999
     assert Path("out/index.html").stat().st_size < 12e6
@@ -407,7 +407,7 @@ def test_lm_evals_own_tools_read_the_scores(workdir: Path) -> None:
     from lm_eval.utils import get_latest_filename, get_results_filenames, handle_non_serializable, make_table
 
     results.small_grid(MODEL)
-    written = exports.lm_eval(Path("lm"))
+    written = exports.lm_eval(Path("lm"), collect.collect())
     assert len(written) == 16 and len({path.parent for path in written}) == 16
     one = next(path for path in written if path.parent.name == f"{MODEL}__attn24-31.fp32__arc")
     assert get_results_filenames([str(p) for p in one.parent.iterdir()]) == [str(one)]
@@ -422,8 +422,8 @@ def test_mlflow_holds_parameters_metrics_and_files(workdir: Path, monkeypatch: p
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     results.small_grid(MODEL)
     uri = (workdir / "runs").as_uri()
-    assert len(exports.mlflow(uri)) == 4
-    assert exports.mlflow(uri) == []  # it is there
+    assert len(exports.mlflow(uri, collect.collect())) == 4
+    assert exports.mlflow(uri, collect.collect()) == []  # it is there
     client = mlflow.MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(f"pipeline/{MODEL}")
     run = next(r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == "attn24-31.fp32")
@@ -470,4 +470,4 @@ def test_what_the_stages_write_is_what_the_report_reads(workdir: Path) -> None:
     assert mine.scores[0].value == scores[1].value and mine.scores[0].device != "not told"
     row = next(row for row in timed.rows if row.name.startswith("block3"))
     assert (mine.times[0].p50, mine.times[0].saved) == (row.p50, row.improvement)
-    report.write(Path("out"))
+    report.write(Path("out"), collect.collect())

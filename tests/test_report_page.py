@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline import report, similarity
+from pipeline.report import collect
 from tests import results
 from tests.chromium import Browser, missing
 
@@ -47,7 +48,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "error": "no GPU",
         }
         results.ledger([job])
-        yield report.write(Path("report"))[0].resolve()
+        yield report.write(Path("report"), collect.collect())[0].resolve()
     finally:
         os.chdir(before)
 
@@ -148,7 +149,7 @@ def test_ten_thousand_results_render_in_three_seconds(tmp_path: Path, monkeypatc
         results.check(model, variant)
         results.bench(model, variant, 1.0 + n % 60 / 10, lengths=(50,))
         results.score(model, variant, "arc", 0.3 + n // 60 / 200)
-    page = report.write(Path("report"))[0]
+    page = report.write(Path("report"), collect.collect())[0]
     busy = min(_busy_seconds(page, tmp_path / f"profile{k}") for k in range(2))
     assert busy < 3
 

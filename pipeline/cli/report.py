@@ -27,15 +27,16 @@ def report(
     Logs to MLflow too where MLFLOW_TRACKING_URI is set. Example: `pipeline report && python -m http.server -d evals/report`
     """
     from pipeline import report as stage
-    from pipeline.report import exports
+    from pipeline.report import collect, exports
 
     folder = out or store.report_dir()
     named = [arguments.folder_name(name) for name in model] if model else None
     with arguments.busy("reading results"):
-        written = stage.write(folder, named)
+        found = collect.collect(named)
+        written = stage.write(folder, found)
     if lm_eval is not None:
-        written += exports.lm_eval(lm_eval, named)
+        written += exports.lm_eval(lm_eval, found)
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        logged = exports.mlflow(uri, named)
+        logged = exports.mlflow(uri, found)
         arguments.say(f"MLflow: {len(logged)} new runs at {uri}")
     show_result([str(path) for path in written], as_json, str(written[0]))

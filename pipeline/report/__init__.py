@@ -9,7 +9,8 @@ import json
 from pathlib import Path, PurePosixPath
 
 from pipeline import store
-from pipeline.report import charts, collect, curves, page, recommend, tables, texts
+from pipeline.report import charts, curves, page, recommend, tables, texts
+from pipeline.report.collect import slug
 from pipeline.report.rows import Findings, Source
 from pipeline.types import UserError
 
@@ -18,21 +19,19 @@ __all__ = ["write"]
 MANIFEST = "manifest.json"
 
 
-def write(out: Path, models: list[str] | None = None) -> list[Path]:
-    """Writes the report and returns its files, the page first.
+def write(out: Path, found: Findings) -> list[Path]:
+    """Writes the report of what `collect.collect` found and returns its files, the page first.
 
     The same results give the same bytes. What an earlier report left here and this one has not is removed.
 
     Args:
         out: its folder.
-        models: only these.
 
     Raises:
-        UserError: there are no results, or a result changed while it was read.
+        UserError: the folder is a file, or a result changed while it was read.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
-    found = collect.collect(models)
     made = _texts(found)
     files = {source.copy: source.digest for source in found.sources}
     for source in found.sources:
@@ -57,7 +56,7 @@ def _texts(found: Findings) -> dict[str, str]:
     }
     for table in papers_tables:
         made[f"tables/{table.name}.csv"], made[f"tables/{table.name}.tex"] = texts.csv_table(table), texts.latex(table)
-    made |= {f"charts/{collect.slug(c.name)}.json": json.dumps(c.figure, ensure_ascii=False) + "\n" for c in drawn if not c.gap}
+    made |= {f"charts/{slug(c.name)}.json": json.dumps(c.figure, ensure_ascii=False) + "\n" for c in drawn if not c.gap}
     return made
 
 

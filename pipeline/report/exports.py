@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.report.collect import collect, slug
-from pipeline.report.rows import Artefact
+from pipeline.report.collect import slug
+from pipeline.report.rows import Artefact, Findings
 from pipeline.report.tables import average
 from pipeline.types import UserError
 
 
-def lm_eval(folder: Path, models: list[str] | None = None) -> list[Path]:
+def lm_eval(folder: Path, found: Findings) -> list[Path]:
     """Writes every score under the name that lm-eval's tools look for: <folder>/<model>__<artefact>/results_<when>.json.
 
     The content is the result as `pipeline score` wrote it, which is lm-eval's form already. Benchmarks of one artefact are told
     apart by the folder's end, as two may have been measured in the same second.
     """
     written = []
-    for artefact in collect(models).artefacts:
+    for artefact in found.artefacts:
         for score in artefact.scores:
             record = store.read_json(Path(score.source.path))
             when = datetime.datetime.fromtimestamp(float(record.get("date") or 0), datetime.UTC)
@@ -33,7 +33,7 @@ def lm_eval(folder: Path, models: list[str] | None = None) -> list[Path]:
     return written
 
 
-def mlflow(uri: str, models: list[str] | None = None) -> list[str]:
+def mlflow(uri: str, found: Findings) -> list[str]:
     """Logs each artefact as a run of the experiment `pipeline/<model>`: parameters, metrics, the result files. Returns what was logged.
 
     What is there already, by the digest of all its files, is not logged again.
@@ -50,7 +50,7 @@ def mlflow(uri: str, models: list[str] | None = None) -> list[str]:
         ) from None
     try:
         client = MlflowClient(tracking_uri=uri)
-        return [name for artefact in collect(models).artefacts if (name := _log(client, artefact))]
+        return [name for artefact in found.artefacts if (name := _log(client, artefact))]
     except MlflowException as error:
         raise UserError(f"MLflow at {uri} refuses: {str(error)[:300]}") from None
 
@@ -105,7 +105,7 @@ def _metrics(artefact: Artefact) -> dict[str, float]:
     if mean := average(artefact):
         made["average/percent"] = mean[0]
     for t in artefact.times:
-        name = f"{'decode' if t.decode else 'prefill'}{t.length}" + ("" if t.contestant == "artefact" else f".{t.contestant}")
+        name = t.what.replace(" ", "") + ("" if t.contestant == "artefact" else f".{t.contestant}")
         values = {"p50_ms": t.p50, "p90_ms": t.p90, "p99_ms": t.p99, "saved_percent": t.saved, "ceiling_percent": t.ceiling}
         made |= {f"{name}/{key}": value for key, value in values.items() if value is not None}
     return {re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII): value for key, value in made.items()}

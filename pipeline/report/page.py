@@ -12,7 +12,6 @@ from pipeline.report.charts import LABELS, Chart
 from pipeline.report.recommend import Recommendation
 from pipeline.report.rows import KINDS, Artefact, Findings
 from pipeline.report.tables import Table
-from pipeline.report.texts import score_text
 from pipeline.types import UserError
 
 
@@ -109,7 +108,7 @@ def _row(a: Artefact) -> list[Any]:
     check: Link = (a.check or "not run", a.checked_in.copy if a.checked_in else None, "", "")
     scores = [
         (
-            f"{s.benchmark} {score_text(s.value, s.stderr, s.is_loss)}",
+            f"{s.benchmark} {s.text}",
             s.source.copy,
             f"n {s.n}, {s.device}",
             "; ".join(s.marks()),
@@ -118,9 +117,7 @@ def _row(a: Artefact) -> list[Any]:
     ]
     times = []
     for t in a.times:
-        what = f"{'decode' if t.decode else 'prefill'} {t.length}" + (
-            "" if t.contestant == "artefact" else f" ({t.contestant})"
-        )
+        what = t.what + ("" if t.contestant == "artefact" else f" ({t.contestant})")
         ceiling = "" if t.ceiling is None or a.kind == "base" else f", ceiling {t.ceiling:.1f}"
         saved = "" if a.kind == "base" and t.contestant == "artefact" else f", {t.saved:.1f} % saved{ceiling}"
         times.append((f"{what}: {t.p50:.1f} ms{saved}", t.source.copy, t.device, "; ".join(t.marks())))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.scoring.results import LOWER_IS_BETTER, text_of
 from pipeline.types import SkipSet
 
+UNCHECKED = "unchecked: nothing says that the artefact computes the right thing"
 KINDS = ("base", "attn", "mlp", "block", "mixed")
 """What a variant leaves out; `mixed` where attention and MLPs go from different layers."""
 
@@ -48,7 +50,11 @@ class Scored:
 
     @property
     def is_loss(self) -> bool:
-        return self.metric == "loss"
+        return self.metric in LOWER_IS_BETTER
+
+    @property
+    def text(self) -> str:
+        return text_of(self.value, self.stderr, self.metric)
 
     @property
     def whole(self) -> bool:
@@ -58,7 +64,7 @@ class Scored:
     def marks(self) -> tuple[str, ...]:
         """What a reader must know before believing it, in words."""
         found = [] if self.whole else [f"{self.n} documents, not the whole published set"]
-        found += [] if self.checked else ["unchecked: nothing says that the artefact computes the right thing"]
+        found += [] if self.checked else [UNCHECKED]
         found += [f"few-shot examples from {self.shots}"] if self.shots else []
         return tuple(found)
 
@@ -94,11 +100,16 @@ class Timed:
     versions: str
     source: Source
 
+    @property
+    def what(self) -> str:
+        """'prefill 50', 'decode 100'."""
+        return f"{'decode' if self.decode else 'prefill'} {self.length}"
+
     def marks(self) -> tuple[str, ...]:
         """What a reader must know before believing it, in words."""
         found = ["too few undisturbed samples: do not quote it"] if not self.enough_clean else []
         found += ["above its ceiling: a bug in the measurement, or time that is no counted work"] if self.above_ceiling else []
-        return (*found, *([] if self.checked else ["unchecked: nothing says that the artefact computes the right thing"]))
+        return (*found, *([] if self.checked else [UNCHECKED]))
 
 
 @dataclass(slots=True)

@@ -80,13 +80,9 @@ def _artefacts(artefacts: list[Artefact]) -> list[str]:
     lines = ["| model | artefact | check | scores | latency |", "|---|---|---|---|---|"]
     for a in artefacts[:SHOWN]:
         check = md(a.check or "not run")
-        scores = "; ".join(
-            f"[{md(s.benchmark)} {score_text(s.value, s.stderr, s.is_loss)}]({s.source.copy})" + (" \\*" if s.marks() else "")
-            for s in a.scores
-        )
+        scores = "; ".join(f"[{md(s.benchmark)} {s.text}]({s.source.copy})" + (" \\*" if s.marks() else "") for s in a.scores)
         times = "; ".join(
-            f"[{'decode' if t.decode else 'prefill'} {t.length}: {t.p50:.1f} ms, {t.saved:.1f} % saved]({t.source.copy})"
-            + (" \\*" if t.marks() else "")
+            f"[{t.what}: {t.p50:.1f} ms, {t.saved:.1f} % saved]({t.source.copy})" + (" \\*" if t.marks() else "")
             for t in a.times
             if t.contestant == "artefact"
         )
@@ -99,11 +95,6 @@ def _artefacts(artefacts: list[Artefact]) -> list[str]:
     if len(artefacts) > SHOWN:
         lines += ["", f"{len(artefacts) - SHOWN} more are in [tables/results.csv](tables/results.csv)."]
     return lines
-
-
-def score_text(value: float, stderr: float | None, is_loss: bool) -> str:
-    scale, digits = (1, 4) if is_loss else (100, 2)
-    return f"{scale * value:.{digits}f}" + ("" if stderr is None else f" ±{scale * stderr:.{digits}f}")
 
 
 def _md_table(table: Table) -> list[str]:
@@ -198,7 +189,7 @@ def _numbers(a: Artefact) -> Iterable[tuple[Any, ...]]:
         told = (s.benchmark, s.metric, s.value, s.stderr, "", "", unit, s.n)
         yield (*own, *told, s.device, s.versions, "; ".join(s.marks()), s.source.copy, s.source.digest)
     for t in a.times:
-        what = f"{'decode' if t.decode else 'prefill'} {t.length}, {t.contestant}"
+        what = f"{t.what}, {t.contestant}"
         end = (t.sequences, t.device, t.versions, "; ".join(t.marks()), t.source.copy, t.source.digest)
         yield (*own, what, "p50", t.p50, "", "", "", "ms", *end)
         yield (*own, what, "saved", t.saved, "", *t.interval, "%", *end)

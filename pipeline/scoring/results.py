@@ -51,15 +51,24 @@ class Score:
     @property
     def key(self) -> str:
         """'arc', 'arc.v1', 'arc.0shot.limit20': what tells it from other scores of the artefact."""
-        how = "" if self.protocol == "lm-eval" else ".v1"
-        shots = "" if self.num_fewshot is None else f".{self.num_fewshot}shot"
-        return self.benchmark + how + shots + (f".limit{self.limit}" if self.limit else "")
+        return key_of(self.benchmark, self.protocol, self.num_fewshot, self.limit)
 
     def text(self) -> str:
         """'26.88 ±1.30', in % but for a loss."""
-        scale = 1 if self.metric in LOWER_IS_BETTER else 100
-        spread = "" if self.stderr is None else f" ±{self.stderr * scale:.{4 if scale == 1 else 2}f}"
-        return f"{self.value * scale:.{4 if scale == 1 else 2}f}{spread}"
+        return text_of(self.value, self.stderr, self.metric)
+
+
+def key_of(benchmark: str, protocol: str, num_fewshot: int | None, limit: int | None) -> str:
+    """'arc', 'arc.v1', 'arc.0shot.limit20': the name of a benchmark's result among those of an artefact."""
+    how = "" if protocol == "lm-eval" else ".v1"
+    shots = "" if num_fewshot is None else f".{num_fewshot}shot"
+    return benchmark + how + shots + (f".limit{limit}" if limit else "")
+
+
+def text_of(value: float, stderr: float | None, metric: str) -> str:
+    """'26.88 ±1.30', in % but for a loss."""
+    scale, digits = (1, 4) if metric in LOWER_IS_BETTER else (100, 2)
+    return f"{value * scale:.{digits}f}" + ("" if stderr is None else f" ±{stderr * scale:.{digits}f}")
 
 
 def path_of(score: Score) -> Path:

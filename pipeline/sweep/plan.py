@@ -11,7 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pipeline import costs, selectors, store
+from pipeline import adapters, costs, selectors, store
+from pipeline.scoring import results
 from pipeline.sweep import commands, done
 from pipeline.sweep.jobs import Cell, Job, Pending, Plan
 from pipeline.sweep.recipe import Model, Recipe
@@ -240,7 +241,7 @@ class _Grid:
 
     def _score(self, variant: Variant, cell: Cell, task: str, artefact: Path, needs: tuple[str, ...]) -> None:
         limit = self.recipe.score.limit_of(task)
-        key = task + (".v1" if self.recipe.score.protocol == "v1" else "") + (f".limit{limit}" if limit else "")
+        key = results.key_of(task, self.recipe.score.protocol, None, limit)
         result = store.result_path(self.name, artefact, f"score.{key}")
         command = commands.score(artefact, task, self.recipe)
         self._of("score", variant, cell, command, (artefact,), (result,), needs, task=task)
@@ -257,7 +258,7 @@ class _Grid:
 
     def _heal(self, variant: Variant, cell: Cell, export: Job) -> Job:
         graph, heal = export.outputs[0], self.recipe.heal
-        record = store.calib_dir(self.name) / variant.skip.name / "adapters" / store.plain_name(heal.name) / "heal.json"
+        record = adapters.folder(self.name, variant.skip, heal.name) / adapters.RECORD
         gpu = heal.quantize is not None
         return self._of("heal", variant, cell, commands.heal(graph, heal), (graph,), (record,), (export.id,), gpu=gpu)
 

@@ -157,7 +157,7 @@ def _unanswered(status: int, answer: Any) -> tuple[str, str | None]:
         "unload",
         "not found",
         "is being",
-        "no version",
+        "no available versions",
         "Stub process",
     )
     if any(word in error for word in told):

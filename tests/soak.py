@@ -7,6 +7,7 @@ Clients stream, ask whole, draw, hang up, cancel, and send nonsense, while every
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -35,6 +36,8 @@ CLIENTS = 12
 PROMPTS = ("the time", "people and work", "a way to see the world", "point of the week " * 8)
 MODELS = ("tiny-base", "tiny-attn2-3")
 LENGTHS = (3, 17, 60, 140)
+RELOAD = 180.0
+"""Seconds after which a killed model is back for certain: the watch's own question may have died with it, 60 s of waiting."""
 
 
 @dataclass
@@ -45,11 +48,11 @@ class Serve:
     http: str
     repo: Path
 
-    def stubs(self) -> list[int]:
-        return serving.stubs(str(self.repo))
+    def stubs(self, model: str = "") -> list[int]:
+        return serving.stubs(f"{self.repo}/{model}/" if model else str(self.repo))
 
     def stub(self, model: str) -> int:
-        return serving.stubs(f"{self.repo}/{model}/")[0]
+        return self.stubs(model)[0]
 
     def server(self) -> int:
         return next(pid for pid in serving.stubs(f"--model-repository={self.repo}"))
@@ -139,6 +142,8 @@ def client(serve: Serve, texts: dict[Any, str], number: int, until: float, repor
                     errors = [event for event in found if "error" in event]
                     text = "".join(event.get("text_output", "") for event in found)
                     outcome, wrong = ("stream", None) if text == texts[key] else _unanswered(200, errors[0] if errors else text)
+        except urllib.error.HTTPError as error:  # a stream that was refused with a status and words
+            outcome, wrong = _unanswered(error.code, {"error": error.read().decode(errors="replace")})
         except (OSError, HTTPException, StopIteration, urllib.error.URLError) as error:
             outcome = f"connection: {type(error).__name__}"
         with lock:
@@ -182,7 +187,9 @@ def run(root: Path, seconds: float) -> Report:
                 time.sleep(0.5)
                 if kills and time.monotonic() > kills[0]:
                     kills.pop(0)
-                    os.kill(serve.stub(f"{MODELS[report.kills % 2]}_generate"), signal.SIGKILL)
+                    model = f"{MODELS[report.kills % 2]}_generate"
+                    serving.until(functools.partial(serve.stubs, model), RELOAD)  # it may be loading just now
+                    os.kill(serve.stub(model), signal.SIGKILL)
                     report.kills += 1
                 if time.monotonic() > start + seconds * 0.6:
                     report.memory.append((time.monotonic() - start, _megabytes([*serve.stubs(), serve.server()])))
@@ -190,7 +197,7 @@ def run(root: Path, seconds: float) -> Report:
                 thread.join(150)
             assert not any(thread.is_alive() for thread in threads), "a request never ended"
             for model in MODELS:
-                assert checks.answers(serve.http, f"{model}_generate") is None
+                serving.until(lambda name=f"{model}_generate": checks.answers(serve.http, name) is None, RELOAD)
     return report
 
 

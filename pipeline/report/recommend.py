@@ -132,6 +132,7 @@ def _candidates(group: list[Artefact], by: str, length: int) -> list[Candidate]:
     base = next((q for a in group if a.variant == "base" and (q := quality(a, by))), None)
     if base is None:
         return []
+    is_loss = any(s.is_loss for a in group for s in a.scores if s.benchmark == by)
     made = []
     for artefact in group:
         mine, time = quality(artefact, by), artefact.time(length)
@@ -141,14 +142,10 @@ def _candidates(group: list[Artefact], by: str, length: int) -> list[Candidate]:
             continue
         errors = None if base.stderr is None or mine.stderr is None else math.hypot(base.stderr, mine.stderr)
         loss = base.value - mine.value
-        if _is_loss(group, by):
+        if is_loss:
             loss, errors = -100 * loss / base.value, None if errors is None else 100 * errors / base.value
         made.append(Candidate(artefact, loss, errors, mine, time))
     return made
-
-
-def _is_loss(group: list[Artefact], by: str) -> bool:
-    return any(s.is_loss for a in group for s in a.scores if s.benchmark == by)
 
 
 def _of_group(model: str, where: str, candidates: list[Candidate], by: str) -> list[Recommendation]:

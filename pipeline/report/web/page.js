@@ -49,9 +49,20 @@
     }
   };
   const usesWebGL = (place) => figureOf(place).data.some((trace) => trace.type === "scattergl");
-  const near = new IntersectionObserver((entries) => entries.forEach(({ target, isIntersecting }) => {
-    if (isIntersecting && !drawn.has(target)) draw(target);
-  }), { rootMargin: "100px" });
+  // One chart at a time: what has been drawn is seen before the next is begun, and what was scrolled past is not drawn.
+  const wanted = new Set();
+  const drawNext = () => {
+    const [place] = wanted;
+    if (!place) return;
+    wanted.delete(place);
+    if (!drawn.has(place)) draw(place);
+    requestAnimationFrame(() => setTimeout(drawNext, 0));
+  };
+  const near = new IntersectionObserver((entries) => {
+    const idle = wanted.size === 0;
+    entries.forEach(({ target, isIntersecting }) => wanted[isIntersecting && !drawn.has(target) ? "add" : "delete"](target));
+    if (idle) drawNext();
+  }, { rootMargin: "100px" });
   // A browser holds about 16 WebGL contexts: what is far away gives its own back.
   const far = new IntersectionObserver((entries) => entries.forEach(({ target, isIntersecting }) => {
     if (!isIntersecting && drawn.has(target) && usesWebGL(target)) { Plotly.purge(target); drawn.delete(target); }

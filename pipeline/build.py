@@ -13,14 +13,10 @@ from typing import Any
 
 from pipeline import graphfile, lint, store
 from pipeline.backends import tensorrt
+from pipeline.backends.tensorrt import Range
 from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
-Range = tuple[int, int, int]
-"""Minimum, optimum and maximum of a dimension."""
-
-MAX_WANTED = 128
-"""K at most: positions whose logits an engine gives at once. Every one costs B·V numbers of activation memory."""
 _DATACENTRE = {"sm90", "sm100", "sm103"}
 
 
@@ -127,19 +123,12 @@ def _targets(builder: tensorrt.Builder, targets: tuple[str, ...]) -> list[str]:
 
 
 def _ranges(folder: Path, batch: Range, length: Range, past: Range) -> dict[str, list[int]]:
-    """The ranges that are built: sound, and no longer than the model's context, which is said where it cuts."""
-    for option, (low, best, high), least in (("--batch", batch, 1), ("--length", length, 1), ("--past", past, 0)):
-        if not least <= low <= best <= high:
-            raise UserError(f"{option} {low},{best},{high} is not min,opt,max in ascending order from {least}")
-    context = store.read_json(folder / "config.json").get("max_position_embeddings")
-    cut = {"length": list(length), "past": list(past)}
-    if isinstance(context, int):
-        cut = {"length": [min(n, context) for n in length], "past": [min(n, context - 1) for n in past]}
-        if max(length[2], past[2] + 1) > context:
-            log.info(
-                "the model's context is %d tokens: building for --length %s --past %s", context, *map(_comma, cut.values())
-            )
-    return {"batch": list(batch), **cut, "wanted": [1, 1, min(MAX_WANTED, cut["length"][2])]}
+    """The ranges that are built, which is said where the model's context cuts them."""
+    made = tensorrt.ranges(folder, batch, length, past)
+    if (made["length"], made["past"]) != (list(length), list(past)):
+        cut = (_comma(made["length"]), _comma(made["past"]))
+        log.info("the model's context is shorter: building for --length %s --past %s", *cut)
+    return made
 
 
 def _comma(numbers: list[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from pipeline import __version__, architectures, graphfile, store
+from pipeline import architectures, graphfile, store
 from pipeline.checkpoint import SMALL_FILES, Checkpoint, discard, open_checkpoint, tokenizer_digest
 from pipeline.types import BASE, Precision, UserError, Variant
 
@@ -41,7 +40,7 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
             "weights": checkpoint.identity,
             "config": store.sha256(checkpoint.folder / "config.json"),
             "tokenizer": tokenizer_digest(checkpoint.folder),
-            "tools": tools(),
+            "tools": graphfile.tools(),
         }
         if store.is_current(path, wanted):
             log.info("%s is there and matches; nothing to do", path)
@@ -55,11 +54,6 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
             model, path, {**wanted, "source": checkpoint.source, "num_layers": checkpoint.config["num_hidden_layers"]}
         )
     return path
-
-
-def tools() -> dict[str, str]:
-    """Versions of what writes a graph."""
-    return {"skip-pipeline": __version__, "onnx-ir": importlib.metadata.version("onnx-ir")}
 
 
 def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
@@ -92,7 +86,7 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
             "contract": "optimum",
             "source_sha256": store.sha256(source),
             "tokenizer": tokenizer_digest(folder),
-            "tools": tools(),
+            "tools": graphfile.tools(),
         }
         if store.is_current(path, wanted):
             return path

@@ -5,13 +5,14 @@ The weights stay external: byte ranges of the safetensors files in the same fold
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import google.protobuf.message
 import onnx_ir as ir
 
-from pipeline import store
+from pipeline import __version__, store
 from pipeline.types import UserError
 
 
@@ -57,3 +58,8 @@ def save(model: ir.Model, path: Path, record: dict[str, Any]) -> None:
     with store.atomic(path) as temporary:
         temporary.write_bytes(ir.to_proto(model).SerializeToString())
     store.write_sidecar(path, {"artefact": "graph", **record})
+
+
+def tools() -> dict[str, str]:
+    """Versions of what writes a graph."""
+    return {"skip-pipeline": __version__, "onnx-ir": importlib.metadata.version("onnx-ir")}

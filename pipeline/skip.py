@@ -141,7 +141,11 @@ class AllLogitsPass(InPlacePass):
 
 
 class GraftPass(InPlacePass):
-    """Points the weights that a safetensors file holds at that file."""
+    """Points the weights that a safetensors file holds at that file.
+
+    The file's digest goes into the model's metadata: another adapter makes another graph, and no check, score or engine of
+    the one passes for the other's.
+    """
 
     def __init__(self, healed: Path) -> None:
         super().__init__()
@@ -156,6 +160,7 @@ class GraftPass(InPlacePass):
                 tensor.file, tensor.offset, tensor.nbytes, value.const_value.dtype, shape=ir.Shape(tensor.shape), name=name,
                 base_dir=self.healed.parent,
             )  # fmt: skip
+        model.metadata_props["healed_sha256"] = store.sha256(self.healed)
         return PassResult(model, modified=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import json
 import logging
 import os
@@ -22,20 +21,9 @@ import pytest
 from pipeline import backends, build, checkpoint, export, graphfile, merge, skip, store
 from pipeline.backends import tensorrt, tensorrt_runner
 from pipeline.types import Precision, SkipSet, UserError
-from tests import tiny
+from tests import needs, tiny
 
 HERE = tensorrt.gpu_target()
-
-
-def installed(name: str) -> bool:
-    return any(importlib.util.find_spec(candidate) for candidate in (name, f"{name}_bindings"))
-
-
-def rtx(test: Any) -> Any:
-    missing = pytest.mark.skipif(
-        not installed("tensorrt_rtx"), reason="TensorRT-RTX is not installed: pip install 'skip-pipeline[rtx]'"
-    )
-    return pytest.mark.rtx(missing(test))
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +61,7 @@ def leftovers() -> list[str]:
 # ---- what is built --------------------------------------------------------------------------------------------------
 
 
-@rtx
+@needs.rtx
 @pytest.mark.parametrize("name", ["base", "attn1", "mlp0", "block1", "attn0+mlp1", "attn0-1", "mlp0-1", "block0-1"])
 def test_every_kind_of_variant_builds(project: Path, name: str) -> None:
     """With everything or every attention skipped too, where the network does not use some of its inputs."""
@@ -97,14 +85,14 @@ def test_every_kind_of_variant_builds(project: Path, name: str) -> None:
     assert store.model_of(plan) == "tiny" and store.checkpoint_folder(plan) == source.parent
 
 
-@rtx
+@needs.rtx
 @pytest.mark.parametrize("model_type", tiny.DIALECTS)
 def test_every_architecture_builds(workdir: Path, model_type: str) -> None:
     found = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "other", model_type)))
     assert build.build(export.export_base(found, "fp16"), targets=("sm86",)).is_file()
 
 
-@rtx
+@needs.rtx
 def test_several_targets_in_one_plan(project: Path) -> None:
     several = build.build(graph("attn1"), targets=("sm89", "sm80,sm120"))
     assert several.name == "tensorrt-rtx-sm80+sm89+sm120-fp16.plan"
@@ -113,7 +101,7 @@ def test_several_targets_in_one_plan(project: Path) -> None:
         assert build.build(graph("attn1"), targets=(target,)).is_file()
 
 
-@rtx
+@needs.rtx
 def test_all_logits_twin_has_a_plan_of_its_own(project: Path) -> None:
     twin = skip.cut_all_logits(graph())
     plans = {build.build(graph()), build.build(twin)}
@@ -121,7 +109,7 @@ def test_all_logits_twin_has_a_plan_of_its_own(project: Path) -> None:
     assert all(store.read_sidecar(p)["bytes"] for p in plans)
 
 
-@rtx
+@needs.rtx
 def test_precision_is_the_graphs(project: Path) -> None:
     with pytest.raises(UserError, match="is fp32, and engines are built from fp16 graphs"):
         build.build(graph(precision="fp32"))
@@ -130,7 +118,7 @@ def test_precision_is_the_graphs(project: Path) -> None:
     assert plan.name == "tensorrt-rtx-sm80-fp32.plan" and store.read_sidecar(plan)["precision"] == "fp32"
 
 
-@rtx
+@needs.rtx
 def test_second_build_does_nothing_and_says_so(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = graph("block1")
     plan = build.build(source)
@@ -163,7 +151,7 @@ INPUTS: dict[str, tuple[int, ...]] = {
 }
 
 
-def ranges(length: build.Range, past: build.Range, batch: build.Range = (1, 1, 8)) -> dict[str, list[int]]:
+def ranges(length: tensorrt.Range, past: tensorrt.Range, batch: tensorrt.Range = (1, 1, 8)) -> dict[str, list[int]]:
     return build._ranges(Path("graphs/tiny"), batch, length, past)
 
 
@@ -195,7 +183,7 @@ def test_ranges_are_cut_to_the_context_and_it_is_said(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         found = ranges((1, 100, 2048), (0, 300, 2048))
     assert found == {"batch": [1, 1, 8], "length": [1, 100, 256], "past": [0, 255, 255], "wanted": [1, 1, 128]}
-    assert "context is 256 tokens: building for --length 1,100,256 --past 0,255,255" in caplog.text
+    assert "context is shorter: building for --length 1,100,256 --past 0,255,255" in caplog.text
 
 
 @pytest.mark.usefixtures("context")
@@ -236,7 +224,7 @@ def test_the_profile_is_picked_by_the_feeds() -> None:
 # ---- what is refused, and what a failure leaves ---------------------------------------------------------------------
 
 
-@rtx
+@needs.rtx
 @pytest.mark.parametrize(
     ("here", "options", "why"),
     [
@@ -258,7 +246,7 @@ def test_refused_before_anything_is_written(
     assert "\n" not in str(caught.value) and not Path("engines").exists()
 
 
-@rtx
+@needs.rtx
 def test_targets_by_default(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "gpu_target", lambda: "sm89")
     assert build._targets(tensorrt.Builder("tensorrt-rtx"), ()) == ["sm89"]
@@ -286,7 +274,7 @@ def test_a_backend_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch) ->
         tensorrt.library("tensorrt-rtx")
 
 
-@rtx
+@needs.rtx
 def test_merged_graph_is_one_engine_with_one_logits_output_a_variant(project: Path) -> None:
     merged = merge.merge([graph(), graph("attn1"), graph("mlp0")])
     path = build.build(merged, targets=("sm80",))
@@ -299,7 +287,7 @@ def test_merged_graph_is_one_engine_with_one_logits_output_a_variant(project: Pa
     assert path not in store.engines_of(record["model"])  # stages do not take it by default
 
 
-@rtx
+@needs.rtx
 def test_merged_engine_stores_the_weights_once(workdir: Path) -> None:
     """A model whose weights (13 MB) outweigh its kernels: three variants need little more than one."""
     source = tiny.checkpoint(Path("source") / "heavy", head_dim=64, hidden_size=256, intermediate_size=1024, vocab_size=8192)
@@ -309,7 +297,7 @@ def test_merged_engine_stores_the_weights_once(workdir: Path) -> None:
     assert together.stat().st_size < 1.5 * alone.stat().st_size
 
 
-@rtx
+@needs.rtx
 def test_together_builds_one_engine_of_all_graphs(project: Path) -> None:
     """The command cuts the fp16 twins, merges them, and builds that."""
     names = [str(graph()), str(graph("attn1"))]
@@ -319,7 +307,7 @@ def test_together_builds_one_engine_of_all_graphs(project: Path) -> None:
     assert [sorted(one["variants"]) for one in json.loads(done.stdout)] == [["attn1", "base"]]
 
 
-@rtx
+@needs.rtx
 def test_lint_stands_before_the_build(project: Path) -> None:
     source = graph()
     spoil(source, "Attention", lambda node: node.attributes.add(graphfile.ir.AttrInt64("is_causal", 1)))
@@ -328,7 +316,7 @@ def test_lint_stands_before_the_build(project: Path) -> None:
     assert not Path("engines").exists()
 
 
-@rtx
+@needs.rtx
 def test_heads_without_a_kernel_are_refused_in_fp16_and_taken_apart_in_fp32(workdir: Path) -> None:
     found = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "small", head_dim=8)))
     with pytest.raises(UserError, match="head dimension 8: there are attention kernels for 12 to 256"):
@@ -346,7 +334,7 @@ def spoil(path: Path, op_type: str, change: Any) -> None:
     graphfile.save(model, path, {k: v for k, v in record.items() if k not in ("sha256", "bytes", "file")})
 
 
-@rtx
+@needs.rtx
 def test_parser_error_is_one_line_with_the_log_at_hand(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = graph()
     spoil(source, "Sigmoid", lambda node: setattr(node, "op_type", "Bernoulli"))  # TensorRT has none
@@ -359,7 +347,7 @@ def test_parser_error_is_one_line_with_the_log_at_hand(project: Path, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-@rtx
+@needs.rtx
 def test_builder_error_is_one_line_with_the_log_at_hand(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -391,7 +379,7 @@ build.build(Path("graphs/tiny/attn1.fp16.onnx"), targets=("sm80",))
 """
 
 
-@rtx
+@needs.rtx
 @pytest.mark.parametrize("moment", ["building", "writing"])
 def test_killed_build_leaves_no_plan(project: Path, moment: str) -> None:
     source = graph("attn1")
@@ -403,7 +391,7 @@ def test_killed_build_leaves_no_plan(project: Path, moment: str) -> None:
     assert leftovers() == [plan.with_suffix(".json").name, plan.name]
 
 
-@rtx
+@needs.rtx
 def test_the_command_killed_at_any_moment(workdir: Path) -> None:
     """By the clock, wherever that hits: a plan that is there is whole, and the same command then ends well."""
     found = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "deep", head_dim=16, num_hidden_layers=12)))
@@ -421,7 +409,7 @@ def test_the_command_killed_at_any_moment(workdir: Path) -> None:
     assert store.read_sidecar(plan) and leftovers() == [plan.with_suffix(".json").name, plan.name]
 
 
-@rtx
+@needs.rtx
 def test_full_disk_leaves_no_plan(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = Path.write_bytes
 
@@ -438,7 +426,7 @@ def test_full_disk_leaves_no_plan(project: Path, monkeypatch: pytest.MonkeyPatch
 # ---- running --------------------------------------------------------------------------------------------------------
 
 
-@rtx
+@needs.rtx
 def test_a_plan_without_a_gpu_is_refused_in_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = build.build(graph())
     with pytest.raises(UserError, match="runs on an NVIDIA GPU only, and none is seen here") as caught:
@@ -478,7 +466,7 @@ def test_gpu_target_asks_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tensorrt.gpu_target() is None
 
 
-@rtx
+@needs.rtx
 def test_polygraphy_speaks_to_the_backend_of_the_plan() -> None:
     """Also when it was imported before, as in `pipeline check`, and when plans of both backends take turns."""
     script = (
@@ -555,7 +543,7 @@ def test_engine_gives_the_numbers_of_its_graph(
     project: Path, monkeypatch: pytest.MonkeyPatch, backend: str, strip: bool, name: str
 ) -> None:
     """Prefill at P = 0, batch 2 with left padding, then decode on the engine's own cache, beside ONNX Runtime."""
-    if not installed(tensorrt.BACKENDS[backend]):
+    if not needs.installed(tensorrt.BACKENDS[backend]):
         pytest.skip(f"{backend} is not installed")
     if backend == "tensorrt-rtx" and HERE not in tensorrt.Builder(backend).targets():
         pytest.skip(f"TensorRT-RTX has no code for {HERE}")

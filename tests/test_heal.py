@@ -17,8 +17,7 @@ from pipeline import adapters, backends, build, chains, checkpoint, compare, exp
 from pipeline.heal import Settings
 from pipeline.reference import Reference
 from pipeline.types import SkipSet, UserError
-from tests import tiny
-from tests.test_build import rtx
+from tests import needs, tiny
 
 SMALL = {"steps": 12, "batch": 4, "length": 32, "rank": 8, "alpha": 8, "lr": 3e-3, "warmup": 1}
 
@@ -186,7 +185,14 @@ def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: 
     assert "block2~heal.fp32.onnx" in {p.name for p in store.graphs_of("tiny")}
 
 
-@rtx
+def test_another_adapter_makes_another_graph_that_no_earlier_result_speaks_for(base: Path) -> None:
+    path = healed(base, steps=1)
+    store.write_json(store.result_path("tiny", path, "check"), {"passed": True, "sha256": store.sha256(path)})
+    assert store.check_passed(path)
+    assert healed(base, steps=2) == path and not store.check_passed(path)
+
+
+@needs.rtx
 def test_a_healed_graph_builds_with_tensorrt_rtx(base: Path) -> None:
     plan = build.build(chains.fp16_twin(healed(base, steps=1)), targets=("sm80",))
     assert plan == Path("engines/tiny/block2~heal/tensorrt-rtx-sm80-fp16.plan")

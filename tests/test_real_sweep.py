@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 from pipeline import store
 from pipeline.sweep.jobs import Cell, Job
-from tests import tiny
+from tests import needs, tiny
 
 pytestmark = pytest.mark.slow
 RECIPE = """
@@ -29,10 +28,19 @@ tasks = ["smoke"]
 [score]
 limit = 2
 """
-needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None and os.environ.get("CI") != "true",
-    reason="Ray is not installed: pip install 'skip-pipeline[ray]'",
-)
+HEALING = """
+models = ["models/tiny"]
+kinds = ["attn"]
+fractions = [0.3]
+selectors = ["last"]
+precisions = ["fp16"]
+stages = ["export", "check", "build", "heal"]
+[heal]
+steps = 2
+batch = 2
+length = 32
+rank = 4
+"""
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +155,38 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(source: Path, reference: di
     assert "jobs: 15, done 15" in third.stdout
 
 
+@needs.rtx
+def test_engines_and_healing_in_a_sweep(source: Path, tmp_path: Path) -> None:
+    """Every job runs once; other settings of the healing run it, and what comes of it, again, and nothing else."""
+    root = project(tmp_path / "healed", source)
+    recipe = root / "grid.toml"
+    recipe.write_text(HEALING)
+    assert start(root, "--jobs", "2").wait(500) == 0, (root / "sweep.log").read_text()
+    held = ledger(root)
+    assert {job["state"] for job in held.values()} == {"done"} and len(held) == 11  # one of them the choice itself
+    plans = root / "engines" / "tiny"
+    assert {path.name for path in plans.glob("*/*.plan")} == {"tensorrt-rtx-sm80-fp16.plan"}
+    assert {path.parent.name for path in plans.glob("*/*.plan")} == {"base", "attn2", "attn2~heal"}
+    recipe.write_text(HEALING.replace("steps = 2", "steps = 3"))
+    healed = "graphs/tiny/attn2~heal.fp16.onnx"
+    assert not_done(root) == ["heal graphs/tiny/attn2.fp16.onnx", "export tiny", f"check {healed}", f"build-engine {healed}"]
+    assert start(root, "--jobs", "2").wait(500) == 0, (root / "sweep.log").read_text()
+    again = ledger(root)
+    changed = {id for id in held if again[id]["seconds"] != held[id]["seconds"]}
+    assert changed == {
+        f"tiny.attn2{end}" for end in (".fp16.heal", "~heal.fp16.export", "~heal.fp16.check", "~heal.fp16.build")
+    }
+    assert not_done(root) == []
+
+
+def not_done(root: Path) -> list[str]:
+    """What `--dry-run` would do, without options."""
+    line = [sys.executable, "-m", "pipeline.cli", "sweep", "grid.toml", "--dry-run"]
+    told = subprocess.run(line, cwd=root, env=tiny.environment(), capture_output=True, text=True, check=True).stdout
+    jobs = [line.split() for line in told.split("\n\n")[0].splitlines()]
+    return [f"{words[1]} {words[2]}" for words in jobs if words[0] == "pipeline"]
+
+
 # ---- Ray ------------------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +206,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         made.shutdown()
 
 
-@needs_ray
+@needs.ray
 def test_a_cluster_that_loses_a_node_gives_the_same_results(
     cluster: Any, source: Path, reference: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -189,7 +229,7 @@ def test_a_cluster_that_loses_a_node_gives_the_same_results(
     assert not working_in(root)
 
 
-@needs_ray
+@needs.ray
 def test_under_ray_a_measurement_of_time_runs_alone(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.sweep.ray_pool import RayPool
 
@@ -217,7 +257,7 @@ def test_under_ray_a_measurement_of_time_runs_alone(cluster: Any, tmp_path: Path
         assert max((sum(s[0] <= t < s[1] for s in beside) for t, _ in beside), default=0) <= 2, spans
 
 
-@needs_ray
+@needs.ray
 def test_ray_local_runs_a_few_jobs_and_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
     root = project(tmp_path / "local", source)
     process = start(root, "--ray", "local", "--limit", "2")

@@ -403,6 +403,25 @@ def test_a_stopped_sweep_goes_on_where_it_was(workdir: Path) -> None:
     assert go(path, pool) == held and Rates().of(made(path)[1].jobs[0]) == 2.5
 
 
+def test_what_stands_behind_a_job_that_runs_is_asked_again_when_its_turn_comes(workdir: Path) -> None:
+    path, pool = known(), FakePool()
+    go(path, pool)
+    stale = {"tiny.attn2.fp32.export", "tiny.attn2.fp32.score.smoke"}  # the check of what is cut again still holds
+    pool.finished -= stale
+    pool.ran.clear()
+    asked = []
+    told = pool.is_done
+
+    def is_done(job: Job, read: recipe.Recipe) -> bool:
+        asked.append((job.id, "tiny.attn2.fp32.export" in pool.finished))
+        return told(job, read)
+
+    pool.is_done = is_done
+    held = go(path, pool)
+    assert set(pool.ran) == stale and {job["state"] for job in held.values()} == {"done"}
+    assert all(again for id, again in asked if id.startswith("tiny.attn2.fp32.") and not id.endswith("export"))
+
+
 def test_a_limit_stops_after_so_many_jobs(workdir: Path) -> None:
     pool = FakePool()
     held = go(known(), pool, limit=4)

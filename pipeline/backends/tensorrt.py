@@ -27,6 +27,10 @@ _ADD = {"tensorrt-rtx": "pip install 'skip-pipeline[rtx]'", "tensorrt": "pip ins
 Shape = tuple[int, ...]
 Profile = dict[str, tuple[Shape, Shape, Shape]]
 """Input name → its shape at minimum, optimum and maximum."""
+Range = tuple[int, int, int]
+"""Minimum, optimum and maximum of a dimension."""
+MAX_WANTED = 128
+"""K at most: positions whose logits an engine gives at once. Every one costs B·V numbers of activation memory."""
 
 
 def library(backend: str) -> Any:
@@ -48,6 +52,29 @@ def library(backend: str) -> Any:
         sys.modules.setdefault(name, module)
         return module
     raise UserError(f"{backend} is not installed; run `{_ADD[backend]}`")
+
+
+def ranges(folder: Path, batch: Range, length: Range, past: Range) -> dict[str, list[int]]:
+    """The ranges of an engine: no longer than the model's context.
+
+    Args:
+        folder: of the checkpoint.
+        batch, length, past: of B, of S in prefill, and of P.
+
+    Returns:
+        "batch", "length", "past" and "wanted" (K) → minimum, optimum, maximum.
+
+    Raises:
+        UserError: one is not in ascending order.
+    """
+    for option, (low, best, high), least in (("--batch", batch, 1), ("--length", length, 1), ("--past", past, 0)):
+        if not least <= low <= best <= high:
+            raise UserError(f"{option} {low},{best},{high} is not min,opt,max in ascending order from {least}")
+    context = store.read_json(folder / "config.json").get("max_position_embeddings")
+    cut = {"length": list(length), "past": list(past)}
+    if isinstance(context, int):
+        cut = {"length": [min(n, context) for n in length], "past": [min(n, context - 1) for n in past]}
+    return {"batch": list(batch), **cut, "wanted": [1, 1, min(MAX_WANTED, cut["length"][2])]}
 
 
 def gpu_target() -> str | None:

@@ -5,14 +5,14 @@ A stage asks itself the same and does nothing where it is so; asked here, it cos
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, adapters, similarity, store
+from pipeline import adapters, graphfile, similarity, store
+from pipeline.backends import tensorrt
 from pipeline.checkpoint import open_checkpoint, tokenizer_digest
 from pipeline.sweep.jobs import Job
 from pipeline.sweep.recipe import Recipe
@@ -46,8 +46,7 @@ def _export(job: Job, _: Recipe) -> bool:
         if record["contract"] != "authored":
             return True
         found = open_checkpoint(folder)
-        tools = {"skip-pipeline": __version__, "onnx-ir": importlib.metadata.version("onnx-ir")}
-        now = (found.identity, store.sha256(folder / "config.json"), tokenizer_digest(folder), tools)
+        now = (found.identity, store.sha256(folder / "config.json"), tokenizer_digest(folder), graphfile.tools())
         return (folder / store.SOURCE).is_file() and now == tuple(
             record[k] for k in ("weights", "config", "tokenizer", "tools")
         )
@@ -87,11 +86,13 @@ def _check(job: Job, _: Recipe) -> bool:
 def _build(job: Job, recipe: Recipe) -> bool:
     record = store.read_sidecar(job.outputs[0], quick=True)
     graph, given = job.inputs[0], recipe.build
-    wanted = {"graph": {"file": graph.name, "sha256": digest(graph)}, "backend": given.backend, "targets": [given.target]}
-    context = store.read_json(graph.parent / "config.json").get("max_position_embeddings") or 10**9
-    ranges = {"batch": list(given.batch), "length": [min(n, context) for n in given.length]}
-    ranges["past"] = [min(n, context - 1) for n in given.past]
-    return _same(record, {**wanted, "stripped": False}) and _same(record["ranges"], ranges)
+    wanted: dict[str, Any] = {
+        "graph": {"file": graph.name, "sha256": digest(graph)},
+        "backend": given.backend,
+        "targets": [given.target],
+    }
+    wanted["ranges"] = tensorrt.ranges(graph.parent, given.batch, given.length, given.past)
+    return _same(record, {**wanted, "stripped": False})
 
 
 def _score(job: Job, recipe: Recipe) -> bool:

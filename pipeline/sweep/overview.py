@@ -23,7 +23,7 @@ class Overview:
     """A plan with what is known of each job.
 
     Attributes:
-        done: ids of jobs whose results are there.
+        done: ids of jobs whose results are there, and those of the jobs before them.
         seconds: id → seconds that it will take, where something like it was measured.
         disk: bytes that will be written, about; None where a model's size is not known.
         unknown: why disk is not known, model by model.
@@ -104,7 +104,10 @@ class Overview:
 
 def of(planned: Plan, recipe: Recipe, rates: Rates) -> Overview:
     """The plan beside what is there and what was measured."""
-    finished = {job.id for job in planned.running if done.is_done(job, recipe)}
+    finished = set[str]()
+    for job in planned.jobs:  # what stands behind a job that will run may have to run too
+        if set(job.needs) <= finished and done.is_done(job, recipe):
+            finished.add(job.id)
     known = {job.id: rate for job in planned.running if (rate := rates.of(job)) is not None}
     left = [job for job in planned.running if job.id not in finished]
     disk, unknown = 0, list[str]()

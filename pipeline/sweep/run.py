@@ -110,7 +110,7 @@ class Sweep:
         planned = self._plan()
         try:
             while True:
-                if self._start():
+                while self._start():  # what is found done in passing may let others start
                     self.ledger.write()
                 running = self.ledger.count(RUNNING)
                 if not running:
@@ -135,8 +135,8 @@ class Sweep:
         planned = plan.make(self.recipe, self.ledger.folder)
         self.ledger.pending = planned.pending
         for job in self.ledger.take(planned.jobs):
-            if not job.inline and self.is_done(job, self.recipe):
-                self.ledger.found_done(job)
+            if not job.inline and self.ledger.waits_for(job) is None and self.is_done(job, self.recipe):
+                self.ledger.found_done(job)  # behind a job that will run, it is asked again when its turn comes
         self.ledger.write()
         self.view.update()
         return planned

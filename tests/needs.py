@@ -1,0 +1,27 @@
+"""What a test needs beyond this package; where it is absent the test skips with the reason, in CI Ray's absence fails it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import pytest
+
+
+def installed(name: str) -> bool:
+    """Whether a package, or the bindings that it is made of, can be imported."""
+    return any(importlib.util.find_spec(candidate) for candidate in (name, f"{name}_bindings"))
+
+
+def rtx(test: Any) -> Any:
+    """Marks a test that builds with TensorRT-RTX."""
+    missing = pytest.mark.skipif(
+        not installed("tensorrt_rtx"), reason="TensorRT-RTX is not installed: pip install 'skip-pipeline[rtx]'"
+    )
+    return pytest.mark.rtx(missing(test))
+
+
+ray = pytest.mark.skipif(
+    not installed("ray") and os.environ.get("CI") != "true", reason="Ray is not installed: pip install 'skip-pipeline[ray]'"
+)

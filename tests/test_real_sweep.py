@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import store
 from pipeline.sweep.jobs import Cell, Job
+from pipeline.sweep.local import Outcome
 from tests import needs, tiny
 
 pytestmark = pytest.mark.slow
@@ -229,32 +230,47 @@ def test_a_cluster_that_loses_a_node_gives_the_same_results(
     assert not working_in(root)
 
 
-@needs.ray
-def test_under_ray_a_measurement_of_time_runs_alone(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.sweep.ray_pool import RayPool
-
-    monkeypatch.chdir(tmp_path)
-    pool = RayPool(cluster.address, 2, Path("logs"))
+def through(pool: Any, jobs: list[Job]) -> dict[str, Outcome]:
+    """Runs jobs on a pool of Ray → how each ended."""
+    found = {}
     try:
-        jobs = [Job(f"j{k}", "check", "m", Cell(), ("pipeline", "list"), exclusive=k % 3 == 2) for k in range(6)]
-        jobs += [Job("gpu", "build", "m", Cell(), ("pipeline", "list"), gpu=True)]
-        jobs += [Job("huge", "check", "m", Cell(), ("pipeline", "list"), memory=10**15)]
-        jobs += [Job("bad", "show", "m", Cell(), ("pipeline", "show", "nothing.onnx"))]
         for job in jobs:
             pool.start(job)
-        found = {}
         while pool.held or pool.refused:
             found |= {one.id: one for one in pool.ended(5)}
     finally:
         pool.close()
+    return found
+
+
+@needs.ray
+def test_under_ray_a_measurement_of_time_runs_alone_on_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.sweep.ray_pool import RayPool
+
+    monkeypatch.chdir(tmp_path)
+    jobs = [Job(f"j{k}", "check", "m", Cell(), ("pipeline", "list"), exclusive=k % 3 == 2) for k in range(8)]
+    found = through(RayPool("local", 2, Path("logs")), jobs)
+    assert len(found) == 8 and all(one.error is None for one in found.values())
+    spans = {id: (one.began, one.began + one.seconds) for id, one in found.items()}
+
+    def beside(id: str) -> list[str]:
+        return [other for other, (a, b) in spans.items() if other != id and a < spans[id][1] and spans[id][0] < b]
+
+    assert not beside("j2") and not beside("j5"), spans
+    assert any(beside(id) for id in spans), "two slots, and no two jobs ever ran side by side"
+
+
+@needs.ray
+def test_what_no_node_of_a_cluster_can_run_is_told(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.sweep.ray_pool import RayPool
+
+    monkeypatch.chdir(tmp_path)
+    jobs = [Job("gpu", "build", "m", Cell(), ("pipeline", "list"), gpu=True)]
+    jobs += [Job("huge", "check", "m", Cell(), ("pipeline", "list"), memory=10**15)]
+    jobs += [Job("bad", "show", "m", Cell(), ("pipeline", "show", "nothing.onnx"))]
+    found = through(RayPool(cluster.address, 2, Path("logs")), jobs)
     assert "no node of the cluster has one" in found["gpu"].error and "largest node" in found["huge"].error
     assert found["bad"].error.startswith("nothing.onnx does not exist")
-    spans = {id: (one.began, one.began + one.seconds) for id, one in found.items() if id.startswith("j")}
-    assert len(spans) == 6 and all(found[id].error is None for id in spans)
-    for alone in ("j2", "j5"):  # two nodes: at most one other job at a time can overlap it, and never on its own node
-        start, end = spans[alone]
-        beside = [s for id, s in spans.items() if id != alone and s[0] < end and start < s[1]]
-        assert max((sum(s[0] <= t < s[1] for s in beside) for t, _ in beside), default=0) <= 2, spans
 
 
 @needs.ray

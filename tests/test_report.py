@@ -258,6 +258,7 @@ def test_escapes() -> None:
 
 def test_latex_is_well_formed(workdir: Path) -> None:
     results.small_grid(MODEL)
+    results.small_grid("Llama-2-7b-hf")
     report.write(Path("out"), collect.collect())
     made = sorted(Path("out/tables").glob("*.tex"))
     assert len(made) == 10
@@ -269,11 +270,12 @@ def test_latex_is_well_formed(workdir: Path) -> None:
         bare = re.sub(r"\\[\\{}%&$#_]", "", text)
         assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
         assert text.count("\\toprule") == text.count("\\bottomrule") == 1
+    assert "-75\\% & 59.5 $\\pm$1.0 (52.5, $+7.0$) &" in Path("out/tables/tyukin-02.tex").read_text()
     latex = shutil.which("pdflatex")
     if latex:
         inputs = "\n".join(f"\\input{{tables/{path.name}}}\\clearpage" for path in made)
         Path("out/all.tex").write_text(
-            f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}{inputs}\\end{{document}}"
+            f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}{inputs}\\end{{document}}"
         )
         done = subprocess.run(
             [latex, "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
@@ -282,7 +284,7 @@ def test_latex_is_well_formed(workdir: Path) -> None:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout[-2000:]
+        assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout[-2000:]
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

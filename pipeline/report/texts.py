@@ -111,9 +111,18 @@ def _md_cell(cell: Cell) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""One floating table for a document that has \usepackage{booktabs}; our number, and the paper's in brackets."""
-    lines = ["% Written by `pipeline report`; needs \\usepackage{booktabs}.", "\\begin{table}", "\\centering", "\\small"]
+    r"""One floating table, no wider than the text, for a document that has \usepackage{booktabs,graphicx}.
+
+    In brackets: the paper's number, and how far ours is from it.
+    """
+    lines = [
+        "% Written by `pipeline report`; needs \\usepackage{booktabs,graphicx}.",
+        "\\begin{table}",
+        "\\centering",
+        "\\small",
+    ]
     lines += [f"\\caption{{{tex(table.title)}. {tex(table.caption)}}}", f"\\label{{tab:{table.name}}}"]
+    lines.append("\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%")
     lines += [f"\\begin{{tabular}}{{l{'r' * len(table.headings)}}}", "\\toprule"]
     lines += ["Model & " + " & ".join(map(tex, table.headings)) + r" \\", "\\midrule"]
     before = None
@@ -124,7 +133,7 @@ def latex(table: Table) -> str:
         lines.append(f"{tex(head)} & " + " & ".join(map(_tex_cell, cells)) + r" \\")
     lines += [
         "\\bottomrule",
-        "\\end{tabular}",
+        "\\end{tabular}}",
         *(f"\\par\\footnotesize * {tex(note)}" for note in table.notes()),
         "\\end{table}",
     ]
@@ -138,9 +147,11 @@ def tex(text: str) -> str:
 
 
 def _tex_cell(cell: Cell) -> str:
-    paper = "" if cell.paper is None else f" ({cell.paper:.{cell.digits}f})"
     text = tex(cell.text()) if cell.value is not None else f"\\textit{{{tex(cell.text())}}}"
-    return text + paper
+    if cell.paper is None:
+        return text
+    apart = "" if cell.difference is None else f", ${cell.difference:+.{cell.digits}f}$"
+    return f"{text} ({cell.paper:.{cell.digits}f}{apart})"
 
 
 # ---- CSV ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Names: `demo`, a model that lies under graphs/, a local Hugging Face folder, a .
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import importlib.util
 import re
 import shutil
@@ -153,6 +154,7 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
                         f"{folder} already holds a model from {had.get('from')}; move it away, or rename {source['from']}"
                     )
                 if had.get("converter") == source.get("converter"):
+                    refuse_changed_source(folder)
                     return open_checkpoint(folder)
             store.sweep_temporaries(folder)
             found = bring(folder)
@@ -165,6 +167,30 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
         if is_new and folder.is_dir() and not begun and not (folder / store.SOURCE).exists():
             shutil.rmtree(folder)
         raise
+
+
+def refuse_changed_source(folder: Path) -> None:
+    """Compares graphs/<model> with the files it was copied from, where they are still there; by content only if a date differs.
+
+    Raises:
+        UserError: they hold something else by now: its graphs and results would be taken for theirs.
+    """
+    source = store.read_json(folder / store.SOURCE)
+    origin, changed = Path(str(source.get("from"))), None
+    if source.get("kind") == "folder" and origin.is_dir():
+        copied = [*(folder / name for name in SMALL_FILES), *safetensors_index.weight_files(folder)]
+        theirs = ((origin / file.name, file) for file in copied if file.is_file() and (origin / file.name).is_file())
+        changed = next((file for file, copy in theirs if not filecmp.cmp(file, copy)), None)
+    elif source.get("kind") == "gguf" and origin.is_file() and _stamp(origin) != source.get("file_stamp"):
+        changed = origin if store.sha256(origin) != source.get("file_sha256") else None
+    if changed is not None:
+        raise UserError(
+            f"{changed} has changed since {folder} was made from it; move {folder} away, or give the new model a new name"
+        )
+
+
+def _stamp(file: Path) -> list[int]:
+    return [file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _bring_gguf(model: str, name: str, file: Path) -> Checkpoint:
@@ -185,7 +211,7 @@ def _from_gguf(file: Path, folder: Path) -> dict[str, Any]:
     from pipeline import gguf_import
 
     gguf_import.convert(file, folder)
-    return {"file_sha256": store.sha256(file)}
+    return {"file_sha256": store.sha256(file), "file_stamp": _stamp(file)}
 
 
 def _from_folder(source: Path, folder: Path) -> dict[str, Any]:
@@ -194,6 +220,7 @@ def _from_folder(source: Path, folder: Path) -> dict[str, Any]:
     for file in [*(source / name for name in names), *safetensors_index.weight_files(source)]:
         with store.atomic(folder / file.name) as temporary:
             _reflink_or_copy(file, temporary)
+        shutil.copystat(file, folder / file.name)  # of the same date it need not be read again to be known as the same
     return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,30 @@ def test_folder_is_copied_and_in_place_is_not(workdir: Path) -> None:
     other = tiny.checkpoint(workdir / "elsewhere" / "tiny", seed=1)
     with pytest.raises(UserError, match=r"already holds a model from .*models/tiny"):
         checkpoint.resolve(str(other))
+
+
+def test_a_source_that_became_another_model_is_not_taken_for_the_old_one(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    checkpoint.resolve(str(source))
+    os.utime(source / "model.safetensors")  # another date, the same bytes
+    checkpoint.resolve(str(source))
+    tiny.checkpoint(source, seed=1)  # the same headers, other weights
+    with pytest.raises(UserError, match=r"models/tiny/model\.safetensors has changed since graphs/tiny was made"):
+        checkpoint.resolve(str(source))
+    assert checkpoint.resolve("tiny").folder == Path("graphs/tiny")  # what was copied can still be used by its own name
+
+
+def test_a_gguf_that_became_another_is_not_taken_for_the_old_one(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = workdir / "some.gguf"
+    file.write_bytes(b"one")
+    made = tiny.checkpoint(workdir / "models" / "tiny")
+    monkeypatch.setattr("pipeline.gguf_import.convert", lambda _, to: shutil.copytree(made, to, dirs_exist_ok=True))
+    checkpoint.resolve(str(file))
+    os.utime(file)
+    checkpoint.resolve(str(file))
+    file.write_bytes(b"two")
+    with pytest.raises(UserError, match=r"some\.gguf has changed since graphs/some was made"):
+        checkpoint.resolve(str(file))
 
 
 @pytest.mark.parametrize("name", ["nosuch", "../x", "a b", "", "org/name/too", "missing.gguf"])

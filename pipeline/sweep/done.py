@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import adapters, graphfile, similarity, store
 from pipeline.backends import tensorrt
-from pipeline.checkpoint import open_checkpoint, tokenizer_digest
+from pipeline.checkpoint import open_checkpoint, refuse_changed_source, tokenizer_digest
 from pipeline.sweep.jobs import Job
 from pipeline.sweep.recipe import Recipe
 from pipeline.types import UserError
@@ -45,6 +45,7 @@ def _export(job: Job, _: Recipe) -> bool:
     if not job.inputs:
         if record["contract"] != "authored":
             return True
+        refuse_changed_source(folder)
         found = open_checkpoint(folder)
         now = (found.identity, store.sha256(folder / "config.json"), tokenizer_digest(folder), graphfile.tools())
         return (folder / store.SOURCE).is_file() and now == tuple(

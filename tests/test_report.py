@@ -188,6 +188,20 @@ def test_recommendation_within_each_budget(workdir: Path) -> None:
     assert none.choice is None and "none of 3 variants fits; the nearest is block24-31" in none.words
 
 
+def test_a_time_that_its_interval_leaves_open_is_a_doubt(workdir: Path) -> None:
+    results.small_grid()
+
+    def doubts(budget: str) -> str:
+        return "; ".join(next(one for one in recommend.recommend(collect.collect()) if one.budget == budget).doubts)
+
+    assert "does not exclude" not in doubts("at least 20 % of the time saved")
+    results.bench("SmolLM2-135M-Instruct", "block24-31", 25.0, interval=(-8.0, 47.0))
+    assert "that less than 20 % of the time is saved: its 95 % interval begins at -8.0 %" in doubts(
+        "at least 20 % of the time saved"
+    )
+    assert "that it is no faster than the base" in doubts("at most 2 % loss of average")
+
+
 def test_no_recommendation_of_what_is_unchecked_disturbed_or_without_base(workdir: Path) -> None:
     results.small_grid()
     model = "SmolLM2-135M-Instruct"

@@ -161,7 +161,9 @@ def _of_group(model: str, where: str, candidates: list[Candidate], by: str) -> l
         best = min(fits, key=lambda c: c.loss, default=None)
         nearest = max(candidates, key=lambda c: c.time.saved)
         made.append(
-            _recommendation(model, where, f"at least {saving:g} % of the time saved", best, nearest, candidates, by, None)
+            _recommendation(
+                model, where, f"at least {saving:g} % of the time saved", best, nearest, candidates, by, None, saving
+            )
         )
     return made
 
@@ -175,6 +177,7 @@ def _recommendation(
     all_: list[Candidate],
     by: str,
     budget: float | None,
+    saving: float = 0.0,
 ) -> Recommendation:
     named = best or nearest
     disturbed = sum(not c.time.enough_clean for c in all_)
@@ -184,11 +187,14 @@ def _recommendation(
         (f"{by} of {named.artefact.name}", named.quality.source),
         (f"latency of {named.artefact.name}", named.time.source),
     )
-    return Recommendation(model, where, title, best, words, _doubts(named, len(all_) if best else 1, budget), evidence)
+    return Recommendation(model, where, title, best, words, _doubts(named, len(all_) if best else 1, budget, saving), evidence)
 
 
-def _doubts(c: Candidate, count: int, budget: float | None) -> tuple[str, ...]:
+def _doubts(c: Candidate, count: int, budget: float | None, saving: float) -> tuple[str, ...]:
     doubts = []
+    if c.time.interval[0] < saving:
+        less = f"less than {saving:g} % of the time is saved" if saving else "it is no faster than the base"
+        doubts.append(f"the measurement does not exclude that {less}: its 95 % interval begins at {c.time.interval[0]:.1f} %")
     if budget is not None:
         chance = c.chance_within(budget)
         doubts.append(

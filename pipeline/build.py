@@ -126,8 +126,9 @@ def _ranges(folder: Path, batch: Range, length: Range, past: Range) -> dict[str,
     """The ranges that are built, which is said where the model's context cuts them."""
     made = tensorrt.ranges(folder, batch, length, past)
     if (made["length"], made["past"]) != (list(length), list(past)):
+        context = max(made["length"][2], made["past"][2] + 1)  # one of them reaches it
         cut = (_comma(made["length"]), _comma(made["past"]))
-        log.info("the model's context is shorter: building for --length %s --past %s", *cut)
+        log.info("the model's context is %d tokens: building for --length %s --past %s", context, *cut)
     return made
 
 

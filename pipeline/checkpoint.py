@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import filecmp
 import importlib.util
+import os
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -154,8 +155,7 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
                         f"{folder} already holds a model from {had.get('from')}; move it away, or rename {source['from']}"
                     )
                 if had.get("converter") == source.get("converter"):
-                    refuse_changed_source(folder)
-                    return open_checkpoint(folder)
+                    return refuse_changed_source(open_checkpoint(folder))
             store.sweep_temporaries(folder)
             found = bring(folder)
             open_checkpoint(folder)
@@ -169,16 +169,16 @@ def _bring(model: str, source: dict[str, Any], bring: Any) -> Checkpoint:
         raise
 
 
-def refuse_changed_source(folder: Path) -> None:
-    """Compares graphs/<model> with the files it was copied from, where they are still there; by content only if a date differs.
+def refuse_changed_source(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, compared with the files it was copied from where they are still there; by content only if a date differs.
 
     Raises:
         UserError: they hold something else by now: its graphs and results would be taken for theirs.
     """
-    source = store.read_json(folder / store.SOURCE)
+    folder, source = checkpoint.folder, checkpoint.source
     origin, changed = Path(str(source.get("from"))), None
     if source.get("kind") == "folder" and origin.is_dir():
-        copied = [*(folder / name for name in SMALL_FILES), *safetensors_index.weight_files(folder)]
+        copied = [*(folder / name for name in SMALL_FILES), *checkpoint.files]
         theirs = ((origin / file.name, file) for file in copied if file.is_file() and (origin / file.name).is_file())
         changed = next((file for file, copy in theirs if not filecmp.cmp(file, copy)), None)
     elif source.get("kind") == "gguf" and origin.is_file() and _stamp(origin) != source.get("file_stamp"):
@@ -187,6 +187,7 @@ def refuse_changed_source(folder: Path) -> None:
         raise UserError(
             f"{changed} has changed since {folder} was made from it; move {folder} away, or give the new model a new name"
         )
+    return checkpoint
 
 
 def _stamp(file: Path) -> list[int]:
@@ -220,7 +221,7 @@ def _from_folder(source: Path, folder: Path) -> dict[str, Any]:
     for file in [*(source / name for name in names), *safetensors_index.weight_files(source)]:
         with store.atomic(folder / file.name) as temporary:
             _reflink_or_copy(file, temporary)
-        shutil.copystat(file, folder / file.name)  # of the same date it need not be read again to be known as the same
+            os.utime(temporary, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))  # of the same date: known as the same
     return {}
 
 

@@ -62,7 +62,8 @@ def graft(graph: Path, healed: Path, adapter: str) -> Path:
             f"{graph} was exported elsewhere and keeps its weights in another form; adapters need an authored graph"
         )
     variant = replace(store.variant_of(record), adapter=adapter)
-    return _derive(graph, record, variant, GraftPass(healed), healed={"file": healed.name, "sha256": store.sha256(healed)})
+    digest = store.sha256(healed)
+    return _derive(graph, record, variant, GraftPass(healed, digest), healed={"file": healed.name, "sha256": digest})
 
 
 def _derive(source: Path, record: dict[str, Any], variant: Variant, surgery: InPlacePass, **more: Any) -> Path:
@@ -143,13 +144,13 @@ class AllLogitsPass(InPlacePass):
 class GraftPass(InPlacePass):
     """Points the weights that a safetensors file holds at that file.
 
-    The file's digest goes into the model's metadata: another adapter makes another graph, and no check, score or engine of
+    Its SHA-256, `digest`, goes into the model's metadata: another adapter makes another graph, and no check, score or engine of
     the one passes for the other's.
     """
 
-    def __init__(self, healed: Path) -> None:
+    def __init__(self, healed: Path, digest: str) -> None:
         super().__init__()
-        self.healed = healed
+        self.healed, self.digest = healed, digest
 
     def call(self, model: ir.Model) -> PassResult:
         for name, tensor in safetensors_index.read_index([self.healed]).items():
@@ -160,7 +161,7 @@ class GraftPass(InPlacePass):
                 tensor.file, tensor.offset, tensor.nbytes, value.const_value.dtype, shape=ir.Shape(tensor.shape), name=name,
                 base_dir=self.healed.parent,
             )  # fmt: skip
-        model.metadata_props["healed_sha256"] = store.sha256(self.healed)
+        model.metadata_props["healed_sha256"] = self.digest
         return PassResult(model, modified=True)
 
 

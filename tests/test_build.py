@@ -183,7 +183,7 @@ def test_ranges_are_cut_to_the_context_and_it_is_said(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         found = ranges((1, 100, 2048), (0, 300, 2048))
     assert found == {"batch": [1, 1, 8], "length": [1, 100, 256], "past": [0, 255, 255], "wanted": [1, 1, 128]}
-    assert "context is shorter: building for --length 1,100,256 --past 0,255,255" in caplog.text
+    assert "context is 256 tokens: building for --length 1,100,256 --past 0,255,255" in caplog.text
 
 
 @pytest.mark.usefixtures("context")

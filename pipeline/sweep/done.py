@@ -45,8 +45,7 @@ def _export(job: Job, _: Recipe) -> bool:
     if not job.inputs:
         if record["contract"] != "authored":
             return True
-        refuse_changed_source(folder)
-        found = open_checkpoint(folder)
+        found = refuse_changed_source(open_checkpoint(folder))
         now = (found.identity, store.sha256(folder / "config.json"), tokenizer_digest(folder), graphfile.tools())
         return (folder / store.SOURCE).is_file() and now == tuple(
             record[k] for k in ("weights", "config", "tokenizer", "tools")
@@ -87,13 +86,14 @@ def _check(job: Job, _: Recipe) -> bool:
 def _build(job: Job, recipe: Recipe) -> bool:
     record = store.read_sidecar(job.outputs[0], quick=True)
     graph, given = job.inputs[0], recipe.build
-    wanted: dict[str, Any] = {
+    wanted = {
         "graph": {"file": graph.name, "sha256": digest(graph)},
         "backend": given.backend,
         "targets": [given.target],
+        "ranges": tensorrt.ranges(graph.parent, given.batch, given.length, given.past),
+        "stripped": False,
     }
-    wanted["ranges"] = tensorrt.ranges(graph.parent, given.batch, given.length, given.past)
-    return _same(record, {**wanted, "stripped": False})
+    return _same(record, wanted)
 
 
 def _score(job: Job, recipe: Recipe) -> bool:

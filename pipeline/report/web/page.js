@@ -51,17 +51,18 @@
   const usesWebGL = (place) => figureOf(place).data.some((trace) => trace.type === "scattergl");
   // One chart at a time: what has been drawn is seen before the next is begun, and what was scrolled past is not drawn.
   const wanted = new Set();
+  let drawing = false;
   const drawNext = () => {
     const [place] = wanted;
-    if (!place) return;
+    drawing = place !== undefined;
+    if (!drawing) return;
     wanted.delete(place);
-    if (!drawn.has(place)) draw(place);
+    draw(place);
     requestAnimationFrame(() => setTimeout(drawNext, 0));
   };
   const near = new IntersectionObserver((entries) => {
-    const idle = wanted.size === 0;
     entries.forEach(({ target, isIntersecting }) => wanted[isIntersecting && !drawn.has(target) ? "add" : "delete"](target));
-    if (idle) drawNext();
+    if (!drawing) drawNext();
   }, { rootMargin: "100px" });
   // A browser holds about 16 WebGL contexts: what is far away gives its own back.
   const far = new IntersectionObserver((entries) => entries.forEach(({ target, isIntersecting }) => {

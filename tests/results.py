@@ -8,6 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline import similarity
 from pipeline.latency import Latency
 from pipeline.scoring.results import Score
 from pipeline.types import SkipSet
@@ -130,3 +133,29 @@ def small_grid(model: str = "SmolLM2-135M-Instruct", layers: int = LAYERS) -> No
     whole(model, "attn24-31", 8.0, 0.595)
     whole(model, "mlp24-31", 18.0, 0.50)
     whole(model, "block24-31", 25.0, 0.585)
+
+
+def healed_grid(model: str) -> None:
+    """`small_grid`, with the loss of base, of a variant and of that variant healed."""
+    small_grid(model)
+    for variant, value in (("base", 0.3), ("block24-31", 0.6), ("block24-31~heal", 0.4)):
+        score(model, variant, "c4-loss", value, 0.001)
+
+
+def statistics(model: str, layers: int) -> None:
+    """What `calibrate` writes, of a stream [layers + 1, 8, 16] that grows by noise."""
+    sums, generator = similarity.Sums(), np.random.default_rng(0)
+    for _ in range(3):
+        streams = np.cumsum(generator.normal(size=(layers + 1, 8, 16)), axis=0)
+        sums.add(similarity.measure(streams, (streams[:-1] + streams[1:]) / 2, 2))
+    similarity.write(model, {"weights": "abc", "model": model, "buckets": 2, "length": 8}, sums)
+
+
+def many(model: str, artefacts: int) -> None:
+    """Three results each, a check, a latency and a score, of so many variants of 64 layers."""
+    config(model, 64)
+    for n in range(artefacts):
+        variant = f"attn{n % 60}+mlp{n // 60}" if n else "base"
+        check(model, variant)
+        bench(model, variant, 1.0 + n % 60 / 10, lengths=(50,))
+        score(model, variant, "arc", 0.3 + n // 60 / 200)

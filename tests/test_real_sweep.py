@@ -81,6 +81,16 @@ def start(root: Path, *more: str) -> subprocess.Popen[bytes]:
     return STARTED[-1]
 
 
+def whole(root: Path, *more: str) -> None:
+    """Runs a sweep to its end."""
+    assert start(root, *more).wait(500) == 0, (root / "sweep.log").read_text()
+
+
+def dry_run(root: Path) -> str:
+    line = [sys.executable, "-m", "pipeline.cli", "sweep", "grid.toml", "--dry-run"]
+    return subprocess.run(line, cwd=root, env=tiny.environment(), capture_output=True, text=True, check=True).stdout
+
+
 def ledger(root: Path) -> dict[str, dict[str, Any]]:
     path = root / store.sweep_dir("grid") / "ledger.json"
     return {job["id"]: job for job in store.read_json(path)["jobs"]} if path.is_file() else {}
@@ -120,8 +130,7 @@ def working_in(root: Path) -> list[int]:
 def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a sweep finds that nothing disturbs."""
     root = project(tmp_path_factory.mktemp("calm"), source)
-    process = start(root, "--jobs", "2")
-    assert process.wait(500) == 0, (root / "sweep.log").read_text()
+    whole(root, "--jobs", "2")
     found = results(root)
     assert len(found) == 10 and all(values[1] for name, values in found.items() if "check" in name)
     return found
@@ -143,17 +152,12 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(source: Path, reference: di
         time.sleep(0.1)
     assert not working_in(root), "a job outlived its sweep"
     assert any(job["state"] == "running" for job in ledger(root).values()) and len(before) < 15
-    again = start(root, "--jobs", "2")
-    assert again.wait(500) == 0, (root / "sweep.log").read_text()
+    whole(root, "--jobs", "2")
     after = ledger(root)
     assert {job["state"] for job in after.values()} == {"done"} and len(after) == 19
     assert all(after[id]["seconds"] == job["seconds"] for id, job in before.items()), "what was done ran again"
     assert results(root) == reference
-    third = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "sweep", "grid.toml", "--dry-run"], cwd=root, env=tiny.environment(),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "jobs: 15, done 15" in third.stdout
+    assert "jobs: 15, done 15" in dry_run(root)
 
 
 @needs.rtx
@@ -162,7 +166,7 @@ def test_engines_and_healing_in_a_sweep(source: Path, tmp_path: Path) -> None:
     root = project(tmp_path / "healed", source)
     recipe = root / "grid.toml"
     recipe.write_text(HEALING)
-    assert start(root, "--jobs", "2").wait(500) == 0, (root / "sweep.log").read_text()
+    whole(root, "--jobs", "2")
     held = ledger(root)
     assert {job["state"] for job in held.values()} == {"done"} and len(held) == 11  # one of them the choice itself
     plans = root / "engines" / "tiny"
@@ -171,7 +175,7 @@ def test_engines_and_healing_in_a_sweep(source: Path, tmp_path: Path) -> None:
     recipe.write_text(HEALING.replace("steps = 2", "steps = 3"))
     healed = "graphs/tiny/attn2~heal.fp16.onnx"
     assert not_done(root) == ["heal graphs/tiny/attn2.fp16.onnx", "export tiny", f"check {healed}", f"build-engine {healed}"]
-    assert start(root, "--jobs", "2").wait(500) == 0, (root / "sweep.log").read_text()
+    whole(root, "--jobs", "2")
     again = ledger(root)
     changed = {id for id in held if again[id]["seconds"] != held[id]["seconds"]}
     assert changed == {
@@ -182,9 +186,7 @@ def test_engines_and_healing_in_a_sweep(source: Path, tmp_path: Path) -> None:
 
 def not_done(root: Path) -> list[str]:
     """What `--dry-run` would do, without options."""
-    line = [sys.executable, "-m", "pipeline.cli", "sweep", "grid.toml", "--dry-run"]
-    told = subprocess.run(line, cwd=root, env=tiny.environment(), capture_output=True, text=True, check=True).stdout
-    jobs = [line.split() for line in told.split("\n\n")[0].splitlines()]
+    jobs = [line.split() for line in dry_run(root).split("\n\n")[0].splitlines()]
     return [f"{words[1]} {words[2]}" for words in jobs if words[0] == "pipeline"]
 
 

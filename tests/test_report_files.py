@@ -8,10 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline import report, similarity, store
@@ -155,15 +153,8 @@ def test_nothing_measured_is_said(workdir: Path) -> None:
 def test_charts_are_figures_that_plotly_takes(workdir: Path) -> None:
     import plotly.graph_objects as go
 
-    results.small_grid(MODEL)
-    results.score(MODEL, "base", "c4-loss", 0.3, 0.001)
-    results.score(MODEL, "block24-31", "c4-loss", 0.6, 0.001)
-    results.score(MODEL, "block24-31~heal", "c4-loss", 0.4, 0.001)
-    sums = similarity.Sums()
-    generator = np.random.default_rng(0)
-    for _ in range(3):
-        sums.add(similarity.measure(generator.normal(size=(6, 8, 16)), generator.normal(size=(5, 8, 16)), 2))
-    similarity.write(MODEL, {"weights": "abc", "model": MODEL, "buckets": 2, "length": 8}, sums)
+    results.healed_grid(MODEL)
+    results.statistics(MODEL, 5)
     found = collect.collect()
     drawn = [*charts.charts(found), *curves.charts(found)]
     assert all(c.gap is None for c in drawn), [(c.name, c.gap) for c in drawn if c.gap]
@@ -195,17 +186,8 @@ def test_charts_are_figures_that_plotly_takes(workdir: Path) -> None:
 
 
 def test_ten_thousand_results(workdir: Path) -> None:
-    model = "SmolLM2-135M-Instruct"
-    results.config(model, 64)
-    for n in range(3333):
-        first, last = n % 60, n // 60
-        variant = f"attn{first}+mlp{last}" if n else "base"
-        results.check(model, variant)
-        results.bench(model, variant, 1.0 + first / 10, lengths=(50,))
-        results.score(model, variant, "arc", 0.3 + last / 200)
-    started = time.monotonic()
+    results.many("SmolLM2-135M-Instruct", 3333)
     report.write(Path("out"), collect.collect())
-    print(f"written in {time.monotonic() - started:.1f} s")
     assert len(json.loads(Path("out/manifest.json").read_text())["files"]) > 9999
     assert Path("out/index.html").stat().st_size < 12e6
 

@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pipeline import report, similarity
+from pipeline import report
 from pipeline.report import collect
 from tests import results
 from tests.chromium import Browser, missing
@@ -33,16 +32,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(root)
     try:
         for model in ("SmolLM2-135M-Instruct", "Llama-2-7b-hf"):
-            results.small_grid(model)
-            results.score(model, "base", "c4-loss", 0.3, 0.001)
-            results.score(model, "block24-31", "c4-loss", 0.6, 0.001)
-            results.score(model, "block24-31~heal", "c4-loss", 0.4, 0.001)
-        sums = similarity.Sums()
-        generator = np.random.default_rng(0)
-        for _ in range(3):
-            streams = np.cumsum(generator.normal(size=(13, 8, 16)), axis=0)
-            sums.add(similarity.measure(streams, (streams[:-1] + streams[1:]) / 2, 2))
-        similarity.write("SmolLM2-135M-Instruct", {"weights": "a", "buckets": 2, "length": 8}, sums)
+            results.healed_grid(model)
+        results.statistics("SmolLM2-135M-Instruct", 12)
         job = {
             "id": "1",
             "stage": "build",
@@ -147,13 +138,7 @@ def test_links_open_from_the_file_system(page: Path, tmp_path: Path) -> None:
 def test_ten_thousand_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in the page's tree, and so its time, does not grow with the results; `-rP` prints the times (docs/notes.md)."""
     monkeypatch.chdir(tmp_path)
-    model = "SmolLM2-135M-Instruct"
-    results.config(model, 64)
-    for n in range(3334):
-        variant = f"attn{n % 60}+mlp{n // 60}" if n else "base"
-        results.check(model, variant)
-        results.bench(model, variant, 1.0 + n % 60 / 10, lengths=(50,))
-        results.score(model, variant, "arc", 0.3 + n // 60 / 200)
+    results.many("SmolLM2-135M-Instruct", 3334)
     started = time.monotonic()
     page = report.write(Path("report"), collect.collect())[0]
     print(f"written in {time.monotonic() - started:.2f} s: {page.stat().st_size / 1e6:.1f} MB")

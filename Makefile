@@ -12,7 +12,7 @@ help:
 	@grep -E '^(demo|test|fast|lint|parity|bench-score|bench-select|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
-	TQDM_DISABLE=1 $(BIN)/python -m pipeline.demo
+	. $(BIN)/activate && TQDM_DISABLE=1 runs/demo.sh
 
 test: $(VENV)/.ready  ## every test that this machine can run, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -129,7 +129,9 @@ class SkipSet:
         for part in name.split("+"):
             match = re.fullmatch(r"(attn|mlp|block)([\d_-]+)", part)
             if not match:
-                raise UserError(f"cannot read the skip set {name!r}; write it as attn24-31, block21-31 or attn20-28+mlp25-31")
+                raise UserError(
+                    f"cannot read the skip set {name!r}; write it as attn24-31, block21-31 or attn20-28+mlp25-31"
+                )
             skip |= cls.of(match[1], parse_layers(match[2]))
         return skip
 

@@ -21,14 +21,15 @@ from lm_eval.api.instance import Instance
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import skip, store
-from pipeline.backends import Array, Cache, Runner, TensorInfo
-from pipeline.scoring import benchmarks, prefixes, tokens
-from pipeline.scoring import questions as asked
-from pipeline.scoring.batches import Scorer, Work
-from pipeline.scoring.evaluation import Evaluation
-from pipeline.scoring.harness import PipelineLM
-from pipeline.scoring.words import Pair
+from pipeline import store
+from pipeline.evals.score import benchmarks, prefixes, tokens
+from pipeline.evals.score import questions as asked
+from pipeline.evals.score.batches import Scorer, Work
+from pipeline.evals.score.evaluation import Evaluation
+from pipeline.evals.score.harness import PipelineLM
+from pipeline.evals.score.words import Pair
+from pipeline.graphs import variants
+from pipeline.runtime.runner import Array, Cache, Runner, TensorInfo
 from tests.parity import demo_graph, hf
 
 AIMS = {"arc": 0.29, "hellaswag": 0.27, "truthfulqa": 0.07, "mmlu": 0.15}
@@ -67,7 +68,9 @@ def counted(model: PipelineLM, pairs: list[Pair], batch_tokens: int = 2048) -> t
     each = 0
     parts = list(asked.windows(sorted(set(pairs))))
     for encoded in tokens.windows(model, parts):
-        requests = [prefixes.request(context, continuation, model.max_length) for context, continuation in encoded]
+        requests = [
+            prefixes.request(context, continuation, model.max_length) for context, continuation in encoded
+        ]
         scorer.run(requests, lambda *_: None)
         for request in requests:  # HFLM's Collator: equal context + continuation[:-1] is one forward pass
             theirs[request.tokens.tobytes()] = len(request.tokens)
@@ -107,7 +110,13 @@ def count(model: PipelineLM, data: Path, names: list[str], limit: int | None) ->
 
 
 def race(
-    model: PipelineLM, data: Path, name: str, documents: int, a_round: int, threads: int, also: tuple[str, ...]
+    model: PipelineLM,
+    data: Path,
+    name: str,
+    documents: int,
+    a_round: int,
+    threads: int,
+    also: tuple[str, ...],
 ) -> list[str]:
     """Documents a second of each contestant, and the median of its rounds' ratios to ours."""
     whole = name if name != "mmlu" else "mmlu_anatomy"
@@ -121,10 +130,16 @@ def race(
     _choose_batch(contestants, rounds[0])
     seconds: dict[str, list[float]] = {key: [] for key in contestants}
     for number, questions in enumerate(rounds):
-        order = list(contestants)[number % len(contestants) :] + list(contestants)[: number % len(contestants)]
+        order = (
+            list(contestants)[number % len(contestants) :] + list(contestants)[: number % len(contestants)]
+        )
         for key in order:
             seconds[key].append(
-                _timed(lambda key=key, questions=questions: contestants[key].loglikelihood(questions, disable_tqdm=True))
+                _timed(
+                    lambda key=key, questions=questions: contestants[key].loglikelihood(
+                        questions, disable_tqdm=True
+                    )
+                )
             )
     rows = []
     for key, mine in seconds.items():
@@ -142,7 +157,7 @@ def _contestant(key: str, model: PipelineLM, threads: int) -> Any:
         return hf(model.folder, threads)
     from lm_eval.models.onnxruntime_ort import ONNXRuntimeLM
 
-    return ONNXRuntimeLM(pretrained=str(skip.cut_all_logits(model.path)), max_length=model.max_length)
+    return ONNXRuntimeLM(pretrained=str(variants.cut_all_logits(model.path)), max_length=model.max_length)
 
 
 def _choose_batch(contestants: dict[str, Any], questions: list[Instance]) -> None:
@@ -166,14 +181,14 @@ def _timed(action: Callable[[], Any]) -> float:
 
 def together(base: Path, data: Path, documents: int, threads: int) -> str:
     """Base and 12 variants: one merged graph against 13 runs, the same questions of ARC, answers compared."""
-    from pipeline import merge
+    from pipeline.graphs import merge
     from pipeline.types import SkipSet, count_of
 
     layers = store.read_sidecar(base)["num_layers"]
     counts = [count_of(frac, layers) for frac in (0.1, 0.25, 0.33)]
     sets = [SkipSet.of(kind, range(layers - n, layers)) for kind in ("attn", "mlp", "block") for n in counts]
     sets += [SkipSet.of("attn", range(layers - 1 - n, layers - 1)) for n in counts]
-    graphs = [base, *(skip.cut(base, chosen) for chosen in sets)]
+    graphs = [base, *(variants.cut(base, chosen) for chosen in sets)]
     questions = Evaluation(benchmarks.find("arc"), data, "lm-eval", documents).instances()["loglikelihood"]
     options: dict[str, Any] = {"unchecked": True, "journal": False, "threads": threads}
     merged = PipelineLM(merge.merge(graphs), **options)
@@ -203,7 +218,9 @@ def main() -> int:
     """Prints both measures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--graph", type=Path)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data")))
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data"))
+    )
     parser.add_argument("--documents", type=int, default=40)
     parser.add_argument("--round", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -217,7 +234,9 @@ def main() -> int:
     if chosen.only in (None, "tokens"):
         console.print(count(model, chosen.data, names, None))
     for name in names if chosen.only in (None, "race") else ():
-        for row in race(model, chosen.data, name, chosen.documents, chosen.round, chosen.threads, ("hf", "onnxruntime")):
+        for row in race(
+            model, chosen.data, name, chosen.documents, chosen.round, chosen.threads, ("hf", "onnxruntime")
+        ):
             print(row, flush=True)
     if chosen.only in (None, "together"):
         print(together(model.path, chosen.data, min(chosen.documents, 8), chosen.threads), flush=True)

@@ -16,10 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import calibrate, checkpoint, export, selectors, texts
-from pipeline.reference import Reference
-from pipeline.removal import Race
-from pipeline.selectors import Question, Statistics
+from pipeline.calib import calibrate, selectors
+from pipeline.calib.search import Race
+from pipeline.calib.selectors import Question, Statistics
+from pipeline.graphs import export
+from pipeline.models import checkpoint, texts
+from pipeline.models.reference import Reference
 from pipeline.types import BASE, SkipSet, UserError, count_of
 
 FRACTIONS = (0.10, 0.25, 0.33)
@@ -40,7 +42,9 @@ def sets(kind: str, count: int, layers: int, told: Statistics, names: list[str])
     return found
 
 
-def losses(folder: Path, told: Statistics, held_out: texts.Source, samples: int, length: int, names: list[str]) -> list[dict]:
+def losses(
+    folder: Path, told: Statistics, held_out: texts.Source, samples: int, length: int, names: list[str]
+) -> list[dict]:
     """One row for each (kind, fraction, selector)."""
     tokens, _ = texts.cut(folder, held_out, length, samples)
     race = Race(Reference(folder), "block", tokens)
@@ -52,7 +56,15 @@ def losses(folder: Path, told: Statistics, held_out: texts.Source, samples: int,
             for name, skip in sets(kind, count_of(fraction, layers), layers, told, names).items():
                 if skip.name not in known:
                     known[skip.name] = float(np.mean(race.losses(skip)))
-                rows.append({"kind": kind, "fraction": fraction, "selector": name, "skip": skip.name, "loss": known[skip.name]})
+                rows.append(
+                    {
+                        "kind": kind,
+                        "fraction": fraction,
+                        "selector": name,
+                        "skip": skip.name,
+                        "loss": known[skip.name],
+                    }
+                )
     return rows
 
 
@@ -66,7 +78,11 @@ def table(rows: list[dict]) -> Table:
     for name in dict.fromkeys(row["selector"].split(" ")[0] for row in rows[1:]):
         cells = []
         for column in columns:
-            mine = [r["loss"] for r in rows if r["selector"].split(" ")[0] == name and (r["kind"], r["fraction"]) == column]
+            mine = [
+                r["loss"]
+                for r in rows
+                if r["selector"].split(" ")[0] == name and (r["kind"], r["fraction"]) == column
+            ]
             cells.append(f"{np.mean(mine):.3f}" if mine else "")
         made.add_row(name, *cells)
     return made
@@ -90,7 +106,12 @@ def main() -> int:
     calibrate.calibrate(found.folder, source, samples=64, length=256)
     told = Statistics(found.folder, source, samples=chosen.greedy_samples, length=chosen.greedy_length)
     rows = losses(
-        found.folder, told, texts.Source((chosen.held_out,)), chosen.samples, chosen.length, chosen.selectors.split(",")
+        found.folder,
+        told,
+        texts.Source((chosen.held_out,)),
+        chosen.samples,
+        chosen.length,
+        chosen.selectors.split(","),
     )
     print(json.dumps(rows))
     Console(width=140).print(table(rows))

@@ -15,7 +15,10 @@ from typing import Any
 
 import websocket
 
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
 
 
 class Browser:
@@ -26,17 +29,31 @@ class Browser:
     """
 
     def __init__(self, profile: Path, width: int = 1200, dark: bool = False) -> None:
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--remote-debugging-port=0"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-unsafe-swiftshader",
+            "--remote-debugging-port=0",
+        ]
         flags += [f"--user-data-dir={profile}", "--no-first-run", "--remote-allow-origins=*", "about:blank"]
         (profile / "DevToolsActivePort").unlink(missing_ok=True)  # of an earlier browser on this profile
-        self.process = subprocess.Popen([str(BROWSER), *flags], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [str(BROWSER), *flags], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         self.complaints: list[str] = []
         self.numbers = itertools.count(1)
         try:
             self._connect(profile)
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self.call(f"{domain}.enable")
-            self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+            self.call(
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=900,
+                deviceScaleFactor=1,
+                mobile=False,
+            )
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
             self.call("Emulation.setEmulatedMedia", features=[scheme])
         except BaseException:
@@ -53,7 +70,9 @@ class Browser:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         targets = json.load(opener.open(f"http://127.0.0.1:{port}/json"))
         page = next(t for t in targets if t["type"] == "page")
-        self.socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=60, http_no_proxy=["127.0.0.1"])
+        self.socket = websocket.create_connection(
+            page["webSocketDebuggerUrl"], timeout=60, http_no_proxy=["127.0.0.1"]
+        )
 
     def __enter__(self) -> Browser:
         return self

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: torch's threads of one must not wait for those of the other
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # two workers on two cores: torch's threads of one must not wait for those of the other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
@@ -26,7 +28,7 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Converting the GGUF takes seconds; the result is kept in the user's cache between runs.
     """
-    from pipeline import checkpoint
+    from pipeline.models import checkpoint
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "skip-pipeline" / "tests"
     cache.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,10 @@ def put(text: str, name: str = "grid") -> Path:
 
 def known(text: str = GRID, layers: int = 3, name: str = "grid") -> Path:
     """The recipe with a model of so many layers that is not there yet."""
-    return put(text.replace('models = ["{model}"]', "") + f'\n[[models]]\nname = "org/tiny"\nlayers = {layers}\n', name)
+    return put(
+        text.replace('models = ["{model}"]', "") + f'\n[[models]]\nname = "org/tiny"\nlayers = {layers}\n',
+        name,
+    )
 
 
 def made(path: Path) -> tuple[recipe.Recipe, Plan]:

@@ -17,11 +17,13 @@ def installed(name: str) -> bool:
 def rtx(test: Any) -> Any:
     """Marks a test that builds with TensorRT-RTX."""
     missing = pytest.mark.skipif(
-        not installed("tensorrt_rtx"), reason="TensorRT-RTX is not installed: pip install 'skip-pipeline[rtx]'"
+        not installed("tensorrt_rtx"),
+        reason="TensorRT-RTX is not installed: pip install 'skip-pipeline[rtx]'",
     )
     return pytest.mark.rtx(missing(test))
 
 
 ray = pytest.mark.skipif(
-    not installed("ray") and os.environ.get("CI") != "true", reason="Ray is not installed: pip install 'skip-pipeline[ray]'"
+    not installed("ray") and os.environ.get("CI") != "true",
+    reason="Ray is not installed: pip install 'skip-pipeline[ray]'",
 )

@@ -19,9 +19,9 @@ import numpy as np
 from lm_eval.api.instance import Instance
 
 from pipeline import store
-from pipeline.scoring import benchmarks
-from pipeline.scoring.evaluation import Evaluation
-from pipeline.scoring.harness import PipelineLM
+from pipeline.evals.score import benchmarks
+from pipeline.evals.score.evaluation import Evaluation
+from pipeline.evals.score.harness import PipelineLM
 
 CHOICES = (
     "arc",
@@ -96,7 +96,9 @@ def compare(ours: PipelineLM, theirs: Any, name: str, data: Path, limit: int) ->
 
 def compare_rolling(ours: PipelineLM, theirs: Any, data: Path, limit: int) -> Parity:
     """Whole texts."""
-    questions = Evaluation(benchmarks.find("c4-loss"), data, "lm-eval", limit).instances()["loglikelihood_rolling"]
+    questions = Evaluation(benchmarks.find("c4-loss"), data, "lm-eval", limit).instances()[
+        "loglikelihood_rolling"
+    ]
     a = np.array(ours.loglikelihood_rolling(questions))
     b = np.array([theirs.loglikelihood_rolling([question], disable_tqdm=True)[0] for question in questions])
     return Parity("c4-loss", len(a), len(a), float((np.abs(a - b) / np.abs(b)).max()), 0, {})
@@ -107,7 +109,9 @@ def compare_texts(ours: PipelineLM, theirs: Any, data: Path, limit: int, tokens:
     questions = Evaluation(benchmarks.find("gsm8k"), data, "lm-eval", limit).instances()["generate_until"]
     for question in questions:
         question.arguments = (question.args[0], {**question.args[1], "max_gen_toks": tokens})
-    copies = [Instance("generate_until", q.doc, (q.args[0], dict(q.args[1])), 0, q.metadata) for q in questions]
+    copies = [
+        Instance("generate_until", q.doc, (q.args[0], dict(q.args[1])), 0, q.metadata) for q in questions
+    ]
     a, b = ours.generate_until(questions), theirs.generate_until(copies, disable_tqdm=True)
     return Parity("gsm8k", len(a), len(a), 0.0, 0, {}, sum(x != y for x, y in zip(a, b, strict=True)))
 
@@ -116,7 +120,9 @@ def main() -> int:
     """Prints one line a benchmark; 1 where something differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--graph", type=Path, help="an fp32 graph of a base; by default the demo's")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data")))
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data"))
+    )
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--tasks", default=",".join([*CHOICES, "c4-loss", "gsm8k"]))
     arguments = parser.parse_args()
@@ -140,7 +146,8 @@ def main() -> int:
 
 def demo_graph() -> Path:
     """The demo's base graph, made here where it is missing."""
-    from pipeline import checkpoint, export
+    from pipeline.graphs import export
+    from pipeline.models import checkpoint
 
     return export.export_base(checkpoint.resolve("demo"))
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import similarity
-from pipeline.latency import Latency
-from pipeline.scoring.results import Score
+from pipeline.calib import similarity
+from pipeline.evals.bench.latency import Latency
+from pipeline.evals.score.results import Score
 from pipeline.types import SkipSet
 
 LAYERS = 32
@@ -48,13 +48,27 @@ def _identity(model: str, variant: str, precision: str) -> dict[str, Any]:
 
 
 def check(model: str, variant: str, passed: bool = True, precision: str = "fp32") -> Path:
-    record = {"what": "check", **_identity(model, variant, precision), "passed": passed, "versions": {"torch": "2.13"}}
-    record |= {"failures": [] if passed else ["length 50: prefill/logits: max_rel 0.4 above 0.003"], "device": DEVICE}
+    record = {
+        "what": "check",
+        **_identity(model, variant, precision),
+        "passed": passed,
+        "versions": {"torch": "2.13"},
+    }
+    record |= {
+        "failures": [] if passed else ["length 50: prefill/logits: max_rel 0.4 above 0.003"],
+        "device": DEVICE,
+    }
     return put(Path("evals/results") / model / f"{variant}.{precision}.check.json", record)
 
 
 def bench(
-    model: str, variant: str, saved: float, *, lengths: tuple[int, ...] = (50, 100), precision: str = "fp32", **changes: Any
+    model: str,
+    variant: str,
+    saved: float,
+    *,
+    lengths: tuple[int, ...] = (50, 100),
+    precision: str = "fp32",
+    **changes: Any,
 ) -> Path:
     identity = _identity(model, variant, precision)
     rows = []
@@ -119,10 +133,24 @@ def whole(model: str, variant: str, saved: float, average: float, stderr: float 
 
 
 def ledger(jobs: list[dict[str, Any]], name: str = "demo") -> Path:
-    fields = ("id", "stage", "model", "kind", "frac", "select", "variant", "precision", "task", "state", "error", "seconds")
+    fields = (
+        "id",
+        "stage",
+        "model",
+        "kind",
+        "frac",
+        "select",
+        "variant",
+        "precision",
+        "task",
+        "state",
+        "error",
+        "seconds",
+    )
     full = [{**dict.fromkeys(fields), "command": [], "outputs": [], **job} for job in jobs]
     return put(
-        Path("evals/sweeps") / name / "ledger.json", {"what": "sweep", "recipe": "evals/recipes/demo.toml", "jobs": full}
+        Path("evals/sweeps") / name / "ledger.json",
+        {"what": "sweep", "recipe": "evals/recipes/demo.toml", "jobs": full},
     )
 
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import checkpoint, export, skip, store
-from pipeline.triton import wheel
+from pipeline import store
+from pipeline.graphs import export, variants
+from pipeline.models import checkpoint
+from pipeline.ship.triton import wheel
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
@@ -25,14 +27,20 @@ WINDOW = 4096
 def project(root: Path, names: tuple[str, ...] = ("base", "attn2-3")) -> list[Path]:
     """A tiny Llama with tokenizer and chat template under root/graphs, its variants recorded as checked."""
     folder = tiny.checkpoint(
-        root / "models" / "tiny", vocab_size=tiny.WORDS, num_hidden_layers=4, max_position_embeddings=WINDOW, seed=3
+        root / "models" / "tiny",
+        vocab_size=tiny.WORDS,
+        num_hidden_layers=4,
+        max_position_embeddings=WINDOW,
+        seed=3,
     )
     tiny.tokenizer(folder)
     (folder / "chat_template.jinja").write_text(CHAT)
     base = export.export_base(checkpoint.resolve(str(folder)))
-    graphs = [skip.cut(base, SkipSet.parse(name)) for name in names]
+    graphs = [variants.cut(base, SkipSet.parse(name)) for name in names]
     for graph in graphs:
-        store.write_json(store.result_path("tiny", graph, "check"), {"passed": True, "sha256": store.sha256(graph)})
+        store.write_json(
+            store.result_path("tiny", graph, "check"), {"passed": True, "sha256": store.sha256(graph)}
+        )
     return graphs
 
 
@@ -60,7 +68,11 @@ def triton() -> wheel.Wheel:
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command's exit code and words, run in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, check=False, env=tiny.environment()
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=tiny.environment(),
     )
 
 

@@ -25,11 +25,11 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from pipeline import deploy
-from pipeline.backends.onnxruntime import OnnxRunner, open_session
-from pipeline.generation.prompts import Prompts
-from pipeline.generation.sampling import Sampling
-from pipeline.triton import checks, repository
+from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.sampling import Sampling
+from pipeline.runtime.onnxruntime import OnnxRunner, open_session
+from pipeline.ship import ship
+from pipeline.ship.triton import checks, repository
 from tests import serving, tiny
 
 CLIENTS = 12
@@ -61,7 +61,17 @@ class Serve:
 @contextmanager
 def served(repo: Path, *options: str):
     """`pipeline serve` on free ports, ready; stopped with SIGINT."""
-    command = [sys.executable, "-m", "pipeline.cli", "serve", str(repo), "--http-port", "0", "--grpc-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "serve",
+        str(repo),
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+    ]
     process = subprocess.Popen(
         [*command, "--metrics-port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=tiny.environment(),
@@ -108,12 +118,16 @@ def expected(repo: Path) -> dict[tuple[str, str, int, int | None], str]:
             for prompt in PROMPTS:
                 for length in LENGTHS:
                     for seed in (None, 1):
-                        sampling = Sampling(max_tokens=length, seed=seed, temperature=0.8 if seed else 0, ignore_eos=True)
+                        sampling = Sampling(
+                            max_tokens=length, seed=seed, temperature=0.8 if seed else 0, ignore_eos=True
+                        )
                         texts[name, prompt, length, seed] = checks.direct(runner, prompts, prompt, sampling)
     return texts
 
 
-def client(serve: Serve, texts: dict[Any, str], number: int, until: float, report: Report, lock: threading.Lock) -> None:
+def client(
+    serve: Serve, texts: dict[Any, str], number: int, until: float, report: Report, lock: threading.Lock
+) -> None:
     """One client: random requests, one after the other."""
     draw = random.Random(number)
     while time.monotonic() < until:
@@ -141,7 +155,11 @@ def client(serve: Serve, texts: dict[Any, str], number: int, until: float, repor
                     found = list(events)
                     errors = [event for event in found if "error" in event]
                     text = "".join(event.get("text_output", "") for event in found)
-                    outcome, wrong = ("stream", None) if text == texts[key] else _unanswered(200, errors[0] if errors else text)
+                    outcome, wrong = (
+                        ("stream", None)
+                        if text == texts[key]
+                        else _unanswered(200, errors[0] if errors else text)
+                    )
         except urllib.error.HTTPError as error:  # a stream that was refused with a status and words
             outcome, wrong = _unanswered(error.code, {"error": error.read().decode(errors="replace")})
         except (OSError, HTTPException, StopIteration, urllib.error.URLError) as error:
@@ -174,12 +192,14 @@ def run(root: Path, seconds: float) -> Report:
     """The load for so long; models are killed in the first half, memory is watched in the second."""
     with serving.within(root):
         repo = Path("engines/triton").resolve()
-        deploy.ship(serving.project(root), repo)
+        ship.ship(serving.project(root), repo)
         texts, report, lock = expected(repo), Report(), threading.Lock()
         with served(repo) as serve:
             start = time.monotonic()
             arguments = (start + seconds, report, lock)
-            threads = [threading.Thread(target=client, args=(serve, texts, k, *arguments)) for k in range(CLIENTS)]
+            threads = [
+                threading.Thread(target=client, args=(serve, texts, k, *arguments)) for k in range(CLIENTS)
+            ]
             for thread in threads:
                 thread.start()
             kills = [start + seconds * share for share in (0.1, 0.3)]
@@ -192,12 +212,16 @@ def run(root: Path, seconds: float) -> Report:
                     os.kill(serve.stub(model), signal.SIGKILL)
                     report.kills += 1
                 if time.monotonic() > start + seconds * 0.6:
-                    report.memory.append((time.monotonic() - start, _megabytes([*serve.stubs(), serve.server()])))
+                    report.memory.append(
+                        (time.monotonic() - start, _megabytes([*serve.stubs(), serve.server()]))
+                    )
             for thread in threads:
                 thread.join(150)
             assert not any(thread.is_alive() for thread in threads), "a request never ended"
             for model in MODELS:
-                serving.until(lambda name=f"{model}_generate": checks.answers(serve.http, name) is None, RELOAD)
+                serving.until(
+                    lambda name=f"{model}_generate": checks.answers(serve.http, name) is None, RELOAD
+                )
     return report
 
 
@@ -206,7 +230,9 @@ def _megabytes(pids: list[int]) -> float:
     for pid in set(pids):
         status = Path(f"/proc/{pid}/status")
         if status.is_file():
-            total += next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+            total += next(
+                int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS")
+            )
     return total / 1024
 
 
@@ -218,9 +244,18 @@ def main() -> None:
         report = run(Path(folder), arguments.seconds)
     memory = [megabytes for _, megabytes in report.memory]
     print(
-        json.dumps({"seconds": arguments.seconds, "requests": report.counts, "kills": report.kills, "wrong": report.wrong[:5]})
+        json.dumps(
+            {
+                "seconds": arguments.seconds,
+                "requests": report.counts,
+                "kills": report.kills,
+                "wrong": report.wrong[:5],
+            }
+        )
     )
-    print(f"memory in the second half: {memory[0]:.0f} MB, {min(memory):.0f} to {max(memory):.0f}, at the end {memory[-1]:.0f}")
+    print(
+        f"memory in the second half: {memory[0]:.0f} MB, {min(memory):.0f} to {max(memory):.0f}, at the end {memory[-1]:.0f}"
+    )
     sys.exit(1 if report.wrong else 0)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import selectors
+from pipeline.calib import selectors
 from pipeline.types import BASE, SkipSet, UserError, Variant, count_of, format_layers, parse_layers
 
 layers = st.sets(st.integers(0, 80)).map(lambda s: tuple(sorted(s)))

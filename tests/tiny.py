@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pipeline import texts
+from pipeline.models import texts
 
 COMMON = {
     "vocab_size": 96,
@@ -35,7 +35,9 @@ DIALECTS: dict[str, dict[str, Any]] = {
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def checkpoint(folder: Path, model_type: str = "llama", dtype: str = "fp32", seed: int = 0, **changes: Any) -> Path:
+def checkpoint(
+    folder: Path, model_type: str = "llama", dtype: str = "fp32", seed: int = 0, **changes: Any
+) -> Path:
     """Writes config.json and model.safetensors of a random model into `folder`."""
     settings = {**COMMON, **DIALECTS[model_type], **changes}
     shards = settings.pop("max_shard_size", "1GB")
@@ -44,7 +46,9 @@ def checkpoint(folder: Path, model_type: str = "llama", dtype: str = "fp32", see
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:  # norms of one and biases of nought would hide a swapped or forgotten tensor
+            if (
+                parameter.ndim == 1
+            ):  # norms of one and biases of nought would hide a swapped or forgotten tensor
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif "embed" not in name:
                 parameter.mul_(4)
@@ -55,15 +59,22 @@ def checkpoint(folder: Path, model_type: str = "llama", dtype: str = "fp32", see
 def tokenizer(folder: Path, bos: bool = False, window: int | None = None) -> Path:
     """A byte-level BPE tokenizer of 300 words, trained on CPython's own English; with `bos` it puts one before a text."""
     words = Tokenizer(models.BPE())
-    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    words.pre_tokenizer, words.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     special = ["<pad>", "<s>", "</s>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=WORDS, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=WORDS, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     words.train_from_iterator([texts.text()[:20_000]], trainer)
     if bos:
         words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     extra = {} if window is None else {"model_max_length": window}
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **extra)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **extra
+    )
     fast.save_pretrained(folder)
     return folder
 

@@ -74,7 +74,9 @@ def draw(data: dict[str, Any], theme: Theme) -> Figure:
 def _words(figure: Figure, theme: Theme) -> None:
     """Headline, what was done, and what a reader must know before believing it."""
     headline, note = "Which sublayers you skip matters more than how many", "Bars left: ± 1 standard error. "
-    note += "Ceiling: the saving that the removed FLOPs allow. 20 sequences on 2 CPU cores: timings are noisy."
+    note += (
+        "Ceiling: the saving that the removed FLOPs allow. 20 sequences on 2 CPU cores: timings are noisy."
+    )
     figure.text(0.018, 0.935, headline, color=theme.ink, fontsize=15, weight="bold", va="center")
     subject = "SmolLM2-135M with 25 % of its attention sublayers, MLPs or blocks left out"
     figure.text(0.018, 0.865, subject, color=theme.soft, fontsize=11, va="center")
@@ -110,7 +112,16 @@ def _scores(plot: Axes, data: dict[str, Any], theme: Theme) -> None:
             score, y, xerr=error, fmt=MARKERS[variant["rule"]], color=color, markersize=8.5, markeredgecolor=theme.paper,
             markeredgewidth=1, elinewidth=2, capsize=0, zorder=3,
         )  # fmt: skip
-        plot.text(score - error - 0.9, y, f"{score:.1f}", color=color, fontsize=11, weight="bold", ha="right", va="center")
+        plot.text(
+            score - error - 0.9,
+            y,
+            f"{score:.1f}",
+            color=color,
+            fontsize=11,
+            weight="bold",
+            ha="right",
+            va="center",
+        )
     plot.set_xlim(30, 85)
 
 
@@ -122,7 +133,16 @@ def _savings(plot: Axes, data: dict[str, Any], theme: Theme) -> None:
         plot.barh(y, saved, height=0.27, color=color, zorder=3)
         plot.vlines(ceiling, y - 0.19, y + 0.19, color=theme.paper, linewidth=4.5, zorder=4)
         plot.vlines(ceiling, y - 0.19, y + 0.19, color=theme.ink, linewidth=2, zorder=5)
-        plot.text(max(saved, ceiling) + 0.8, y, f"{saved:.1f}", color=color, fontsize=11, weight="bold", ha="left", va="center")
+        plot.text(
+            max(saved, ceiling) + 0.8,
+            y,
+            f"{saved:.1f}",
+            color=color,
+            fontsize=11,
+            weight="bold",
+            ha="left",
+            va="center",
+        )
     plot.set_xlim(0, 33)
     plot.grid(visible=False)
     plot.set_xticks([0, 10, 20, 30])
@@ -135,8 +155,13 @@ def _row(variant: dict[str, Any]) -> float:
 def _key(figure: Figure, theme: Theme) -> None:
     """What marks mean, in the order of the rows."""
     words = {"last": "last: the last ones", "cosine": "cosine: least effect on the stream"}
-    marks = [Line2D([], [], color=theme.rule(rule), marker=MARKERS[rule], markersize=8.5, linestyle="none") for rule in words]
-    marks.append(Line2D([], [], color=theme.ink, marker="|", markersize=12, markeredgewidth=2, linestyle="none"))
+    marks = [
+        Line2D([], [], color=theme.rule(rule), marker=MARKERS[rule], markersize=8.5, linestyle="none")
+        for rule in words
+    ]
+    marks.append(
+        Line2D([], [], color=theme.ink, marker="|", markersize=12, markeredgewidth=2, linestyle="none")
+    )
     figure.legend(
         marks, [*words.values(), "ceiling"], loc="upper right", bbox_to_anchor=(0.988, 1.0), frameon=False, fontsize=10.2,
         labelcolor=theme.ink, handletextpad=0.4, borderaxespad=0.5,

@@ -1,6 +1,7 @@
-"""The command. A command is a dozen lines: parse, call its stage, print. Each imports its stage inside the function."""
+"""The command. Each command parses its options, calls its stage and prints. It imports its stage inside the function."""
 
-from pipeline.cli import deploy, learn, look, make, measure, report, scores, sweep  # noqa: F401 - importing a file registers its commands
+# Importing a file registers its commands; the order is that of `pipeline --help`.
+from pipeline.cli import graphs, calib, engines, evals, report, sweep, generate, ship, show, doctor  # noqa: F401, I001
 from pipeline.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -24,14 +24,33 @@ app = typer.Typer(
     "and every artefact of it that it can use; it says so on stderr.",
 )
 
+GRAPHS, CHOOSE, ENGINES = "Models and graphs", "Choose and mend", "Engines"
+MEASURE, DELIVER, LOOK = "Measure", "Deliver", "Look"
+"""The panels of `pipeline --help`, in the order of the data flow."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Paths = Annotated[list[Path] | None, typer.Argument(help="Graphs (.onnx) or engines (.plan); by default all of the model's.")]
+Model = Annotated[
+    str | None, typer.Argument(help="HF id, local folder, .gguf file, `demo`, or a model under graphs/.")
+]
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Graphs (.onnx) or engines (.plan); by default all of the model's."),
+]
 
 
 def main() -> None:
     """The entry point: 0 done, 1 a check or a document failed, 2 wrong input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("onnx_ir", "httpx", "huggingface_hub", "transformers", "optimum", "torch", "lm_eval", "datasets"):
+    for noisy in (
+        "onnx_ir",
+        "httpx",
+        "huggingface_hub",
+        "transformers",
+        "optimum",
+        "torch",
+        "lm_eval",
+        "datasets",
+    ):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         app()
@@ -47,7 +66,9 @@ def main() -> None:
             raise
         where = f" at {error.filename}" if error.filename else ""
         sys.exit(
-            fail(f"cannot write{where}: {error.strerror}; free some space or change the folder, then run the command again")
+            fail(
+                f"cannot write{where}: {error.strerror}; free some space or change the folder, then run the command again"
+            )
         )
 
 

@@ -1,4 +1,4 @@
-"""The command that draws the report from result files."""
+"""Commands that draw what has been measured."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from typing import Annotated
 
 import typer
 
-from pipeline import arguments, store
-from pipeline.cli.app import Json, app, show_result
+from pipeline import store
+from pipeline.cli import arguments
+from pipeline.cli.app import MEASURE, Json, Model, app, show_result
+from pipeline.types import UserError
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def report(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; evals/report by default.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Only this model; repeat for several. All by default.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only this model; repeat for several. All by default.")
+    ] = None,
     lm_eval: Annotated[
         Path | None,
-        typer.Option("--lm-eval", help="Also lay the scores out in this folder as lm-eval's own tools look for them."),
+        typer.Option(
+            "--lm-eval", help="Also lay the scores out in this folder as lm-eval's own tools look for them."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -26,8 +32,8 @@ def report(
 
     Logs to MLflow too where MLFLOW_TRACKING_URI is set. Example: `pipeline report && python -m http.server -d evals/report`
     """
-    from pipeline import report as stage
     from pipeline.report import collect, exports
+    from pipeline.report import report as stage
 
     folder = out or store.report_dir()
     named = [arguments.folder_name(name) for name in model] if model else None
@@ -40,3 +46,33 @@ def report(
         logged = exports.mlflow(uri, found)
         arguments.say(f"MLflow: {len(logged)} new runs at {uri}")
     show_result([str(path) for path in written], as_json, str(written[0]))
+
+
+@app.command(rich_help_panel=MEASURE)
+def figures(
+    model: Model = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Names of figures; all that have data by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draws the papers' figures of a model: PNG, SVG, and their numbers as CSV.
+
+    Example: `pipeline figures demo --only cosine --only angular`
+    """
+    from pipeline.report import figures as stage
+
+    name = arguments.folder_name(arguments.model(model))
+    written = []
+    for figure in only or stage.names():
+        try:
+            written += stage.write(name, figure)
+        except UserError as error:
+            if only:
+                raise
+            arguments.say(f"{figure}: {error}")
+    if not written:
+        raise UserError(
+            f"nothing of {name} has been measured that a figure shows; begin with `pipeline calibrate {name}`"
+        )
+    show_result([str(path) for path in written], as_json, "\n".join(str(path) for path in written))

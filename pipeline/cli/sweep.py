@@ -7,19 +7,28 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import Json, app, show_result
+from pipeline.cli.app import MEASURE, Json, app, show_result
 from pipeline.types import Failed
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def sweep(
-    recipe: Annotated[Path, typer.Argument(help="TOML: models × kinds × fractions × selectors × precisions × stages × tasks.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="TOML: models × kinds × fractions × selectors × precisions × stages × tasks."),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands, what is done, disk and time; run nothing.")
     ] = False,
-    jobs: Annotated[int | None, typer.Option(help="Side by side on a machine; by default one for every four cores.")] = None,
-    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or `local`.", metavar="ADDRESS|local")] = None,
-    limit: Annotated[int | None, typer.Option(help="Jobs that are run at most; the next call goes on.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Side by side on a machine; by default one for every four cores.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster, or `local`.", metavar="ADDRESS|local")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Jobs that are run at most; the next call goes on.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Runs calibrate, select, export, check, build, score, bench, heal for every variant of a grid; each job is a command.
@@ -28,7 +37,7 @@ def sweep(
     Example: `pipeline sweep evals/recipes/demo.toml --dry-run`
     """
     from pipeline import store
-    from pipeline import sweep as stage
+    from pipeline.sweep import sweep as stage
 
     if dry_run:
         seen = stage.dry_run(recipe)
@@ -37,7 +46,9 @@ def sweep(
     ledger = stage.sweep(recipe, jobs=jobs, ray=ray, limit=limit)
     path = ledger.folder / "ledger.json"
     failed = ledger.failed()
-    counts = ", ".join(f"{number} {state}" for state in ("done", "failed", "waiting") if (number := ledger.count(state)))
+    counts = ", ".join(
+        f"{number} {state}" for state in ("done", "failed", "waiting") if (number := ledger.count(state))
+    )
     lines = [f"failed  {job.id}: {ledger.states[job.id].error}" for job in failed]
     show_result(store.read_json(path), as_json, "\n".join([*lines, counts, str(path)]))
     if failed:

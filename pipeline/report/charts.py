@@ -72,8 +72,15 @@ def trace_of(
         "marker": {"color": colour, "symbol": symbol, "size": 14 if kind == "base" else 9},
         "meta": {"model": model, "kind": kind},
     }
-    if any(p.spread is not None for p in points) and len(points) <= MANY:  # thousands of bars hide what they qualify
-        made["error_y"] = {"type": "data", "array": [p.spread or 0 for p in points], "thickness": 1, "width": 2}
+    if (
+        any(p.spread is not None for p in points) and len(points) <= MANY
+    ):  # thousands of bars hide what they qualify
+        made["error_y"] = {
+            "type": "data",
+            "array": [p.spread or 0 for p in points],
+            "thickness": 1,
+            "width": 2,
+        }
     return made
 
 
@@ -110,7 +117,9 @@ def _timed(artefact: Artefact, lengths: dict[str, int | None], what: str) -> flo
     return 0.0 if what == "saved" and artefact.variant == "base" else getattr(time, what)
 
 
-def _pareto_chart(found: Findings, name: str, words: str, x_title: str, x_of: Callable[[Artefact], float | None]) -> Chart:
+def _pareto_chart(
+    found: Findings, name: str, words: str, x_title: str, x_of: Callable[[Artefact], float | None]
+) -> Chart:
     by = {m: recommend.yardstick([a for a in found.artefacts if a.model == m]) for m in found.models()}
     data = []
     for (model, kind), mine in by_kind(found.artefacts).items():
@@ -123,10 +132,16 @@ def _pareto_chart(found: Findings, name: str, words: str, x_title: str, x_of: Ca
                 points.append(Point(x, told.value, text, told.source, told.stderr))
         if points:
             data.append(trace_of(points, f"{model}, {LABELS[kind]}", model, kind, *STYLE[kind]))
-    gap = None if data else "not run: needs a bench and a score of the same graphs (`pipeline bench GRAPH… --tasks smoke`)"
+    gap = (
+        None
+        if data
+        else "not run: needs a bench and a score of the same graphs (`pipeline bench GRAPH… --tasks smoke`)"
+    )
     shown = dict.fromkeys(trace["meta"]["model"] for trace in data)
     data += [_frontier(data, model, more_is_better=name == "saved") for model in shown]
-    comparable = name == "saved" and "average" in by.values()  # a point of theirs beside another benchmark would say nothing
+    comparable = (
+        name == "saved" and "average" in by.values()
+    )  # a point of theirs beside another benchmark would say nothing
     if data and comparable:
         data += _papers_points()
     used = ", ".join(dict.fromkeys(b for b in by.values() if b))
@@ -136,7 +151,9 @@ def _pareto_chart(found: Findings, name: str, words: str, x_title: str, x_of: Ca
         caption=f"Up is better: {used or 'scores'} in %, with its standard error. Every variant is a point, the star is the base; "
         "on the dashed line nothing is both better and cheaper."
         + (
-            " Diamonds are the points of Tyukin et al. (tables 1-3 and 9; 100 tokens, their device)." if name == "saved" else ""
+            " Diamonds are the points of Tyukin et al. (tables 1-3 and 9; 100 tokens, their device)."
+            if name == "saved"
+            else ""
         ),
         figure={"data": data, "layout": layout_of(x_title, "score, %")},
         gap=gap,
@@ -145,15 +162,29 @@ def _pareto_chart(found: Findings, name: str, words: str, x_title: str, x_of: Ca
 
 def _frontier(data: list[dict[str, Any]], model: str, more_is_better: bool) -> dict[str, Any]:
     """The points of a model that no other one beats on both axes, joined."""
-    points = [(x, y) for t in data if t["meta"]["model"] == model for x, y in zip(t["x"], t["y"], strict=True)]
+    points = [
+        (x, y) for t in data if t["meta"]["model"] == model for x, y in zip(t["x"], t["y"], strict=True)
+    ]
     points.sort(key=lambda p: (-p[0] if more_is_better else p[0], -p[1]))
     kept: list[tuple[float, float]] = []
     for x, y in points:
         if not kept or y > kept[-1][1]:
             kept.append((x, y))
-    made = {"type": "scatter", "mode": "lines", "x": [x for x, _ in kept], "y": [y for _, y in kept], "hoverinfo": "skip"}
+    made = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [x for x, _ in kept],
+        "y": [y for _, y in kept],
+        "hoverinfo": "skip",
+    }
     line = {"dash": "dash", "width": 1, "color": "#7f7f7f"}
-    return {**made, "line": line, "showlegend": False, "name": "frontier", "meta": {"model": model, "kind": ""}}
+    return {
+        **made,
+        "line": line,
+        "showlegend": False,
+        "name": "frontier",
+        "meta": {"model": model, "kind": ""},
+    }
 
 
 def _papers_points() -> list[dict[str, Any]]:
@@ -169,7 +200,9 @@ def _papers_points() -> list[dict[str, Any]]:
             )
             for r in rows
         ]  # fmt: skip
-        trace = trace_of(points, f"Tyukin et al. 7B, {LABELS[kind]}", "Tyukin et al.", kind, STYLE[kind][0], "diamond-open")
+        trace = trace_of(
+            points, f"Tyukin et al. 7B, {LABELS[kind]}", "Tyukin et al.", kind, STYLE[kind][0], "diamond-open"
+        )
         made.append(trace)
     return made
 
@@ -181,7 +214,10 @@ def _ceiling(found: Findings) -> Chart:
     data, edge = [], 0.0
     for (model, kind), mine in by_kind(found.artefacts).items():
         times = [
-            (a, t) for a in mine for t in a.times if t.contestant == "artefact" and t.ceiling is not None and kind != "base"
+            (a, t)
+            for a in mine
+            for t in a.times
+            if t.contestant == "artefact" and t.ceiling is not None and kind != "base"
         ]
         points = [
             Point(
@@ -202,10 +238,14 @@ def _ceiling(found: Findings) -> Chart:
             "name": "ceiling",
             "hoverinfo": "skip",
         }
-        data.append({**line, "line": {"dash": "dash", "color": "#7f7f7f", "width": 1}, "meta": {"model": "", "kind": ""}})
-    caption = (
-        "On the dashed line all that the removed work allows has been won; a point above it by more than its interval is a "
-    )
+        data.append(
+            {
+                **line,
+                "line": {"dash": "dash", "color": "#7f7f7f", "width": 1},
+                "meta": {"model": "", "kind": ""},
+            }
+        )
+    caption = "On the dashed line all that the removed work allows has been won; a point above it by more than its interval is a "
     return Chart(
         "ceiling", "Time saved against its ceiling", caption + "measurement bug, or time that is no counted work.",
         {"data": data, "layout": layout_of("ceiling, % of the time", "saved, % of the time")},

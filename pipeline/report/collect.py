@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import similarity, store
+from pipeline import store
+from pipeline.calib import similarity
 from pipeline.report import papers
 from pipeline.report.rows import Artefact, Findings, Job, Scored, Source, Statistics, Timed
 from pipeline.types import PRECISIONS, SkipSet, UserError, count_of
@@ -30,17 +31,40 @@ def collect(models: list[str] | None = None) -> Findings:
     found, held, inputs = Findings(), dict[tuple[str, ...], Artefact](), store.report_inputs()
     layers = _Layers()
     for path in inputs["results"]:
-        _reading(found, path, path.parent.name, lambda record, source: _result(record, source, held, layers), models)
+        _reading(
+            found,
+            path,
+            path.parent.name,
+            lambda record, source: _result(record, source, held, layers),
+            models,
+        )
     for path in (path for path in inputs["engines"] if path.with_suffix(".plan").is_file()):
-        _reading(found, path, path.parent.parent.name, lambda record, source: _engine(record, source, held, layers), models)
+        _reading(
+            found,
+            path,
+            path.parent.parent.name,
+            lambda record, source: _engine(record, source, held, layers),
+            models,
+        )
     found.artefacts = sorted(
-        held.values(), key=lambda a: (a.model, a.variant != "base", a.variant, a.precision, a.runner, a.digest)
+        held.values(),
+        key=lambda a: (a.model, a.variant != "base", a.variant, a.precision, a.runner, a.digest),
     )
     for path in inputs["ledgers"]:
-        _reading(found, path, "sweeps", lambda record, source: found.jobs.extend(_jobs(record, source, models)), None)
+        _reading(
+            found,
+            path,
+            "sweeps",
+            lambda record, source: found.jobs.extend(_jobs(record, source, models)),
+            None,
+        )
     for path in inputs["statistics"]:
         _reading(
-            found, path, path.parent.name, lambda record, source: found.statistics.append(_statistics(record, source)), models
+            found,
+            path,
+            path.parent.name,
+            lambda record, source: found.statistics.append(_statistics(record, source)),
+            models,
         )
     _select(found, layers)
     if missing := sorted(set(models or ()) - set(found.models())):
@@ -48,12 +72,18 @@ def collect(models: list[str] | None = None) -> Findings:
             f"nothing has been measured of {', '.join(missing)}; `pipeline report` without --model takes all there is"
         )
     if not found.models():
-        raise UserError("no results under evals/results; measure something first: `pipeline bench`, `pipeline score`")
+        raise UserError(
+            "no results under evals/results; measure something first: `pipeline bench`, `pipeline score`"
+        )
     return found
 
 
 def _reading(
-    found: Findings, path: Path, model: str, take: Callable[[dict[str, Any], Source], None], models: list[str] | None
+    found: Findings,
+    path: Path,
+    model: str,
+    take: Callable[[dict[str, Any], Source], None],
+    models: list[str] | None,
 ) -> None:
     """Reads one JSON file and hands it on; what is wrong with it becomes a problem with its path."""
     if models is not None and model not in models:
@@ -101,14 +131,18 @@ class _Layers:
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
-def _result(record: dict[str, Any], source: Source, held: dict[tuple[str, ...], Artefact], layers: _Layers) -> None:
+def _result(
+    record: dict[str, Any], source: Source, held: dict[tuple[str, ...], Artefact], layers: _Layers
+) -> None:
     if record.get("what") == "bench":
         artefact = _artefact(record, held, layers)
         artefact.times += list(_times(record, source))
     elif record.get("what") == "check":
         artefact = _artefact(record, held, layers)
         failures = record.get("failures") or ["no reason is written"]
-        artefact.check = "passed" if record["passed"] is True else f"failed: {'; '.join(map(str, failures))[:200]}"
+        artefact.check = (
+            "passed" if record["passed"] is True else f"failed: {'; '.join(map(str, failures))[:200]}"
+        )
         artefact.checked_in = source
     elif isinstance(record.get("pipeline"), dict):
         made = record["pipeline"]
@@ -141,7 +175,9 @@ def _artefact(record: dict[str, Any], held: dict[tuple[str, ...], Artefact], lay
     key = (model, variant, str(record["precision"]), runner, digest)
     if key not in held:
         name, _, adapter = variant.partition("~")
-        held[key] = Artefact(model, variant, SkipSet.parse(name), key[2], adapter or None, runner, digest, layers.of(model))
+        held[key] = Artefact(
+            model, variant, SkipSet.parse(name), key[2], adapter or None, runner, digest, layers.of(model)
+        )
     return held[key]
 
 
@@ -179,16 +215,24 @@ def _times(record: dict[str, Any], source: Source) -> Iterator[Timed]:
         )  # fmt: skip
 
 
-def _engine(record: dict[str, Any], source: Source, held: dict[tuple[str, ...], Artefact], layers: _Layers) -> None:
+def _engine(
+    record: dict[str, Any], source: Source, held: dict[tuple[str, ...], Artefact], layers: _Layers
+) -> None:
     """An engine without a bench result: known to exist, and why it was not run."""
     if "variants" not in record:
-        artefact = _artefact({**record, "artefact": source.path.removesuffix(".json") + ".plan"}, held, layers)
+        artefact = _artefact(
+            {**record, "artefact": source.path.removesuffix(".json") + ".plan"}, held, layers
+        )
         artefact.unproven = f"needs a GPU: {record.get('proven', 'not run')}"
 
 
 def number(value: Any) -> float | None:
     """A finite number, else None."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+    return (
+        float(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        else None
+    )
 
 
 def _versions(found: dict[str, Any]) -> str:
@@ -231,7 +275,9 @@ def _select(found: Findings, layers: _Layers) -> None:
         total = layers.of(artefact.model)
         if total and artefact.kind in ("attn", "mlp", "block"):
             artefact.selectors |= {
-                rule for rule in ("last", "last-but-final") if name == chosen_by(artefact.kind, count, total, rule)
+                rule
+                for rule in ("last", "last-but-final")
+                if name == chosen_by(artefact.kind, count, total, rule)
             }
 
 

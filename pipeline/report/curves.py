@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from pipeline import similarity
+from pipeline.calib import similarity
 from pipeline.report import papers
 from pipeline.report.charts import LABELS, STYLE, Chart, Point, layout_of, trace_of
 from pipeline.report.rows import Artefact, Findings, Statistics
@@ -57,7 +57,9 @@ def _fraction_chart(found: Findings, benchmark: str, title: str, groups: Groups,
         points.sort(key=lambda p: p.x)
         curve = len({p.x for p in points}) == len(points)  # several variants of one size are no curve
         trace = trace_of(points, name, model, kind, colour, symbol, lines=curve)
-        data.append({**trace, "line": {"color": colour, "dash": "dot" if "healed" in group else "solid", "width": 1}})
+        data.append(
+            {**trace, "line": {"color": colour, "dash": "dot" if "healed" in group else "solid", "width": 1}}
+        )
         models[model] = None
     bands = [band for model in models if benchmark == "mmlu" and (band := papers.transition(model))]
     guessing = _guessing(benchmark, is_loss)
@@ -68,11 +70,17 @@ def _fraction_chart(found: Findings, benchmark: str, title: str, groups: Groups,
     layout = layout_of("% left out", title, shapes=_shapes(guessing, bands))
     gap = None if data else "not drawn: how many layers these models have is not known here"
     return Chart(
-        f"{prefix}{benchmark}", f"{title} against the fraction left out, {how}", caption, {"data": data, "layout": layout}, gap
+        f"{prefix}{benchmark}",
+        f"{title} against the fraction left out, {how}",
+        caption,
+        {"data": data, "layout": layout},
+        gap,
     )
 
 
-def _series(found: Findings, benchmark: str, is_loss: bool, groups: Groups) -> dict[tuple[str, str, str], list[Point]]:
+def _series(
+    found: Findings, benchmark: str, is_loss: bool, groups: Groups
+) -> dict[tuple[str, str, str], list[Point]]:
     """(model, kind, group) → points: % left out, and the score in % (a loss as it is)."""
     scale, digits = (1.0, 4) if is_loss else (100.0, 2)
     series: dict[tuple[str, str, str], list[Point]] = {}
@@ -81,7 +89,9 @@ def _series(found: Findings, benchmark: str, is_loss: bool, groups: Groups) -> d
         if score is None or fraction is None:
             continue
         spread = None if score.stderr is None else scale * score.stderr
-        words = f"{a.model} {a.name}: {scale * score.value:.{digits}f}" + ("" if spread is None else f" ±{spread:.{digits}f}")
+        words = f"{a.model} {a.name}: {scale * score.value:.{digits}f}" + (
+            "" if spread is None else f" ±{spread:.{digits}f}"
+        )
         point = Point(100 * fraction, scale * score.value, words, score.source, spread)
         for group in groups(a):
             series.setdefault((a.model, a.kind, group), []).append(point)
@@ -89,9 +99,25 @@ def _series(found: Findings, benchmark: str, is_loss: bool, groups: Groups) -> d
 
 
 def _shapes(guessing: list[float], bands: list[tuple[float, float]]) -> list[dict[str, Any]]:
-    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"dash": "dot", "width": 1, "color": "#7f7f7f"}}
-    band = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "opacity": 0.15, "line": {"width": 0}, "fillcolor": "#7f7f7f"}
-    return [{**line, "y0": y, "y1": y} for y in guessing] + [{**band, "x0": low - 0.5, "x1": high + 0.5} for low, high in bands]
+    line = {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "line": {"dash": "dot", "width": 1, "color": "#7f7f7f"},
+    }
+    band = {
+        "type": "rect",
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "opacity": 0.15,
+        "line": {"width": 0},
+        "fillcolor": "#7f7f7f",
+    }
+    return [{**line, "y0": y, "y1": y} for y in guessing] + [
+        {**band, "x0": low - 0.5, "x1": high + 0.5} for low, high in bands
+    ]
 
 
 def _guessing(benchmark: str, is_loss: bool) -> list[float]:
@@ -105,9 +131,20 @@ def _guessing(benchmark: str, is_loss: bool) -> list[float]:
 def _similarity(found: Findings) -> list[Chart]:
     made: list[Chart] = []
     for k, told in enumerate(found.statistics):
-        made += [_cosines(told, k), *([_curves(told, k), _heat(told, k)] if told.distances is not None else [])]
+        made += [
+            _cosines(told, k),
+            *([_curves(told, k), _heat(told, k)] if told.distances is not None else []),
+        ]
         if told.gap:
-            made.append(Chart(f"angular-{k}", f"{told.model}: angular distance", "", {"data": [], "layout": {}}, told.gap))
+            made.append(
+                Chart(
+                    f"angular-{k}",
+                    f"{told.model}: angular distance",
+                    "",
+                    {"data": [], "layout": {}},
+                    told.gap,
+                )
+            )
     return made
 
 
@@ -117,12 +154,22 @@ def _cosines(told: Statistics, k: int) -> Chart:
         values = told.record[f"cosine_{name}"]
         points = [Point(i, v, f"layer {i}: {v:.4f}", told.source) for i, v in enumerate(values)]
         data.append(
-            trace_of(points, "whole layer" if name == "layer" else LABELS[kind], told.model, kind, *STYLE[kind], lines=True)
+            trace_of(
+                points,
+                "whole layer" if name == "layer" else LABELS[kind],
+                told.model,
+                kind,
+                *STYLE[kind],
+                lines=True,
+            )
         )
     caption = "Near 1: the stream hardly changes, so this sublayer is a candidate (Tyukin et al., Figure 1)."
     layout = layout_of("layer", "cosine similarity")
     return Chart(
-        f"cosine-{k}", f"{told.model}: stream before and after each sublayer", caption, {"data": data, "layout": layout}
+        f"cosine-{k}",
+        f"{told.model}: stream before and after each sublayer",
+        caption,
+        {"data": data, "layout": layout},
     )
 
 
@@ -135,25 +182,31 @@ def _curves(told: Statistics, k: int) -> Chart:
             for i in range(layers - n + 1)
         ]
         shade = 0.25 + 0.75 * n / layers
-        trace = trace_of(points, f"n = {n}", told.model, "block", f"rgba(0,158,115,{shade:.2f})", "circle", lines=True)
+        trace = trace_of(
+            points, f"n = {n}", told.model, "block", f"rgba(0,158,115,{shade:.2f})", "circle", lines=True
+        )
         data.append({**trace, "mode": "lines", "line": {"width": 1, "color": trace["marker"]["color"]}})
-    caption = (
-        "One curve a block size n; its lowest point is the block that the rule angular leaves out (Gromov et al., Figure 1c)."
-    )
+    caption = "One curve a block size n; its lowest point is the block that the rule angular leaves out (Gromov et al., Figure 1c)."
     layout = layout_of("first layer of the block", "angular distance d(ℓ, n)", showlegend=False)
-    return Chart(f"angular-{k}", f"{told.model}: angular distance of blocks", caption, {"data": data, "layout": layout})
+    return Chart(
+        f"angular-{k}", f"{told.model}: angular distance of blocks", caption, {"data": data, "layout": layout}
+    )
 
 
 def _heat(told: Statistics, k: int) -> Chart:
     layers = len(told.distances) - 1
     curves = similarity.block_curves(told.distances).round(4).tolist()
-    shown = [[value if math.isfinite(value) else None for value in row] for row in curves]  # JSON knows no NaN
+    shown = [
+        [value if math.isfinite(value) else None for value in row] for row in curves
+    ]  # JSON knows no NaN
     trace = {
         "type": "heatmap", "z": shown, "y": list(range(1, layers)), "x": list(range(layers)), "colorscale": "Viridis", "reversescale": True,
         "colorbar": {"title": {"text": "distance"}, "thickness": 12}, "hoverongaps": False, "meta": {"model": told.model, "kind": "block"},
         "hovertemplate": "block of %{y} from layer %{x}: %{z}<extra></extra>",
     }  # fmt: skip
-    caption = "Of each block size n: 0 is the nearest block (light), 1 the farthest (Gromov et al., Figure 4)."
+    caption = (
+        "Of each block size n: 0 is the nearest block (light), 1 the farthest (Gromov et al., Figure 4)."
+    )
     return Chart(
         f"heatmap-{k}", f"{told.model}: which blocks change the stream least", caption,
         {"data": [trace], "layout": layout_of("first layer of the block", "block size n")},
@@ -163,13 +216,41 @@ def _heat(told: Statistics, k: int) -> Chart:
 # ---- the papers' figures --------------------------------------------------------------------------------------------
 
 FIGURES = (
-    ("Tyukin et al., Figure 1: cosine similarity of neighbouring layers", ("cosine-",), "`pipeline calibrate MODEL`"),
-    ("Gromov et al., Figure 1c: angular distance of every block", ("angular-",), "`pipeline calibrate MODEL`"),
-    ("Gromov et al., Figure 2: MMLU against the fraction of blocks left out", ("mmlu",), "`pipeline score … --tasks mmlu`"),
-    ("Gromov et al., Figure 3: C4 loss before and after healing", ("c4-loss",), "`pipeline score … --tasks c4-loss`"),
-    ("Gromov et al., Figure 4: heat map of the angular distance", ("heatmap-",), "`pipeline calibrate MODEL`"),
-    ("Gromov et al., Figure 5, MMLU: angular beside last-but-final", ("rules-mmlu",), "`pipeline score … --tasks mmlu`"),
-    ("Gromov et al., Figure 5, BoolQ: angular beside last-but-final", ("rules-boolq",), "`pipeline score … --tasks boolq`"),
+    (
+        "Tyukin et al., Figure 1: cosine similarity of neighbouring layers",
+        ("cosine-",),
+        "`pipeline calibrate MODEL`",
+    ),
+    (
+        "Gromov et al., Figure 1c: angular distance of every block",
+        ("angular-",),
+        "`pipeline calibrate MODEL`",
+    ),
+    (
+        "Gromov et al., Figure 2: MMLU against the fraction of blocks left out",
+        ("mmlu",),
+        "`pipeline score … --tasks mmlu`",
+    ),
+    (
+        "Gromov et al., Figure 3: C4 loss before and after healing",
+        ("c4-loss",),
+        "`pipeline score … --tasks c4-loss`",
+    ),
+    (
+        "Gromov et al., Figure 4: heat map of the angular distance",
+        ("heatmap-",),
+        "`pipeline calibrate MODEL`",
+    ),
+    (
+        "Gromov et al., Figure 5, MMLU: angular beside last-but-final",
+        ("rules-mmlu",),
+        "`pipeline score … --tasks mmlu`",
+    ),
+    (
+        "Gromov et al., Figure 5, BoolQ: angular beside last-but-final",
+        ("rules-boolq",),
+        "`pipeline score … --tasks boolq`",
+    ),
     (
         "Gromov et al., Figure 5, C4 loss: angular beside last-but-final",
         ("rules-c4-loss",),
@@ -186,7 +267,9 @@ def figures(drawn: list[Chart]) -> list[tuple[str, str, str | None]]:
     """(the papers' figure, what there is of it, the chart's name or None): a gap names the command that fills it."""
     made: list[tuple[str, str, str | None]] = []
     for title, names, command in FIGURES:
-        mine = [c for c in drawn if any(c.name == n or (n.endswith("-") and c.name.startswith(n)) for n in names)]
+        mine = [
+            c for c in drawn if any(c.name == n or (n.endswith("-") and c.name.startswith(n)) for n in names)
+        ]
         there = [c for c in mine if not c.gap]
         made += [(title, c.title, c.name) for c in there]
         if not there:

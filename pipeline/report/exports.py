@@ -106,6 +106,12 @@ def _metrics(artefact: Artefact) -> dict[str, float]:
         made["average/percent"] = mean[0]
     for t in artefact.times:
         name = t.what.replace(" ", "") + ("" if t.contestant == "artefact" else f".{t.contestant}")
-        values = {"p50_ms": t.p50, "p90_ms": t.p90, "p99_ms": t.p99, "saved_percent": t.saved, "ceiling_percent": t.ceiling}
+        values = {
+            "p50_ms": t.p50,
+            "p90_ms": t.p90,
+            "p99_ms": t.p99,
+            "saved_percent": t.saved,
+            "ceiling_percent": t.ceiling,
+        }
         made |= {f"{name}/{key}": value for key, value in values.items() if value is not None}
     return {re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII): value for key, value in made.items()}

@@ -62,7 +62,9 @@ def _plotly() -> str:
     try:
         return resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
     except ModuleNotFoundError:
-        raise UserError("the page's charts need plotly, which is not installed; `pip install plotly` adds it") from None
+        raise UserError(
+            "the page's charts need plotly, which is not installed; `pip install plotly` adds it"
+        ) from None
 
 
 def _part(name: str) -> str:
@@ -123,4 +125,12 @@ def _row(a: Artefact) -> list[Any]:
         times.append((f"{what}: {t.p50:.1f} ms{saved}", t.source.copy, t.device, "; ".join(t.marks())))
     nothing: Link = (a.unproven or "not run", None, "", "")
     fraction = "" if a.fraction is None else f"{100 * a.fraction:.0f}"
-    return [a.model, a.name, a.kind, fraction, [check], scores or [("not run", None, "", "")], times or [nothing]]
+    return [
+        a.model,
+        a.name,
+        a.kind,
+        fraction,
+        [check],
+        scores or [("not run", None, "", "")],
+        times or [nothing],
+    ]

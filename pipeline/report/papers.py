@@ -36,7 +36,9 @@ def name_of(model: str) -> str | None:
 def layers(model: str) -> int | None:
     """How many layers a model of Tyukin et al.'s has, by its name here or in the paper."""
     found = sources()["tyukin"]["models"]
-    return next((int(m["layers"]) for m in found if model.casefold() in m["here"] or model == m["name"]), None)
+    return next(
+        (int(m["layers"]) for m in found if model.casefold() in m["here"] or model == m["name"]), None
+    )
 
 
 def transition(model: str) -> tuple[float, float] | None:

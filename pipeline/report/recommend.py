@@ -86,7 +86,9 @@ def yardstick(artefacts: list[Artefact]) -> str | None:
     with_average = [a for a in artefacts if average(a)]
     if any(a.variant == "base" for a in with_average) and len(with_average) > 1:
         return "average"
-    counted = Counter((not s.is_loss, s.benchmark) for a in artefacts for s in a.scores if s.num_fewshot is None)
+    counted = Counter(
+        (not s.is_loss, s.benchmark) for a in artefacts for s in a.scores if s.num_fewshot is None
+    )
     return max(counted, key=lambda key: (key[0], counted[key], key[1]), default=(False, None))[1]
 
 
@@ -99,12 +101,16 @@ def quality(artefact: Artefact, by: str) -> Quality | None:
         return Quality(mean[0], mean[1], mean[2][0].source, notes)
     if (score := artefact.score(by)) is None:
         return None
-    return Quality(100 * score.value, None if score.stderr is None else 100 * score.stderr, score.source, score.marks())
+    return Quality(
+        100 * score.value, None if score.stderr is None else 100 * score.stderr, score.source, score.marks()
+    )
 
 
 def length_of(artefacts: list[Artefact]) -> int | None:
     """The prefill length that most were timed at; of equals the longest."""
-    counted = Counter(t.length for a in artefacts for t in a.times if t.contestant == "artefact" and not t.decode)
+    counted = Counter(
+        t.length for a in artefacts for t in a.times if t.contestant == "artefact" and not t.decode
+    )
     return max(counted, key=lambda length: (counted[length], length), default=None)
 
 
@@ -119,7 +125,9 @@ def recommend(found: Findings) -> list[Recommendation]:
         groups: dict[str, list[Artefact]] = {}
         for artefact in mine:
             if time := artefact.time(length):
-                groups.setdefault(f"{artefact.precision}, {artefact.runner}, {time.device}", []).append(artefact)
+                groups.setdefault(f"{artefact.precision}, {artefact.runner}, {time.device}", []).append(
+                    artefact
+                )
         for where, group in groups.items():
             candidates = _candidates(group, by, length)
             if candidates:
@@ -138,7 +146,11 @@ def _candidates(group: list[Artefact], by: str, length: int) -> list[Candidate]:
         mine, time = quality(artefact, by), artefact.time(length)
         if artefact.variant == "base" or mine is None or time is None:
             continue
-        if (artefact.check or "passed") != "passed" or not time.checked or any("unchecked" in note for note in mine.notes):
+        if (
+            (artefact.check or "passed") != "passed"
+            or not time.checked
+            or any("unchecked" in note for note in mine.notes)
+        ):
             continue
         errors = None if base.stderr is None or mine.stderr is None else math.hypot(base.stderr, mine.stderr)
         loss = base.value - mine.value
@@ -162,7 +174,15 @@ def _of_group(model: str, where: str, candidates: list[Candidate], by: str) -> l
         nearest = max(candidates, key=lambda c: c.time.saved)
         made.append(
             _recommendation(
-                model, where, f"at least {saving:g} % of the time saved", best, nearest, candidates, by, None, saving
+                model,
+                where,
+                f"at least {saving:g} % of the time saved",
+                best,
+                nearest,
+                candidates,
+                by,
+                None,
+                saving,
             )
         )
     return made
@@ -182,35 +202,55 @@ def _recommendation(
     named = best or nearest
     disturbed = sum(not c.time.enough_clean for c in all_)
     left_out = f", {disturbed} of them not counted: too few undisturbed samples" if disturbed else ""
-    words = best.text(by) if best else f"none of {len(all_)} variants fits{left_out}; the nearest is {nearest.text(by)}"
+    words = (
+        best.text(by)
+        if best
+        else f"none of {len(all_)} variants fits{left_out}; the nearest is {nearest.text(by)}"
+    )
     evidence = (
         (f"{by} of {named.artefact.name}", named.quality.source),
         (f"latency of {named.artefact.name}", named.time.source),
     )
-    return Recommendation(model, where, title, best, words, _doubts(named, len(all_) if best else 1, budget, saving), evidence)
+    return Recommendation(
+        model, where, title, best, words, _doubts(named, len(all_) if best else 1, budget, saving), evidence
+    )
 
 
 def _doubts(c: Candidate, count: int, budget: float | None, saving: float) -> tuple[str, ...]:
     doubts = []
     if c.time.interval[0] < saving:
         less = f"less than {saving:g} % of the time is saved" if saving else "it is no faster than the base"
-        doubts.append(f"the measurement does not exclude that {less}: its 95 % interval begins at {c.time.interval[0]:.1f} %")
+        doubts.append(
+            f"the measurement does not exclude that {less}: its 95 % interval begins at {c.time.interval[0]:.1f} %"
+        )
     if budget is not None:
         chance = c.chance_within(budget)
         doubts.append(
             "no standard error is known: how sure it is cannot be told"
             if chance is None
             else f"the true loss is within the budget with {chance:.0%} probability"
-            + ("" if chance >= 0.95 else f"; it is surely (95 %) within {max(0.0, c.loss + SURE * (c.stderr or 0)):.1f}")
+            + (
+                ""
+                if chance >= 0.95
+                else f"; it is surely (95 %) within {max(0.0, c.loss + SURE * (c.stderr or 0)):.1f}"
+            )
         )
     if c.stderr is not None:
         doubts.append(
             "the error counts base and variant as independent; they answered the same questions, so it is an upper bound"
         )
     if count > 1:
-        doubts.append(f"it is the best of {count} on the same questions, so its loss is likelier under- than overstated")
+        doubts.append(
+            f"it is the best of {count} on the same questions, so its loss is likelier under- than overstated"
+        )
     return (*doubts, *c.quality.notes, *c.time.marks())
 
 
 def _unit(by: str) -> str:
-    return "points of the average" if by == "average" else f"% of {by}" if by.endswith("loss") else f"points of {by}"
+    return (
+        "points of the average"
+        if by == "average"
+        else f"% of {by}"
+        if by.endswith("loss")
+        else f"points of {by}"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.scoring.results import LOWER_IS_BETTER, text_of
+from pipeline.evals.score.results import LOWER_IS_BETTER, text_of
 from pipeline.types import SkipSet
 
 UNCHECKED = "unchecked: nothing says that the artefact computes the right thing"
@@ -108,7 +108,11 @@ class Timed:
     def marks(self) -> tuple[str, ...]:
         """What a reader must know before believing it, in words."""
         found = ["too few undisturbed samples: do not quote it"] if not self.enough_clean else []
-        found += ["above its ceiling: a bug in the measurement, or time that is no counted work"] if self.above_ceiling else []
+        found += (
+            ["above its ceiling: a bug in the measurement, or time that is no counted work"]
+            if self.above_ceiling
+            else []
+        )
         return (*found, *([] if self.checked else [UNCHECKED]))
 
 
@@ -148,12 +152,18 @@ class Artefact:
         if self.layers is None:
             return None
         attention, mlp = len(self.skip.attention), len(self.skip.mlp)
-        return (attention + mlp) / (2 * self.layers) if self.kind == "mixed" else max(attention, mlp) / self.layers
+        return (
+            (attention + mlp) / (2 * self.layers)
+            if self.kind == "mixed"
+            else max(attention, mlp) / self.layers
+        )
 
     @property
     def name(self) -> str:
         """'attn22-29.fp32', or 'attn22-29/tensorrt-sm80-fp16' for an engine."""
-        return f"{self.variant}.{self.precision}" if self.runner == "graph" else f"{self.variant}/{self.runner}"
+        return (
+            f"{self.variant}.{self.precision}" if self.runner == "graph" else f"{self.variant}/{self.runner}"
+        )
 
     @property
     def results(self) -> list[Scored | Timed]:
@@ -166,7 +176,11 @@ class Artefact:
 
     def time(self, length: int, decode: bool = False) -> Timed | None:
         """The latency at one length and batch 1, of the artefact itself."""
-        mine = [t for t in self.times if (t.contestant, t.length, t.decode, t.batch) == ("artefact", length, decode, 1)]
+        mine = [
+            t
+            for t in self.times
+            if (t.contestant, t.length, t.decode, t.batch) == ("artefact", length, decode, 1)
+        ]
         return max(mine, key=lambda t: (t.checked, t.enough_clean, t.sequences), default=None)
 
 
@@ -209,7 +223,11 @@ class Findings:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
     def models(self) -> list[str]:
-        named = [a.model for a in self.artefacts] + [s.model for s in self.statistics] + [j.model for j in self.jobs]
+        named = (
+            [a.model for a in self.artefacts]
+            + [s.model for s in self.statistics]
+            + [j.model for j in self.jobs]
+        )
         return list(dict.fromkeys(named))
 
 

@@ -12,7 +12,13 @@ from pipeline.report.rows import Artefact, Findings, Job, Scored, Source
 
 PAPER = ("arc", "hellaswag", "truthfulqa", "mmlu")
 """Whose mean is the `average` of Tyukin et al.'s tables."""
-HEADINGS = {"arc": "ARC", "hellaswag": "HellaSwag", "truthfulqa": "TruthfulQA", "mmlu": "MMLU", "average": "Average"}
+HEADINGS = {
+    "arc": "ARC",
+    "hellaswag": "HellaSwag",
+    "truthfulqa": "TruthfulQA",
+    "mmlu": "MMLU",
+    "average": "Average",
+}
 FRACTIONS = {"66": 0.33, "75": 0.25, "90": 0.10, "100": 0.0}
 """% kept, as the paper labels it, and the fraction left out that it means."""
 NAMES = {"block": "full layers", "attn": "attention sublayers", "mlp": "MLP sublayers"}
@@ -110,7 +116,9 @@ class Lookup:
                 return f"not run: its check {artefact.check}"
         if mine:
             return {"running": "running"}.get(mine[0].state, "not run yet")
-        unproven = [a.unproven for a in self.artefacts.get((model, variant), []) if a.unproven and not a.times]
+        unproven = [
+            a.unproven for a in self.artefacts.get((model, variant), []) if a.unproven and not a.times
+        ]
         return unproven[0] if unproven and stage == "bench" else "not run"
 
 
@@ -123,9 +131,14 @@ def average(artefact: Artefact) -> tuple[float, float | None, list[Scored]] | No
     whole = [scores for scores in by_way.values() if {s.benchmark for s in scores} == set(PAPER)]
     if not whole:
         return None
-    scores = max(whole, key=lambda four: (all(s.checked for s in four), all(s.whole for s in four), sum(s.n for s in four)))
+    scores = max(
+        whole,
+        key=lambda four: (all(s.checked for s in four), all(s.whole for s in four), sum(s.n for s in four)),
+    )
     errors = [s.stderr for s in scores]
-    spread = None if None in errors else 100 * math.sqrt(sum(e * e for e in errors if e is not None)) / len(PAPER)
+    spread = (
+        None if None in errors else 100 * math.sqrt(sum(e * e for e in errors if e is not None)) / len(PAPER)
+    )
     return 100 * sum(s.value for s in scores) / len(PAPER), spread, scores
 
 
@@ -133,14 +146,18 @@ def tyukin(found: Findings) -> list[Table]:
     """Tables 1-10, with a row for each of our models and for each of the paper's that was not measured here."""
     lookup = Lookup(found)
     models = _models(found)
-    return [_scores(lookup, models, n) for n in range(1, 7)] + [_latency(lookup, models, n) for n in range(7, 11)]
+    return [_scores(lookup, models, n) for n in range(1, 7)] + [
+        _latency(lookup, models, n) for n in range(7, 11)
+    ]
 
 
 def _models(found: Findings) -> list[tuple[str, str | None]]:
     """(our name or the paper's, the paper's name)."""
     mine: list[tuple[str, str | None]] = [(model, papers.name_of(model)) for model in found.models()]
     named = {paper for _, paper in mine}
-    return mine + [(m["name"], m["name"]) for m in papers.sources()["tyukin"]["models"] if m["name"] not in named]
+    return mine + [
+        (m["name"], m["name"]) for m in papers.sources()["tyukin"]["models"] if m["name"] not in named
+    ]
 
 
 def _rows(
@@ -151,7 +168,13 @@ def _rows(
 
 def _variant(lookup: Lookup, model: str, kind: str, kept: str, rule: str) -> str | None:
     layers = lookup.layers.get(model) or papers.layers(model)
-    return "base" if kept == "100" else None if layers is None else variant_for(kind, FRACTIONS[kept], layers, rule)
+    return (
+        "base"
+        if kept == "100"
+        else None
+        if layers is None
+        else variant_for(kind, FRACTIONS[kept], layers, rule)
+    )
 
 
 def _scores(lookup: Lookup, models: list[tuple[str, str | None]], number: int) -> Table:
@@ -181,7 +204,9 @@ def _score_cell(lookup: Lookup, model: str, variant: str | None, benchmark: str,
         means = [(a, mean) for a in mine if (mean := average(a))]
         if not means:
             return Cell(paper=paper, gap=_average_gap(lookup, model, variant, mine))
-        _, (value, spread, scores) = max(means, key=lambda pair: (sum(s.n for s in pair[1][2]), pair[0].precision == "fp16"))
+        _, (value, spread, scores) = max(
+            means, key=lambda pair: (sum(s.n for s in pair[1][2]), pair[0].precision == "fp16")
+        )
         notes = tuple(dict.fromkeys(note for s in scores for note in s.marks()))
         return Cell(value, spread, paper=paper, source=scores[0].source, notes=notes)
     told = [(a.precision == "fp16", s) for a in mine if (s := a.score(benchmark))]
@@ -209,7 +234,9 @@ def _latency(lookup: Lookup, models: list[tuple[str, str | None]], number: int) 
         row, made = theirs.get((paper or "", kept), {}), []
         for kind in ("block", "attn", "mlp"):
             variant = _variant(lookup, model, kind, kept, rule)
-            made += _time_cells(lookup, model, variant, length, _float(row.get(f"{kind}_s")), _float(row.get(f"{kind}_saved")))
+            made += _time_cells(
+                lookup, model, variant, length, _float(row.get(f"{kind}_s")), _float(row.get(f"{kind}_saved"))
+            )
         return made
 
     return Table(
@@ -228,7 +255,9 @@ def _time_cells(
     if variant is None:
         gap = "not run: how many layers the model has is not known here"
         return [Cell(paper=seconds, digits=2, gap=gap), Cell(paper=saved, digits=2, gap=gap)]
-    times = [(a.runner != "graph", t) for a in lookup.artefacts.get((model, variant), []) if (t := a.time(length))]
+    times = [
+        (a.runner != "graph", t) for a in lookup.artefacts.get((model, variant), []) if (t := a.time(length))
+    ]
     if not times:
         gap = lookup.gap(model, variant, "bench")
         return [Cell(paper=seconds, digits=2, gap=gap), Cell(paper=saved, digits=2, gap=gap)]
@@ -238,7 +267,14 @@ def _time_cells(
     half = (best.interval[1] - best.interval[0]) / 2 if variant != "base" else None
     value = best.saved if variant != "base" else 0.0
     return [
-        Cell(best.total * 1000 / best.sequences, None, 2, seconds, best.source, (*best.marks(), *scaled, *device)),
+        Cell(
+            best.total * 1000 / best.sequences,
+            None,
+            2,
+            seconds,
+            best.source,
+            (*best.marks(), *scaled, *device),
+        ),
         Cell(value, half, 2, saved, best.source, best.marks()),
     ]
 

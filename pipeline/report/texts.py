@@ -24,7 +24,13 @@ _LATEX = {
     "−": "$-$",
     "×": r"$\times$",
 }
-_LATEX |= {"≤": r"$\le$", "…": r"\dots{}", "–": "--", "ℓ": r"$\ell$", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+_LATEX |= {
+    "≤": r"$\le$",
+    "…": r"\dots{}",
+    "–": "--",
+    "ℓ": r"$\ell$",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
 
 
 # ---- Markdown -------------------------------------------------------------------------------------------------------
@@ -45,7 +51,9 @@ def markdown(
         "",
     ]
     lines += ["## Recommendations", ""]
-    lines += [_recommendation(one) for one in recommended] or ["Not yet: needs a bench and a score of the same graphs."]
+    lines += [_recommendation(one) for one in recommended] or [
+        "Not yet: needs a bench and a score of the same graphs."
+    ]
     lines += ["", "## Artefacts", "", *_artefacts(found.artefacts), ""]
     lines += ["## The papers' tables", ""]
     for table in tables:
@@ -58,11 +66,24 @@ def markdown(
             *(f"- \\* {md(note)}" for note in table.notes()),
             "",
         ]
-    lines += ["## The papers' figures", "", *(f"- {md(figure)}: {md(words)}" for figure, words, _ in figures), ""]
+    lines += [
+        "## The papers' figures",
+        "",
+        *(f"- {md(figure)}: {md(words)}" for figure, words, _ in figures),
+        "",
+    ]
     lines += ["## Charts", "", "Drawn in index.html; as Plotly JSON in charts/.", ""]
-    lines += [f"- {md(c.title)}: {md(c.gap) if c.gap else f'[charts/{c.name}.json](charts/{c.name}.json)'}" for c in drawn]
+    lines += [
+        f"- {md(c.title)}: {md(c.gap) if c.gap else f'[charts/{c.name}.json](charts/{c.name}.json)'}"
+        for c in drawn
+    ]
     if found.problems:
-        lines += ["", "## Files that could not be used", "", *(f"- {md(path)}: {md(why)}" for path, why in found.problems)]
+        lines += [
+            "",
+            "## Files that could not be used",
+            "",
+            *(f"- {md(path)}: {md(why)}" for path, why in found.problems),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -80,9 +101,12 @@ def _artefacts(artefacts: list[Artefact]) -> list[str]:
     lines = ["| model | artefact | check | scores | latency |", "|---|---|---|---|---|"]
     for a in artefacts[:SHOWN]:
         check = md(a.check or "not run")
-        scores = "; ".join(f"[{md(s.benchmark)} {s.text}]({s.source.copy})" + (" \\*" if s.marks() else "") for s in a.scores)
+        scores = "; ".join(
+            f"[{md(s.benchmark)} {s.text}]({s.source.copy})" + (" \\*" if s.marks() else "") for s in a.scores
+        )
         times = "; ".join(
-            f"[{t.what}: {t.p50:.1f} ms, {t.saved:.1f} % saved]({t.source.copy})" + (" \\*" if t.marks() else "")
+            f"[{t.what}: {t.p50:.1f} ms, {t.saved:.1f} % saved]({t.source.copy})"
+            + (" \\*" if t.marks() else "")
             for t in a.times
             if t.contestant == "artefact"
         )
@@ -99,7 +123,9 @@ def _artefacts(artefacts: list[Artefact]) -> list[str]:
 
 def _md_table(table: Table) -> list[str]:
     lines = ["| | " + " | ".join(map(md, table.headings)) + " |", "|---" * (len(table.headings) + 1) + "|"]
-    return lines + [f"| {md(head)} | " + " | ".join(map(_md_cell, cells)) + " |" for head, cells in table.rows]
+    return lines + [
+        f"| {md(head)} | " + " | ".join(map(_md_cell, cells)) + " |" for head, cells in table.rows
+    ]
 
 
 def _md_cell(cell: Cell) -> str:
@@ -163,21 +189,36 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     for row in rows:
         writer.writerow(
-            [f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell for cell in row]
+            [
+                f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+                for cell in row
+            ]
         )
     return out.getvalue()
 
 
 def csv_table(table: Table) -> str:
     """One line a cell, so that value, error, paper and source each have a column."""
-    rows = [("row", "column", "value", "stderr", "paper", "difference", "gap", "notes", "source", "source_sha256")]
+    rows = [
+        ("row", "column", "value", "stderr", "paper", "difference", "gap", "notes", "source", "source_sha256")
+    ]
     return csv_text([*rows, *(_line(head, column, cell) for _, head, column, cell in numbers([table]))])
 
 
 def _line(head: str, column: str, cell: Cell) -> tuple[Any, ...]:
     source = (cell.source.copy, cell.source.digest) if cell.source else ("", "")
     gap = "" if cell.value is not None else cell.text()
-    return head, column, cell.value, cell.stderr, cell.paper, cell.difference, gap, "; ".join(cell.notes), *source
+    return (
+        head,
+        column,
+        cell.value,
+        cell.stderr,
+        cell.paper,
+        cell.difference,
+        gap,
+        "; ".join(cell.notes),
+        *source,
+    )
 
 
 RESULTS = (
@@ -194,7 +235,22 @@ def results_csv(found: Findings) -> str:
 def _numbers(a: Artefact) -> Iterable[tuple[Any, ...]]:
     own = (a.model, a.name, a.variant, a.kind, a.fraction, a.precision, a.runner, a.digest)
     if a.checked_in:
-        yield (*own, "check", a.check, "", "", "", "", "", "", "", "", "", a.checked_in.copy, a.checked_in.digest)
+        yield (
+            *own,
+            "check",
+            a.check,
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            a.checked_in.copy,
+            a.checked_in.digest,
+        )
     for s in a.scores:
         unit = "loss / log V" if s.is_loss else "fraction"
         told = (s.benchmark, s.metric, s.value, s.stderr, "", "", unit, s.n)

@@ -12,7 +12,14 @@ from pipeline.types import SkipSet
 def export(model: str, skip: SkipSet, precision: str, adapter: str | None) -> Command:
     named = ("--skip", skip.name) if skip else ()
     healed = ("--adapter", adapter) if adapter else ()
-    return ("pipeline", "export", model, *named, *healed, *(("--precision", precision) if precision != "fp32" else ()))
+    return (
+        "pipeline",
+        "export",
+        model,
+        *named,
+        *healed,
+        *(("--precision", precision) if precision != "fp32" else ()),
+    )
 
 
 def calibrate(model: str, given: Calibrate) -> Command:
@@ -26,7 +33,10 @@ def select(model: str, cell: Cell, given: Select) -> Command:
 
 
 def build(graph: Path, given: Build) -> Command:
-    ranges = [(f"--{name}", ",".join(map(str, getattr(given, name)))) for name in _changed(given, "batch", "length", "past")]
+    ranges = [
+        (f"--{name}", ",".join(map(str, getattr(given, name))))
+        for name in _changed(given, "batch", "length", "past")
+    ]
     target = ("--target", given.target) if given.backend == "tensorrt-rtx" else ()
     flat = [word for pair in ranges for word in pair]
     return ("pipeline", "build-engine", str(graph), "--backend", given.backend, *target, *flat)
@@ -44,14 +54,33 @@ def bench(artefact: Path, recipe: Recipe, decode: bool) -> Command:
     lengths = ",".join(map(str, given.lengths))
     more = [*_options(given, "batch", "threads"), *(("--decode",) if decode else ())]
     more += ["--unchecked"] if recipe.unchecked else []
-    return ("pipeline", "bench", str(artefact), "--sequences", str(given.sequences), "--lengths", lengths, *more)
+    return (
+        "pipeline",
+        "bench",
+        str(artefact),
+        "--sequences",
+        str(given.sequences),
+        "--lengths",
+        lengths,
+        *more,
+    )
 
 
 def heal(graph: Path, given: Heal) -> Command:
     loss = () if given.loss == "ce" else (f"--{given.loss}",)
     targets = ("--targets", ",".join(given.targets)) if given.targets != ("mlp",) else ()
     options = _options(given, "name", "batch", "length", "rank", "lr", "quantize", "seed")
-    return ("pipeline", "heal", str(graph), "--steps", str(given.steps), *options, *loss, *targets, *_text(given))
+    return (
+        "pipeline",
+        "heal",
+        str(graph),
+        "--steps",
+        str(given.steps),
+        *options,
+        *loss,
+        *targets,
+        *_text(given),
+    )
 
 
 def _text(given: Text) -> list[str]:

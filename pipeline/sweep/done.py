@@ -11,9 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import adapters, graphfile, similarity, store
-from pipeline.backends import tensorrt
-from pipeline.checkpoint import open_checkpoint, refuse_changed_source, tokenizer_digest
+from pipeline import store
+from pipeline.calib import adapters, similarity
+from pipeline.engines import builder
+from pipeline.graphs import graphfile
+from pipeline.models import tokenizer
+from pipeline.models.checkpoint import open_checkpoint, refuse_changed_source
 from pipeline.sweep.jobs import Job
 from pipeline.sweep.recipe import Recipe
 from pipeline.types import UserError
@@ -25,7 +28,12 @@ def is_done(job: Job, recipe: Recipe) -> bool:
         return True
     try:
         return all(path.is_file() for path in job.outputs) and _TELL[job.stage](job, recipe)
-    except (UserError, KeyError, TypeError, AttributeError):  # a file that is not what it should be is no result
+    except (
+        UserError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # a file that is not what it should be is no result
         return False
 
 
@@ -46,7 +54,12 @@ def _export(job: Job, _: Recipe) -> bool:
         if record["contract"] != "authored":
             return True
         found = refuse_changed_source(open_checkpoint(folder))
-        now = (found.identity, store.sha256(folder / "config.json"), tokenizer_digest(folder), graphfile.tools())
+        now = (
+            found.identity,
+            store.sha256(folder / "config.json"),
+            tokenizer.digest(folder),
+            graphfile.tools(),
+        )
         return (folder / store.SOURCE).is_file() and now == tuple(
             record[k] for k in ("weights", "config", "tokenizer", "tools")
         )
@@ -71,12 +84,16 @@ def _from(told: dict[str, Any], files: tuple[Path, ...], dataset: str | None) ->
     """Whether a text is the one that was asked for."""
     if files:
         return bool(told["from"] == [str(file) for file in files])
-    return bool(told["from"] == dataset) if dataset else str(told["from"]).startswith("English text of CPython")
+    return (
+        bool(told["from"] == dataset) if dataset else str(told["from"]).startswith("English text of CPython")
+    )
 
 
 def _select(job: Job, _: Recipe) -> bool:
     record = store.read_json(job.outputs[0])
-    return _same(record, {"kind": job.cell.kind, "select": job.cell.select}) and isinstance(record["skip"], str)
+    return _same(record, {"kind": job.cell.kind, "select": job.cell.select}) and isinstance(
+        record["skip"], str
+    )
 
 
 def _check(job: Job, _: Recipe) -> bool:
@@ -90,7 +107,7 @@ def _build(job: Job, recipe: Recipe) -> bool:
         "graph": {"file": graph.name, "sha256": digest(graph)},
         "backend": given.backend,
         "targets": [given.target],
-        "ranges": tensorrt.ranges(graph.parent, given.batch, given.length, given.past),
+        "ranges": builder.ranges(graph.parent, given.batch, given.length, given.past),
         "stripped": False,
     }
     return _same(record, wanted)
@@ -121,14 +138,21 @@ def _bench(job: Job, recipe: Recipe) -> bool:
     wanted = {"sequences": given.sequences, "batch": given.batch, "checked": not recipe.unchecked}
     lengths = {row["length"] for row in held["rows"] if row["kind"] == "artefact"}
     threads = given.threads in (0, told["threads"])
-    return held["sha256"] == digest(job.inputs[0]) and _same(told, wanted) and threads and set(given.lengths) <= lengths
+    return (
+        held["sha256"] == digest(job.inputs[0])
+        and _same(told, wanted)
+        and threads
+        and set(given.lengths) <= lengths
+    )
 
 
 def _heal(job: Job, recipe: Recipe) -> bool:
     given, graph = recipe.heal, job.inputs[0]
     variant = store.variant_of(store.read_sidecar(graph))
     _, record = adapters.read(open_checkpoint(graph.parent), variant.skip, given.name)
-    wanted = given.model_dump(mode="json", include={"loss", "steps", "batch", "length", "rank", "lr", "quantize", "seed"})
+    wanted = given.model_dump(
+        mode="json", include={"loss", "steps", "batch", "length", "rank", "lr", "quantize", "seed"}
+    )
     wanted["targets"] = list(given.targets)
     return _same(record["settings"], wanted) and _from(record["texts"], given.texts, given.dataset)
 

@@ -48,7 +48,10 @@ class Ledger:
         folder = store.sweep_dir(recipe.stem)
         held = _jobs(folder / "ledger.json")
         return cls(
-            recipe, folder, store.sha256(recipe), known={job["id"]: job["seconds"] for job in held if job.get("seconds")}
+            recipe,
+            folder,
+            store.sha256(recipe),
+            known={job["id"]: job["seconds"] for job in held if job.get("seconds")},
         )
 
     def take(self, jobs: list[Job]) -> list[Job]:
@@ -63,7 +66,10 @@ class Ledger:
     def waits_for(self, job: Job) -> str | None:
         """The id of a job that must come first and has not; a failed one before others."""
         open_ones = [need for need in job.needs if self.states[need].state not in (DONE, SHARED)]
-        return next((need for need in open_ones if self.states[need].state == FAILED), open_ones[0] if open_ones else None)
+        return next(
+            (need for need in open_ones if self.states[need].state == FAILED),
+            open_ones[0] if open_ones else None,
+        )
 
     def count(self, state: str) -> int:
         return sum(self.states[job.id].state == state for job in self.jobs.values() if not job.inline)
@@ -118,7 +124,9 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             held.enter_context(store.lock(folder, wait=False))
         except BlockingIOError:
-            raise UserError(f"a sweep of this recipe runs already ({folder}); wait for it or stop it") from None
+            raise UserError(
+                f"a sweep of this recipe runs already ({folder}); wait for it or stop it"
+            ) from None
         yield
 
 

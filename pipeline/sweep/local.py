@@ -64,14 +64,22 @@ class Process:
         logs: folder of its stderr, `<id>.log`, and of its stdout, `<id>.out`.
     """
 
-    def __init__(self, id: str, command: Command, logs: Path, stdout: Path | None, root: Path | None = None) -> None:
+    def __init__(
+        self, id: str, command: Command, logs: Path, stdout: Path | None, root: Path | None = None
+    ) -> None:
         self.id, self.stdout, self.started = id, stdout, time.monotonic()
         self.log, self.out = logs / f"{id}.log", logs / f"{id}.out"
         logs.mkdir(parents=True, exist_ok=True)
         line = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *command[1:]]
         with self.log.open("wb") as log, self.out.open("wb") as out:
             self.process = subprocess.Popen(
-                line, stdin=subprocess.DEVNULL, stdout=out, stderr=log, cwd=root, process_group=0, env=environment()
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                cwd=root,
+                process_group=0,
+                env=environment(),
             )
 
     def ended(self) -> Outcome | None:

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import costs, store
+from pipeline import store
+from pipeline.models import costs
 from pipeline.sweep import done
 from pipeline.sweep.jobs import Job, Plan
 from pipeline.sweep.ledger import Rates
@@ -52,7 +53,8 @@ class Overview:
             for job in self.plan.jobs
         ]  # fmt: skip
         pending = [
-            {"model": one.model, "cell": one.cell.words, "needs": one.needs, "why": one.words} for one in self.plan.pending
+            {"model": one.model, "cell": one.cell.words, "needs": one.needs, "why": one.words}
+            for one in self.plan.pending
         ]
         estimate = {
             "disk_bytes": self.disk,
@@ -72,19 +74,25 @@ class Overview:
 
     def text(self) -> str:
         """For people: the commands in their order, what is shared and unknown, and the sums."""
-        lines = [f"{'done' if job.id in self.done else '':<5}{' '.join(job.command)}" for job in self.plan.running]
+        lines = [
+            f"{'done' if job.id in self.done else '':<5}{' '.join(job.command)}" for job in self.plan.running
+        ]
         lines += [f"     {one.words}: {one.model} {one.cell.words}" for one in self.plan.pending]
         owners = {job.id: job for job in self.plan.jobs}
         for job in self.plan.jobs:
             if job.shared:
                 with_whom = owners[job.shared].cell.words
-                lines.append(f"shared: {job.model} {job.cell.words} is {job.variant}, as {with_whom}; run once")
+                lines.append(
+                    f"shared: {job.model} {job.cell.words} is {job.variant}, as {with_whom}; run once"
+                )
         lines += [f"note: {note}" for note in self.plan.notes]
         return "\n".join([*lines, "", *self._sums()])
 
     def _sums(self) -> list[str]:
         total, left = Counter(job.stage for job in self.plan.running), Counter(job.stage for job in self.left)
-        stages = ", ".join(f"{stage} {total[stage] - left[stage]}/{total[stage]}" for stage in STAGES if total[stage])
+        stages = ", ".join(
+            f"{stage} {total[stage] - left[stage]}/{total[stage]}" for stage in STAGES if total[stage]
+        )
         variants = len({(job.model, job.variant, job.precision) for job in self.plan.running if job.variant})
         more = f", {len(self.plan.pending)} cells of the grid not known yet" if self.plan.pending else ""
         unmeasured = self.unmeasured()
@@ -93,7 +101,11 @@ class Overview:
             missing = ", ".join(f"{stage} {count}" for stage, count in unmeasured.items())
             time += f"{' for what was measured here, and ' if time else ''}unknown for {missing} (nothing like it was measured)"
         disk = f"{self.disk / 1e9:.2f} GB"
-        disk += f", and unknown for {', '.join(self.unknown)} (give `parameters` in the recipe)" if self.unknown else ""
+        disk += (
+            f", and unknown for {', '.join(self.unknown)} (give `parameters` in the recipe)"
+            if self.unknown
+            else ""
+        )
         return [
             f"jobs: {len(self.plan.running)}, done {len(self.plan.running) - len(self.left)}; {variants} variants{more}",
             f"done of each stage: {stages}",
@@ -126,7 +138,9 @@ def _disk(jobs: list[Job], model: str, parameters: int | None) -> int | None:
     written, here = 0, (graphs / store.SOURCE).is_file()
     config = store.read_json(graphs / "config.json") if here else None
     for job in jobs:
-        heavy = job.stage == "build" or (job.stage == "export" and (job.variant == "base" or "~" in (job.variant or "")))
+        heavy = job.stage == "build" or (
+            job.stage == "export" and (job.variant == "base" or "~" in (job.variant or ""))
+        )
         if job.stage == "export":
             written += GRAPH
         if not heavy or (job.variant == "base" and job.stage == "export" and here):

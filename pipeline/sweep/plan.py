@@ -11,8 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pipeline import adapters, costs, selectors, store
-from pipeline.scoring import results
+from pipeline import store
+from pipeline.calib import adapters, selectors
+from pipeline.evals.score import results
+from pipeline.models import costs
 from pipeline.sweep import commands, done
 from pipeline.sweep.jobs import Cell, Job, Pending, Plan
 from pipeline.sweep.recipe import Model, Recipe
@@ -128,22 +130,30 @@ class _Grid:
             skip = SkipSet.parse(store.read_json(job.outputs[0])["skip"])
             self.plan.add(replace(job, variant=skip.name))
             return skip
-        question = selectors.Question(str(cell.kind), count_of(cell.frac or 0.0, layers), layers, told, self.recipe.select.seed)
+        question = selectors.Question(
+            str(cell.kind), count_of(cell.frac or 0.0, layers), layers, told, self.recipe.select.seed
+        )
         return selectors.choose(str(cell.select), question).skip
 
     def _waits(self, cell: Cell, why: str | None, layers: int | None) -> Pending | None:
         """What must be done before the cell's variant is known."""
         base = next(iter(self.bases.values())).id
         if layers is None:
-            return Pending(self._select_id(cell), self.name, cell, base, f"chosen by {cell.select} once exported")
+            return Pending(
+                self._select_id(cell), self.name, cell, base, f"chosen by {cell.select} once exported"
+            )
         if why == "calibrate":
             job = next(job for job in self.plan.jobs if job.id == f"{self.name}.calibrate")
             if not done.is_done(job, self.recipe):
-                return Pending(self._select_id(cell), self.name, cell, job.id, f"chosen by {cell.select} once calibrated")
+                return Pending(
+                    self._select_id(cell), self.name, cell, job.id, f"chosen by {cell.select} once calibrated"
+                )
         if why == "measure":
             job = self._measuring(cell, base)
             if not done.is_done(job, self.recipe):
-                return Pending(self._select_id(cell), self.name, cell, job.id, f"chosen by {cell.select} once measured")
+                return Pending(
+                    self._select_id(cell), self.name, cell, job.id, f"chosen by {cell.select} once measured"
+                )
         return None
 
     def _layers(self) -> int | None:
@@ -155,7 +165,9 @@ class _Grid:
             except UserError:  # not there, or not what its sidecar says: it will be exported again
                 continue
             if self.model.layers not in (None, layers):
-                raise UserError(f"{self.model.name} has {layers} layers, and the recipe says {self.model.layers}; mend it")
+                raise UserError(
+                    f"{self.model.name} has {layers} layers, and the recipe says {self.model.layers}; mend it"
+                )
             return layers
         return self.model.layers
 
@@ -166,7 +178,13 @@ class _Grid:
         path = store.calib_dir(self.name) / "similarity.json"
         command = commands.calibrate(self.name, self.recipe.calibrate)
         self._add(
-            "calibrate", f"{self.name}.calibrate", Cell(), command, inputs=base.outputs, outputs=(path,), needs=(base.id,)
+            "calibrate",
+            f"{self.name}.calibrate",
+            Cell(),
+            command,
+            inputs=base.outputs,
+            outputs=(path,),
+            needs=(base.id,),
         )
 
     def _select_id(self, cell: Cell) -> str:
@@ -175,17 +193,26 @@ class _Grid:
     def _measuring(self, cell: Cell, base: str) -> Job:
         """`select` by a rule that runs the model: a job, whose printed JSON is its result."""
         command, name = commands.select(self.name, cell, self.recipe.select), self._select_id(cell)
-        file = self.folder / "select" / f"{name}.{store.text_digest(' '.join(command))[:12]}.json"  # other settings, other file
+        file = (
+            self.folder / "select" / f"{name}.{store.text_digest(' '.join(command))[:12]}.json"
+        )  # other settings, other file
         return self._add("select", name, cell, command, outputs=(file,), needs=(base,), stdout=file)
 
     def _decided(self, cell: Cell, skip: SkipSet, owner: Cell) -> None:
         """What a rule has chosen, for the record; `shared` where an earlier cell has chosen the same."""
         command = commands.select(self.name, cell, self.recipe.select)
         shared = None if owner == cell else self._select_id(owner)
-        self._add("select", self._select_id(cell), cell, command, variant=skip.name, inline=True, shared=shared)
+        self._add(
+            "select", self._select_id(cell), cell, command, variant=skip.name, inline=True, shared=shared
+        )
 
     def _export(
-        self, skip: SkipSet, precision: Precision, cell: Cell, needs: tuple[str, ...], adapter: str | None = None
+        self,
+        skip: SkipSet,
+        precision: Precision,
+        cell: Cell,
+        needs: tuple[str, ...],
+        adapter: str | None = None,
     ) -> Job:
         variant = Variant(self.name, skip, precision, adapter)
         path = store.graph_path(self.graphs, variant)
@@ -195,7 +222,9 @@ class _Grid:
         inputs = (base,) if skip else ()
         return self._of("export", variant, cell, command, inputs, (path,), needs)
 
-    def _measured(self, skip: SkipSet, cell: Cell, benches: list[Job], adapter: str | None = None, healed: str = "") -> None:
+    def _measured(
+        self, skip: SkipSet, cell: Cell, benches: list[Job], adapter: str | None = None, healed: str = ""
+    ) -> None:
         """Everything that is done to one variant, in all precisions, and then to its healed twin."""
         heals = "heal" in self.recipe.stages and bool(skip) and not adapter
         for precision in self.recipe.precisions:
@@ -224,7 +253,9 @@ class _Grid:
         build = self.recipe.build
         plan = store.engine_path(self.name, variant.name, build.backend, build.target, "fp16")
         gpu = build.backend == "tensorrt"
-        job = self._of("build", variant, cell, commands.build(graph, build), (graph,), (plan,), needs, gpu=gpu)
+        job = self._of(
+            "build", variant, cell, commands.build(graph, build), (graph,), (plan,), needs, gpu=gpu
+        )
         if self.recipe.measure == "graphs":
             return graph, needs
         return plan, self._check(variant, cell, plan, job.id)
@@ -246,13 +277,20 @@ class _Grid:
         command = commands.score(artefact, task, self.recipe)
         self._of("score", variant, cell, command, (artefact,), (result,), needs, task=task)
 
-    def _bench(self, variant: Variant, cell: Cell, artefact: Path, needs: tuple[str, ...], decode: bool) -> Job:
+    def _bench(
+        self, variant: Variant, cell: Cell, artefact: Path, needs: tuple[str, ...], decode: bool
+    ) -> Job:
         """Not in the plan yet: the caller puts measurements last."""
         what = "bench.decode" if decode else "bench"
-        needs = (*needs, *(job.id for job in self.checks if job.precision == variant.precision and job.id not in needs))
+        needs = (
+            *needs,
+            *(job.id for job in self.checks if job.precision == variant.precision and job.id not in needs),
+        )
         result = store.result_path(self.name, artefact, what)
         command = commands.bench(artefact, self.recipe, decode)
-        job = self._of("bench", variant, cell, command, (artefact,), (result,), needs, exclusive=True, name=what)
+        job = self._of(
+            "bench", variant, cell, command, (artefact,), (result,), needs, exclusive=True, name=what
+        )
         self.plan.jobs.remove(job)
         return job
 
@@ -260,7 +298,9 @@ class _Grid:
         graph, heal = export.outputs[0], self.recipe.heal
         record = adapters.folder(self.name, variant.skip, heal.name) / adapters.RECORD
         gpu = heal.quantize is not None
-        return self._of("heal", variant, cell, commands.heal(graph, heal), (graph,), (record,), (export.id,), gpu=gpu)
+        return self._of(
+            "heal", variant, cell, commands.heal(graph, heal), (graph,), (record,), (export.id,), gpu=gpu
+        )
 
     def _of(
         self, stage: str, variant: Variant, cell: Cell, command: commands.Command, inputs: tuple[Path, ...],
@@ -284,7 +324,11 @@ class _Grid:
         parameters = costs.parameters(self.config, variant.skip) if self.config else self.model.parameters
         if parameters is None or stage == "export":
             return None
-        each = {"check": 4 + costs.BYTES[variant.precision], "heal": 8, "bench": 2 * costs.BYTES[variant.precision]}
+        each = {
+            "check": 4 + costs.BYTES[variant.precision],
+            "heal": 8,
+            "bench": 2 * costs.BYTES[variant.precision],
+        }
         return parameters * each.get(stage, costs.BYTES[variant.precision])
 
 

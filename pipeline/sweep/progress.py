@@ -37,14 +37,18 @@ class View:
         self.since: dict[str, float] = {}
         self.began, self.ended = time.monotonic(), 0
         self.rates = Rates()
-        self.live = Live(get_renderable=self._draw, console=self.console, refresh_per_second=2, transient=True)
+        self.live = Live(
+            get_renderable=self._draw, console=self.console, refresh_per_second=2, transient=True
+        )
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
             self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.live.stop()
 
     def begins(self, job: Job) -> None:
@@ -58,12 +62,16 @@ class View:
             self.rates.add(job.stage, job.model, job.task, held.seconds)
         verdict = "[green]done[/]  " if held.state == DONE else "[red]FAILED[/]"
         more = f": {escape(held.error)}" if held.error else ""
-        self.console.print(f"{verdict} {duration(held.seconds or 0):>10}  {self._count()}  {job.id}{more}", soft_wrap=True)
+        self.console.print(
+            f"{verdict} {duration(held.seconds or 0):>10}  {self._count()}  {job.id}{more}", soft_wrap=True
+        )
 
     def pending(self, cells: list[Pending]) -> None:
         """What stayed unknown, at the end."""
         for cell in cells:
-            self.console.print(f"[yellow]waiting[/] {cell.model} {cell.cell.words}: needs {cell.needs}", soft_wrap=True)
+            self.console.print(
+                f"[yellow]waiting[/] {cell.model} {cell.cell.words}: needs {cell.needs}", soft_wrap=True
+            )
 
     def update(self) -> None:
         if self.live.is_started:
@@ -74,7 +82,9 @@ class View:
 
     def left(self) -> float | None:
         """Seconds that the known jobs will take one after the other; None where one of them was never measured."""
-        waiting = [job for job in self.ledger.jobs.values() if self.ledger.states[job.id].state in (WAITING, RUNNING)]
+        waiting = [
+            job for job in self.ledger.jobs.values() if self.ledger.states[job.id].state in (WAITING, RUNNING)
+        ]
         each = [self.rates.of(job) for job in waiting]
         return None if None in each else sum(seconds for seconds in each if seconds is not None)
 
@@ -83,11 +93,18 @@ class View:
         done, failed = self.ledger.count(DONE), self.ledger.count(FAILED)
         minutes = (time.monotonic() - self.began) / 60
         left = self.left()
-        words = f"sweep {self.name}: {done} of {self.ledger.total} jobs done" + (f", {failed} failed" if failed else "")
+        words = f"sweep {self.name}: {done} of {self.ledger.total} jobs done" + (
+            f", {failed} failed" if failed else ""
+        )
         words += f", {self.ended / minutes:.1f} jobs a minute" if self.ended and minutes > 0.1 else ""
         words += f", about {duration(left)} left" if left else ""
         running = Table.grid(padding=(0, 2))
         for id, since in list(self.since.items()):
             running.add_row("runs", id, duration(time.monotonic() - since))
-        lines = [Text(f"failed  {job.id}: {self.ledger.states[job.id].error}", "red") for job in self.ledger.failed()[-SHOWN:]]
-        return Group(Text(words), ProgressBar(max(1, self.ledger.total), done + failed, width=60), running, *lines)
+        lines = [
+            Text(f"failed  {job.id}: {self.ledger.states[job.id].error}", "red")
+            for job in self.ledger.failed()[-SHOWN:]
+        ]
+        return Group(
+            Text(words), ProgressBar(max(1, self.ledger.total), done + failed, width=60), running, *lines
+        )

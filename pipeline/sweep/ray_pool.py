@@ -30,7 +30,11 @@ def work(id: str, command: Command, root: str, logs: str, stdout: str | None, th
         threads: OMP_NUM_THREADS of whoever started the sweep; Ray's own setting, one a CPU of the task, is not ours.
     """
     if not (Path(root) / logs).is_dir():
-        return Outcome(id, f"{root} is not the project's folder on node {os.uname().nodename}; share it under that path", 0.0)
+        return Outcome(
+            id,
+            f"{root} is not the project's folder on node {os.uname().nodename}; share it under that path",
+            0.0,
+        )
     os.environ.pop("OMP_NUM_THREADS", None)
     if threads:
         os.environ["OMP_NUM_THREADS"] = threads
@@ -85,7 +89,11 @@ class RayPool:
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if job.gpu and not any(node.get("GPU", 0) >= 1 for node in nodes):
             return "needs an NVIDIA GPU, and no node of the cluster has one"
-        if job.gpu and self.accelerator and not any(f"accelerator_type:{self.accelerator}" in node for node in nodes):
+        if (
+            job.gpu
+            and self.accelerator
+            and not any(f"accelerator_type:{self.accelerator}" in node for node in nodes)
+        ):
             return f"needs a GPU of type {self.accelerator} (build.accelerator), and no node of the cluster has one"
         most = max((node.get("memory", 0.0) for node in nodes), default=0.0)
         if job.memory and job.memory > most:
@@ -103,7 +111,9 @@ class RayPool:
             id = self.held.pop(ref)
             try:
                 found.append(self.ray.get(ref))
-            except self.ray.exceptions.RayError as error:  # the worker was lost too often, or the task cannot be made there
+            except (
+                self.ray.exceptions.RayError
+            ) as error:  # the worker was lost too often, or the task cannot be made there
                 reason = " ".join(str(error).split())[:400]
                 found.append(Outcome(id, f"its worker was lost {RETRIES + 1} times: {reason}", 0.0))
         return found
@@ -130,7 +140,9 @@ def _connected(address: str) -> Any:
         _reachable(address)
     try:
         if address == "local":
-            ray.init("local", resources={DEVICE: 1}, include_dashboard=False, object_store_memory=STORE, **quiet)
+            ray.init(
+                "local", resources={DEVICE: 1}, include_dashboard=False, object_store_memory=STORE, **quiet
+            )
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pipeline import arguments, selectors, store
+from pipeline import store
+from pipeline.calib import selectors
+from pipeline.models.checkpoint import folder_name
 from pipeline.types import UserError
 
 STAGES = ("calibrate", "select", "export", "check", "build", "score", "bench", "heal")
@@ -40,7 +42,7 @@ class Model(Strict):
     @property
     def folder(self) -> str:
         """Its name under graphs/."""
-        return arguments.folder_name(self.name)
+        return folder_name(self.name)
 
 
 class Text(Strict):
@@ -174,11 +176,17 @@ def _words(error: ValidationError) -> str:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
     if first["type"] != "extra_forbidden":
-        return f"{'.'.join(where)}: {first['msg']}" + (f", not {first['input']!r}" if first["type"] != "missing" else "")
+        return f"{'.'.join(where)}: {first['msg']}" + (
+            f", not {first['input']!r}" if first["type"] != "missing" else ""
+        )
     table: Any = Recipe
     for part in where[:-1]:
-        field = table.model_fields.get(part) if isinstance(table, type) and issubclass(table, BaseModel) else None
-        table = field.annotation if field else Model  # the entries of models are the only tables inside a list
+        field = (
+            table.model_fields.get(part) if isinstance(table, type) and issubclass(table, BaseModel) else None
+        )
+        table = (
+            field.annotation if field else Model
+        )  # the entries of models are the only tables inside a list
     near = difflib.get_close_matches(where[-1], table.model_fields, 1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(table.model_fields)}"
     return f"unknown key {'.'.join(where)}; {hint}"

@@ -1,0 +1,1 @@
+"""What is learnt from text before a graph exists: statistics, skip sets, adapters."""

@@ -1,0 +1,17 @@
+"""The n sublayers of the kind that change the residual stream least, wherever they are: highest input-output cosine.
+
+The ranking of single sublayers that LLM-Drop uses (He et al. 2024, arXiv:2406.15786); for blocks, of whole layers.
+"""
+
+from __future__ import annotations
+
+from pipeline.calib.selectors import Choice, Question, by_rank
+from pipeline.types import SkipSet
+
+
+def choose(question: Question) -> Choice:
+    if not question.count:
+        return Choice(SkipSet())
+    cosine = question.statistics.similarity.cosine("layer" if question.kind == "block" else question.kind)
+    values = {f"{question.kind}{layer}": float(value) for layer, value in enumerate(cosine)}
+    return by_rank("input-output cosine; the largest goes", values, question.count)

@@ -1,0 +1,32 @@
+"""The residual stream of a sequence, from PyTorch; `engines/taps.py` gives that of a graph.
+
+Legend: T tokens, L layers, C hidden size, M = L + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Streams = Callable[[Any], tuple[Any, Any]]
+"""[T] token ids → (streams [M, T, C], middles [L, T, C])."""
+
+
+def torch_streams(folder: Path) -> Streams:
+    """From transformers, in fp32."""
+    from pipeline.models.reference import Reference
+
+    reference = Reference(folder)
+
+    def streams(row: Any) -> tuple[Any, Any]:
+        ids = np.asarray(row, np.int64)[None]
+        ones, positions = np.ones_like(ids), np.arange(ids.shape[1])[None]
+        after, _, before = reference.trace(ids, ones, positions)
+        layers = len(reference.layers)
+        outer = np.stack([before[0], *(after[layer, "mlp"][0] for layer in range(layers))])
+        return outer, np.stack([after[layer, "attn"][0] for layer in range(layers)])
+
+    return streams

@@ -1,0 +1,68 @@
+"""Commands that turn graphs into engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import store
+from pipeline.cli import arguments, prerequisites
+from pipeline.cli.app import ENGINES, Json, app, show_result
+
+
+@app.command("build-engine", rich_help_panel=ENGINES)
+def build_engine(
+    graphs: Annotated[
+        list[Path] | None, typer.Argument(help="Graphs; by default all of the model's.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="tensorrt-rtx (builds on a CPU) or tensorrt.")
+    ] = "tensorrt-rtx",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="sm75, sm80, sm86, sm89, sm120 …; repeat for several in one plan."),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="min,opt,max")] = "1,1,8",
+    length: Annotated[str, typer.Option(help="New tokens: min,opt,max")] = "1,100,2048",
+    past: Annotated[str, typer.Option(help="Cached tokens: min,opt,max")] = "0,100,2048",
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Leave the weights out; refit at load (GPU).")
+    ] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="Merge the graphs: one engine, one logits output a variant.")
+    ] = False,
+    keep_precision: Annotated[
+        bool, typer.Option("--keep-precision", help="Build fp32 graphs as they are.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there and matches.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Builds TensorRT engines; an fp32 graph's fp16 twin is cut first.
+
+    Example: `pipeline build-engine graphs/*/attn19-28.fp16.onnx --target sm80`
+    """
+    from pipeline.engines import build as stage
+    from pipeline.runtime import tensorrt_library
+
+    tensorrt_library.library(backend)  # no twin is cut for a backend that is not there
+    ranges: Any = {
+        "batch": arguments.triple(batch, "--batch"),
+        "length": arguments.triple(length, "--length"),
+        "past": arguments.triple(past, "--past"),
+    }
+    taken = arguments.artefacts(graphs)
+    twins = taken if keep_precision else list(dict.fromkeys(prerequisites.fp16_twin(path) for path in taken))
+    if together:
+        twins = [
+            prerequisites.merged(twins, unchecked=True)
+        ]  # a built engine is checked on its own, on a GPU
+    flags: Any = {"strip_weights": strip_weights, "keep_precision": keep_precision, "force": force}
+    built = []
+    for path in twins:
+        with arguments.busy(f"building {path}"):
+            built.append(stage.build(path, backend=backend, targets=tuple(target or ()), **flags, **ranges))
+    show_result(
+        [{"path": str(p), **store.read_sidecar(p)} for p in built], as_json, "\n".join(str(p) for p in built)
+    )

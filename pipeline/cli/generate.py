@@ -1,0 +1,75 @@
+"""The command that goes on with a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import store
+from pipeline.cli import arguments
+from pipeline.cli.app import DELIVER, Json, app, show_result
+from pipeline.types import UserError
+
+
+@app.command(rich_help_panel=DELIVER)
+def generate(
+    artefact: Annotated[Path, typer.Argument(help="Graph or engine.")],
+    prompt: Annotated[str, typer.Argument(help="The text to go on with; with --chat what the user says.")],
+    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 32,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest; 0 is all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest that together have this probability.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Of the draw.")] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids what was said.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="Ends the text; repeat for several.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the text as it comes.")] = False,
+    provider: Annotated[str, typer.Option(help="Of ONNX Runtime: cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Goes on with a text, with the code that the shipped Triton model runs.
+
+    Example: `pipeline generate graphs/*/base.fp32.onnx "The capital of France is" --max-tokens 12`
+    """
+    arguments.without_torch()
+    from pipeline.engines import opening
+    from pipeline.models import tokenizer
+    from pipeline.runtime.generation import alone
+    from pipeline.runtime.generation.sampling import Sampling
+    from pipeline.runtime.generation.writer import Piece
+
+    if provider not in ("cpu", "cuda"):
+        raise UserError(f"--provider is cpu or cuda, not {provider}")
+    sampling = Sampling(
+        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+        repetition_penalty=repetition_penalty, stop=tuple(stop or ()),
+    )  # fmt: skip
+    store.read_sidecar(artefact)
+    prompts = tokenizer.prompts(store.checkpoint_folder(artefact))
+    ids = prompts.chat([{"role": "user", "content": prompt}]) if chat else prompts.encode(prompt)
+    before = "" if chat else prompt
+
+    def show(piece: Piece) -> None:
+        nonlocal before
+        if stream and not as_json:
+            print(before + piece.text, end="", flush=True)
+        before = ""
+
+    with opening.open_runner(artefact, provider=provider) as runner:
+        pieces = alone.pieces(runner, prompts, ids, sampling, show)
+    text = "".join(piece.text for piece in pieces)
+    tokens = [piece.token for piece in pieces if piece.token is not None]
+    record = {
+        "prompt": prompt,
+        "text": text,
+        "tokens": tokens,
+        "prompt_tokens": len(ids),
+        "finish_reason": pieces[-1].finish,
+    }
+    show_result(record, as_json, "" if stream else text if chat else prompt + text)

@@ -1,0 +1,106 @@
+"""Commands that write graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import store
+from pipeline.cli import arguments, prerequisites
+from pipeline.cli.app import GRAPHS, Json, Model, app, show_result
+from pipeline.types import UserError
+
+
+@app.command(rich_help_panel=GRAPHS)
+def export(
+    model: Model = None,
+    skip: Annotated[
+        str | None,
+        typer.Option(
+            help="attn, mlp or block with --frac, --count or --layers; or a whole skip set: attn20-28+mlp25-29."
+        ),
+    ] = None,
+    frac: Annotated[
+        float | None, typer.Option(help="Fraction of the layers: ceil(frac · L) of them.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Number of layers.")] = None,
+    layers: Annotated[str | None, typer.Option(help="The layers themselves: 3,7,20-29.")] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, random."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
+    adapter: Annotated[
+        str | None, typer.Option(help="Merge what `pipeline heal` trained for this variant, by its --name.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 (CPU) or fp16 (engines).")] = "fp32",
+    head: Annotated[
+        str, typer.Option(help="gather: logits where asked; all: [B, S, V], which optimum loads.")
+    ] = "gather",
+    from_onnx: Annotated[
+        Path | None, typer.Option(help="Folder that `optimum-cli export onnx` made, instead of MODEL.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Write the graphs beside a local checkpoint.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash the weights' contents into source.json.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Writes the base graph where it is missing, then the variant; prints its path.
+
+    Example: `pipeline export demo --skip mlp --frac 0.25`
+    """
+    from pipeline import types
+    from pipeline.calib import selectors
+    from pipeline.graphs import export as stage
+    from pipeline.graphs import variants as surgery
+    from pipeline.models import checkpoint
+
+    if precision not in types.PRECISIONS or head not in ("gather", "all"):
+        raise UserError(
+            f"--precision is fp32 or fp16 and --head is gather or all, not {precision} and {head}"
+        )
+    if from_onnx:
+        if model or in_place:
+            raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
+        base = stage.export_from_onnx(from_onnx)
+    else:
+        found = checkpoint.resolve(arguments.model(model), in_place)
+        told = selectors.Statistics(found.folder)
+        chosen = selectors.skip_set(
+            skip, frac, count, layers, select, stage.num_layers(found.config), told, seed
+        )
+        base = stage.export_base(found, "fp16" if precision == "fp16" else "fp32")
+        if verify:
+            checkpoint.verify(found)
+    if from_onnx:
+        told = selectors.Statistics(base.parent)
+        chosen = selectors.skip_set(
+            skip, frac, count, layers, select, store.read_sidecar(base)["num_layers"], told, seed
+        )
+    path = surgery.cut(base, chosen)
+    if adapter:
+        path = prerequisites.healed(path, adapter)
+    if head == "all":
+        path = surgery.cut_all_logits(path)
+    show_result({"path": str(path), **store.read_sidecar(path)}, as_json, str(path))
+
+
+@app.command(rich_help_panel=GRAPHS)
+def merge(
+    graphs: Annotated[list[Path], typer.Argument(help="Graphs of one base.")], as_json: Json = False
+) -> None:
+    """Merges variants of one base into one graph that computes what they share once.
+
+    Example: `pipeline merge graphs/*/base.fp32.onnx graphs/*/mlp22-29.fp32.onnx`
+    """
+    from pipeline.graphs import merge as stage
+
+    path = stage.merge(graphs)
+    show_result({"path": str(path), **store.read_sidecar(path)}, as_json, str(path))

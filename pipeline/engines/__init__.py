@@ -1,0 +1,1 @@
+"""Graphs to engines, and either of them opened."""

@@ -1,0 +1,123 @@
+"""What TensorRT refuses late or, worse, reads without a word as something else: found in the graph before a build.
+
+Each rule was seen in a parser or builder (TensorRT-RTX 1.7.1; TensorRT 11 shares the parser). ONNX Runtime honours most of
+these, so a check there passes and the engine is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from pipeline.types import UserError
+
+MAX_OPSET = 24
+HEAD_DIMS = (12, 256)
+"""Head dimensions, smallest and largest, for which there are fused attention kernels (10 and 320 failed to build)."""
+_PAST_INPUTS = {
+    4: "past_key is refused by the parser",
+    5: "past_value is refused by the parser",
+    6: "nonpad_kv_seqlen is ignored without a word",
+}
+_ATTRIBUTES = {
+    "softcap": (0.0, "refused by the parser"),
+    "softmax_precision": (None, "refused by the parser"),
+    "left_window_size": (-1, "ignored without a word"),
+    "right_window_size": (-1, "ignored without a word"),
+}
+
+
+def lint(model: ir.Model, decomposed: bool = False) -> list[str]:
+    """One line for each node that TensorRT would refuse or misread; empty where the graph is fine.
+
+    Args:
+        decomposed: attention is going to be taken apart, so that kernels need not be there for its head dimension.
+    """
+    ShapeInferencePass()(model)  # types of inner values; the weights stay external
+    found = []
+    opset = model.graph.opset_imports.get("", 0)
+    if opset > MAX_OPSET:
+        found.append(f"the graph has opset {opset}; TensorRT 11 parses up to {MAX_OPSET}")
+    for node in _nodes(model):
+        problem = _domain(node, model)
+        if problem is None and node.op_type == "Attention":
+            problem = _attention(node) or _attention_types(node) or (None if decomposed else _head_dim(node))
+        if problem is None and node.op_type == "TensorScatter":
+            problem = _scatter(node)
+        if problem:
+            found.append(f"node {node.name!r} ({node.op_type}): {problem}")
+    return found
+
+
+def require(model: ir.Model, path: Path, decomposed: bool = False) -> None:
+    """Raises a UserError with the first findings, where there are any."""
+    if found := lint(model, decomposed):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(
+            f"{path} is not what TensorRT would run: {found[0]}{more}; export it with `pipeline export`"
+        )
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node, those inside If and Loop bodies and local functions too."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
+
+
+def _domain(node: ir.Node, model: ir.Model) -> str | None:
+    if node.domain not in ("", "ai.onnx") and node.op_identifier() not in model.functions:
+        return f"an operator of the domain {node.domain}, for which TensorRT needs a plugin"
+    return None
+
+
+def _attention(node: ir.Node) -> str | None:
+    if _value(node, "is_causal"):
+        # With a mask beside it the parser refuses it; without one, decode (S < T) would see the first tokens only.
+        return "is_causal is read as aligned to the upper left, which is wrong as soon as there is a cache; use a bool mask"
+    for index, problem in _PAST_INPUTS.items():
+        if index < len(node.inputs) and node.inputs[index] is not None:
+            return f"the input {problem}"
+    if any(value.name != "" for value in node.outputs[1:]):  # unused ones too, where they have a name
+        return "more than one output is refused by the parser"
+    for name, (harmless, problem) in _ATTRIBUTES.items():
+        if name in node.attributes and _value(node, name) != harmless:
+            return f"the attribute {name} is {problem}"
+    return None
+
+
+def _attention_types(node: ir.Node) -> str | None:
+    query, mask = node.inputs[0], node.inputs[3] if len(node.inputs) > 3 else None
+    if query is None or mask is None or None in (query.dtype, mask.dtype):
+        return None
+    if mask.dtype not in (ir.DataType.BOOL, query.dtype):
+        return f"the mask is {mask.dtype}, which is neither BOOL nor the type of the query ({query.dtype})"
+    return None
+
+
+def _head_dim(node: ir.Node) -> str | None:
+    """The head dimension is the last of a 4-D query; of a 3-D one it is the share of one of its heads."""
+    query = node.inputs[0]
+    if query is None or query.shape is None or not isinstance(width := query.shape[-1], int):
+        return None
+    heads = _value(node, "q_num_heads") if len(query.shape) == 3 else 1
+    dim = width // int(heads or 1)
+    smallest, largest = HEAD_DIMS
+    if not smallest <= dim <= largest:
+        return f"head dimension {dim}: there are attention kernels for {smallest} to {largest}"
+    return None
+
+
+def _scatter(node: ir.Node) -> str | None:
+    mode = node.attributes.get("mode")
+    if mode is not None and mode.as_string() != "linear":
+        return f"mode {mode.as_string()!r} is refused by the parser"
+    return None
+
+
+def _value(node: ir.Node, name: str) -> float | int | None:
+    attribute = node.attributes.get(name)
+    return attribute.value if attribute is not None else None

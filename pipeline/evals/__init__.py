@@ -1,0 +1,1 @@
+"""Artefacts held against PyTorch, the clock and benchmarks."""

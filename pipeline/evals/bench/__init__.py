@@ -1,0 +1,1 @@
+"""`pipeline bench`: the papers' latency measurement."""

@@ -1,0 +1,1 @@
+"""`pipeline check`: artefacts beside PyTorch."""

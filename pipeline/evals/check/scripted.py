@@ -1,0 +1,187 @@
+"""The script that `check` plays: the same tokens through an artefact (prefill, then decode on its own cache) and PyTorch.
+
+Legend: B batch, S tokens of the padded prompt, T = S + STEPS, K positions whose logits are compared, V vocabulary,
+G key/value heads, D head dimension, N unpadded tokens of a feed.
+
+Both sides get the same feed and give outputs of the same names, so that Polygraphy's Comparator can run them:
+`prefill/logits` [B, K, V], `decode/logits` [B, STEPS, V], `present.{i}.key|value` [N, G, D] (the final cache, padding left out).
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import TensorMetadata
+
+from pipeline.models.reference import Reference
+from pipeline.runtime.runner import Array, Runner
+from pipeline.types import Precision, SkipSet
+
+LENGTHS = (1, 50, 100)
+STEPS = 8
+POSITIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One feed of the script: prompt and continuation of every row, [B, T] each."""
+
+    name: str
+    input_ids: Array
+    attention_mask: Array
+    position_ids: Array
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+
+
+def feeds(tokens: Array, lengths: tuple[int, ...]) -> list[Feed]:
+    """Single rows of every length, then all lengths in one batch, padded left, padded right.
+
+    Args:
+        tokens: [2 · len(lengths), max(lengths) + STEPS] int64; single rows and batch rows are different text.
+        lengths: of the prompts.
+    """
+    made = [_feed(f"length {n}", [row[: n + STEPS]], [n]) for n, row in zip(lengths, tokens, strict=False)]
+    rows = [row[: n + STEPS] for n, row in zip(lengths, tokens[len(lengths) :], strict=True)]
+    return [
+        *made,
+        _feed("batch padded left", rows, list(lengths)),
+        _feed("batch padded right", rows, list(lengths), right=True),
+    ]
+
+
+def _feed(name: str, rows: list[Array], prompts: list[int], *, right: bool = False) -> Feed:
+    """Rows of prompt + STEPS tokens → one batch. On the right, the padding lies between prompt and continuation."""
+    longest = max(prompts)
+    ids = np.zeros((len(rows), longest + STEPS), np.int64)
+    mask = np.zeros_like(ids)
+    for b, (row, length) in enumerate(zip(rows, prompts, strict=True)):
+        start = 0 if right else longest - length
+        ids[b, start : start + length] = row[:length]
+        mask[b, start : start + length] = 1
+        ids[b, longest:], mask[b, longest:] = row[length:], 1
+    return Feed(name, ids, mask, np.maximum(np.cumsum(mask, axis=1) - 1, 0))
+
+
+def wanted_positions(prompt_mask: Array) -> Array:
+    """[B, S] → [B, K]: positions spread over each row's prompt, its last token always among them."""
+    count = min(POSITIONS, prompt_mask.shape[1])
+    rows = [np.flatnonzero(row) for row in prompt_mask]
+    return np.stack(
+        [
+            row[np.linspace(0, len(row) - 1, count).round().astype(int)][-count:] if count > 1 else row[-1:]
+            for row in rows
+        ]
+    )
+
+
+def play(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """Prefill with an empty cache, then STEPS tokens one by one on the runner's own cache → the outputs to compare."""
+    ids, mask, positions = (feed[name] for name in ("input_ids", "attention_mask", "position_ids"))
+    total = ids.shape[1]
+    prompt = total - STEPS
+    prefill, cache = runner.forward(
+        ids[:, :prompt],
+        attention_mask=mask[:, :prompt],
+        position_ids=positions[:, :prompt],
+        logits_positions=wanted_positions(mask[:, :prompt]),
+    )
+    steps = []
+    for t in range(prompt, total):
+        logits, cache = runner.forward(
+            ids[:, t : t + 1], cache, attention_mask=mask[:, : t + 1], position_ids=positions[:, t : t + 1]
+        )
+        steps.append(logits)
+    outputs = {"prefill/logits": prefill, "decode/logits": np.concatenate(steps, axis=1)}
+    return outputs | {
+        name.replace("past_key_values.", "present."): _unpadded(value, mask) for name, value in cache.items()
+    }
+
+
+def recompute(reference: Reference, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The same outputs as `play`, by one whole forward pass."""
+    mask = feed["attention_mask"]
+    prompt = mask.shape[1] - STEPS
+    logits, cache = reference.forward(feed["input_ids"], mask, feed["position_ids"])
+    wanted = wanted_positions(mask[:, :prompt])
+    outputs = {
+        "prefill/logits": np.take_along_axis(logits, wanted[:, :, None], axis=1),
+        "decode/logits": logits[:, prompt:],
+    }
+    for layer, (keys, values) in cache.items():
+        outputs[f"present.{layer}.key"] = _unpadded(keys, mask)
+        outputs[f"present.{layer}.value"] = _unpadded(values, mask)
+    return outputs
+
+
+def _unpadded(cache: Array, mask: Array) -> Array:
+    """[B, G, T, D] → [N, G, D]. A cache of another length than the mask stays whole, and fails by its shape."""
+    return cache.transpose(0, 2, 1, 3)[mask == 1] if cache.shape[2] == mask.shape[1] else cache
+
+
+class _Player(BaseRunner):
+    """What both sides share: the inputs of the script, and the time that it takes."""
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        metadata = TensorMetadata()
+        for name in ("input_ids", "attention_mask", "position_ids"):
+            metadata.add(name, np.dtype(np.int64), (None, None))
+        return metadata
+
+    def infer_impl(self, feed_dict: Mapping[str, Array]) -> dict[str, Array]:
+        start = time.perf_counter()
+        outputs = self.outputs(feed_dict)
+        self.inference_time = time.perf_counter() - start
+        return outputs
+
+    @abstractmethod
+    def outputs(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """The named outputs of one feed."""
+
+
+class ArtefactRunner(_Player):
+    """A graph or an engine as a Polygraphy runner that plays the script."""
+
+    def __init__(self, open_runner: Callable[[], Runner], name: str) -> None:
+        super().__init__(name=name)
+        self._open = open_runner
+
+    def activate_impl(self) -> None:
+        self._runner: Any = self._open()
+
+    def deactivate_impl(self) -> None:
+        self._runner.close()
+        del self._runner
+
+    def outputs(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return play(self._runner, feed)
+
+
+class TorchRunner(_Player):
+    """The PyTorch reference as a Polygraphy runner."""
+
+    def __init__(self, folder: Path, skip: SkipSet, dtype: Precision, healed: Path | None = None) -> None:
+        super().__init__(name=f"torch-{dtype}")
+        self._arguments = (folder, skip, dtype, healed)
+
+    def activate_impl(self) -> None:
+        self._reference: Any = Reference(*self._arguments)
+
+    def deactivate_impl(self) -> None:
+        del self._reference
+
+    def outputs(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return recompute(self._reference, feed)

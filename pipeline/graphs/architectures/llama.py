@@ -1,0 +1,30 @@
+"""Llama 1-3 and everything of that form (SmolLM2, TinyLlama, Vicuna): RMSNorm, rotary GQA, gated SiLU MLP.
+
+Ground truth: transformers `modeling_llama.py`.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from pipeline.graphs.architectures._decoder import Decoder
+
+
+class Architecture(Decoder):
+    def biases(self) -> tuple[bool, bool]:
+        """Whether q, k, v and the output projection have biases."""
+        has = bool(self.config.get("attention_bias", False))
+        return has, has
+
+    def attention(self, x: ir.Value, i: int) -> ir.Value:
+        name, (qkv_bias, o_bias) = f"model.layers.{i}.self_attn", self.biases()
+        q = self.linear(x, f"{name}.q_proj", self.C, self.H * self.D, bias=qkv_bias)
+        k = self.linear(x, f"{name}.k_proj", self.C, self.G * self.D, bias=qkv_bias)
+        v = self.linear(x, f"{name}.v_proj", self.C, self.G * self.D, bias=qkv_bias)
+        return self.linear(self.attend(q, k, v, i), f"{name}.o_proj", self.H * self.D, self.C, bias=o_bias)
+
+    def mlp(self, x: ir.Value, i: int) -> ir.Value:
+        name, bias = f"model.layers.{i}.mlp", bool(self.config.get("mlp_bias", False))
+        gate = self.linear(x, f"{name}.gate_proj", self.C, self.F, bias=bias)
+        up = self.linear(x, f"{name}.up_proj", self.C, self.F, bias=bias)
+        return self.gated_mlp(gate, up, f"{name}.down_proj", bias=bias)

@@ -1,0 +1,13 @@
+"""Mistral: Llama with a sliding attention window. Ground truth: transformers `modeling_mistral.py`."""
+
+from __future__ import annotations
+
+from pipeline.graphs.architectures import llama
+
+
+class Architecture(llama.Architecture):
+    def biases(self) -> tuple[bool, bool]:
+        return False, False
+
+    def window(self, i: int) -> int | None:  # noqa: ARG002  (the same for every layer)
+        return self.config.get("sliding_window")

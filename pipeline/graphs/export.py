@@ -1,0 +1,166 @@
+"""Stage: a checkpoint → its base graph; or a folder that optimum exported → its base graph."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from pipeline import store
+from pipeline.graphs import architectures, graphfile
+from pipeline.models import tokenizer
+from pipeline.models.checkpoint import SMALL_FILES, Checkpoint, discard, open_checkpoint
+from pipeline.types import BASE, Precision, UserError, Variant
+
+log = logging.getLogger(__name__)
+
+
+def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
+    """Writes `base.<precision>.onnx` beside the checkpoint's weights, or finds it there.
+
+    Raises:
+        UserError: the checkpoint cannot be authored; nothing is written then.
+    """
+    variant = Variant(checkpoint.model, BASE, precision)
+    path = store.graph_path(checkpoint.folder, variant)
+    with store.lock(checkpoint.folder):
+        store.sweep_temporaries(checkpoint.folder)
+        if checkpoint.source.get("kind") == "onnx":
+            if not path.is_file():
+                raise UserError(
+                    f"{checkpoint.folder} holds a graph exported elsewhere, and not in {precision}; export it so with optimum"
+                )
+            return path
+        wanted = {
+            **store.variant_record(variant),
+            "contract": "authored",
+            "weights": checkpoint.identity,
+            "config": store.sha256(checkpoint.folder / "config.json"),
+            "tokenizer": tokenizer.digest(checkpoint.folder),
+            "tools": graphfile.tools(),
+        }
+        if store.is_current(path, wanted):
+            log.info("%s is there and matches; nothing to do", path)
+            return path
+        try:
+            model = architectures.decoder(checkpoint, precision, BASE).author()
+        except UserError:
+            discard(checkpoint)
+            raise
+        graphfile.save(
+            model,
+            path,
+            {**wanted, "source": checkpoint.source, "num_layers": checkpoint.config["num_hidden_layers"]},
+        )
+    return path
+
+
+def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
+    """Takes over a graph that `optimum-cli export onnx --task text-generation-with-past` made; its own contract stays.
+
+    Args:
+        folder: holds model.onnx, its data file and config.json.
+        into: where to put it; graphs/<folder's name> by default.
+
+    Raises:
+        UserError: no such export, or the graph has no cache.
+    """
+    source = folder / "model.onnx"
+    if not source.is_file() or not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} has no model.onnx and config.json; make them with "
+            "`optimum-cli export onnx --model ID --task text-generation-with-past FOLDER`"
+        )
+    model = graphfile.load(source)
+    if not any(value.name and value.name.startswith("past_key_values.") for value in model.graph.inputs):
+        raise UserError(
+            f"{source} has no past_key_values inputs; export it with --task text-generation-with-past"
+        )
+    target = into or store.graphs_dir(folder.resolve().name)
+    precision = _precision(model)
+    variant = Variant(target.name, BASE, precision)
+    path = store.graph_path(target, variant)
+    with store.lock(target):
+        store.sweep_temporaries(target)
+        wanted = {
+            **store.variant_record(variant),
+            "contract": "optimum",
+            "source_sha256": store.sha256(source),
+            "tokenizer": tokenizer.digest(folder),
+            "tools": graphfile.tools(),
+        }
+        if store.is_current(path, wanted):
+            return path
+        locations = {
+            str(t.location)
+            for v in model.graph.initializers.values()
+            if isinstance(t := v.const_value, ir.ExternalTensor)
+        }
+        for name in [*locations, *(n for n in SMALL_FILES if (folder / n).is_file())]:
+            with store.atomic(target / name) as temporary:
+                shutil.copyfile(folder / name, temporary)
+        config = store.read_json(folder / "config.json")
+        store.write_json(target / store.SOURCE, {"kind": "onnx", "from": str(folder.resolve())})
+        graphfile.save(
+            model,
+            path,
+            {**wanted, "weights": _data_identity(target, locations), "num_layers": num_layers(config)},
+        )
+    open_checkpoint(target)
+    return path
+
+
+def optimum_base(folder: Path) -> Path:
+    """The same checkpoint as optimum exports it (traced, fp32), in `<folder>/optimum/`, for comparison; made once.
+
+    Raises:
+        UserError: optimum cannot export this checkpoint.
+    """
+    target = folder / "optimum"
+    ready = store.graph_path(target, Variant(target.name, BASE, "fp32"))
+    if (target / store.SOURCE).is_file() and store.is_current(ready, {"contract": "optimum"}):
+        return ready
+    from optimum.exporters.onnx import main_export
+
+    log.info("exporting %s with optimum, for comparison (once; takes a minute or more)", folder)
+    with tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's remarks on transformers' code
+        try:
+            main_export(
+                str(folder),
+                temporary,
+                task="text-generation-with-past",
+                dtype="fp32",
+                device="cpu",
+                do_validation=False,
+            )
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"optimum cannot export {folder}: {error}") from None
+        return export_from_onnx(Path(temporary), target)
+
+
+def _precision(model: ir.Model) -> Precision:
+    """The precision of the cache, which is the graph's."""
+    dtype = next(v.dtype for v in model.graph.inputs if v.name and v.name.startswith("past_key_values."))
+    names: dict[Any, Precision] = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
+    if dtype not in names:
+        raise UserError(f"a graph in {dtype} is not taken; export it in fp32 or fp16")
+    return names[dtype]
+
+
+def _data_identity(folder: Path, locations: set[str]) -> dict[str, int]:
+    """Names and sizes of the data files: hashing them would read every weight."""
+    return {name: (folder / name).stat().st_size for name in sorted(locations)}
+
+
+def num_layers(config: dict[str, Any]) -> int:
+    """L of a config.json."""
+    for key in ("num_hidden_layers", "n_layer", "num_layers"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    raise UserError("config.json does not say how many layers the model has (num_hidden_layers)")

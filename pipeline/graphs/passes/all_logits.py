@@ -1,0 +1,26 @@
+"""Turns a graph that gives the logits asked for into one that gives those of every position."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from pipeline.types import UserError
+
+
+class AllLogitsPass(InPlacePass):
+    """Takes `logits_positions` out: the head reads every position."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        gather = next((node for node in model.graph if node.op_type == "GatherND"), None)
+        positions = next((value for value in model.graph.inputs if value.name == "logits_positions"), None)
+        if gather is None or positions is None or gather.inputs[0] is None:
+            raise UserError("the graph has no logits_positions to take out")
+        gather.outputs[0].replace_all_uses_with(gather.inputs[0])
+        RemoveUnusedNodesPass()(model)
+        model.graph.inputs.remove(positions)
+        logits = next(value for value in model.graph.outputs if value.name == "logits")
+        vocabulary = logits.shape[2] if logits.shape else None
+        logits.shape = ir.Shape(["batch", "sequence", vocabulary])
+        return PassResult(model, modified=True)

@@ -1,0 +1,76 @@
+"""Leaves the sublayers of a skip set out of a base graph."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from pipeline.graphs import anatomy
+from pipeline.types import SkipSet, UserError
+
+
+class SkipPass(InPlacePass):
+    """Leaves the sublayers of a skip set out of a base graph."""
+
+    def __init__(self, skip: SkipSet, num_layers: int) -> None:
+        super().__init__()
+        self.skip = skip
+        self.num_layers = num_layers
+
+    def requires(self, model: ir.Model) -> None:
+        """Exactly one attention and one MLP join the stream in every layer."""
+        self.joins = anatomy.find(model, self.num_layers, SkipSet())
+
+    def call(self, model: ir.Model) -> PassResult:
+        for join in self.joins:
+            if join.sublayer in self.skip:
+                add = anatomy.join_node(join.branch)
+                add.outputs[0].replace_all_uses_with(
+                    anatomy.other_operand(add, join.branch), replace_graph_outputs=True
+                )
+                # The Add goes at once: left in place it would read the branch of its parallel sibling a second time.
+                model.graph.remove(add, safe=True)
+        _drop_cache_outputs(model, self.skip)
+        RemoveUnusedNodesPass()(model)
+        _drop_cache_inputs(model, self.skip)
+        return PassResult(model, modified=bool(self.skip))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Just the skipped sublayers are gone, and no cache tensor of theirs is left."""
+        anatomy.find(model, self.num_layers, self.skip)
+        left = [
+            v.name
+            for v in (*model.graph.inputs, *model.graph.outputs)
+            if _cache_layer(v) in self.skip.attention
+        ]
+        if left:
+            raise UserError(
+                f"cache tensor {left[0]} is still used after its attention was left out; this graph is not cut"
+            )
+
+
+def _cache_layer(value: ir.Value) -> int | None:
+    """Which layer's keys or values a graph input or output holds."""
+    parts = (value.name or "").split(".")
+    return (
+        int(parts[1])
+        if parts[0] in ("past_key_values", "present") and len(parts) == 3 and parts[1].isdigit()
+        else None
+    )
+
+
+def _drop_cache_outputs(model: ir.Model, skip: SkipSet) -> None:
+    for value in [v for v in model.graph.outputs if _cache_layer(v) in skip.attention]:
+        model.graph.outputs.remove(value)
+
+
+def _drop_cache_inputs(model: ir.Model, skip: SkipSet) -> None:
+    """Removes the inputs; a tracer hangs the mask's length on the cache of layer 0, which then moves to another layer."""
+    gone = [v for v in model.graph.inputs if _cache_layer(v) in skip.attention]
+    heir = next((v for v in model.graph.inputs if _cache_layer(v) is not None and v not in gone), None)
+    for value in gone:
+        if value.uses() and heir is not None and all(use.node.op_type == "Shape" for use in value.uses()):
+            value.replace_all_uses_with(heir)
+        if not value.uses():
+            model.graph.inputs.remove(value)

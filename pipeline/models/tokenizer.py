@@ -1,0 +1,84 @@
+"""A checkpoint's tokenizer, its chat template, the ends of a text and its context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import store
+from pipeline.runtime.generation.prompts import Manners, Prompts, plain
+from pipeline.types import UserError
+
+
+def load(folder: Path) -> Any:
+    """The model's tokenizer, as its authors published it.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    from transformers import AutoTokenizer
+
+    if not any(folder.glob("tokenizer*")) and not (folder / "vocab.json").is_file():
+        raise UserError(f"{folder} holds no tokenizer; copy the model's tokenizer files into it")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder} holds no tokenizer that transformers can load ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def prompts(folder: Path) -> Prompts:
+    """A checkpoint's tokenizer, chat template, ends of a text and context, for generation.
+
+    Raises:
+        UserError: no tokenizer, or one that has no fast form.
+    """
+    words = load(folder)
+    if not getattr(words, "is_fast", False):
+        raise UserError(
+            f"{folder} holds a tokenizer without a fast form (tokenizer.json), which generation needs"
+        )
+    special = {key: value for key, value in words.special_tokens_map.items() if isinstance(value, str)}
+    template = words.chat_template
+    if isinstance(template, dict):  # several by name; transformers, too, takes the default one
+        template = template.get("default")
+    return Prompts(
+        plain(words.backend_tokenizer),
+        Manners(context(folder), tuple(sorted(stop_tokens(folder))), template, special),
+    )
+
+
+def context(folder: Path) -> int:
+    """Tokens that a text may have: the model's window."""
+    config = store.read_json(folder / "config.json")
+    return int(
+        next(
+            (config[key] for key in ("max_position_embeddings", "n_positions", "n_ctx") if config.get(key)),
+            2048,
+        )
+    )
+
+
+def stop_tokens(folder: Path) -> frozenset[int]:
+    """The end-of-text ids that the model's generation_config.json (or config.json) names."""
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file() and (
+            ids := store.read_json(folder / name).get("eos_token_id")
+        ) is not None:
+            return frozenset(ids if isinstance(ids, list) else [ids])
+    return frozenset()
+
+
+def digest(folder: Path) -> str | None:
+    """SHA-256 over the files that make the tokenizer; None where there is none."""
+    names = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "tokenizer.model",
+        "vocab.json",
+        "merges.txt",
+    )
+    found = [f"{name}:{store.sha256(folder / name)}" for name in names if (folder / name).is_file()]
+    return store.text_digest("\n".join(found)) if found else None

@@ -1,0 +1,77 @@
+"""Greedy texts where nothing is streamed or drawn: scoring, the demo, tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from pipeline.runtime.generation.batcher import Batcher
+from pipeline.runtime.runner import Array, Runner
+
+
+class Plain:
+    """A row (`batcher.Row`) that takes the likeliest tokens until `ends` says so.
+
+    Attributes:
+        number: which of the prompts it is.
+        tokens: what was written.
+        error: what ended it before its time.
+        done: whether no token follows.
+    """
+
+    def __init__(
+        self, number: int, prompt: Sequence[int], max_tokens: int, ends: Callable[[list[int]], bool]
+    ) -> None:
+        self.number, self.prompt, self.most = number, prompt, len(prompt) + max_tokens
+        self.max_tokens, self.ends, self.done = max_tokens, ends, False
+        self.tokens: list[int] = []
+        self.error: Exception | None = None
+
+    def cancelled(self) -> bool:
+        return False
+
+    def take(self, logits: Array) -> int | None:
+        self.tokens.append(int(logits.argmax()))
+        self.done = len(self.tokens) == self.max_tokens or self.ends(self.tokens)
+        return None if self.done else self.tokens[-1]
+
+    def end(self, error: Exception | None = None) -> None:
+        self.error, self.done = error, True
+
+
+def greedy_batch(
+    runner: Runner,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    ends: Callable[[list[int]], bool],
+    rows: int = 8,
+) -> Iterator[Plain]:
+    """The greedy continuation of each prompt, as they finish, `rows` of them side by side.
+
+    Args:
+        ends: whether a text is finished, given the tokens written for it so far.
+
+    Raises:
+        UserError: a prompt is empty.
+    """
+    longest = max(map(len, prompts), default=0) + max_tokens
+    batcher = Batcher(runner, rows, rows * longest, queue=len(prompts))
+    left = [Plain(number, prompt, max_tokens, ends) for number, prompt in enumerate(prompts)]
+    for row in left:
+        batcher.add(row)
+    while batcher.step():
+        yield from (row for row in left if row.done)
+        left = [row for row in left if not row.done]
+
+
+def greedy(
+    runner: Runner, prompt: Sequence[int], max_tokens: int, stop: frozenset[int] = frozenset()
+) -> list[int]:
+    """The greedy continuation of one prompt, up to and with the first token of `stop`.
+
+    Raises:
+        UserError: the prompt is empty.
+    """
+    (row,) = greedy_batch(runner, [prompt], max_tokens, lambda tokens: tokens[-1] in stop, rows=1)
+    if row.error is not None:
+        raise row.error
+    return row.tokens

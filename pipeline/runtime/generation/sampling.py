@@ -1,0 +1,136 @@
+"""How the next token is picked from its logits: greedy, or drawn with temperature, top-k, top-p, seed and penalties.
+
+Legend: V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.runtime.runner import Array
+from pipeline.types import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a request asks for; the names are those of TensorRT-LLM's Triton backend and of the OpenAI API.
+
+    Attributes:
+        max_tokens: at most so many new tokens.
+        temperature: 0 is greedy.
+        top_k: draw from the k likeliest tokens only; 0 is all.
+        top_p: draw from the fewest likeliest tokens that together have this probability.
+        seed: of the draw; the same seed gives the same text. None is another one each time.
+        repetition_penalty: divides the logits of what was said before, prompt included (Keskar et al. 2019); 1 is none.
+        presence_penalty, frequency_penalty: taken off the logits of what was written, once or for each time.
+        stop: strings that end the text and do not appear in it.
+        ignore_eos: go on after the model's end-of-text token (for measuring).
+
+    Raises:
+        UserError: a value is out of range or no number.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("max_tokens", 1, 1 << 31),
+            ("temperature", 0, 100),
+            ("top_k", 0, 1 << 31),
+            ("repetition_penalty", 1e-3, 1e3),
+            ("presence_penalty", -2, 2),
+            ("frequency_penalty", -2, 2),
+        ):
+            value = getattr(self, name)
+            if name in ("max_tokens", "top_k") and not isinstance(value, int):
+                raise UserError(f"{name} {value} is no whole number")
+            if not (math.isfinite(value) and low <= value <= high):
+                raise UserError(f"{name} {value} is not between {low} and {high}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p {self.top_p} is not above 0 and at most 1")
+        if self.seed is not None and self.seed < 0:
+            raise UserError(f"seed {self.seed} is negative")
+        if not all(self.stop):
+            raise UserError("a stop string is empty")
+
+
+class Sampler:
+    """Picks the tokens of one text.
+
+    Args:
+        sampling: what was asked for.
+        prompt: the tokens before the text.
+    """
+
+    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+        self.sampling = sampling
+        self.said = set(prompt)
+        self.written: Counter[int] = Counter()
+        self.random = np.random.default_rng(sampling.seed)
+
+    def pick(self, logits: Array) -> int:
+        """The next token, from its logits [V].
+
+        Raises:
+            UserError: the logits hold NaN or infinity: the model overflowed its precision.
+        """
+        scores = self._penalised(logits.astype(np.float32))
+        best = scores.max()
+        if not np.isfinite(best):
+            raise UserError(
+                "the model gave logits that are no numbers (an overflow of its precision); take an fp32 graph"
+            )
+        token = int(scores.argmax()) if self.sampling.temperature == 0 else self._draw(scores - best)
+        self.said.add(token)
+        self.written[token] += 1
+        return token
+
+    def _penalised(self, scores: Array) -> Array:
+        asked = self.sampling
+        if asked.repetition_penalty != 1:
+            ids = np.fromiter(self.said, np.int64, len(self.said))
+            part = scores[ids]
+            scores[ids] = np.where(part < 0, part * asked.repetition_penalty, part / asked.repetition_penalty)
+        if self.written and (asked.presence_penalty or asked.frequency_penalty):
+            ids = np.fromiter(self.written, np.int64, len(self.written))
+            counts = np.fromiter(self.written.values(), np.float32, len(self.written))
+            scores[ids] -= asked.presence_penalty + asked.frequency_penalty * counts
+        return scores
+
+    def _draw(self, scores: Array) -> int:
+        """Draws by scores that are at most 0, so that a tiny temperature gives 0 and -inf and no NaN."""
+        with np.errstate(over="ignore"):
+            ids, chances = kept(
+                scores.astype(np.float64) / self.sampling.temperature,
+                self.sampling.top_k,
+                self.sampling.top_p,
+            )
+        place = np.searchsorted(np.cumsum(chances), self.random.random() * chances.sum(), side="right")
+        return int(ids[min(place, len(ids) - 1)])
+
+
+def kept(scores: Array, top_k: int, top_p: float) -> tuple[Array, Array]:
+    """(ids, probabilities) of the tokens that may be drawn, likeliest first: top-k, then top-p of what that leaves."""
+    count = min(top_k or len(scores), len(scores))
+    ids = np.argpartition(-scores, count - 1)[:count] if count < len(scores) else np.arange(len(scores))
+    ids = ids[np.argsort(-scores[ids], kind="stable")]
+    chances = np.exp((scores[ids] - scores[ids[0]]).astype(np.float64))
+    chances /= chances.sum()
+    if top_p < 1:
+        enough = int(np.searchsorted(np.cumsum(chances), top_p)) + 1
+        ids, chances = ids[:enough], chances[:enough] / chances[:enough].sum()
+    return ids, chances

@@ -1,0 +1,146 @@
+"""One text on its way: picks its tokens, and hands out its text as soon as it is certain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.sampling import Sampler, Sampling
+from pipeline.runtime.runner import Array
+from pipeline.types import UserError
+
+Finish = Literal["stop", "length", "cancelled"]
+HALF = "\ufffd"
+"""How a decoder writes bytes that are no whole character yet."""
+CONTEXT_OF_DECODING = 16
+"""Prompt tokens that the decoder sees before the first new one: enough for spaces and for characters of several tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one token brought.
+
+    Attributes:
+        text: new text that is certain; '' while it may become a stop string or half a character.
+        token: its id; None where no token was picked (cancelled).
+        finish: why the text ends here; None where it goes on.
+        error: what went wrong; ends the text.
+    """
+
+    text: str = ""
+    token: int | None = None
+    finish: Finish | None = None
+    error: Exception | None = None
+
+
+class Writer:
+    """A request as the batcher sees it (`batcher.Row`).
+
+    Args:
+        prompt: its tokens.
+        sampling: what was asked for.
+        prompts: the model's tokenizer and context.
+        sink: takes each Piece.
+        is_cancelled: asked before each step.
+
+    Raises:
+        UserError: prompt and text do not fit into the context.
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        prompts: Prompts,
+        sink: Callable[[Piece], None],
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        room = prompts.manners.context - len(prompt)
+        if room < sampling.max_tokens:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens and max_tokens is {sampling.max_tokens}; "
+                f"together the context holds {prompts.manners.context}"
+            )
+        self.prompt, self.most = prompt, len(prompt) + sampling.max_tokens
+        self.sampling, self.prompts, self.sink, self.is_cancelled = sampling, prompts, sink, is_cancelled
+        self.sampler = Sampler(sampling, prompt)
+        self.text = TextStream(prompts, prompt, sampling.stop)
+        self.count = 0
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled()
+
+    def take(self, logits: Array) -> int | None:
+        """Picks the next token from its logits [V]; None where the text ends with it."""
+        token = self.sampler.pick(logits)
+        self.count += 1
+        finish: Finish | None = "length" if self.count == self.sampling.max_tokens else None
+        if token in self.prompts.ends and not self.sampling.ignore_eos:
+            text, finish = self.text.rest(), "stop"
+        else:
+            text = self.text.push(token)
+            if self.text.stopped:
+                finish = "stop"
+            elif finish:
+                text += self.text.rest()
+                finish = "stop" if self.text.stopped else finish
+        self.sink(Piece(text, token, finish))
+        return None if finish else token
+
+    def end(self, error: Exception | None = None) -> None:
+        """Ends it before its time: cancelled, or with an error."""
+        self.sink(Piece(error=error) if error else Piece(self.text.rest(), finish="cancelled"))
+
+
+class TextStream:
+    """Tokens in, text out, up to the first stop string.
+
+    Text is what the decoded window gains by a token, once it does not end in half a character; the window begins one release
+    back, so that what a decoder does to a beginning (a stripped space) happens in both texts. tokenizers' own DecodeStream
+    gives up on byte tokens that make no character, and says a prompt again that ends in U+FFFD.
+
+    Args:
+        prompts: the tokenizer.
+        prompt: tokens before the text.
+        stop: strings that end it; what may still become one is held back.
+    """
+
+    def __init__(self, prompts: Prompts, prompt: list[int], stop: tuple[str, ...]) -> None:
+        self.tokenizer, self.stop, self.stopped = prompts.tokenizer, stop, False
+        self.window = prompt[-CONTEXT_OF_DECODING:]
+        self.released = len(self.window)  # tokens of the window whose text is out
+        self.held = ""
+
+    def push(self, token: int) -> str:
+        """The text that this token makes certain."""
+        self.window.append(token)
+        new = self._gained()
+        if new.endswith(HALF):
+            return ""
+        self.window, self.released = self.window[self.released :], len(self.window) - self.released
+        return self._release(new, last=False)
+
+    def rest(self) -> str:
+        """What is left when no token follows: held-back text, and half a character as U+FFFD."""
+        return "" if self.stopped else self._release(self._gained(), last=True)
+
+    def _gained(self) -> str:
+        known = self.tokenizer.decode(self.window[: self.released], skip_special_tokens=True)
+        return self.tokenizer.decode(self.window, skip_special_tokens=True)[len(known) :]
+
+    def _release(self, new: str, last: bool) -> str:
+        text = self.held + new
+        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self.held = True, ""
+            return text[: min(found)]
+        keep = 0 if last else max((_overlap(text, stop) for stop in self.stop), default=0)
+        self.held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of the text that are the beginning of the stop string."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,176 @@
+"""Runners: a graph or an engine, loaded and ready to run through one interface. One backend a file.
+
+Legend: B batch, S new tokens, P cached tokens, T = P + S, K positions whose logits are wanted, V vocabulary,
+G key/value heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.types import UserError
+
+Array = npt.NDArray[Any]
+Cache = dict[str, Array]
+"""past_key_values.{i}.key|value → [B, G, P, D], for the layers whose attention is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One input or output; a symbolic dimension is a string, an unknown one None."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest B, S, P and K that a runner takes in one pass; an engine's come from its ranges."""
+
+    batch: int = 1 << 30
+    new: int = 1 << 30
+    past: int = 1 << 30
+    wanted: int = 1 << 30
+
+
+class Runner(ABC):
+    """A graph or an engine that is ready to run. `infer` is the backend's; everything else follows from the contract.
+
+    Attributes:
+        path: the artefact.
+        inputs, outputs: name → TensorInfo, in the artefact's order.
+        limits: what one pass takes.
+        piece: tokens of a long text that one pass best takes; None for as many as it can.
+    """
+
+    path: Path
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    limits: Limits = Limits()
+    piece: int | None = None
+
+    @property
+    def heads(self) -> list[str]:
+        """The variants whose logits come out of a merged graph; [''] where there is one."""
+        return [
+            name.removeprefix("logits").removeprefix(".")
+            for name in self.outputs
+            if name.split(".")[0] == "logits"
+        ]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether logits come out where they are asked for only."""
+        return "logits_positions" in self.inputs
+
+    @property
+    def has_cache(self) -> bool:
+        return any(name.startswith("past_key_values.") for name in self.inputs)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values a token."""
+        return sum(array.shape[1] * array.shape[3] * array.itemsize for array in self.empty_cache(1).values())
+
+    @abstractmethod
+    def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
+        """Runs the artefact on exactly its inputs; `wanted` names the outputs (all by default)."""
+
+    def close(self) -> None:
+        """Frees what the runner holds."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def empty_cache(self, batch: int) -> Cache:
+        """A cache of P = 0 tokens: [B, G, 0, D] for every cached layer of this variant."""
+        cache: Cache = {}
+        for name, info in self.inputs.items():
+            if name.startswith("past_key_values."):
+                heads, dim = info.shape[1], info.shape[3]
+                if not isinstance(heads, int) or not isinstance(dim, int):
+                    raise UserError(f"{self.path}: {name} has no fixed number of heads and head dimension")
+                cache[name] = np.zeros((batch, heads, 0, dim), info.dtype)
+        return cache
+
+    def feeds(
+        self,
+        input_ids: Array,
+        cache: Cache | None = None,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        logits_positions: Array | None = None,
+    ) -> dict[str, Array]:
+        """The inputs of one forward pass, defaults filled in.
+
+        Args:
+            input_ids: [B, S] int64.
+            cache: P tokens of keys and values; None is the empty cache.
+            attention_mask: [B, T], 0 = padding; all ones by default.
+            position_ids: [B, S]; by default each row counts its unmasked tokens.
+            logits_positions: [B, K], indices into S; the last token by default.
+        """
+        batch, new = input_ids.shape
+        cache = self.empty_cache(batch) if cache is None else cache
+        past = (
+            next(iter(cache.values())).shape[2]
+            if cache
+            else (attention_mask.shape[1] - new if attention_mask is not None else 0)
+        )
+        mask = np.ones((batch, past + new), np.int64) if attention_mask is None else attention_mask
+        if position_ids is None:
+            position_ids = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -new:]
+        if logits_positions is None:
+            logits_positions = np.full((batch, 1), new - 1, np.int64)
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "position_ids": position_ids,
+            "logits_positions": logits_positions,
+            **cache,
+        }
+        return {name: np.ascontiguousarray(given[name], info.dtype) for name, info in self.inputs.items()}
+
+    def forward(
+        self, input_ids: Array, cache: Cache | None = None, **rest: Array | None
+    ) -> tuple[Array, Cache]:
+        """One forward pass (arguments as `feeds`) → (logits [B, K, V], the cache with T tokens)."""
+        wanted = rest.get("logits_positions")
+        if wanted is None:
+            wanted = np.full((input_ids.shape[0], 1), input_ids.shape[1] - 1, np.int64)
+        logits, cache = self.step(self.feeds(input_ids, cache, **rest), wanted)
+        return logits[""], cache
+
+    def step(
+        self, feeds: Mapping[str, Array], wanted: Array, keep_cache: bool = True
+    ) -> tuple[dict[str, Array], Cache]:
+        """One forward pass on `feeds` → (head → logits [B, K, V], the cache with T tokens, or {} where it is not kept).
+
+        Args:
+            wanted: [B, K] int64, what `logits_positions` holds; graphs that give every position's logits are read there.
+        """
+        names = [name for name in self.outputs if keep_cache or not name.startswith("present.")]
+        outputs = self.infer(feeds, names)
+        logits = {head: outputs.pop(f"logits.{head}" if head else "logits") for head in self.heads}
+        if not self.gathers:  # `--head all` and optimum's graphs give [B, S, V]
+            logits = {
+                head: np.take_along_axis(values, wanted[:, :, None], axis=1)
+                for head, values in logits.items()
+            }
+        return logits, {
+            name.replace("present.", "past_key_values.", 1): value for name, value in outputs.items()
+        }

@@ -1,0 +1,216 @@
+"""The server as a process of ours: started, watched, and stopped without leaving processes, ports or shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.ship.triton.wheel import Wheel
+from pipeline.types import Failed, UserError
+
+HOST = "127.0.0.1"
+STANDIN = Path(__file__).parent / "in_triton" / "standin.py"
+STOOD_IN = ("onnxruntime", "tensorrt")
+LOAD_RATE = 50e6
+"""Bytes a second that a model is hashed and loaded with, on a slow disk."""
+HARMLESS = ("CudaDriverHelper", "NVML", "DCGM", "CUDA memory pool")
+"""Complaints about the missing GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Of HTTP, gRPC and metrics; 0 picks a free one."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def fixed(self) -> Ports:
+        """With free ports in the place of 0.
+
+        Raises:
+            UserError: a port is taken.
+        """
+        held: list[socket.socket] = []
+        try:
+            for port in (self.http, self.grpc, self.metrics):
+                one = socket.socket()
+                held.append(one)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    one.bind((HOST, port))
+                except OSError:
+                    raise UserError(
+                        f"port {port} is taken; stop what listens there, or choose others (--http-port …)"
+                    ) from None
+            return Ports(*(one.getsockname()[1] for one in held))
+        finally:
+            for one in held:
+                one.close()
+
+
+class Server:
+    """A Triton server on this machine, for a model repository that `pipeline ship` wrote.
+
+    Args:
+        wheel: the environment that it runs in.
+        repository: the model repository.
+        models: those that are loaded; load and unload stay possible (explicit model control).
+        ports: where it listens, on 127.0.0.1 only.
+        log: the file that its output goes to; by default one in its temporary folder, gone when it stops.
+
+    Raises:
+        UserError: a port is taken.
+        Failed: it did not become ready; the message holds the end of its log.
+    """
+
+    def __init__(
+        self,
+        wheel: Wheel,
+        repository: Path,
+        models: Sequence[str],
+        ports: Ports | None = None,
+        log: Path | None = None,
+    ) -> None:
+        self.wheel, self.repository, self.models = wheel, repository, list(models)
+        self.ports = (ports or Ports()).fixed()
+        self.http, self.grpc = f"http://{HOST}:{self.ports.http}", f"{HOST}:{self.ports.grpc}"
+        self.metrics = f"http://{HOST}:{self.ports.metrics}/metrics"
+        self.folder = Path(tempfile.mkdtemp(prefix="pipeline-triton-"))
+        self.log = log or self.folder / "server.log"
+        self.shm_prefix = f"pipeline-{uuid.uuid4().hex[:10]}-"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        bytes_to_load = sum(file.stat().st_size for file in self.repository.rglob("*") if file.is_file())
+        seconds = 120 + bytes_to_load / LOAD_RATE
+        self._install_backends()
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                self._command(), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self._environment(),
+                start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        until = time.monotonic() + seconds
+        while not self.is_healthy():
+            if self.process.poll() is not None:
+                raise Failed(
+                    f"the Triton server ended with {self.process.returncode} before it was ready: {self.reason()}"
+                )
+            if time.monotonic() > until:
+                raise Failed(f"the Triton server was not ready after {seconds:.0f} s: {self.reason()}")
+            time.sleep(0.05)
+
+    def is_healthy(self) -> bool:
+        """Whether the server says that it and its models are ready (a crashed Python model says so too: see `checks`)."""
+        with (
+            contextlib.suppress(OSError, urllib.error.URLError),
+            urllib.request.urlopen(f"{self.http}/v2/health/ready", timeout=5) as answer,
+        ):
+            return bool(answer.status == 200)
+        return False
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self, grace: float = 20) -> None:
+        """SIGTERM, time for the models to unload, then SIGKILL for the whole session; shared memory is swept."""
+        process, self.process = self.process, None
+        if process is not None:
+            if process.poll() is None:
+                process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the stubs are in its process group
+            process.wait(10)
+        for left in Path("/dev/shm").glob(f"{self.shm_prefix}*"):
+            left.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of the server's log."""
+        return (
+            "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            if self.log.is_file()
+            else ""
+        )
+
+    def reason(self) -> str:
+        """The last complaint in the log."""
+        lines = [line for line in self.tail(200).splitlines() if not any(word in line for word in HARMLESS)]
+        complaints = [
+            line for line in lines if line.startswith("E") or "rror:" in line or line.startswith("Signal (")
+        ]
+        return (complaints or ["no reason in its log"])[-1]
+
+    def _install_backends(self) -> None:
+        """A backend folder of our own: the wheel keeps the Python stubs apart; and the stand-ins."""
+        python = self.folder / "backends" / "python"
+        python.mkdir(parents=True)
+        for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+            shutil.copy(
+                self.wheel.root / "backends" / "python" / name, python / name
+            )  # Triton refuses links here
+        shutil.copy(self.wheel.stub, python)
+        (python / self.wheel.stub.name).chmod(0o755)
+        for name in STOOD_IN:
+            (self.folder / "backends" / name).mkdir()
+            shutil.copy(STANDIN, self.folder / "backends" / name / "model.py")
+
+    def _command(self) -> list[str]:
+        return [
+            str(self.wheel.root / "bin" / "tritonserver"),
+            f"--model-repository={self.repository.resolve()}",
+            f"--backend-directory={self.folder / 'backends'}",
+            f"--cache-directory={self.wheel.root / 'caches'}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in self.models),
+            f"--http-address={HOST}", f"--http-port={self.ports.http}", "--http-thread-count=16",
+            f"--grpc-address={HOST}", f"--grpc-port={self.ports.grpc}",
+            f"--metrics-address={HOST}", f"--metrics-port={self.ports.metrics}", "--allow-gpu-metrics=false",
+            "--pinned-memory-pool-byte-size=0", "--exit-timeout-secs=5",
+            f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
+        ]  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
+        libraries = [*map(str, self.wheel.libraries), *filter(None, [kept.get("LD_LIBRARY_PATH")])]
+        return {
+            **kept,
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            "PATH": f"{self.wheel.python.parent}{os.pathsep}{kept.get('PATH', '')}",  # the stub runs `python3` of this environment
+            "PIPELINE_STANDIN": "1",
+        }
+
+
+def _die_with_parent() -> None:
+    """PR_SET_PDEATHSIG: no server is left when the command dies, however it dies."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,0 +1,119 @@
+"""The real Triton server of the `nvidia-pytriton` wheel, in an environment of its own: CPU, HTTP, gRPC, Python backend.
+
+The wheel's Python stub needs numpy below 2, which this project's own environment does not have: hence two environments.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import store
+from pipeline.types import UserError
+
+log = logging.getLogger(__name__)
+PYTRITON = "nvidia-pytriton==0.7.0"
+"""Triton 2.51.0 (24.10)."""
+PACKAGES = ("numpy==1.26.4", "onnxruntime==1.31.1", "tokenizers==0.22.2", "jinja2==3.1.6")
+PYTHONS = ("3.11", "3.12")
+"""Those that our code and the wheel's stubs both run on."""
+
+_PROBE = """
+import importlib.util as u, json, sys, sysconfig
+from importlib.metadata import version
+print(json.dumps({"origin": u.find_spec("pytriton").origin, "version": "%d.%d" % sys.version_info[:2], "python": sys.executable,
+                  "libdir": sysconfig.get_config_var("LIBDIR"), "numpy": version("numpy")}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """Where the parts of the server lie.
+
+    Attributes:
+        python: the environment's interpreter.
+        root: the wheel's `tritonserver` folder.
+        libraries: folders for LD_LIBRARY_PATH: the interpreter's own libpython, then the wheel's libraries.
+        stub: the Python backend's stub for this interpreter.
+    """
+
+    python: Path
+    root: Path
+    libraries: tuple[Path, ...]
+    stub: Path
+
+
+def find() -> Wheel:
+    """The server's environment: TRITON_PYTHON, else the cached one, made now where it is missing (a minute, 400 MB).
+
+    Raises:
+        UserError: no Python that the wheel runs on, the packages cannot be fetched, or TRITON_PYTHON is of no use.
+    """
+    if named := os.environ.get("TRITON_PYTHON"):
+        return _probe(Path(named))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skip-pipeline" / "triton"
+    ready = folder / ".ready"
+    wanted = " ".join((PYTRITON, *PACKAGES))
+    with store.lock(folder):
+        if not ready.is_file() or ready.read_text() != wanted:
+            _make(folder / "venv")
+            ready.write_text(wanted)
+    return _probe(folder / "venv" / "bin" / "python")
+
+
+def _make(venv: Path) -> None:
+    log.info("making the Triton server's environment in %s (once; a minute, 400 MB)", venv)
+    shutil.rmtree(venv, ignore_errors=True)
+    pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for command in (
+        [_interpreter(), "-m", "venv", venv],
+        [*pip, "--no-deps", PYTRITON],  # its dependencies are those of a client that is not used here
+        [*pip, *PACKAGES],
+    ):
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"cannot make the Triton server's environment in {venv}: {reason}")
+
+
+def _interpreter() -> str:
+    """A Python of a version in PYTHONS, this one if it is."""
+    if "{}.{}".format(*sys.version_info[:2]) in PYTHONS:
+        return sys.executable
+    for version in PYTHONS:
+        if (found := shutil.which(f"python{version}")) and not subprocess.run(
+            [found, "-c", ""], capture_output=True
+        ).returncode:
+            return found
+    raise UserError(
+        f"the Triton wheel needs Python {' or '.join(PYTHONS)}; install one, or name its interpreter in TRITON_PYTHON"
+    )
+
+
+def _probe(python: Path) -> Wheel:
+    done = subprocess.run([str(python), "-c", _PROBE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            f"{python} has no nvidia-pytriton; unset TRITON_PYTHON, or `{python} -m pip install {PYTRITON}`"
+        )
+    told = json.loads(done.stdout)
+    if int(told["numpy"].split(".")[0]) >= 2:  # its stub crashes then, or gives empty tensors
+        raise UserError(
+            f"{python} has numpy {told['numpy']}, and the Triton wheel's stub needs numpy below 2"
+        )
+    package = Path(told["origin"]).parent
+    root = package / "tritonserver"
+    stub = root / "python_backend_stubs" / told["version"] / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise UserError(
+            f"the Triton wheel has no Python stub for Python {told['version']}; use {' or '.join(PYTHONS)}"
+        )
+    return Wheel(
+        Path(told["python"]), root, (Path(told["libdir"]), package.parent / "nvidia_pytriton.libs"), stub
+    )

@@ -1,0 +1,19 @@
+"""Versions of installed packages, for the records that say how something came to be."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+
+def version(distribution: str) -> str | None:
+    """The installed version; None where the package is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Name → version of those that are installed."""
+    installed = {name: version(name) for name in distributions}
+    return {name: number for name, number in installed.items() if number is not None}

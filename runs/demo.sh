@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The main job on a real model, from a checkpoint to a report: just the commands that it prints.
+set -euo pipefail
+
+run() {
+    printf '\n$ pipeline'
+    printf ' %q' "$@"
+    printf '\n'
+    pipeline "$@"
+}
+
+run export demo
+run calibrate demo --samples 32 --length 128
+for kind in attn mlp block; do
+    for rule in last cosine; do # the papers' first rule, and the one that suits this model (docs/notes.md)
+        run export demo --skip "$kind" --frac 0.25 --select "$rule"
+    done
+done
+run check
+if python -c 'import tensorrt_rtx_bindings' 2>/dev/null; then
+    run build-engine graphs/SmolLM2-135M-Instruct/attn22-29.fp32.onnx --target sm80
+else
+    printf "\nno engine: TensorRT-RTX is not installed (pip install 'skip-pipeline[rtx]')\n"
+fi
+run score --tasks smoke,smoke-loss --together
+run bench --sequences 20
+run report
+for graph in base attn22-29 attn5-7_9_25-26_28-29; do
+    run generate "graphs/SmolLM2-135M-Instruct/$graph.fp32.onnx" "The capital of France is" --max-tokens 16
+done

@@ -1,0 +1,110 @@
+"""The integer programme against brute force, and the loop that measures what it chose."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import store
+from pipeline.calib import calibrate, latency_budget, similarity
+from pipeline.calib.latency_budget import Times
+from pipeline.cli import prerequisites
+from pipeline.evals.bench import bench
+from pipeline.graphs import export
+from pipeline.models import checkpoint, texts
+from pipeline.types import SkipSet, UserError
+from tests import tiny
+
+
+def some(seed: int, layers: int = 4) -> dict[SkipSet, float]:
+    rng = np.random.default_rng(seed)
+    return {
+        SkipSet.of(kind, [k]): float(rng.uniform(0.01, 1)) for kind in ("attn", "mlp") for k in range(layers)
+    }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_solution_is_that_of_brute_force(seed: int) -> None:
+    damage, times = some(seed), Times(20.0, 1.0, 2.5)
+    saved = float(np.random.default_rng(seed).uniform(0.5, 13))
+    best = min(
+        (
+            sum(damage[one] for one in subset)
+            for n in range(len(damage) + 1)
+            for subset in itertools.combinations(damage, n)
+            if sum(times.of(one) for one in subset) >= saved
+        ),
+    )
+    chosen = latency_budget.solve(damage, times, saved)
+    assert times.of(chosen) >= saved - 1e-6
+    assert sum(damage[one] for one in damage if latency_budget._within(one, chosen)) == pytest.approx(
+        best, abs=1e-6
+    )
+
+
+def test_what_cannot_be_reached_is_said() -> None:
+    with pytest.raises(UserError, match=r"predicted to give 3\.33x, and 4\.00x was asked"):
+        latency_budget.choose(some(0), Times(20.0, 1.0, 2.5), 4.0, lambda skip: 1.0)
+    with pytest.raises(UserError, match="is none"):
+        latency_budget.choose(some(0), Times(20.0, 1.0, 2.5), 1.0, lambda skip: 1.0)
+
+
+@pytest.mark.parametrize("truth", [0.6, 0.85, 1.2])
+def test_a_finalist_that_misses_is_chosen_again_with_corrected_times(truth: float) -> None:
+    """Sublayers that really take `truth` times what was thought."""
+    thought, real = Times(20.0, 1.0, 2.5), Times(20.0, 1.0, 2.5).scaled(truth)
+    rounds, reached = latency_budget.choose(
+        some(3), thought, 1.25, lambda skip: real.whole / (real.whole - real.of(skip))
+    )
+    assert reached and rounds[-1].measured >= 1.25
+    assert all(one.measured < 1.25 for one in rounds[:-1]) and (truth != 0.6 or len(rounds) > 1)
+
+
+def test_what_the_machine_never_gives_ends() -> None:
+    rounds, reached = latency_budget.choose(some(1), Times(20.0, 1.0, 2.5), 1.5, lambda skip: 1.01)
+    assert not reached and 1 <= len(rounds) <= latency_budget.ROUNDS
+    assert (
+        latency_budget.choose(some(1), Times(20.0, 1.0, 2.5), 1.2, lambda skip: 0.9)[1] is False
+    )  # slower than the whole model
+
+
+def test_candidates_are_the_kind_asked_for() -> None:
+    told = similarity.Similarity(
+        {}, {f"cosine_{kind}": np.full((1, 3), 0.9) for kind in ("layer", "attn", "mlp")}, {}
+    )
+    assert (
+        len(latency_budget.candidates("any", told)) == 6
+        and len(latency_budget.candidates("block", told)) == 3
+    )
+    assert set(latency_budget.candidates("attn", told)) == {SkipSet((k,)) for k in range(3)}
+    with pytest.raises(UserError, match="not a kind"):
+        latency_budget.candidates("norm", told)
+
+
+def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny.checkpoint(
+        workdir / "models" / "tiny", vocab_size=tiny.WORDS, num_hidden_layers=6, intermediate_size=512
+    )
+    tiny.tokenizer(source)
+    found = checkpoint.resolve("models/tiny")
+    base = export.export_base(found)
+    times = prerequisites.sublayer_times(base, 20)
+    assert times.whole > 0 and times.attn >= 0 and times.mlp >= 0
+    monkeypatch.setattr(bench, "bench", lambda *a, **k: pytest.fail("the times are kept"))
+    assert prerequisites.sublayer_times(base, 20) == times
+    monkeypatch.undo()
+    monkeypatch.chdir(workdir)
+    assert not list(store.results_dir("tiny").glob("*.bench.json"))  # probes leave no results
+    calibrate.calibrate(found.folder, texts.OWN, samples=2, length=16)
+    file = store.calib_dir("tiny") / "times-fp32-20.json"
+    store.write_json(file, {**store.read_json(file), "seconds": {"whole": 1.0, "attn": 0.1, "mlp": 0.1}})
+    rounds, _, _ = prerequisites.within_budget(found.folder, "mlp", 1.0001, None, 20)
+    graph = store.graphs_dir("tiny") / f"{rounds[0].skip.name}.fp32.onnx"
+    assert store.check_passed(graph) and rounds[0].skip.mlp and not rounds[0].skip.attention
+    with pytest.raises(UserError, match="the whole model already"):
+        prerequisites.within_budget(found.folder, "mlp", None, 2000.0, 20)

@@ -1,0 +1,177 @@
+"""Each rule of the lint on a hand-made graph that breaks just this rule, and on the graph that keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from pipeline.engines import lint
+from pipeline.types import UserError
+
+HALF, FLOAT, BOOL, INT = ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.BOOL, ir.DataType.INT64
+
+
+def value(name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+
+
+def model(*nodes: ir.Node, opset: int = 23, **rest: Any) -> ir.Model:
+    made = {id(out) for node in nodes for out in node.outputs}
+    inputs = {id(v): v for node in nodes for v in node.inputs if v is not None and id(v) not in made}
+    graph = ir.Graph(
+        list(inputs.values()),
+        [nodes[-1].outputs[0]],
+        nodes=nodes,
+        opset_imports={"": opset, "com.microsoft": 1},
+        name="g",
+    )
+    return ir.Model(graph, ir_version=10, **rest)
+
+
+def attention(
+    *,
+    mask: ir.DataType | None = BOOL,
+    dim: int = 16,
+    extra: tuple[ir.Value | None, ...] = (),
+    outputs: int = 1,
+    **attributes: Any,
+) -> ir.Node:
+    """Attention-23 as the contract writes it: fp16, 4-D, four query heads on two key/value heads, an explicit mask."""
+    inputs = [value("q", HALF, "B", 4, "S", dim), *(value(n, HALF, "B", 2, "T", dim) for n in "kv")]
+    masks = [value("mask", mask, "B", 1, "S", "T") if mask is not None else None]
+    return ir.node(
+        "Attention",
+        [*inputs, *masks, *extra],
+        attributes,
+        num_outputs=outputs,
+        name="/layers.3/attention/attention",
+    )
+
+
+def test_the_contract_passes() -> None:
+    assert lint.lint(model(attention())) == []
+    assert lint.lint(model(attention(mask=HALF, is_causal=0, softcap=0.0))) == []
+
+
+def past(name: str) -> ir.Value:
+    return value(name, HALF, "B", 2, "P", 16)
+
+
+@pytest.mark.parametrize(
+    ("node", "why"),
+    [
+        (attention(is_causal=1), "is_causal"),
+        (attention(is_causal=1, mask=None), "is_causal"),
+        (attention(extra=(past("past_key"), past("past_value"))), "past_key"),
+        (attention(extra=(None, past("past_value"))), "past_value"),
+        (attention(extra=(None, None, value("lengths", INT, "B"))), "nonpad_kv_seqlen"),
+        (attention(softcap=30.0), "softcap"),
+        (attention(softmax_precision=1), "softmax_precision"),
+        (attention(left_window_size=7), "left_window_size"),
+        (attention(mask=FLOAT), "the mask is FLOAT"),
+        (attention(dim=8), "head dimension 8:"),
+        (attention(dim=10), "head dimension 10:"),
+        (attention(dim=320), "head dimension 320:"),
+    ],
+)
+def test_attention_rules(node: ir.Node, why: str) -> None:
+    (found,) = lint.lint(model(node))
+    assert why in found and "'/layers.3/attention/attention' (Attention)" in found
+
+
+@pytest.mark.parametrize(("names", "fine"), [(("y", "keys", "values"), False), (("y", "", ""), True)])
+def test_a_second_output_is_refused_where_it_has_a_name(names: tuple[str, ...], fine: bool) -> None:
+    node = attention(outputs=3)
+    for output, name in zip(node.outputs, names, strict=True):
+        output.name = name
+    found = lint.lint(model(node))
+    assert (found == []) is fine and all("more than one output" in line for line in found)
+
+
+@pytest.mark.parametrize(("width", "fine"), [(64, True), (32, False)])
+def test_head_dimension_of_a_3d_query(width: int, fine: bool) -> None:
+    inputs = [value(n, HALF, "B", "S", width) for n in "qkv"]
+    node = ir.node("Attention", inputs, {"q_num_heads": 4, "kv_num_heads": 4}, name="a")
+    assert (lint.lint(model(node)) == []) is fine
+
+
+def test_head_dimension_comes_from_shape_inference() -> None:
+    """The query of a real graph is an inner value without a shape of its own."""
+    shape = ir.node("Constant", [], {"value_ints": [0, 0, 4, 8]})
+    split = ir.node("Reshape", [value("hidden", HALF, "B", "S", 32), shape.outputs[0]])
+    turned = ir.node("Transpose", [split.outputs[0]], {"perm": [0, 2, 1, 3]})
+    node = attention(dim=8)
+    node.replace_input_with(0, turned.outputs[0])
+    (found,) = lint.lint(model(shape, split, turned, node))
+    assert "head dimension 8:" in found
+
+
+def test_decomposed_attention_needs_no_kernel() -> None:
+    assert lint.lint(model(attention(dim=8)), decomposed=True) == []
+    assert lint.lint(model(attention(dim=8, is_causal=1)), decomposed=True)
+
+
+def test_contrib_operators_are_refused() -> None:
+    node = ir.node(
+        "GroupQueryAttention", [value("q", HALF, "B", "S", 64)], domain="com.microsoft", name="gqa"
+    )
+    (found,) = lint.lint(model(node))
+    assert "'gqa' (GroupQueryAttention)" in found and "com.microsoft" in found
+
+
+def test_inner_graphs_and_local_functions_are_read() -> None:
+    inner = attention(is_causal=1)
+    body = ir.Graph([], list(inner.outputs), nodes=[inner], name="then")
+    other = ir.node("Constant", [], {"value_float": 0.0})
+    branch = ir.Graph([], list(other.outputs), nodes=[other], name="else")
+    choice = ir.node("If", [value("c", BOOL)], {"then_branch": body, "else_branch": branch}, name="choice")
+    graph = ir.Graph(
+        [*(v for v in inner.inputs if v is not None), *(v for v in choice.inputs if v is not None)],
+        list(choice.outputs),
+        nodes=[choice],
+        opset_imports={"": 23},
+        name="g",
+    )
+    assert any("is_causal" in line for line in lint.lint(ir.Model(graph, ir_version=10)))
+
+    wrong = attention(is_causal=1)
+    inputs = [v for v in wrong.inputs if v is not None]
+    function = ir.Function(
+        "local",
+        "heads",
+        graph=ir.Graph(inputs, list(wrong.outputs), nodes=[wrong], opset_imports={"": 23}),
+        attributes=[],
+    )
+    call = ir.node("heads", [value(v.name or "", HALF, "B") for v in inputs], domain="local", name="call")
+    (found,) = lint.lint(model(call, functions=[function]))
+    assert "is_causal" in found  # and nothing of the call, which needs no plugin
+
+
+@pytest.mark.parametrize(("mode", "fine"), [("linear", True), ("circular", False)])
+def test_scatter_modes(mode: str, fine: bool) -> None:
+    cache = value("cache", HALF, "B", 2, 64, 16)
+    new = value("new", HALF, "B", 2, 1, 16)
+    node = ir.node(
+        "TensorScatter", [cache, new, value("at", INT, "B")], {"mode": mode, "axis": -2}, name="write"
+    )
+    assert (lint.lint(model(node, opset=24)) == []) is fine
+
+
+@pytest.mark.parametrize(("opset", "fine"), [(23, True), (24, True), (25, False)])
+def test_opset(opset: int, fine: bool) -> None:
+    found = lint.lint(model(ir.node("Identity", [value("x", HALF, 2)]), opset=opset))
+    assert (found == []) is fine and all(f"opset {opset}" in line for line in found)
+
+
+def test_require_says_it_in_one_line() -> None:
+    first, second = attention(is_causal=1), attention(softcap=1.0)
+    with pytest.raises(UserError) as caught:
+        lint.require(model(first, second), Path("graphs/m/base.fp16.onnx"))
+    message = str(caught.value)
+    assert (
+        "\n" not in message and message.startswith("graphs/m/base.fp16.onnx ") and "(and 1 more)" in message
+    )
+    lint.require(model(attention()), Path("graphs/m/base.fp16.onnx"))

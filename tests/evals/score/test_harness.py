@@ -1,0 +1,218 @@
+"""Our model under lm-eval beside lm-eval's own `hf` backend on a tiny random model: the corner cases, as it has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lm_eval.api.instance import Instance
+
+from pipeline import store
+from pipeline.evals.score.batches import ScoringError
+from pipeline.evals.score.harness import PipelineLM
+from pipeline.graphs import export, merge, variants
+from pipeline.models import checkpoint
+from pipeline.types import SkipSet, UserError
+from tests import parity, tiny
+
+WINDOW = 48
+PAIRS = {
+    "plain": ("The grass of the field is", " green"),
+    "another choice of it": ("The grass of the field is", " blue and tall"),
+    "equal choices": ("The grass of the field is", " green"),
+    "a choice that another one begins with": ("The grass of the field is", " blue"),
+    "empty context": ("", "Once upon a time"),
+    "empty context, prefix token first": ("", "<s>Once"),
+    "trailing spaces move": ("Answer:  ", "yes"),
+    "tokens change at the boundary": ("the interp", "reter runs"),
+    "one token": ("Answer:", " a"),
+    "unicode": ("Größe: 数学 🎉", " ünïcödé 名前"),
+    "combining": ("e\u0301", "\u0301\u0301"),
+    "longer than the window": ("The quick brown fox jumps over the lazy dog. " * 9, " and away"),
+    "longer than the window, another end": (
+        "The quick brown fox jumps over the lazy dog. " * 9,
+        " and then it sleeps",
+    ),
+    "begins with the BOS": ("<s>The grass", " grows"),
+    "newlines": ("Question: why?\nAnswer:", "\n\n no"),
+}
+
+
+def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+    return [Instance(kind, {}, given, 0, ("corner", number, 1)) for number, given in enumerate(arguments)]  # type: ignore[arg-type]
+
+
+def made(root: Path, bos: bool) -> Path:
+    """A base graph of a tiny model with a tokenizer, in a window of 48 tokens."""
+    folder = root / "tiny"
+    tiny.checkpoint(folder, vocab_size=tiny.WORDS, num_hidden_layers=3, max_position_embeddings=WINDOW)
+    tiny.tokenizer(folder, bos)
+    return export.export_base(checkpoint.resolve(str(folder)))
+
+
+@pytest.fixture(params=[False, True], ids=["no-bos", "bos"])
+def graph(request: pytest.FixtureRequest, workdir: Path) -> Path:
+    return made(workdir, request.param)
+
+
+@pytest.fixture
+def plain(workdir: Path) -> Path:
+    return made(workdir, False)
+
+
+def model(path: Path, **options: Any) -> PipelineLM:
+    return PipelineLM(path, unchecked=True, **options)
+
+
+def test_loglikelihoods_are_the_hf_backends(graph: Path) -> None:
+    theirs = parity.hf(graph.parent)
+    wanted = theirs.loglikelihood(instances("loglikelihood", list(PAIRS.values())), disable_tqdm=True)
+    for options in (
+        {},
+        {"batch_tokens": 16, "memory_mb": 0, "journal": False},
+        {"reuse": False, "journal": False},
+    ):
+        found = model(graph, **options).loglikelihood(instances("loglikelihood", list(PAIRS.values())))
+        for name, ours, other in zip(PAIRS, found, wanted, strict=True):
+            assert ours[0] == pytest.approx(other[0], rel=1e-4), name
+            assert ours[1] == other[1], name
+    assert theirs.max_length == WINDOW and model(graph).prefix_token_id == theirs.prefix_token_id
+
+
+def test_order_and_company_do_not_matter(plain: Path) -> None:
+    pairs = list(PAIRS.values())
+    together = model(plain).loglikelihood(instances("loglikelihood", pairs))
+    turned = model(plain, journal=False).loglikelihood(instances("loglikelihood", pairs[::-1]))[::-1]
+    alone = [
+        model(plain, journal=False).loglikelihood(instances("loglikelihood", [pair]))[0] for pair in pairs
+    ]
+    for one in (turned, alone):
+        np.testing.assert_allclose([a[0] for a in one], [a[0] for a in together], rtol=1e-4)
+
+
+def test_rolling_is_the_hf_backends(graph: Path) -> None:
+    texts = [("The grass of the field is green. " * 12,), ("short",), ("数学 " * 30,)]
+    wanted = [
+        parity.hf(graph.parent).loglikelihood_rolling([i], disable_tqdm=True)[0]
+        for i in instances("loglikelihood_rolling", texts)
+    ]
+    ours = model(graph, batch_tokens=20)
+    assert ours.loglikelihood_rolling(instances("loglikelihood_rolling", texts)) == pytest.approx(
+        wanted, rel=1e-4
+    )
+    counts = [count for _, count in ours.rolling(instances("loglikelihood_rolling", texts))]
+    assert counts == [len(ours.tok_encode(text)) for (text,) in texts]
+
+
+def test_texts_are_the_hf_backends(graph: Path) -> None:
+    settings = {"until": ["e", "\n\n"], "max_gen_toks": 12, "do_sample": False}
+    prompts = ["The grass", "", "Question: why is the sky blue? " * 9, "数学"]
+    asked: list[tuple[Any, ...]] = [(p or "a", dict(settings)) for p in prompts]
+    asked += [("The grass", {"until": [], "max_gen_toks": 6, "do_sample": False})]
+    theirs = [
+        parity.hf(graph.parent).generate_until([i], disable_tqdm=True)[0]
+        for i in instances("generate_until", asked)
+    ]
+    assert model(graph).generate_until(instances("generate_until", asked)) == theirs
+    with pytest.raises(UserError, match="samples"):
+        model(graph).generate_until(
+            instances("generate_until", [("a", {"until": [], "do_sample": True, "temperature": 1.0})])
+        )
+    with pytest.raises(UserError, match="window"):
+        model(graph).generate_until(
+            instances("generate_until", [("a", {"until": [], "max_gen_toks": WINDOW})])
+        )
+
+
+def test_v1_never_adds_a_bos(workdir: Path) -> None:
+    path = made(workdir, bos=True)
+    now, v1 = model(path), model(path, protocol="v1")
+    assert (
+        now.tok_encode("The grass")[0] == 1 and v1.tok_encode("The grass") == now.tok_encode("The grass")[1:]
+    )
+    pair = instances("loglikelihood", [PAIRS["plain"]])
+    assert v1.loglikelihood(pair) != now.loglikelihood(pair)  # and they do not share answers
+    with pytest.raises(UserError, match="choose from lm-eval, v1"):
+        model(path, protocol="v0")
+
+
+def test_documents_that_fail_are_named_and_the_others_kept(plain: Path) -> None:
+    pairs = [PAIRS["plain"], ("The grass", ""), ("The grass", "word " * 60), PAIRS["one token"]]
+    with pytest.raises(
+        ScoringError,
+        match=r"2 documents could not be scored: corner 1: .*no token; corner 2: .*window holds 48",
+    ):
+        model(plain).loglikelihood(instances("loglikelihood", pairs))
+    again = model(plain)
+    assert len(again.loglikelihood(instances("loglikelihood", [pairs[0], pairs[3]]))) == 2
+    assert again.work.passes == 0  # both come from the journal
+
+
+def test_a_runner_that_fails_loses_its_own_documents_only(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = model(plain)
+    step = lm.runner.step
+
+    def fragile(feeds: Any, *rest: Any) -> Any:
+        if 7 in feeds["input_ids"]:
+            raise RuntimeError("out of memory")
+        logits, cache = step(feeds, *rest)
+        if 9 in feeds["input_ids"]:
+            logits[""][:] = np.nan
+        return logits, cache
+
+    monkeypatch.setattr(lm.runner, "step", fragile)
+    texts = [("the word is", f" {c}{c}") for c in "abcdefghijklmnop!#$%&'()*+,-./"]
+    encoded = lm.encode_pairs(texts)
+    bad = {
+        k for k, (context, continuation) in enumerate(encoded) if {7, 9} & set([*context, *continuation][:-1])
+    }
+    assert 0 < len(bad) < len(texts)
+    with pytest.raises(ScoringError, match=f"{len(bad)} documents"):
+        lm.loglikelihood(instances("loglikelihood", texts))
+    assert len(next(iter(lm.journals.values())).answers) == len(texts) - len(bad)
+
+
+def test_merged_answers_are_each_variants_own(plain: Path) -> None:
+    graphs = [plain, *(variants.cut(plain, SkipSet.parse(name)) for name in ("attn2", "mlp1", "block1-2"))]
+    merged = model(merge.merge(graphs), batch_tokens=32)
+    merged.loglikelihood(instances("loglikelihood", list(PAIRS.values())))
+    merged.rolling(instances("loglikelihood_rolling", [("The grass of the field is green. " * 5,)]))
+    merged.close()
+    for path in graphs:
+        kept, own = model(path), model(path, journal=False)
+        mine = kept.loglikelihood(instances("loglikelihood", list(PAIRS.values())))
+        assert kept.work.passes == 0
+        np.testing.assert_allclose(
+            [a[0] for a in mine],
+            [a[0] for a in own.loglikelihood(instances("loglikelihood", list(PAIRS.values())))],
+            rtol=1e-4,
+        )
+
+
+def test_another_models_tokenizer_is_refused(plain: Path) -> None:
+    tiny.tokenizer(plain.parent, bos=True)
+    with pytest.raises(UserError, match=r"not the one that base\.fp32\.onnx was exported with"):
+        model(plain)
+    export.export_base(checkpoint.open_checkpoint(plain.parent))  # the user says: it was mended
+    model(plain)
+
+
+def test_what_has_passed_no_check_is_refused(plain: Path) -> None:
+    with pytest.raises(UserError, match="run `pipeline check"):
+        PipelineLM(plain)
+    store.write_json(
+        store.result_path("tiny", plain, "check"), {"passed": True, "sha256": store.sha256(plain)}
+    )
+    PipelineLM(plain)
+
+
+def test_a_variant_without_attention_is_scored_without_a_cache(plain: Path) -> None:
+    path = variants.cut(plain, SkipSet.parse("attn0-2"))
+    pairs = list(PAIRS.values())
+    found = model(path).loglikelihood(instances("loglikelihood", pairs))
+    whole = model(path, journal=False, reuse=False).loglikelihood(instances("loglikelihood", pairs))
+    np.testing.assert_allclose([a[0] for a in found], [a[0] for a in whole], rtol=1e-5)

@@ -1,0 +1,149 @@
+"""Every architecture's authored graph against transformers: prefill, decode on the cache, left padding, all dtypes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.engines import opening
+from pipeline.graphs import architectures, export
+from pipeline.models import checkpoint
+from pipeline.types import UserError
+from tests import tiny
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LONG = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+    "long_factor": [2.0, 3, 4, 5, 6, 7, 8, 9],
+}
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    **{name: (name, "fp32", {}) for name in tiny.DIALECTS},
+    "llama-fp16": ("llama", "fp16", {}),
+    "llama-bf16": ("llama", "bf16", {}),
+    "llama-tied": ("llama", "fp32", {"tie_word_embeddings": True}),
+    "llama-bias": ("llama", "fp32", {"attention_bias": True, "mlp_bias": True}),
+    "llama-rope-llama3": ("llama", "fp32", {"rope_scaling": LLAMA3}),
+    "llama-rope-linear": ("llama", "fp32", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "llama-sharded": ("llama", "fp32", {"max_shard_size": "60KB"}),
+    "qwen2-tied-bf16": ("qwen2", "bf16", {"tie_word_embeddings": True}),
+    "qwen2-window": (
+        "qwen2",
+        "fp32",
+        {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
+    "qwen3-window": (
+        "qwen3",
+        "fp32",
+        {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
+    "phi3-longrope": (
+        "phi3",
+        "fp32",
+        {"rope_scaling": LONG, "original_max_position_embeddings": 16, "sliding_window": None},
+    ),
+    "phi3-partial": ("phi3", "fp32", {"partial_rotary_factor": 0.5}),
+    "phi-gelu": ("phi", "fp16", {"hidden_act": "gelu"}),
+}
+
+
+def truth(folder: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """transformers' logits [B, T, V] in float32, no cache."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    with torch.no_grad():
+        return model(
+            torch.tensor(ids),
+            attention_mask=torch.tensor(mask),
+            position_ids=torch.tensor(positions),
+            use_cache=False,
+        ).logits.numpy()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_graph_equals_transformers(case: str, precision: str, workdir: Path) -> None:
+    model_type, dtype, changes = CASES[case]
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, dtype, **changes)))
+    path = export.export_base(found, precision)
+    onnx.checker.check_model(str(path), full_check=True)
+    graph = onnx.load(str(path), load_external_data=False)
+    onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True, data_prop=True)
+
+    rng = np.random.default_rng(0)
+    ids = rng.integers(3, 96, (3, 24))
+    mask = np.ones_like(ids)
+    mask[0, :9] = mask[1, :3] = 0  # left padding; decode crosses the windows
+    expected = truth(found.folder, ids, mask)
+    scale = np.abs(expected).max()
+    limit = 1e-5 if precision == "fp32" else 1e-2
+    with opening.open_runner(path) as runner:
+        every = np.broadcast_to(np.arange(20), (3, 20))
+        logits, cache = runner.forward(ids[:, :20], attention_mask=mask[:, :20], logits_positions=every)
+        seen = mask[:, :20] == 1
+        if (
+            case != "phi3-longrope"
+        ):  # its frequencies change with the batch's longest row, so a shorter prefill differs
+            assert np.abs(logits - expected[:, :20])[seen].max() < limit * scale
+        for t in range(20, 24):
+            logits, cache = runner.forward(ids[:, t : t + 1], cache, attention_mask=mask[:, : t + 1])
+            if case != "phi3-longrope":
+                assert np.abs(logits[:, 0] - expected[:, t]).max() < limit * scale
+
+
+def test_longrope_switches_where_transformers_does(workdir: Path) -> None:
+    """Below the original context the short factors hold, beyond it the long ones, whatever the cache holds."""
+    model_type, dtype, changes = CASES["phi3-longrope"]
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, dtype, **changes)))
+    with opening.open_runner(export.export_base(found)) as runner:
+        for length in (15, 16, 17, 24):
+            ids = np.random.default_rng(length).integers(3, 96, (1, length))
+            expected = truth(found.folder, ids, np.ones_like(ids))
+            logits, _ = runner.forward(ids)
+            assert np.abs(logits[:, 0] - expected[:, -1]).max() < 1e-5 * np.abs(expected).max(), length
+
+
+def test_weights_stay_in_the_checkpoint(workdir: Path) -> None:
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", "llama", "bf16", max_shard_size="60KB")))
+    before = {file.name: file.read_bytes() for file in found.files}
+    path = export.export_base(found)
+    graph = onnx.load(str(path), load_external_data=False).graph
+    inside = sum(len(t.raw_data) for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL)
+    outside = {t.name for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+    assert len(found.files) > 1 and outside == set(found.tensors) and inside < 2000
+    assert {file.name: file.read_bytes() for file in found.files} == before
+
+
+def test_unsupported_architecture_is_refused_by_name(workdir: Path) -> None:
+    folder = tiny.checkpoint(workdir / "tiny")
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"llama"', '"gemma9"'))
+    with pytest.raises(UserError, match=r"'gemma9' is not authored here \(llama, .*phi3.*--from-onnx"):
+        export.export_base(checkpoint.resolve(str(folder)))
+    assert not list(workdir.glob("graphs/*/*.onnx"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_act": "gelu"}, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}]
+)
+def test_what_is_not_authored_is_refused(changes: dict[str, Any], workdir: Path) -> None:
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", "llama", **changes)))
+    with pytest.raises(UserError, match="not authored"):
+        export.export_base(found)
+
+
+def test_registry_is_the_folder() -> None:
+    assert architectures.supported() == ["llama", "mistral", "phi", "phi3", "qwen2", "qwen3"]

@@ -1,0 +1,292 @@
+"""The export command: small, fast, without torch, atomic, one at a time, and one line where the input is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+
+from pipeline import store
+from pipeline.graphs import export, graphfile, variants
+from pipeline.models import checkpoint
+from pipeline.types import SkipSet, UserError
+from tests import tiny
+
+LLAMA_2_70B = {
+    "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+    "num_key_value_heads": 8, "vocab_size": 32000, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "silu",
+}  # fmt: skip
+
+
+def command(*arguments: str, cwd: Path, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """The `pipeline` command in a process of its own."""
+    line = [*prefix, sys.executable, "-m", "pipeline.cli", *arguments]
+    return subprocess.run(
+        line, cwd=cwd, env=tiny.environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def sparse_checkpoint(folder: Path, config: dict, shards: int) -> None:
+    """A checkpoint of the right shapes that is all header and holes: it takes no disk."""
+    hidden, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_key_value_heads"]
+    kv = hidden // config["num_attention_heads"] * heads
+    shapes = {
+        "model.embed_tokens.weight": [config["vocab_size"], hidden],
+        "lm_head.weight": [config["vocab_size"], hidden],
+    }
+    shapes["model.norm.weight"] = [hidden]
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        shapes |= {f"{layer}.{n}_layernorm.weight": [hidden] for n in ("input", "post_attention")}
+        shapes |= {
+            f"{layer}.self_attn.{p}_proj.weight": [n, hidden]
+            for p, n in zip("qkvo", (hidden, kv, kv, hidden), strict=True)
+        }
+        shapes |= {f"{layer}.mlp.{p}_proj.weight": [ffn, hidden] for p in ("gate", "up")} | {
+            f"{layer}.mlp.down_proj.weight": [hidden, ffn]
+        }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    names, weight_map = list(shapes), {}
+    for k in range(shards):
+        header, end = {}, 0
+        for name in names[k::shards]:
+            size = 2 * (shapes[name][0] * shapes[name][1] if len(shapes[name]) == 2 else shapes[name][0])
+            header[name] = {"dtype": "F16", "shape": shapes[name], "data_offsets": [end, end + size]}
+            end += size
+            weight_map[name] = f"model-{k + 1:05d}-of-{shards:05d}.safetensors"
+        text = json.dumps(header).encode()
+        with (folder / f"model-{k + 1:05d}-of-{shards:05d}.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+MEASURED = """
+import json, sys, time
+from pathlib import Path
+started = time.perf_counter()
+def peak():  # of this program alone: getrusage would count what the parent had before exec
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+from pipeline.graphs import export, variants
+from pipeline.models import checkpoint
+from pipeline.types import SkipSet
+imports = peak()
+began = time.perf_counter()
+base = export.export_base(checkpoint.resolve(sys.argv[1], in_place=True), sys.argv[3])
+exported = time.perf_counter()
+variant = variants.cut(base, SkipSet.parse(sys.argv[2]))
+done = time.perf_counter()
+print(json.dumps({"import_s": began - started, "export_s": exported - began, "cut_s": done - exported, "imports_mb": imports,
+                  "peak_mb": peak(), "torch": "torch" in sys.modules, "base": str(base), "variant": str(variant)}))
+"""
+
+
+def measured(folder: Path, variant: str, cwd: Path, precision: str = "fp32") -> dict:
+    """Exports and cuts in a process of its own; seconds and megabytes."""
+    line = [sys.executable, "-c", MEASURED, str(folder), variant, precision]
+    return json.loads(
+        subprocess.run(
+            line, cwd=cwd, env=tiny.environment(), capture_output=True, text=True, check=True
+        ).stdout
+    )
+
+
+def test_a_70b_shaped_checkpoint(workdir: Path) -> None:
+    """137 GB of weights are named, exported and cut with a few hundred kilobytes written and none of them read."""
+    folder = workdir / "Llama-2-70b"
+    sparse_checkpoint(folder, LLAMA_2_70B, 15)
+    assert (
+        sum(f.stat().st_size for f in folder.iterdir())
+        > 137e9
+        > 1e8
+        > sum(f.stat().st_blocks * 512 for f in folder.iterdir())
+    )
+    found = measured(folder, "attn53-79", workdir, "fp16")
+    print(found)
+    assert not found["torch"] and found["peak_mb"] < 400
+    for path in (found["base"], found["variant"]):
+        assert Path(path).stat().st_size < 3e6
+        onnx.checker.check_model(path, full_check=True)
+
+
+def test_the_demo_exports_small_and_without_torch(demo_root: Path, workdir: Path) -> None:
+    folder = workdir / "demo"
+    folder.mkdir()
+    for file in (demo_root / "graphs" / checkpoint.DEMO_MODEL).iterdir():
+        if file.suffix in (".json", ".safetensors") and file.name.count(".") == 1:
+            os.link(file, folder / file.name)
+    found = measured(folder, "block20-29", workdir)
+    print(found)
+    assert not found["torch"] and found["peak_mb"] - found["imports_mb"] < 250
+    assert Path(found["base"]).stat().st_size < 3e6 and Path(found["variant"]).stat().st_size < 3e6
+
+
+def test_as_our_user_writes_it(workdir: Path) -> None:
+    """No model named: the only one under graphs/; several are an error that lists them; PIPELINE_MODEL decides."""
+    tiny.checkpoint(workdir / "models" / "one", num_hidden_layers=8)
+    done = command("export", "models/one", "--skip", "mlp", "--frac", "0.25", cwd=workdir)
+    assert (done.returncode, done.stdout) == (0, "graphs/one/mlp6-7.fp32.onnx\n"), done.stderr
+    done = command(
+        "export",
+        "--skip",
+        "attn",
+        "--frac",
+        "0.33",
+        "--select",
+        "last-but-final",
+        "--precision",
+        "fp16",
+        cwd=workdir,
+    )
+    assert done.stdout == "graphs/one/attn4-6.fp16.onnx\n" and "model: one" in done.stderr
+    done = command("export", "--skip", "attn0-1+mlp5-7", "--json", cwd=workdir)
+    assert json.loads(done.stdout)["skip"] == {"attention": [0, 1], "mlp": [5, 6, 7]}
+    tiny.checkpoint(workdir / "models" / "two")
+    assert command("export", "models/two", cwd=workdir).returncode == 0
+    done = command("export", "--skip", "mlp", "--frac", "0.25", cwd=workdir)
+    assert done.returncode == 2 and "one, two" in done.stderr
+
+
+BAD = {
+    "unknown model": (("export", "nosuch"), "no model 'nosuch'"),
+    "fraction": (
+        ("export", "models/one", "--skip", "mlp", "--frac", "1.5"),
+        "--frac 1.5 is not between 0 and 1",
+    ),
+    "layer": (
+        ("export", "models/one", "--skip", "mlp", "--layers", "40"),
+        "layer 40 does not exist: the model has layers 0-1",
+    ),
+    "both": (
+        ("export", "models/one", "--skip", "mlp", "--frac", "0.5", "--layers", "1"),
+        "given: --frac and --layers",
+    ),
+    "precision": (("export", "models/one", "--precision", "int8"), "--precision is fp32 or fp16"),
+    "no graph": (("check", "nosuch.onnx"), "nosuch.onnx does not exist"),
+    "nothing there": (("check",), "has no artefact"),
+    "target": (("build-engine", "text.onnx", "--batch", "8,1,1"), "min,opt,max"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(case: str, workdir: Path) -> None:
+    tiny.checkpoint(workdir / "models" / "one")
+    (workdir / "text.onnx").write_text("hello")
+    arguments, message = BAD[case]
+    done = command(*arguments, cwd=workdir)
+    said = [line for line in done.stderr.splitlines() if not line.startswith(("model: ", "taking: "))]
+    assert done.returncode == 2 and done.stdout == "" and len(said) == 1 and message in said[0], done.stderr
+    assert not list(workdir.glob("graphs/*/*.onnx")) and not list(workdir.rglob("*.tmp"))
+
+
+def test_graphs_from_outside_are_read_with_suspicion(workdir: Path) -> None:
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    path = export.export_base(found)
+    proto = onnx.load(str(path), load_external_data=False)
+    for location in ("../../etc/passwd", "/etc/passwd", "sub/model.safetensors"):
+        for entry in next(t for t in proto.graph.initializer if t.external_data).external_data:
+            if entry.key == "location":
+                entry.value = location
+        evil = path.with_name("evil.onnx")
+        evil.write_bytes(proto.SerializeToString())
+        with pytest.raises(UserError, match="outside the graph's folder"):
+            graphfile.load(evil)
+    (path.parent / "link.safetensors").symlink_to("/etc/passwd")
+    for entry in next(t for t in proto.graph.initializer if t.external_data).external_data:
+        if entry.key == "location":
+            entry.value = "link.safetensors"
+    evil.write_bytes(proto.SerializeToString())
+    with pytest.raises(UserError, match="outside the graph's folder"):
+        graphfile.load(evil)
+    for junk in (b"hello", b"", b"\x08\x07" * 9, os.urandom(999)):
+        evil.write_bytes(junk)
+        with pytest.raises(UserError, match="is not an ONNX"):
+            graphfile.load(evil)
+    with (found.folder / "model.safetensors").open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(UserError, match="truncated"):
+        graphfile.load(path)
+
+
+def test_a_sidecar_that_does_not_match_is_refused(workdir: Path) -> None:
+    path = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="is not what its sidecar describes"):
+        store.read_sidecar(path)
+    store.sidecar_path(path).unlink()
+    with pytest.raises(UserError, match="has no sidecar"):
+        store.read_sidecar(path)
+
+
+def test_a_killed_export_is_made_good_by_the_next(workdir: Path) -> None:
+    """kill -9 at many moments; what is left is never a graph that its sidecar does not own."""
+    tiny.checkpoint(workdir / "models" / "one", num_hidden_layers=8)
+    line = [sys.executable, "-m", "pipeline.cli", "export", "models/one", "--skip", "mlp", "--frac", "0.25"]
+    for delay in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        process = subprocess.Popen(
+            line, cwd=workdir, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for graph in workdir.glob("graphs/*/*.onnx"):
+            assert onnx.load(
+                str(graph), load_external_data=False
+            ).graph.node  # whole, whatever its sidecar says
+    done = command(*line[3:], cwd=workdir)
+    assert done.returncode == 0, done.stderr
+    assert store.read_sidecar(workdir / done.stdout.strip()) and not list(workdir.rglob("*.tmp"))
+
+
+def test_two_exports_at_once(workdir: Path) -> None:
+    tiny.checkpoint(workdir / "models" / "one", num_hidden_layers=8)
+    line = [sys.executable, "-m", "pipeline.cli", "export", "models/one", "--skip", "mlp", "--frac", "0.25"]
+    pair = [
+        subprocess.Popen(line, cwd=workdir, env=tiny.environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [p.communicate()[0] for p in pair] == ["graphs/one/mlp6-7.fp32.onnx\n"] * 2 and not any(
+        p.returncode for p in pair
+    )
+    assert store.read_sidecar(workdir / "graphs/one/mlp6-7.fp32.onnx")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk(workdir: Path) -> None:
+    tiny.checkpoint(workdir / "models" / "one")
+    full = workdir / "full"
+    full.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(full)], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("this machine does not let us mount a tmpfs")
+    try:
+        done = command("export", str(workdir / "models" / "one"), cwd=full)
+        assert (
+            done.returncode == 2 and "No space left" in done.stderr and len(done.stderr.splitlines()) == 1
+        ), done.stderr
+        assert not list(full.rglob("*.onnx")) and not list(full.rglob("*.tmp"))
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
+def test_skip_of_a_healthy_graph_reads_no_weights(workdir: Path) -> None:
+    """With the weights' bytes replaced by holes of the same size, cutting gives the very same file."""
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    base = export.export_base(found)
+    first = variants.cut(base, SkipSet.parse("mlp1")).read_bytes()
+    (file,) = found.files
+    header, size = int.from_bytes(file.read_bytes()[:8], "little") + 8, file.stat().st_size
+    os.truncate(file, header)
+    os.truncate(file, size)
+    (base.parent / "mlp1.fp32.onnx").unlink()
+    assert variants.cut(base, SkipSet.parse("mlp1")).read_bytes() == first

@@ -1,0 +1,102 @@
+"""Both roads to Hugging Face optimum: it loads our graphs, and we cut the graphs that it traced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from pipeline import store
+from pipeline.engines import opening
+from pipeline.graphs import anatomy, export, graphfile, variants
+from pipeline.models import checkpoint
+from pipeline.models.reference import Reference
+from pipeline.types import BASE, SkipSet, UserError
+from tests import tiny
+
+
+@pytest.mark.parametrize("name", ["base", "attn1_3", "attn0", "mlp2-3", "block3"])
+def test_optimum_loads_and_generates(name: str, workdir: Path) -> None:
+    """ORTModelForCausalLM gives PyTorch's greedy tokens, also where some layers have no cache."""
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", num_hidden_layers=4, head_dim=16)))
+    skip_set = SkipSet.parse(name)
+    graph = variants.cut_all_logits(variants.cut(export.export_base(found), skip_set))
+    model = ORTModelForCausalLM.from_pretrained(found.folder, file_name=graph.name, use_cache=True)
+    prompt = torch.tensor([[5, 9, 13, 40]])
+    ours = model.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=None)
+    theirs = Reference(found.folder, skip_set, "fp32").generate(prompt.numpy(), 8)
+    assert ours[0, prompt.shape[1] :].tolist() == np.asarray(theirs).reshape(-1).tolist()
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt_neox"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that optimum exported, beside the checkpoint that it came from (../source)."""
+    from optimum.exporters.onnx import main_export
+
+    root = tmp_path_factory.mktemp(request.param)
+    source, folder = root / "source", root / f"{request.param}-onnx"
+    if request.param == "llama":
+        tiny.checkpoint(source, num_hidden_layers=3, head_dim=16)
+    else:
+        settings = {**tiny.COMMON, "num_hidden_layers": 3, "rotary_pct": 0.5}
+        settings.pop("num_key_value_heads")
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **settings)).save_pretrained(source)
+    main_export(str(source), folder, task="text-generation-with-past", do_validation=False)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_graph_that_optimum_traced_is_cut(exported: Path, workdir: Path) -> None:
+    base = export.export_from_onnx(exported)
+    assert store.read_sidecar(base)["contract"] == "optimum" and base.parent == Path("graphs") / exported.name
+    joins = anatomy.find(graphfile.load(base), 3, BASE)
+    assert [j.sublayer for j in joins] == [(i, kind) for i in range(3) for kind in ("attn", "mlp")]
+    ids = np.array([[5, 9, 13, 40, 7], [3, 4, 5, 6, 7]])
+    config = AutoConfig.from_pretrained(exported.parent / "source")
+    for name in ("base", "attn1", "mlp0", "block2", "attn0+mlp2"):
+        skip_set = SkipSet.parse(name)
+        path = variants.cut(base, skip_set)
+        onnx.checker.check_model(str(path), full_check=True)
+        expected = truth(exported.parent / "source", skip_set, ids, config.model_type)
+        with opening.open_runner(path) as runner:
+            cached = {n.split(".")[1] for n in runner.inputs if n.startswith("past_")}
+            assert cached == {str(i) for i in range(3) if i not in skip_set.attention}
+            logits, cache = runner.forward(ids[:, :3])
+            assert np.abs(logits[:, 0] - expected[:, 2]).max() < 1e-4 * np.abs(expected).max(), name
+            for t in (3, 4):
+                logits, cache = runner.forward(ids[:, t : t + 1], cache)
+            assert np.abs(logits[:, 0] - expected[:, 4]).max() < 1e-4 * np.abs(expected).max(), name
+
+
+def truth(folder: Path, skip_set: SkipSet, ids: np.ndarray, model_type: str) -> np.ndarray:
+    """Logits of the source with the sublayers' last projections zeroed, which is what leaving them out means."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    layers = model.gpt_neox.layers if model_type == "gpt_neox" else model.model.layers
+    names = {
+        "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h"),
+        "llama": ("self_attn.o_proj", "mlp.down_proj"),
+    }[model_type]
+    for i, kind in [(i, 0) for i in skip_set.attention] + [(i, 1) for i in skip_set.mlp]:
+        for parameter in layers[i].get_submodule(names[kind]).parameters():
+            parameter.data.zero_()
+    with torch.no_grad():
+        return model(torch.tensor(ids), use_cache=False).logits.numpy()
+
+
+def test_a_folder_without_a_cache_is_refused(workdir: Path) -> None:
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    with pytest.raises(UserError, match=r"no model.onnx and config.json.*optimum-cli"):
+        export.export_from_onnx(found.folder)
+    model = graphfile.load(export.export_base(found))
+    variants.SkipPass(SkipSet.of("attn", [0, 1]), 2)(model)
+    (found.folder / "model.onnx").write_bytes(ir.to_proto(model).SerializeToString())
+    with pytest.raises(UserError, match="no past_key_values inputs"):
+        export.export_from_onnx(found.folder)

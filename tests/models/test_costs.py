@@ -1,0 +1,104 @@
+"""Costs against published sizes, against transformers' own parameter counts, and against the known ceilings."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from pipeline.models import costs
+from pipeline.types import BASE, SkipSet, UserError
+from tests import tiny
+
+LLAMA_2_7B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "vocab_size": 32000,
+}  # fmt: skip
+LLAMA_2_70B = LLAMA_2_7B | {
+    "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+}  # fmt: skip
+
+
+def last(kind: str, count: int, layers: int = 32) -> SkipSet:
+    return SkipSet.of(kind, range(layers - count, layers))
+
+
+def test_published_sizes() -> None:
+    assert costs.parameters(LLAMA_2_7B) == 6_738_415_616
+    assert costs.parameters(LLAMA_2_70B) == 68_976_648_192
+    assert costs.cache_bytes(LLAMA_2_7B, BASE, "fp16") == 2 * 32 * 4096 * 2
+    assert costs.cache_bytes(LLAMA_2_70B, last("attn", 40, 80), "fp16") == 40 * 2 * 8 * 128 * 2
+
+
+@pytest.mark.parametrize(
+    ("skip", "decode", "length", "expected"),
+    [
+        (last("attn", 8), True, 0, 1.09),
+        (last("attn", 11), True, 0, 1.13),
+        (last("attn", 16), True, 0, 1.19),
+        (last("mlp", 11), True, 0, 1.29),
+        (last("block", 8), True, 0, 1.33),
+        (last("block", 11), True, 0, 1.51),
+        (last("attn", 11), False, 128, 1.13),
+        (
+            last("attn", 11),
+            False,
+            2048,
+            1.15,
+        ),  # 1.14 there: it counts the causal half of the scores; our kernels compute the whole
+        (last("attn", 16), False, 128, 1.20),
+    ],
+)
+def test_known_ceilings_of_llama_2_7b(skip: SkipSet, decode: bool, length: int, expected: float) -> None:
+    """The numbers of shared/facts/peers.md, §2, computed there by hand."""
+    assert costs.ceiling(LLAMA_2_7B, skip, "fp16", length, decode) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("model_type", tiny.DIALECTS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_those_of_transformers(model_type: str, tied: bool) -> None:
+    settings = {
+        **tiny.COMMON,
+        **tiny.DIALECTS[model_type],
+        "tie_word_embeddings": tied and model_type != "phi",
+    }
+    config = AutoConfig.for_model(model_type, **settings)
+    model = AutoModelForCausalLM.from_config(config)
+    assert costs.parameters(config.to_dict()) == sum(p.numel() for p in model.parameters())
+
+
+def test_flops_by_hand() -> None:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 10,
+    }
+    attention = 2 * 4 * 8 * 8 * 3 + 4 * 8 * 3 * 5  # projections of 3 tokens, scores of 3 queries and 5 keys
+    mlp = 2 * 3 * 8 * 16 * 3
+    assert costs.flops(config, BASE, new=3, past=2, wanted=1) == 2 * (attention + mlp) + 2 * 8 * 10
+    assert costs.flops(config, SkipSet((1,), ()), new=3, past=2) == attention + 2 * mlp + 160
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "opt"])
+def test_foreign_architectures_are_counted_too(model_type: str) -> None:
+    settings = {**tiny.COMMON, "ffn_dim": 96, "word_embed_proj_dim": 64}
+    del settings["num_key_value_heads"]  # these two have none
+    config = AutoConfig.for_model(model_type, **settings)
+    model = AutoModelForCausalLM.from_config(config)
+    assert costs.parameters(config.to_dict()) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_config_with_other_names_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="'gpt2' has no 'hidden_size'"):
+        costs.parameters({"model_type": "gpt2", "n_embd": 768})
+
+
+def test_a_batch_reads_the_weights_once_and_the_cache_of_every_row() -> None:
+    skip = last("attn", 16)
+    one = costs.streamed_bytes(LLAMA_2_7B, skip, "fp16", 100)
+    cache = 100 * costs.cache_bytes(LLAMA_2_7B, skip, "fp16")
+    assert costs.streamed_bytes(LLAMA_2_7B, skip, "fp16", 100, batch=8) == one + 7 * cache
+    few, many = (costs.ceiling(LLAMA_2_7B, skip, "fp16", 2048, True, batch) for batch in (1, 64))
+    assert few < many < 2  # a larger cache moves the ceiling towards its own ratio

@@ -1,0 +1,116 @@
+"""Token sequences: exact lengths, the same every time, and a cache that is used, and dropped when it is stale."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, processors
+
+from pipeline import store
+from pipeline.models import texts, tokenizer
+from pipeline.types import UserError
+from tests import tiny
+
+
+def character_tokenizer(folder: Path, bos: bool = False, shift: int = 0) -> Path:
+    """A tokenizer of single characters, 96 ids, with a BOS where asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    characters = [chr(32 + (k + shift) % 94) for k in range(94)]
+    made = Tokenizer(
+        models.BPE({c: k for k, c in enumerate(["<unk>", "<s>", *characters])}, [], unk_token="<unk>")
+    )
+    if bos:
+        made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"})
+    )
+    return folder
+
+
+def cached(folder: Path) -> list[Path]:
+    return sorted(store.calib_dir(folder.name).glob("*.npy"))
+
+
+def test_lengths_are_exact_and_the_text_is_real(workdir: Path) -> None:
+    folder = character_tokenizer(workdir / "m")
+    tokens = texts.token_sequences(folder, 100, 1000)
+    assert tokens.shape == (1000, 100) and tokens.dtype == np.int64
+    assert len(np.unique(tokens, axis=0)) > 990
+    words = tokenizer.load(folder)
+    assert "".join(words.convert_ids_to_tokens(tokens[0])) == texts.text()[:100].replace("\n", "<unk>")
+
+
+def test_it_is_the_same_every_time_and_longer_counts_begin_alike(workdir: Path) -> None:
+    folder = character_tokenizer(workdir / "m")
+    first = texts.token_sequences(folder, 50, 20)
+    assert (texts.token_sequences(folder, 50, 30)[:20] == first).all()
+    cached(folder)[0].unlink()
+    assert (texts.token_sequences(folder, 50, 20) == first).all()
+
+
+def test_every_sequence_begins_as_the_tokenizer_begins_a_text(workdir: Path) -> None:
+    tokens = texts.token_sequences(character_tokenizer(workdir / "m", bos=True), 8, 5)
+    assert (tokens[:, 0] == 1).all() and not (tokens[:, 1:] == 1).any()
+    assert texts.token_sequences(workdir / "m", 1, 2).tolist() == [[1], [1]]
+
+
+def test_when_the_text_runs_out_it_starts_again_elsewhere(workdir: Path) -> None:
+    folder = character_tokenizer(workdir / "m")
+    length = len(texts.text()) // 3
+    tokens = texts.token_sequences(folder, length, 6)
+    assert tokens.shape == (6, length)
+    assert len(np.unique(tokens, axis=0)) == 6
+    with pytest.raises(UserError, match="the text has"):
+        texts.token_sequences(folder, 10 * length, 1)
+    with pytest.raises(UserError, match="cannot cut"):
+        texts.token_sequences(folder, 0, 1)
+
+
+def test_the_cache_is_used_and_another_tokenizer_gets_its_own(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = character_tokenizer(workdir / "m")
+    first = texts.token_sequences(folder, 10, 2)
+    assert len(cached(folder)) == 1
+
+    def refuse(_folder: Path) -> None:
+        raise AssertionError("the tokenizer was loaded although the cache is warm")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(texts, "tokenizer", refuse)
+        assert (texts.token_sequences(folder, 10, 2) == first).all()
+    character_tokenizer(folder, shift=5)
+    assert not (texts.token_sequences(folder, 10, 2) == first).all()
+    assert len(cached(folder)) == 2
+
+
+def test_another_text_is_not_taken_from_the_cache(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = character_tokenizer(workdir / "m")
+    first = texts.token_sequences(folder, 10, 2)
+    monkeypatch.setattr(texts, "text", lambda: "Quite another text. " * 50)
+    assert not (texts.token_sequences(folder, 10, 2) == first).all()
+
+
+def test_a_warm_cache_imports_neither_torch_nor_transformers(workdir: Path) -> None:
+    folder = character_tokenizer(workdir / "m")
+    texts.token_sequences(folder, 10, 2)
+    script = (
+        "import sys; from pathlib import Path; from pipeline.models import texts; texts.token_sequences(Path('m'), 50, 1000); "
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=tiny.environment()
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_tokenizer_is_one_clear_line(workdir: Path) -> None:
+    (workdir / "m").mkdir()
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        texts.token_sequences(workdir / "m", 10, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from pipeline import store
 from pipeline.models import texts
+from pipeline.store import records
 
 COMMON = {
     "vocab_size": 96,
@@ -85,3 +88,17 @@ WORDS = 300
 def environment() -> dict[str, str]:
     """The environment of a child process that runs the command from this checkout."""
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1"}
+
+
+def passed(artefact: Path, digest: str | None = None) -> Path:
+    """Writes the result of a check that this artefact passed, as `pipeline check` would, without running it."""
+    variant = store.variant(artefact, quick=True)
+    result = store.result_of(artefact, "check")
+    fields = {
+        **records.variant_fields(variant),
+        "artefact": store.relative(artefact, result),
+        "sha256": digest or store.sha256(artefact),
+        "passed": True,
+    }
+    store.write_json(result, records.CheckRecord.model_validate_json(json.dumps(fields)).plain())
+    return result

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.store.paths import DEMO, SOURCE, graphs_dir, plain_name, sidecar_path
+from pipeline.store.paths import DEMO, SOURCE, Project, plain_name, sidecar_path
 from pipeline.types import PRECISIONS, UserError
 
 
-def models() -> list[str]:
+def models(project: Project | None = None) -> list[str]:
     """Names of the models under graphs/, those with a complete checkpoint."""
-    return sorted(path.parent.name for path in Path("graphs").glob(f"*/{SOURCE}"))
+    project = project or Project()
+    return sorted(path.parent.name for path in (project.root / "graphs").glob(f"*/{SOURCE}"))
 
 
 def default_model() -> str:
@@ -22,25 +23,25 @@ def default_model() -> str:
     """
     if name := os.environ.get("PIPELINE_MODEL"):
         return name
-    found = models()
-    if len(found) > 1:
-        raise UserError(f"several models under graphs/: {', '.join(found)}; name one, or set PIPELINE_MODEL")
-    return found[0] if found else DEMO
+    names = models()
+    if len(names) > 1:
+        raise UserError(f"several models under graphs/: {', '.join(names)}; name one, or set PIPELINE_MODEL")
+    return names[0] if names else DEMO
 
 
-def graphs_of(model: str) -> list[Path]:
+def graphs_of(model: str, project: Project | None = None) -> list[Path]:
     """The model's graphs that stages work on: base first, then by name; no `--head all` twins, no merged graphs."""
-    found = [
+    graphs = [
         path
-        for path in graphs_dir(model).glob("*.onnx")
+        for path in (project or Project()).graphs(model).glob("*.onnx")
         if path.stem.split(".")[-1] in PRECISIONS
         and not path.name.startswith("merged-")
         and sidecar_path(path).exists()
     ]
-    return sorted(found, key=lambda p: (not p.name.startswith("base."), p.name))
+    return sorted(graphs, key=lambda path: (not path.name.startswith("base."), path.name))
 
 
-def engines_of(model: str) -> list[Path]:
+def engines_of(model: str, project: Project | None = None) -> list[Path]:
     """The model's engines that stages work on; none of merged graphs."""
-    found = (Path("engines") / plain_name(model)).glob("*/*.plan")
-    return sorted(path for path in found if not path.parent.name.startswith("merged-"))
+    plans = ((project or Project()).root / "engines" / plain_name(model)).glob("*/*.plan")
+    return sorted(path for path in plans if not path.parent.name.startswith("merged-"))

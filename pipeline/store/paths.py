@@ -1,8 +1,14 @@
-"""Where every file lies: the top level is the data flow, calib → graphs → engines → evals. Nobody else joins paths."""
+"""Where every file lies: the top level is the data flow, calib → graphs → engines → evals. Nobody else joins paths.
+
+A project is a folder that holds these four. An artefact's own path tells which project it is of, whatever the current
+directory; the current directory only decides where a new project begins.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.types import UserError, Variant
@@ -10,91 +16,152 @@ from pipeline.types import UserError, Variant
 DEMO = "demo"
 SOURCE = "source.json"
 """Written last into a model's folder: the checkpoint there is complete, and this is where it came from."""
+FOLDERS = ("calib", "graphs", "engines", "evals")
+MAX_NAME = 200
+"""Bytes of a file's name that are left for a model or a variant."""
 
 
-def graphs_dir(model: str) -> Path:
-    return Path("graphs") / plain_name(model)
+@dataclass(frozen=True, slots=True)
+class Project:
+    """The folder that holds calib/, graphs/, engines/ and evals/; by default the current directory."""
+
+    root: Path = Path()
+
+    @classmethod
+    def of(cls, path: Path) -> Project:
+        """The project that a file or a folder of a model belongs to: the parent of its graphs/, engines/, calib/ or evals/.
+
+        A checkpoint with graphs written in place lies in none; its project is the current directory.
+        """
+        here = Path.cwd()
+        for folder in list(path.resolve().parents)[:4]:
+            if folder.name in FOLDERS:
+                return cls(Path() if folder.parent == here else folder.parent)
+        return cls()
+
+    # ---- folders ----------------------------------------------------------------------------------------------------
+
+    def graphs(self, model: str) -> Path:
+        """graphs/<model>"""
+        return self.root / "graphs" / plain_name(model)
+
+    def engines(self, model: str, variant: str) -> Path:
+        """engines/<model>/<variant>"""
+        return self.root / "engines" / plain_name(model) / plain_name(variant)
+
+    def calib(self, model: str) -> Path:
+        """calib/<model>"""
+        return self.root / "calib" / plain_name(model)
+
+    def results(self, model: str) -> Path:
+        """evals/results/<model>"""
+        return self.root / "evals" / "results" / plain_name(model)
+
+    def figures(self, model: str) -> Path:
+        """evals/figures/<model>"""
+        return self.root / "evals" / "figures" / plain_name(model)
+
+    def report(self) -> Path:
+        """evals/report"""
+        return self.root / "evals" / "report"
+
+    def benchmarks(self) -> Path:
+        """evals/benchmarks: the project's own benchmarks."""
+        return self.root / "evals" / "benchmarks"
+
+    def sweep(self, recipe: str) -> Path:
+        """evals/sweeps/<recipe>: a sweep's ledger, the logs of its jobs."""
+        return self.root / "evals" / "sweeps" / plain_name(recipe)
+
+    def requests(self, model: str) -> Path:
+        """evals/cache/<model>: the tokens of benchmark requests."""
+        return self.root / "evals" / "cache" / plain_name(model)
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def engine(self, model: str, variant: str, backend: str, targets: str, precision: str) -> Path:
+        """engines/<model>/<variant>/<backend>-<targets>-<precision>.plan"""
+        return self.engines(model, variant) / f"{backend}-{targets}-{precision}.plan"
+
+    def result(self, artefact: Path, what: str) -> Path:
+        """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json for what = check, bench, …"""
+        stem = artefact.stem if artefact.suffix == ".onnx" else f"{artefact.parent.name}.{artefact.stem}"
+        return self.results(model_of(artefact)) / f"{stem}.{what}.json"
+
+    def prompts(self, digest: str) -> Path:
+        """Where the prompts of a benchmark task are kept; they are the same for every model."""
+        return self.root / "evals" / "cache" / "prompts" / f"{digest[:32]}.json.gz"
+
+    def report_inputs(self) -> dict[str, list[Path]]:
+        """What the report reads, by kind of file: results, engines, ledgers, statistics."""
+        patterns = {
+            "results": "evals/results/*/*.json",
+            "engines": "engines/*/*/*.json",
+            "ledgers": "evals/sweeps/*/ledger.json",
+            "statistics": "calib/*/similarity.json",
+        }
+        return {
+            kind: sorted(path for path in self.root.glob(pattern) if not path.name.endswith(".run.json"))
+            for kind, pattern in patterns.items()
+        }
 
 
-def engines_dir(model: str, variant: str) -> Path:
-    return Path("engines") / plain_name(model) / plain_name(variant)
-
-
-def calib_dir(model: str) -> Path:
-    return Path("calib") / plain_name(model)
-
-
-def results_dir(model: str) -> Path:
-    return Path("evals") / "results" / plain_name(model)
-
-
-def figures_dir(model: str) -> Path:
-    return Path("evals") / "figures" / plain_name(model)
-
-
-def sweep_dir(recipe: str) -> Path:
-    """What a sweep leaves behind: its ledger, the logs of its jobs."""
-    return Path("evals") / "sweeps" / plain_name(recipe)
+def result_of(artefact: Path, what: str) -> Path:
+    """Where the result of `check`, `bench`, … on an artefact lies, in the artefact's own project."""
+    return Project.of(artefact).result(artefact, what)
 
 
 def graph_path(folder: Path, variant: Variant) -> Path:
+    """A variant's graph beside the checkpoint in `folder`."""
     return folder / f"{variant.stem}.onnx"
 
 
-def engine_path(model: str, variant: str, backend: str, targets: str, precision: str) -> Path:
-    """engines/<model>/<variant>/<backend>-<targets>-<precision>.plan"""
-    return engines_dir(model, variant) / f"{backend}-{targets}-{precision}.plan"
-
-
-def result_path(model: str, artefact: Path, what: str) -> Path:
-    """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json for what = check, bench, …"""
-    stem = artefact.stem if artefact.suffix == ".onnx" else f"{artefact.parent.name}.{artefact.stem}"
-    return results_dir(model) / f"{stem}.{what}.json"
-
-
-def report_dir() -> Path:
-    return Path("evals") / "report"
-
-
-def report_inputs() -> dict[str, list[Path]]:
-    """What the report reads, by kind of file."""
-    patterns = {"results": "evals/results/*/*.json", "engines": "engines/*/*/*.json"}
-    patterns |= {"ledgers": "evals/sweeps/*/ledger.json", "statistics": "calib/*/similarity.json"}
-    return {
-        what: sorted(path for path in Path().glob(p) if not path.name.endswith(".run.json"))
-        for what, p in patterns.items()
-    }
-
-
-def requests_dir(folder: Path) -> Path:
-    """Where the tokens of benchmark requests are kept, for the checkpoint in `folder`."""
-    return Path("evals") / "cache" / plain_name(folder.resolve().name)
-
-
-def prompts_path(digest: str) -> Path:
-    """Where the prompts of a benchmark task are kept; they are the same for every model."""
-    return Path("evals") / "cache" / "prompts" / f"{digest[:32]}.json.gz"
-
-
-def plain_name(name: str) -> str:
-    """The name, after a check that it stays inside its folder."""
-    if not re.fullmatch(r"[\w.+~@=-]{1,200}", name) or name.startswith("."):
-        raise UserError(f"{name!r} cannot be a file name here; use letters, digits, '.', '_' and '-'")
-    return name
-
-
 def healed_path(folder: Path, variant: str) -> Path:
+    """The tensors that an adapter changed, beside the checkpoint in `folder`."""
     return folder / f"{plain_name(variant)}.safetensors"
 
 
 def sidecar_path(artefact: Path) -> Path:
+    """The JSON beside an artefact."""
     return artefact.with_name(f"{artefact.stem}.json")
 
 
 def model_of(artefact: Path) -> str:
     """The model that a graph or an engine belongs to, from where it lies."""
-    return (
-        artefact.resolve().parent.name
-        if artefact.suffix == ".onnx"
-        else artefact.resolve().parent.parent.name
-    )
+    resolved = artefact.resolve()
+    return resolved.parent.name if artefact.suffix == ".onnx" else resolved.parent.parent.name
+
+
+def plain_name(name: str) -> str:
+    """The name, after a check that it stays inside its folder.
+
+    Raises:
+        UserError: it is empty, hidden, too long, or holds a slash or a character that does not print.
+    """
+    if not re.fullmatch(r"[^/\\\0]+", name) or not name.isprintable() or name[0] in ". " or name[-1] == " ":
+        raise UserError(
+            f"{name!r} cannot be a file name here: it is hidden, or has a slash, an edge or a control character"
+        )
+    if len(os.fsencode(name)) > MAX_NAME:
+        raise UserError(f"{name[:40]!r}… is too long for a file name: {MAX_NAME} bytes at most")
+    return name
+
+
+def relative(path: Path, to: Path) -> str:
+    """A path as a record in the file `to` keeps it: relative to that file inside a project, absolute outside of it."""
+    absolute, record = path.resolve(), to.resolve()
+    root = Project.of(record).root.resolve()
+    return os.path.relpath(absolute, record.parent) if absolute.is_relative_to(root) else str(absolute)
+
+
+def resolved(text: str, record: Path) -> Path:
+    """The path that a record in the file `record` names.
+
+    Files of 0.1 name paths from the project's folder: taken so where nothing lies at the path itself.
+    """
+    path = record.parent / text
+    older = Project.of(record).root / text
+    chosen = path if path.exists() or not older.exists() else older
+    here = Path.cwd()
+    absolute = Path(os.path.normpath(here / chosen))
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.store.files import read_json, sha256, write_json
-from pipeline.store.paths import healed_path, model_of, result_path, sidecar_path
-from pipeline.types import SkipSet, UserError, Variant
+from pipeline.store import records
+from pipeline.store.files import sha256, write_json
+from pipeline.store.paths import healed_path, relative, resolved, result_of, sidecar_path
+from pipeline.store.records import CheckRecord, EngineRecord, GraphRecord, Sidecar
+from pipeline.types import UserError, Variant
 
 
-def healed_weights(artefact: Path) -> Path | None:
-    """The safetensors that hold the weights which a healed artefact's adapter touched; None where it has no adapter."""
-    record = read_sidecar(artefact, quick=True)
-    if not record.get("adapter"):
-        return None
-    path = healed_path(checkpoint_folder(artefact), variant_of(record).name)
-    if not path.is_file() or sha256(path) != record["healed"]["sha256"]:
-        raise UserError(
-            f"{path} is not what {artefact.name} was made with; run its `pipeline export … --adapter` again"
-        )
-    return path
-
-
-def write_sidecar(artefact: Path, record: dict[str, Any]) -> None:
-    """Writes the sidecar with the artefact's SHA-256 and size added."""
-    write_json(
-        sidecar_path(artefact),
-        {**record, "file": artefact.name, "sha256": sha256(artefact), "bytes": artefact.stat().st_size},
-    )
-
-
-def read_sidecar(artefact: Path, quick: bool = False) -> dict[str, Any]:
+def read(artefact: Path, quick: bool = False) -> Sidecar:
     """The sidecar of an artefact, after a check that it is the artefact's own.
 
     Args:
+        artefact: a graph or an engine.
         quick: compare sizes only, where many gigabytes of engines would be hashed just to list them.
 
     Raises:
@@ -42,64 +25,114 @@ def read_sidecar(artefact: Path, quick: bool = False) -> dict[str, Any]:
     """
     if not artefact.is_file():
         raise UserError(f"{artefact} does not exist; `pipeline list` shows what does")
-    if not sidecar_path(artefact).is_file():
+    path = sidecar_path(artefact)
+    if not path.is_file():
         raise UserError(
-            f"{artefact} has no sidecar {sidecar_path(artefact).name}; make it with `pipeline export` or `build-engine`"
+            f"{artefact} has no sidecar {path.name}; make it with `pipeline export` or `build-engine`"
         )
-    record = read_json(sidecar_path(artefact))
-    same = isinstance(record, dict) and record.get("bytes") == artefact.stat().st_size
-    if not same or not (quick or record.get("sha256") == sha256(artefact)):
+    record = records.read(records.SIDECAR, path)
+    same = record.bytes == artefact.stat().st_size
+    if not same or not (quick or record.sha256 == sha256(artefact)):
         raise UserError(f"{artefact} is not what its sidecar describes; remove it and make it again")
     return record
 
 
-def variant_of(record: dict[str, Any]) -> Variant:
-    """The variant that a sidecar describes.
+def read_graph(artefact: Path, quick: bool = False) -> GraphRecord:
+    """The sidecar of a variant's graph.
 
     Raises:
-        UserError: it describes none (a merged graph's, or one that was edited).
+        UserError: as `read`; or it is a merged graph or an engine.
     """
-    try:
-        skip = SkipSet(tuple(record["skip"]["attention"]), tuple(record["skip"]["mlp"]))
-        return Variant(
-            record["model"], skip, record["precision"], record.get("adapter"), record.get("head", "gather")
-        )
-    except (KeyError, TypeError) as error:
+    record = read(artefact, quick)
+    if not isinstance(record, GraphRecord):
         raise UserError(
-            f"the sidecar of {record.get('file')} describes no variant: it lacks {error}; make the artefact again"
-        ) from None
+            f"{artefact} is no variant's graph but {KINDS[record.artefact]}; name a graph that `pipeline export` wrote"
+        )
+    return record
 
 
-def variant_record(variant: Variant) -> dict[str, Any]:
-    """The fields of a sidecar that say which variant it is; `variant_of` reads them back."""
-    return {
-        "model": variant.model,
-        "variant": variant.name,
-        "skip": {"attention": list(variant.skip.attention), "mlp": list(variant.skip.mlp)},
-        "precision": variant.precision,
-        "adapter": variant.adapter,
-        "head": variant.head,
-    }
+def read_engine(artefact: Path, quick: bool = False) -> EngineRecord:
+    """The sidecar of an engine.
+
+    Raises:
+        UserError: as `read`; or it is a graph.
+    """
+    record = read(artefact, quick)
+    if not isinstance(record, EngineRecord):
+        raise UserError(f"{artefact} is no engine but {KINDS[record.artefact]}")
+    return record
 
 
-def is_current(artefact: Path, wanted: dict[str, Any]) -> bool:
+KINDS = {"graph": "a graph", "merged": "a merged graph", "engine": "an engine"}
+
+
+def variant(artefact: Path, quick: bool = False) -> Variant:
+    """The variant that a graph or an engine computes.
+
+    Raises:
+        UserError: as `read`; or it computes several (a merged graph, or an engine of one).
+    """
+    record = read(artefact, quick)
+    of = record.as_variant() if isinstance(record, GraphRecord | EngineRecord) else None
+    if of is None:
+        raise UserError(f"{artefact} holds several variants; name the graphs that it was merged from")
+    return of
+
+
+def write(artefact: Path, fields: Mapping[str, Any]) -> Sidecar:
+    """Writes the sidecar, with the artefact's name, SHA-256 and size added, and gives it back as it is read.
+
+    Args:
+        artefact: the file, which is there.
+        fields: as the record of its kind has them.
+    """
+    written = {"file": artefact.name, "sha256": sha256(artefact), "bytes": artefact.stat().st_size}
+    path = sidecar_path(artefact)
+    write_json(path, {**fields, **written})
+    return records.read(records.SIDECAR, path)
+
+
+def is_current(artefact: Path, wanted: Mapping[str, Any]) -> bool:
     """Whether the artefact exists, matches its sidecar, and was made from just what is wanted now."""
     try:
-        record = read_sidecar(artefact)
+        return read(artefact).matches(wanted)
     except UserError:
         return False
-    return all(record.get(key) == value for key, value in wanted.items())
-
-
-def check_passed(artefact: Path, digest: str | None = None) -> bool:
-    """Whether `pipeline check` has passed on this very artefact (same SHA-256; computed unless given)."""
-    result = result_path(model_of(artefact), artefact, "check")
-    if not result.is_file():
-        return False
-    record = read_json(result)
-    return bool(record.get("passed")) and record.get("sha256") == (digest or sha256(artefact))
 
 
 def checkpoint_folder(artefact: Path) -> Path:
     """Where config, tokenizer and weights of a graph's or an engine's model lie."""
-    return artefact.parent if artefact.suffix == ".onnx" else Path(read_sidecar(artefact)["folder"])
+    if artefact.suffix == ".onnx":
+        return artefact.parent
+    return resolved(read_engine(artefact, quick=True).folder, artefact)
+
+
+def folder_field(folder: Path, artefact: Path) -> str:
+    """The folder as the sidecar of `artefact` names it."""
+    return relative(folder, artefact)
+
+
+def healed_weights(artefact: Path) -> Path | None:
+    """The safetensors that hold the weights which a healed artefact's adapter touched; None where it has no adapter.
+
+    Raises:
+        UserError: they are missing, or not what the artefact was made with.
+    """
+    record = read(artefact, quick=True)
+    if not isinstance(record, GraphRecord) or record.adapter is None:
+        return None
+    path = healed_path(checkpoint_folder(artefact), record.variant)
+    if record.healed is None or not path.is_file() or sha256(path) != record.healed.sha256:
+        raise UserError(
+            f"{path} is not what {artefact.name} was made with; run its `pipeline export … --adapter` again"
+        )
+    return path
+
+
+def check_passed(artefact: Path, digest: str | None = None) -> bool:
+    """Whether `pipeline check` has passed on this very artefact (same SHA-256; computed unless given)."""
+    result = result_of(artefact, "check")
+    if not result.is_file():
+        return False
+    record = records.read(CheckRecord, result)
+    return record.passed and record.sha256 == (digest or sha256(artefact))

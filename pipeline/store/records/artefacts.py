@@ -1,0 +1,206 @@
+"""Where a checkpoint came from, and what the sidecars of graphs and engines say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from pipeline.store.records.base import Count, Digest, FileDigest, Layer, NumLayers, Record
+from pipeline.types import Head, Precision, SkipSet, Variant
+
+Contract = Literal["authored", "optimum"]
+"""Who wrote a graph: this project, to its own contract, or optimum, to its."""
+Weights = str | dict[str, Count]
+"""The identity of a checkpoint, or name → bytes of the data files that came with a graph of optimum's."""
+MinOptMax = tuple[Count, Count, Count]
+
+
+class CheckpointSource(Record):
+    """source.json: the checkpoint in this folder is complete, and this is where it came from.
+
+    Attributes:
+        origin: the folder, file, hub id or export that it was made from ("from" in the file).
+        file, file_sha256, file_stamp: of a GGUF, its name, SHA-256, and (bytes, time of change in ns).
+        converter: version of the code that converted a GGUF.
+        revision: commit of a hub repository.
+        etags: file → SHA-256 or git blob id that the hub gives.
+        sha256: file → SHA-256 that `export --verify` computed.
+    """
+
+    kind: Literal["folder", "gguf", "hub", "onnx"]
+    origin: str = Field(alias="from")
+    file: str | None = None
+    file_sha256: Digest | None = None
+    file_stamp: tuple[Count, int] | None = None
+    converter: int | None = None
+    revision: str | None = None
+    etags: dict[str, str] = {}
+    sha256: dict[str, Digest] = {}
+
+
+class Skipped(Record):
+    """The layers of a skip set."""
+
+    attention: tuple[Layer, ...] = ()
+    mlp: tuple[Layer, ...] = ()
+
+
+class VariantRecord(Record):
+    """The fields that say which variant something is of."""
+
+    model: str
+    variant: str
+    skip: Skipped
+    precision: Precision
+    adapter: str | None = None
+    head: Head = "gather"
+
+    @property
+    def skip_set(self) -> SkipSet:
+        """What is left out."""
+        return SkipSet(self.skip.attention, self.skip.mlp)
+
+    def as_variant(self) -> Variant:
+        """The variant that these fields describe."""
+        return Variant(self.model, self.skip_set, self.precision, self.adapter, self.head)
+
+
+class Written(Record):
+    """The artefact's file, as it was when its sidecar was written."""
+
+    file: str
+    sha256: Digest
+    bytes: Count
+
+
+class GraphRecord(VariantRecord, Written):
+    """The sidecar of a graph.
+
+    Attributes:
+        contract: who wrote the graph.
+        weights: identity of the checkpoint.
+        config, tokenizer: SHA-256 of config.json, and over the tokenizer's files.
+        tools: package → version of what wrote the graph.
+        num_layers: L of the original model.
+        base: the graph that it was cut from.
+        healed: the file whose tensors an adapter changed.
+        source_sha256: of optimum's model.onnx.
+        source: where the checkpoint came from.
+    """
+
+    artefact: Literal["graph"]
+    contract: Contract
+    weights: Weights
+    num_layers: NumLayers
+    config: Digest | None = None
+    tokenizer: Digest | None = None
+    tools: dict[str, str] = {}
+    base: FileDigest | None = None
+    healed: FileDigest | None = None
+    source_sha256: Digest | None = None
+    source: CheckpointSource | None = None
+
+
+class MergedRecord(Written):
+    """The sidecar of a merged graph.
+
+    Attributes:
+        variants: name of each variant → SHA-256 of the graph that it was merged from.
+    """
+
+    artefact: Literal["merged"]
+    model: str
+    precision: Precision
+    contract: Contract
+    weights: Weights
+    num_layers: NumLayers
+    variants: dict[str, Digest]
+    head: Head = "gather"
+    tokenizer: Digest | None = None
+    tools: dict[str, str] = {}
+
+
+class BuildFigures(Record):
+    """What a build took and gave.
+
+    Attributes:
+        layers: TensorRT layer type → how many.
+        num_layers: their sum.
+        activation_bytes, weights_bytes: GPU memory as the builder tells it, one number a profile.
+        parse_seconds, build_seconds, process_peak_mb: of the build.
+    """
+
+    layers: dict[str, Count]
+    num_layers: Count
+    activation_bytes: tuple[Count, ...] = ()
+    weights_bytes: tuple[Count, ...] = ()
+    parse_seconds: float
+    build_seconds: float
+    process_peak_mb: Count
+
+
+class Ranges(Record):
+    """Minimum, optimum and maximum of B, of S in prefill, of P, and of K."""
+
+    batch: MinOptMax
+    length: MinOptMax
+    past: MinOptMax
+    wanted: MinOptMax
+
+
+class EngineRecord(Written):
+    """The sidecar of an engine: of one variant, or of a merged graph (then `variants` is there and `skip` is not).
+
+    Attributes:
+        folder: of the checkpoint and the graph, relative to the engine's folder.
+        graph: what it was built from.
+        profiles: input name → (minimum, optimum, maximum) shape; one mapping a profile.
+        stripped: built without its weights; they are put back from the graph when it is loaded.
+        proven: in words, what has been seen of it.
+    """
+
+    artefact: Literal["engine"]
+    model: str
+    variant: str
+    precision: Precision
+    skip: Skipped | None = None
+    adapter: str | None = None
+    head: Head = "gather"
+    variants: dict[str, Digest] | None = None
+    folder: str
+    graph: FileDigest
+    weights: Weights
+    tokenizer: Digest | None = None
+    backend: Literal["tensorrt-rtx", "tensorrt"]
+    backend_version: str
+    targets: tuple[str, ...]
+    ranges: Ranges
+    stripped: bool
+    profiles: tuple[dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]], ...] = ()
+    build: BuildFigures | None = None
+    proven: str = "not run"
+
+    def as_variant(self) -> Variant | None:
+        """The variant that it computes; None for an engine of a merged graph."""
+        if self.skip is None:
+            return None
+        return Variant(
+            self.model, SkipSet(self.skip.attention, self.skip.mlp), self.precision, self.adapter, self.head
+        )
+
+
+Sidecar = GraphRecord | MergedRecord | EngineRecord
+SIDECAR: TypeAdapter[Sidecar] = TypeAdapter(Annotated[Sidecar, Field(discriminator="artefact")])
+
+
+def variant_fields(variant: Variant) -> dict[str, Any]:
+    """The fields of a record that say which variant it is of; `VariantRecord.as_variant` reads them back."""
+    return {
+        "model": variant.model,
+        "variant": variant.name,
+        "skip": {"attention": list(variant.skip.attention), "mlp": list(variant.skip.mlp)},
+        "precision": variant.precision,
+        "adapter": variant.adapter,
+        "head": variant.head,
+    }

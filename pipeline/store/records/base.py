@@ -1,0 +1,111 @@
+"""What all records share: they are read strictly from JSON, once, and are typed from then on."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pipeline.types import UserError
+
+MAX_BYTES = 64 * 2**20
+"""Bytes of a record at most: a larger file is none of ours."""
+MAX_LAYERS = 10_000
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256, in hexadecimal."""
+Count = Annotated[int, Field(ge=0, le=2**62)]
+Layer = Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
+NumLayers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
+Seconds = Annotated[float, Field(ge=0)]
+
+Form = TypeVar("Form")
+
+
+class Record(BaseModel):
+    """A record of one kind: fields with types, finite numbers, no field missing.
+
+    A key that the kind does not know is passed over, so that files of later versions can be read.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", allow_inf_nan=False, populate_by_name=True
+    )
+
+    def plain(self) -> dict[str, Any]:
+        """The record as JSON takes it, under the names that files have."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def matches(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether these fields have just these values, compared as JSON has them."""
+        mine = self.plain()
+        return all(key in mine and mine[key] == value for key, value in wanted.items())
+
+    def replaced(self, **changes: Any) -> Self:
+        """The same record with other values in some fields, checked again."""
+        return type(self).model_validate({**dict(self), **changes})
+
+
+class FileDigest(Record):
+    """A file by its name and its SHA-256."""
+
+    file: str
+    sha256: Digest
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a record's file.
+
+    Raises:
+        UserError: it is missing, no regular file, larger than MAX_BYTES, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK a named pipe would be waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{path} is not a regular file")
+            if status.st_size > MAX_BYTES:
+                raise UserError(f"{path} has {status.st_size} bytes; a record has {MAX_BYTES} at most")
+            return file.read()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse(form: type[Form] | TypeAdapter[Form], data: bytes, path: Path) -> Form:
+    """JSON text as a record of one kind.
+
+    Args:
+        form: the kind of record, or an adapter of several kinds.
+        data: the text, in UTF-8.
+        path: where it was read, for the message.
+
+    Raises:
+        UserError: it is not UTF-8, not JSON, nested too deep, or has another form; says where in it.
+    """
+    adapter: TypeAdapter[Form] = form if isinstance(form, TypeAdapter) else TypeAdapter(form)
+    try:
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        where = f" at {place!r}" if place else ""
+        kind = "missing" if first["type"] == "missing" else first["msg"]
+        raise UserError(f"{path} is not a valid record{where}: {kind}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def read(form: type[Form] | TypeAdapter[Form], path: Path) -> Form:
+    """The record in a file.
+
+    Raises:
+        UserError: as `read_bytes` and `parse`.
+    """
+    return parse(form, read_bytes(path), path)

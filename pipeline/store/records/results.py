@@ -1,0 +1,249 @@
+"""What `check`, `bench` and `score` found."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.store.records.artefacts import VariantRecord
+from pipeline.store.records.base import Count, Digest, Record, Seconds
+
+
+class AgreementRecord(Record):
+    """How near one output of one feed is to the reference's; what could not be measured is None.
+
+    Attributes: as those of `evals/check/agreement.Agreement`.
+    """
+
+    max_abs: float | None = None
+    max_rel: float | None = None
+    cosine: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+    flips: Count | None = None
+    limit: float
+    stable: bool
+    passed: bool
+    why: str = ""
+
+
+class CheckLimits(Record):
+    """The limits that a check applied."""
+
+    max_rel: float
+    cosine: float
+    noise_factor: float = 0.0
+    noise_floor: float = 0.0
+
+
+class CheckRecord(VariantRecord):
+    """evals/results/<model>/….check.json.
+
+    Attributes:
+        artefact: path of what was checked, relative to this file; `sha256` is its digest.
+        failures: in words, each output that is beyond its limits.
+        unstable: outputs that rounding alone moves as far.
+        outputs: how many were compared.
+        worst: statistic → its worst value over all logits.
+        localized: where the residual stream first diverges.
+        feeds, noise: feed → output → agreement with fp32 PyTorch, of the artefact and of fp16 PyTorch.
+        tokens: where the tokens came from.
+    """
+
+    what: Literal["check"] = "check"
+    artefact: str
+    sha256: Digest
+    passed: bool
+    failures: tuple[str, ...] = ()
+    unstable: tuple[str, ...] = ()
+    outputs: Count = 0
+    worst: dict[str, float] | None = None
+    localized: str | None = None
+    limits: CheckLimits | None = None
+    checkpoint: str | None = None
+    references: tuple[str, ...] = ()
+    tokens: str = ""
+    feeds: dict[str, dict[str, AgreementRecord]] = {}
+    noise: dict[str, dict[str, AgreementRecord]] = {}
+    versions: dict[str, str] = {}
+    device: str = "not told"
+    seconds: Seconds = 0.0
+
+
+class Latency(Record):
+    """One contestant at one length.
+
+    Attributes:
+        artefact: its path, as the bench's record has it.
+        name: the variant, with ' (torch)' or ' (optimum)' behind it where it is not the artefact itself.
+        kind: 'artefact' itself, or 'torch' or 'optimum' on the same variant.
+        length: tokens of a sequence.
+        total: seconds for all sequences, as in the papers' tables: their number times the mean of the trusted samples.
+        p50, p90, p99: milliseconds, of the trusted samples (clean ones where there are enough, else all).
+        improvement: % of the base graph's median time that is saved (for PyTorch and optimum too: over our base).
+        interval: its 95 % interval, %.
+        ceiling: % that the removed FLOPs (prefill) or bytes (decode) allow; None where the config does not tell.
+        share: improvement / ceiling; None where nothing is removed, and for PyTorch and optimum.
+        above_ceiling: the whole interval lies above the ceiling: a bug in the measurement, or time that is no FLOP (byte).
+        disturbed: samples found disturbed, repeats included.
+        clean: sequences with an undisturbed sample.
+        enough_clean: whether the results rest on clean samples alone.
+        peak_mb, before_mb: resident memory of a fresh process that runs this artefact alone, and before it loads it.
+        weight_mb, cache_bytes_per_token: of the variant.
+    """
+
+    artefact: str
+    name: str
+    kind: Literal["artefact", "torch", "optimum"]
+    length: Count
+    total: float
+    p50: float
+    p90: float
+    p99: float
+    improvement: float
+    interval: tuple[float, float]
+    ceiling: float | None = None
+    share: float | None = None
+    above_ceiling: bool
+    disturbed: Count = 0
+    clean: Count = 0
+    enough_clean: bool
+    peak_mb: float | None = None
+    before_mb: float | None = None
+    weight_mb: float | None = None
+    cache_bytes_per_token: Count | None = None
+
+
+class Conditions(Record):
+    """How a bench was run.
+
+    Attributes:
+        measure: in words, what was timed.
+        checked: every artefact had passed its check.
+        foreign_load, allowance: whether other work on the machine is recognised, and how much of it a sample may have.
+        how: contestant → how it is run, in words.
+        agreement: length → contestant → largest difference of its logits from the artefact's.
+        ceiling_of: what the ceiling counts, 'FLOPs' or 'bytes read'.
+        tokens: where they came from.
+    """
+
+    measure: str = ""
+    decode: bool
+    sequences: Count
+    batch: Count
+    threads: Count
+    device: str
+    checked: bool
+    foreign_load: str = ""
+    allowance: str | None = None
+    how: dict[str, str] = {}
+    agreement: dict[str, dict[str, float]] = {}
+    ceiling_of: str = "FLOPs"
+    versions: dict[str, str] = {}
+    tokens: str = ""
+
+
+class BenchRecord(VariantRecord):
+    """evals/results/<model>/….bench.json: the rows of one artefact, PyTorch's and optimum's of the same variant too."""
+
+    what: Literal["bench"] = "bench"
+    artefact: str
+    sha256: Digest
+    conditions: Conditions
+    rows: tuple[Latency, ...]
+
+
+LOWER_IS_BETTER = ("loss",)
+
+
+class Score(Record):
+    """One benchmark's value for one artefact.
+
+    Attributes:
+        artefact: its path, relative to this file.
+        metric: lm-eval's name of it; `loss` is the token loss over log V.
+        value: as a fraction (a loss as it is); stderr its standard error, n the documents behind it.
+        limit: documents a task at most, None for all of them.
+        num_fewshot: examples before each question, where they are not the benchmark's own number.
+        complete: whether these are the rows of the published set; None where the hub gave them.
+        protocol: 'lm-eval', 'v1', or 'v1-like' where the shots or rows are not those of the protocol.
+        work: tokens, padding and passes that this run put through the model; 0 for answers that were kept.
+        samples: file of the single answers, beside this one.
+    """
+
+    variant: str
+    artefact: str
+    sha256: Digest
+    benchmark: str
+    title: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    n: Count
+    limit: Count | None = None
+    num_fewshot: Count | None = None
+    protocol: str
+    complete: bool | None = None
+    shots: str | None = None
+    checked: bool
+    work: dict[str, Count] = {}
+    samples: str | None = None
+
+    @property
+    def key(self) -> str:
+        """'arc', 'arc.v1', 'arc.0shot.limit20': what tells it from other scores of the artefact."""
+        return score_key(self.benchmark, self.protocol, self.num_fewshot, self.limit)
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether less of it is better."""
+        return self.metric in LOWER_IS_BETTER
+
+    @property
+    def text(self) -> str:
+        """'26.88 ±1.30', in % but for a loss."""
+        scale, digits = (1, 4) if self.is_loss else (100, 2)
+        error = "" if self.stderr is None else f" ±{self.stderr * scale:.{digits}f}"
+        return f"{self.value * scale:.{digits}f}{error}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it rests on the whole published set, as far as is known."""
+        return self.limit is None and self.complete is not False
+
+
+def score_key(benchmark: str, protocol: str, num_fewshot: int | None, limit: int | None) -> str:
+    """'arc', 'arc.v1', 'arc.0shot.limit20': the name of a benchmark's result among those of an artefact."""
+    version = "" if protocol == "lm-eval" else ".v1"
+    shots = "" if num_fewshot is None else f".{num_fewshot}shot"
+    return benchmark + version + shots + (f".limit{limit}" if limit else "")
+
+
+class DataSource(Record):
+    """Rows that a benchmark was read from: a file by its digest, or a dataset of the hub."""
+
+    file: str
+    sha256: str | None = None
+
+
+class ScoreConfig(Record):
+    """The part of lm-eval's `config` that this project reads back."""
+
+    device: str = "not told"
+    limit: Count | None = None
+
+
+class ScoreRecord(Record):
+    """evals/results/<model>/….score.<benchmark>.json: lm-eval's own form, with our score under `pipeline`.
+
+    Attributes:
+        pipeline: the score.
+        data: task → split → where its rows came from.
+    """
+
+    pipeline: Score
+    config: ScoreConfig = ScoreConfig()
+    versions: dict[str, Any] = {}
+    lm_eval_version: str | None = None
+    data: dict[str, dict[str, DataSource]] = Field(default_factory=dict)

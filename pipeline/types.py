@@ -31,6 +31,13 @@ class Failed(RuntimeError):
     """Something failed, and all else was done: what failed, in one line. The command exits with 1."""
 
 
+def first_line(error: object, limit: int = 300) -> str:
+    """The first line of an error's message, at most `limit` characters; the error's type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    line = lines[0].strip() if lines else type(error).__name__
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
 def count_of(frac: float, num_layers: int) -> int:
     """n = ceil(frac · L), the one rule by which a fraction becomes a count (design: 33 % of 32 layers is 11).
 

@@ -13,9 +13,12 @@ def device(artefact: Path) -> str:
         import torch
 
         return torch.cuda.get_device_name()
+    return f"{_processor()} ({os.cpu_count()} cores seen)"
+
+
+def _processor() -> str:
+    """The processor's model, as the kernel names it, else as Python does."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return (
-        f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} cores seen)"
-    )
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,83 +1,121 @@
-"""What may be scored: an artefact that has passed its check, beside the tokenizer that it was exported with."""
+"""What may be scored: an artefact that has passed its check and lies beside its own tokenizer."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline import store
 from pipeline.models import tokenizer
+from pipeline.store.records import GraphRecord, MergedRecord
 from pipeline.types import UserError
 
 
 def variants(path: Path, unchecked: bool = False) -> dict[str, tuple[Path, str]]:
-    """Head of the artefact → (the artefact whose score it is, its SHA-256). One head '' but for a merged graph.
+    """Head of the artefact → (the artefact whose score it is, its SHA-256).
+
+    A merged graph has one head a variant; any other artefact has one, named ''.
+
+    Args:
+        path: a graph or an engine.
+        unchecked: also what has passed no check.
 
     Raises:
-        UserError: missing, not checked, or the tokenizer beside it is another one.
+        UserError: it is missing, has not passed its check, or lies beside another tokenizer.
     """
-    record = store.read_sidecar(path)
-    _same_tokenizer(path, record)
-    if record.get("artefact") != "merged":
-        store.variant_of(record)
-        found = {"": (path, record["sha256"])}
-    else:
-        found = {
-            name: (path.with_name(f"{name}.{record['precision']}.onnx"), sha)
-            for name, sha in record["variants"].items()
+    sidecar = store.sidecar(path)
+    _refuse_other_tokenizer(path, sidecar.tokenizer)
+    if isinstance(sidecar, MergedRecord):
+        heads = {
+            name: (path.with_name(f"{name}.{sidecar.precision}.onnx"), digest)
+            for name, digest in sidecar.variants.items()
         }
-    for artefact, digest in found.values():
-        if store.read_sidecar(artefact)["sha256"] != digest:
+    else:
+        store.variant(path, quick=True)  # the engine of a merged graph is refused
+        heads = {"": (path, sidecar.sha256)}
+    for artefact, digest in heads.values():
+        if store.sidecar(artefact).sha256 != digest:
             raise UserError(f"{artefact} is not the graph that {path} was merged from; run the command again")
-        if not unchecked and not store.check_passed(artefact, digest):
-            raise UserError(
-                f"{artefact} has passed no check; run `pipeline check {artefact}`, or pass --unchecked"
-            )
-    return found
+        if not unchecked:
+            require_check(artefact, digest)
+    return heads
 
 
-def _same_tokenizer(path: Path, record: dict[str, Any]) -> None:
+def require_check(path: Path, digest: str | None = None) -> None:
+    """Refuses an artefact that has not passed its check.
+
+    Args:
+        path: a graph or an engine.
+        digest: its SHA-256, where it is known.
+
+    Raises:
+        UserError: it has not passed.
+    """
+    if not store.check_passed(path, digest):
+        command = f"pipeline check {shlex.quote(str(path))}"
+        raise UserError(f"{path} has passed no check; run `{command}`, or pass --unchecked")
+
+
+def _refuse_other_tokenizer(path: Path, exported: str | None) -> None:
+    """Refuses an artefact whose folder holds no tokenizer, or not the one of this digest."""
     folder = store.checkpoint_folder(path)
-    known, found = record.get("tokenizer"), tokenizer.digest(folder)
-    if found is None:
+    present = tokenizer.digest(folder)
+    if present is None:
         raise UserError(
             f"{folder} holds no tokenizer; copy the model's tokenizer files into it and export again"
         )
-    if known is not None and known != found:
+    if exported is not None and exported != present:
         raise UserError(
-            f"the tokenizer in {folder} is not the one that {path.name} was exported with; put the model's own back, "
-            f"or run `pipeline export` again if it was mended"
+            f"the tokenizer in {folder} is not the one that {path.name} was exported with; "
+            "put the model's own back, or run `pipeline export` again if it was mended"
         )
 
 
 def has_no_attention(path: Path) -> bool:
     """Whether nothing of a token's past can matter: every attention is left out."""
-    record = store.read_sidecar(path, quick=True)
-    return record.get("artefact") != "merged" and len(record["skip"]["attention"]) == record.get("num_layers")
+    sidecar = store.sidecar(path, quick=True)
+    return isinstance(sidecar, GraphRecord) and len(sidecar.skip.attention) == sidecar.num_layers
 
 
 def journal_path(path: Path, digest: str, protocol: str) -> Path:
-    """Where the answers of an artefact are kept: the name holds all that they depend on."""
-    what = store.text_digest(f"{digest} {protocol} {tokenizer.digest(store.checkpoint_folder(path))}")[:16]
-    return store.result_path(store.model_of(path), path, f"answers-{what}").with_suffix(".jsonl")
+    """Where the answers of an artefact are kept; the name holds all that they depend on."""
+    key = store.text_digest(f"{digest} {protocol} {tokenizer.digest(store.checkpoint_folder(path))}")[:16]
+    return store.result_of(path, f"answers-{key}").with_suffix(".jsonl")
 
 
 def no_cache(path: Path) -> UserError:
+    """The error for a generating task on a graph without a cache."""
     return UserError(
-        f"{path} has no cache to generate with; export it with `pipeline export`, or leave the generating task out"
+        f"{path} has no cache to generate with; export it with `pipeline export`, "
+        "or leave the generating task out"
     )
 
 
-def only_greedy(settings: dict[str, Any]) -> None:
-    """Refuses settings that draw tokens at random."""
+def only_greedy(settings: Mapping[str, Any]) -> None:
+    """Refuses generation settings of lm-eval that draw tokens at random.
+
+    Raises:
+        UserError: they do.
+    """
     if settings["do_sample"]:
         raise UserError(
-            "the task samples (do_sample: true), and scoring decodes greedily; pass --gen_kwargs do_sample=False"
+            "the task samples (do_sample: true), and scoring decodes greedily; "
+            "pass --gen_kwargs do_sample=False"
         )
 
 
 def has_room(room: int, window: int) -> None:
-    """Refuses to write more tokens than the window holds."""
+    """Refuses to write more tokens than the window holds.
+
+    Args:
+        room: tokens of the window that are left for the prompt.
+        window: tokens of the model's context.
+
+    Raises:
+        UserError: none are left.
+    """
     if room < 1:
         raise UserError(
             f"the task writes more tokens than the model's window of {window} holds; take another task"

@@ -11,9 +11,23 @@ from pipeline.store.records.base import Count, Digest, Record, Seconds
 
 
 class AgreementRecord(Record):
-    """How near one output of one feed is to the reference's; what could not be measured is None.
+    """How near one output of one feed is to the reference's: an artefact's a beside the reference's b.
 
-    Attributes: as those of `evals/check/agreement.Agreement`.
+    What could not be measured is None: shapes that differ, values that are not finite.
+
+    Attributes:
+        max_abs: max |a − b|.
+        max_rel: max |a − b| / max(|b|, rms(b)), with rms over the whole output: the output's usual size
+            measures elements near zero.
+        cosine: of the last axis, the least over all vectors (a logit row, a head's key).
+        top1: share of positions with the same most likely token; None where the output holds no logits.
+        top5: mean share of the five most likely tokens that are the same; None likewise.
+        flips: positions whose most likely token differs although the reference's margin over its second
+            exceeds what the limit allows both to move; None likewise.
+        limit: the limit of max_rel that was applied.
+        stable: False where rounding alone moves the reference so far that only PyTorch's own error can be
+            the limit.
+        why: the first reason for failing; '' where it passed.
     """
 
     max_abs: float | None = None
@@ -27,9 +41,20 @@ class AgreementRecord(Record):
     passed: bool
     why: str = ""
 
+    def __bool__(self) -> bool:
+        return self.passed
+
 
 class CheckLimits(Record):
-    """The limits that a check applied."""
+    """How far an artefact of one precision may be from the fp32 reference.
+
+    Attributes:
+        max_rel: limit of `AgreementRecord.max_rel`, whatever the noise.
+        cosine: least `AgreementRecord.cosine`.
+        noise_factor, noise_floor: where PyTorch ran in the artefact's precision too, its own distance from
+            the fp32 reference is the noise, and max_rel must stay under noise_factor · noise + noise_floor
+            as well.
+    """
 
     max_rel: float
     cosine: float
@@ -75,21 +100,26 @@ class Latency(Record):
     """One contestant at one length.
 
     Attributes:
-        artefact: its path, as the bench's record has it.
+        artefact: its path; in a file relative to that file.
         name: the variant, with ' (torch)' or ' (optimum)' behind it where it is not the artefact itself.
         kind: 'artefact' itself, or 'torch' or 'optimum' on the same variant.
         length: tokens of a sequence.
-        total: seconds for all sequences, as in the papers' tables: their number times the mean of the trusted samples.
+        total: seconds for all sequences, as in the papers' tables: their number times the mean of the
+            trusted samples.
         p50, p90, p99: milliseconds, of the trusted samples (clean ones where there are enough, else all).
-        improvement: % of the base graph's median time that is saved (for PyTorch and optimum too: over our base).
+        improvement: % of the base graph's median time that is saved; PyTorch and optimum are compared with
+            that base too.
         interval: its 95 % interval, %.
-        ceiling: % that the removed FLOPs (prefill) or bytes (decode) allow; None where the config does not tell.
+        ceiling: % that the removed FLOPs (prefill) or bytes (decode) allow; None where config.json does not
+            say.
         share: improvement / ceiling; None where nothing is removed, and for PyTorch and optimum.
-        above_ceiling: the whole interval lies above the ceiling: a bug in the measurement, or time that is no FLOP (byte).
+        above_ceiling: the whole interval lies above the ceiling: a bug in the measurement, or time that is
+            not spent on FLOPs (bytes).
         disturbed: samples found disturbed, repeats included.
         clean: sequences with an undisturbed sample.
         enough_clean: whether the results rest on clean samples alone.
-        peak_mb, before_mb: resident memory of a fresh process that runs this artefact alone, and before it loads it.
+        peak_mb: resident memory of a fresh process that runs this artefact alone.
+        before_mb: the same before it loads the artefact.
         weight_mb, cache_bytes_per_token: of the variant.
     """
 
@@ -121,7 +151,8 @@ class Conditions(Record):
     Attributes:
         measure: in words, what was timed.
         checked: every artefact had passed its check.
-        foreign_load, allowance: whether other work on the machine is recognised, and how much of it a sample may have.
+        foreign_load, allowance: whether other work on the machine is recognised, and how much of it a
+            sample may have.
         how: contestant → how it is run, in words.
         agreement: length → contestant → largest difference of its logits from the artefact's.
         ceiling_of: what the ceiling counts, 'FLOPs' or 'bytes read'.
@@ -145,7 +176,7 @@ class Conditions(Record):
 
 
 class BenchRecord(VariantRecord):
-    """evals/results/<model>/….bench.json: the rows of one artefact, PyTorch's and optimum's of the same variant too."""
+    """evals/results/<model>/….bench.json: the rows of one artefact, and of its variant in PyTorch and optimum."""
 
     what: Literal["bench"] = "bench"
     artefact: str

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from pipeline import store
+from pipeline.store.processes import stoppable
 from pipeline.sweep import done, overview, plan
 from pipeline.sweep import recipe as recipes
 from pipeline.sweep.jobs import Job, Plan
@@ -63,7 +62,7 @@ def sweep(
     recipe = recipes.read(path)
     folder = store.sweep_dir(path.stem)
     slots = jobs or max(1, (os.cpu_count() or 1) // 4)
-    with alone(folder), _stoppable(), closing(pool or _pool(recipe, ray, slots, folder / "logs")) as where:
+    with alone(folder), stoppable(), closing(pool or _pool(recipe, ray, slots, folder / "logs")) as where:
         ledger = Ledger.open(path)
         with View(path.stem, ledger) as view:
             Sweep(recipe, ledger, where, view, limit).run()
@@ -76,24 +75,6 @@ def _pool(recipe: Recipe, ray: str | None, slots: int, logs: Path) -> Pool:
     from pipeline.sweep.ray_pool import RayPool  # an extra
 
     return RayPool(ray, slots, logs, recipe.build.accelerator)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """A polite kill ends a sweep as Ctrl-C does: its jobs are killed, its ledger is whole."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever runs it there stops it in his own way
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Sweep:

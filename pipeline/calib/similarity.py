@@ -224,7 +224,7 @@ def of_model(model: str) -> Similarity:
 
 def identity(found: Checkpoint) -> Any:
     """What the statistics are of: the weights' headers, or the export that they came with."""
-    return found.identity if found.source.get("kind") != "onnx" else found.source.get("from")
+    return found.identity
 
 
 def table(model: str, told: Similarity) -> Table:

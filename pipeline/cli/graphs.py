@@ -60,7 +60,7 @@ def export(
     from pipeline.calib import selectors
     from pipeline.graphs import export as stage
     from pipeline.graphs import variants as surgery
-    from pipeline.models import checkpoint
+    from pipeline.models import checkpoint, identity
 
     if precision not in types.PRECISIONS or head not in ("gather", "all"):
         raise UserError(
@@ -78,7 +78,7 @@ def export(
         )
         base = stage.export_base(found, "fp16" if precision == "fp16" else "fp32")
         if verify:
-            checkpoint.verify(found)
+            identity.verify(found)
     if from_onnx:
         told = selectors.Statistics(base.parent)
         chosen = selectors.skip_set(

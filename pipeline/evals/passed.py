@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.models import tokenizer
+from pipeline.models import identity
 from pipeline.store.records import GraphRecord, MergedRecord
 from pipeline.types import UserError
 
@@ -61,7 +61,7 @@ def require_check(path: Path, digest: str | None = None) -> None:
 def _refuse_other_tokenizer(path: Path, exported: str | None) -> None:
     """Refuses an artefact whose folder holds no tokenizer, or not the one of this digest."""
     folder = store.checkpoint_folder(path)
-    present = tokenizer.digest(folder)
+    present = identity.tokenizer_digest(folder)
     if present is None:
         raise UserError(
             f"{folder} holds no tokenizer; copy the model's tokenizer files into it and export again"
@@ -81,7 +81,7 @@ def has_no_attention(path: Path) -> bool:
 
 def journal_path(path: Path, digest: str, protocol: str) -> Path:
     """Where the answers of an artefact are kept; the name holds all that they depend on."""
-    key = store.text_digest(f"{digest} {protocol} {tokenizer.digest(store.checkpoint_folder(path))}")[:16]
+    key = store.text_digest(f"{digest} {protocol} {identity.tokenizer_digest(store.checkpoint_folder(path))}")[:16]
     return store.result_of(path, f"answers-{key}").with_suffix(".jsonl")
 
 

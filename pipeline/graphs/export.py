@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from pipeline import store
 from pipeline.graphs import architectures, graphfile
-from pipeline.models import tokenizer
-from pipeline.models.checkpoint import SMALL_FILES, Checkpoint, discard, open_checkpoint
+from pipeline.models import identity
+from pipeline.models.checkpoint import Checkpoint, Config, discard, open_checkpoint, read_config
+from pipeline.models.checkpoint_files import SMALL_FILES
 from pipeline.types import BASE, Precision, UserError, Variant
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
     path = store.graph_path(checkpoint.folder, variant)
     with store.lock(checkpoint.folder):
         store.sweep_temporaries(checkpoint.folder)
-        if checkpoint.source.get("kind") == "onnx":
+        if checkpoint.source.kind == "onnx":
             if not path.is_file():
                 raise UserError(
                     f"{checkpoint.folder} holds a graph exported elsewhere, and not in {precision}; export it so with optimum"
@@ -41,7 +42,7 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
             "contract": "authored",
             "weights": checkpoint.identity,
             "config": store.sha256(checkpoint.folder / "config.json"),
-            "tokenizer": tokenizer.digest(checkpoint.folder),
+            "tokenizer": identity.tokenizer_digest(checkpoint.folder),
             "tools": graphfile.tools(),
         }
         if store.is_current(path, wanted):
@@ -55,7 +56,7 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
         graphfile.save(
             model,
             path,
-            {**wanted, "source": checkpoint.source, "num_layers": checkpoint.config["num_hidden_layers"]},
+            {**wanted, "source": checkpoint.source.plain(), "num_layers": checkpoint.config["num_hidden_layers"]},
         )
     return path
 
@@ -91,7 +92,7 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
             **store.variant_record(variant),
             "contract": "optimum",
             "source_sha256": store.sha256(source),
-            "tokenizer": tokenizer.digest(folder),
+            "tokenizer": identity.tokenizer_digest(folder),
             "tools": graphfile.tools(),
         }
         if store.is_current(path, wanted):
@@ -104,7 +105,7 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
         for name in [*locations, *(n for n in SMALL_FILES if (folder / n).is_file())]:
             with store.atomic(target / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
-        config = store.read_json(folder / "config.json")
+        config = read_config(folder)
         store.write_json(target / store.SOURCE, {"kind": "onnx", "from": str(folder.resolve())})
         graphfile.save(
             model,
@@ -158,7 +159,7 @@ def _data_identity(folder: Path, locations: set[str]) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in sorted(locations)}
 
 
-def num_layers(config: dict[str, Any]) -> int:
+def num_layers(config: Config) -> int:
     """L of a config.json."""
     for key in ("num_hidden_layers", "n_layer", "num_layers"):
         if isinstance(config.get(key), int):

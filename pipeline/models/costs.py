@@ -7,8 +7,9 @@ C hidden size, F feed-forward size, V vocabulary. A multiply-add counts as two F
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+
+from pipeline.models.checkpoint import Config
 from pipeline.types import BASE, SkipSet, UserError
 
 BYTES = {"fp32": 4, "fp16": 2}
@@ -32,7 +33,7 @@ class Sizes:
     cache: int  # numbers per token of one attention: 2 · G · D
 
 
-def sizes(config: dict[str, Any]) -> Sizes:
+def sizes(config: Config) -> Sizes:
     """The sizes that a config.json implies, for the architectures authored here and for GPT-NeoX and OPT.
 
     Raises:
@@ -76,7 +77,7 @@ def sizes(config: dict[str, Any]) -> Sizes:
     )
 
 
-def parameters(config: dict[str, Any], skip: SkipSet = BASE) -> int:
+def parameters(config: Config, skip: SkipSet = BASE) -> int:
     """Parameters that a variant still has; a tied head counts once."""
     s, kind = sizes(config), config.get("model_type")
     head = 0 if s.tied else s.head + (config["vocab_size"] if kind == "phi" else 0)
@@ -84,7 +85,7 @@ def parameters(config: dict[str, Any], skip: SkipSet = BASE) -> int:
     return rest + (s.layers - len(skip.attention)) * s.attention + (s.layers - len(skip.mlp)) * s.mlp
 
 
-def flops(config: dict[str, Any], skip: SkipSet, new: int, past: int = 0, wanted: int = 1) -> int:
+def flops(config: Config, skip: SkipSet, new: int, past: int = 0, wanted: int = 1) -> int:
     """FLOPs of one sequence's forward pass: matrix products and attention scores; norms and activations are left out.
 
     Scores are counted whole (S · T), masked half included, which is what kernels without a causal shortcut compute.
@@ -97,17 +98,17 @@ def flops(config: dict[str, Any], skip: SkipSet, new: int, past: int = 0, wanted
     return products + 2 * s.head * wanted
 
 
-def cache_bytes(config: dict[str, Any], skip: SkipSet, precision: str) -> int:
+def cache_bytes(config: Config, skip: SkipSet, precision: str) -> int:
     """KV-cache bytes of one token of one sequence."""
     s = sizes(config)
     return (s.layers - len(skip.attention)) * s.cache * BYTES[precision]
 
 
-def weight_bytes(config: dict[str, Any], skip: SkipSet, precision: str) -> int:
+def weight_bytes(config: Config, skip: SkipSet, precision: str) -> int:
     return parameters(config, skip) * BYTES[precision]
 
 
-def streamed_bytes(config: dict[str, Any], skip: SkipSet, precision: str, past: int, batch: int = 1) -> int:
+def streamed_bytes(config: Config, skip: SkipSet, precision: str, past: int, batch: int = 1) -> int:
     """Bytes that decoding one token reads: every weight but the embedding table's other rows, and the cache."""
     s = sizes(config)
     weights = parameters(config, skip) - (0 if s.tied else s.embedding)
@@ -115,7 +116,7 @@ def streamed_bytes(config: dict[str, Any], skip: SkipSet, precision: str, past: 
 
 
 def ceiling(
-    config: dict[str, Any], skip: SkipSet, precision: str, length: int, decode: bool, batch: int = 1
+    config: Config, skip: SkipSet, precision: str, length: int, decode: bool, batch: int = 1
 ) -> float:
     """The speed-up over base that the removed work allows: FLOPs in prefill, bytes in decoding one token.
 

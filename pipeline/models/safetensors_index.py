@@ -7,7 +7,6 @@ Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header le
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -82,15 +81,6 @@ def header_bytes(file: Path) -> bytes:
                 f"{file} is truncated or no safetensors file: header of {length} bytes in a file of {size}; fetch it again"
             )
         return prefix + stream.read(length)
-
-
-def identity(files: list[Path]) -> str:
-    """SHA-256 over names, sizes and headers: names a checkpoint without reading its weights (137 GB for a 70B)."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        digest.update(header_bytes(file))
-    return digest.hexdigest()
 
 
 def _read_header(file: Path) -> dict[str, TensorSlice]:

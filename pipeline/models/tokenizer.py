@@ -68,17 +68,3 @@ def stop_tokens(folder: Path) -> frozenset[int]:
         ) is not None:
             return frozenset(ids if isinstance(ids, list) else [ids])
     return frozenset()
-
-
-def digest(folder: Path) -> str | None:
-    """SHA-256 over the files that make the tokenizer; None where there is none."""
-    names = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "tokenizer.model",
-        "vocab.json",
-        "merges.txt",
-    )
-    found = [f"{name}:{store.sha256(folder / name)}" for name in names if (folder / name).is_file()]
-    return store.text_digest("\n".join(found)) if found else None

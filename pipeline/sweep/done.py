@@ -15,8 +15,8 @@ from pipeline import store
 from pipeline.calib import adapters, similarity
 from pipeline.engines import builder
 from pipeline.graphs import graphfile
-from pipeline.models import tokenizer
-from pipeline.models.checkpoint import open_checkpoint, refuse_changed_source
+from pipeline.models import identity
+from pipeline.models.checkpoint import open_checkpoint
 from pipeline.sweep.jobs import Job
 from pipeline.sweep.recipe import Recipe
 from pipeline.types import UserError
@@ -53,11 +53,11 @@ def _export(job: Job, _: Recipe) -> bool:
     if not job.inputs:
         if record["contract"] != "authored":
             return True
-        found = refuse_changed_source(open_checkpoint(folder))
+        found = identity.refuse_changed(open_checkpoint(folder))
         now = (
             found.identity,
             store.sha256(folder / "config.json"),
-            tokenizer.digest(folder),
+            identity.tokenizer_digest(folder),
             graphfile.tools(),
         )
         return (folder / store.SOURCE).is_file() and now == tuple(

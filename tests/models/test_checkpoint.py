@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from pipeline import store
 from pipeline.graphs import export
-from pipeline.models import checkpoint, safetensors_index
+from pipeline.models import checkpoint, identity, safetensors_index
 from pipeline.types import UserError
 from tests import tiny
 
@@ -241,12 +241,12 @@ def test_an_index_that_leaves_the_folder(workdir: Path) -> None:
 
 def test_verify_hashes_the_contents(workdir: Path) -> None:
     found = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
-    checkpoint.verify(found)
+    identity.verify(found)
     raw = bytearray(found.files[0].read_bytes())
     raw[-1] ^= 1
     found.files[0].write_bytes(raw)
     with pytest.raises(UserError, match="is not what was fetched"):
-        checkpoint.verify(checkpoint.resolve("tiny"))
+        identity.verify(checkpoint.resolve("tiny"))
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -316,7 +316,7 @@ def test_hub_download(hub: str) -> None:
     done = export_from(hub, "org/tiny")
     assert (done.returncode, done.stdout.strip()) == (0, "graphs/tiny/base.fp32.onnx"), done.stderr
     found = checkpoint.resolve("tiny")
-    assert found.source["revision"] == Hub.commit and found.source["from"] == "org/tiny"
+    assert found.source.revision == Hub.commit and found.source.origin == "org/tiny"
     assert {f.name for f in found.files} == {f.name for f in Hub.folder.glob("*.safetensors")}
     assert (
         not any(f.is_symlink() for f in found.folder.iterdir())

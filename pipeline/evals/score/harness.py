@@ -20,7 +20,7 @@ from pipeline.evals.score.batches import Answer, Scorer, ScoringError, Work
 from pipeline.evals.score.journal import Journal
 from pipeline.evals.score.questions import Progress, Questions, groups, windows
 from pipeline.evals.score.words import Pair, TokenPair, Words
-from pipeline.models import tokenizer
+from pipeline.models import identity, tokenizer
 from pipeline.runtime.generation.greedy import greedy_batch
 from pipeline.runtime.runner import Runner
 
@@ -253,7 +253,7 @@ class PipelineLM(Words):
             "artefact": str(self.path),
             "sha256": {head: digest for head, (_, digest) in self.variants.items()},
             "protocol": self.protocol,
-            "tokenizer": tokenizer.digest(self.folder),
+            "tokenizer": identity.tokenizer_digest(self.folder),
             "max_length": self.max_length,
         }
 

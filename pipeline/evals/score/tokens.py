@@ -6,7 +6,6 @@ every variant, and every later run, finds it; nothing in it can be stale.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import signal
@@ -20,7 +19,8 @@ import numpy as np
 
 from pipeline import store
 from pipeline.evals.score.words import Pair, TokenPair, Words
-from pipeline.models import tokenizer
+from pipeline.models import identity
+from pipeline.store.processes import end_with_parent
 
 FEW = 200_000
 """Characters below which starting a process takes longer than tokenising."""
@@ -32,7 +32,7 @@ _words: Words | None = None
 
 def windows(words: Words, parts: list[list[Pair]]) -> Iterator[list[TokenPair]]:
     """The tokens of each window in turn."""
-    version = f"{tokenizer.digest(words.folder)} {words.protocol} 1"
+    version = f"{identity.tokenizer_digest(words.folder)} {words.protocol} 1"
     files = [_file(words.folder, version, part) for part in parts]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     size = sum(len(text) for number in missing for pair in parts[number] for text in pair)
@@ -64,7 +64,7 @@ def _begin(folder: Path, protocol: str) -> None:
     """In the process beside: ends with its parent, however that ends, and leaves Ctrl-C to it."""
     global _words
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    end_with_parent()
     _words = Words(folder, protocol)
 
 

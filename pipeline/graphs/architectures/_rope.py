@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.checkpoint import Config
 from pipeline.types import UserError
 
 Frequencies = npt.NDArray[np.float32]
@@ -27,7 +28,7 @@ class Rope:
     switch: int = 0
 
 
-def rope(config: dict[str, Any], head_dim: int) -> Rope:
+def rope(config: Config, head_dim: int) -> Rope:
     """The rotary embedding that a config.json asks for.
 
     Args:
@@ -69,7 +70,7 @@ def _llama3(base: Frequencies, parameters: dict[str, Any]) -> Frequencies:
     )
 
 
-def _longrope(base: Frequencies, config: dict[str, Any], parameters: dict[str, Any]) -> Rope:
+def _longrope(base: Frequencies, config: Config, parameters: dict[str, Any]) -> Rope:
     """Phi-3 128k: one list of factors up to the original context, another beyond it."""
     old = parameters.get("original_max_position_embeddings") or config["original_max_position_embeddings"]
     stretch = config["max_position_embeddings"] / old

@@ -29,7 +29,7 @@ class CheckpointSource(Record):
     """
 
     kind: Literal["folder", "gguf", "hub", "onnx"]
-    origin: str = Field(alias="from")
+    origin: str = Field(validation_alias="from", serialization_alias="from")
     file: str | None = None
     file_sha256: Digest | None = None
     file_stamp: tuple[Count, int] | None = None

@@ -20,7 +20,7 @@ class TextSource(Record):
         skipped: pieces left out at the beginning.
     """
 
-    origin: str | tuple[str, ...] = Field(alias="from")
+    origin: str | tuple[str, ...] = Field(validation_alias="from", serialization_alias="from")
     sha256: Digest | None = None
     characters: Count | None = None
     skipped: Count = 0

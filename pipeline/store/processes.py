@@ -1,8 +1,10 @@
-"""Processes of the operating system: how a command is stopped."""
+"""Processes of the operating system: how a command is stopped, and its children with it."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -31,3 +33,18 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def end_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None = None) -> None:
+    """Asks the kernel to send this process a signal when its parent dies; the request is kept over exec.
+
+    Args:
+        number: the signal.
+        parent: process id of the parent; where that one has died before this call, the process exits here.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h

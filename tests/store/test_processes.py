@@ -1,14 +1,19 @@
-"""How a command is stopped."""
+"""How a command is stopped, and its children with it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from pipeline.store.processes import stoppable
+from tests import tiny
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -37,3 +42,49 @@ def test_another_thread_is_left_as_it_is() -> None:
     thread.start()
     thread.join()
     assert ended == [True]
+
+
+CHILD = "import os, sys; from pipeline.store.processes import end_with_parent; end_with_parent(parent={}); {}"
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_child_dies_with_its_parent_also_after_exec() -> None:
+    child = CHILD.format("os.getppid()", "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])")
+    sleep = "import time; print('up', flush=True); time.sleep(60)"
+    script = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}, {sleep!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=tiny.environment(),
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert not gone(pid)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while not gone(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert gone(pid)
+
+
+def test_a_child_whose_parent_is_gone_already_exits() -> None:
+    code = CHILD.format(os.getpid() + 1, "print('still here')")
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=tiny.environment(), check=False
+    )
+    assert child.returncode == 1 and child.stdout == ""

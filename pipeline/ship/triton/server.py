@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -16,15 +15,17 @@ import urllib.request
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pipeline.ship.triton.wheel import Wheel
+from pipeline.store.processes import end_with_parent
 from pipeline.types import Failed, UserError
 
 HOST = "127.0.0.1"
-STANDIN = Path(__file__).parent / "in_triton" / "standin.py"
+STANDIN = Path(__file__).with_name("standin.py")
 STOOD_IN = ("onnxruntime", "tensorrt")
 LOAD_RATE = 50e6
 """Bytes a second that a model is hashed and loaded with, on a slow disk."""
@@ -116,7 +117,7 @@ class Server:
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 self._command(), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self._environment(),
-                start_new_session=True, preexec_fn=_die_with_parent,
+                start_new_session=True, preexec_fn=partial(end_with_parent, signal.SIGTERM),
             )  # fmt: skip
         until = time.monotonic() + seconds
         while not self.is_healthy():
@@ -209,8 +210,3 @@ class Server:
             "PATH": f"{self.wheel.python.parent}{os.pathsep}{kept.get('PATH', '')}",  # the stub runs `python3` of this environment
             "PIPELINE_STANDIN": "1",
         }
-
-
-def _die_with_parent() -> None:
-    """PR_SET_PDEATHSIG: no server is left when the command dies, however it dies."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

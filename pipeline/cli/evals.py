@@ -51,7 +51,7 @@ def check(
         with arguments.busy(f"checking {path}"):
             results.append(stage.check(path, localize=localize, force=force, reference=reference))
     show_result(
-        [result.record() for result in results], as_json, "\n".join(result.summary() for result in results)
+        [result.plain() for result in results], as_json, "\n".join(result.summary() for result in results)
     )
     if not all(result.passed for result in results):
         raise typer.Exit(1)

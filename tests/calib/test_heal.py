@@ -157,7 +157,7 @@ def test_bad_input(base: Path) -> None:
         Settings(steps=0)
     Path("a.txt").write_text("short " * 40)
     with pytest.raises(UserError, match="healing needs more than"):
-        heal.heal(variant(base), Settings(**SMALL), texts.Source((Path("a.txt"),)))
+        heal.heal(variant(base), Settings(**SMALL), texts.TextInput((Path("a.txt"),)))
     found = checkpoint.open_checkpoint(base.parent)
     with pytest.raises(UserError, match="block1 has no adapter 'heal'; make one with"):
         adapters.read(found, SkipSet.parse("block1"), "heal")
@@ -188,7 +188,7 @@ def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: 
     assert (
         path.name == "block2~heal.fp32.onnx" and store.variant_of(store.read_sidecar(path)).adapter == "heal"
     )
-    assert check.check(path).passed and check.check(path, localize=True).data["localized"]
+    assert check.check(path).passed and check.check(path, localize=True).record.localized
     held = load_file(store.healed_weights(path))
     assert set(held) == {
         f"model.layers.{k}.mlp.{m}_proj.weight" for k in (0, 1, 3) for m in ("gate", "up", "down")

@@ -1,14 +1,16 @@
-"""Stage: a graph or an engine beside PyTorch, run and compared by Polygraphy → evals/results/<model>/….check.json.
+"""Stage: a graph or an engine beside PyTorch, compared by Polygraphy → evals/results/<model>/….check.json.
 
-Each feed is played as prefill and eight decode steps on the artefact's own cache; PyTorch computes the same by one whole
-forward pass. An fp16 artefact is held against float32, with float16 PyTorch beside it as the measure of its noise.
+Each feed is played as prefill and eight decode steps on the artefact's own cache. PyTorch computes the same
+by one whole forward pass. An fp16 artefact is compared with float32, and float16 PyTorch beside it is the
+measure of its noise.
 """
 
 from __future__ import annotations
 
 import logging
+import shlex
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from polygraphy.logger import G_LOGGER
 from pipeline import store
 from pipeline.engines import opening
 from pipeline.evals import machine
-from pipeline.evals.check.agreement import LIMITS, Agreement, CompareOutputs, Found, judge
-from pipeline.evals.check.localize import first_divergence
-from pipeline.evals.check.scripted import LENGTHS, STEPS, ArtefactRunner, Feed, TorchRunner, feeds
+from pipeline.evals.check import localize as localizing
+from pipeline.evals.check import scripted
+from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs, judge
+from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
 from pipeline.models import texts
 from pipeline.runtime.runner import Array
-from pipeline.types import UserError
+from pipeline.store import records
+from pipeline.store.records import CheckRecord
+from pipeline.types import UserError, Variant
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("skip-pipeline", "torch", "transformers", "polygraphy", "numpy")
@@ -34,6 +39,7 @@ _RUNTIMES = {
     ".plan": ("tensorrt-rtx-cu13-bindings", "tensorrt-cu13"),
 }
 """What the numbers of a check may depend on."""
+SHOWN_FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,48 +48,46 @@ class Comparison:
 
     Attributes:
         path: the artefact.
-        passed: every output of every feed is within its limits.
-        result: the JSON with everything.
+        result: the file that says everything.
+        record: what the file says.
         fresh: False where an earlier check of the same artefact stands.
-        data: what the JSON holds.
     """
 
     path: Path
-    passed: bool
     result: Path
+    record: CheckRecord
     fresh: bool
-    data: dict[str, Any]
 
-    def record(self) -> dict[str, Any]:
-        """For machines: the JSON's content and where it lies."""
-        return {
-            "path": str(self.path),
-            "result": str(self.result),
-            "already_checked": not self.fresh,
-            **self.data,
-        }
+    @property
+    def passed(self) -> bool:
+        """Whether every output of every feed is within its limits."""
+        return self.record.passed
+
+    def plain(self) -> dict[str, Any]:
+        """For machines: the record, and where it lies."""
+        place = {"path": str(self.path), "result": str(self.result), "already_checked": not self.fresh}
+        return {**place, **self.record.plain()}
 
     def summary(self) -> str:
         """For people: the verdict with the worst logits, and on failure the reason and the place."""
-        worst = self.data["worst"]
-        lines = [
-            f"{'passed' if self.passed else 'FAILED'}{'' if self.fresh else ' (already checked)'}  {self.path}"
-        ]
-        if worst:
+        record = self.record
+        verdict = f"{'passed' if record.passed else 'FAILED'}{'' if self.fresh else ' (already checked)'}"
+        lines = [f"{verdict}  {self.path}"]
+        if worst := record.worst:
             lines[0] += (
-                f"  logits: max abs {worst['max_abs']:.1e}, max rel {worst['max_rel']:.1e}, cosine {worst['cosine']:.8f}, "
-                f"top-1 {worst['top1']:.0%}, top-5 {worst['top5']:.0%}"
+                f"  logits: max abs {worst['max_abs']:.1e}, max rel {worst['max_rel']:.1e}, "
+                f"cosine {worst['cosine']:.8f}, top-1 {worst['top1']:.0%}, top-5 {worst['top5']:.0%}"
             )
-        lines += [f"  {failure}" for failure in self.data["failures"][:3]]
-        if len(self.data["failures"]) > 3:
-            lines.append(f"  … and {len(self.data['failures']) - 3} more in {self.result}")
-        if self.data["unstable"]:
+        lines += [f"  {failure}" for failure in record.failures[:SHOWN_FAILURES]]
+        if (rest := len(record.failures) - SHOWN_FAILURES) > 0:
+            lines.append(f"  … and {rest} more in {self.result}")
+        if record.unstable:
             lines.append(
-                f"  {len(self.data['unstable'])} of {self.data['outputs']} outputs are unstable in fp16 (rounding alone moves "
-                "PyTorch as far): held to PyTorch's own error only"
+                f"  {len(record.unstable)} of {record.outputs} outputs are unstable in fp16 (rounding alone "
+                "moves PyTorch as far): only PyTorch's own error limits them"
             )
-        if self.data.get("localized"):
-            lines.append(f"  first divergence: {self.data['localized']}")
+        if record.localized:
+            lines.append(f"  first divergence: {record.localized}")
         return "\n".join(lines)
 
 
@@ -94,149 +98,138 @@ def check(
 
     Args:
         path: graph (.onnx) or engine (.plan).
-        localize: name the first sublayer that diverges, also where everything passes (a failure is always localized).
+        localize: name the first sublayer that diverges, also where everything passes (a failure is always
+            localized).
         force: check again what has passed.
-        reference: the Hugging Face folder to compare with; by default the checkpoint that the artefact lies beside. A graph
-            that optimum exported brings no checkpoint along, and needs it.
-        seed: of the random tokens, used only for a model without a tokenizer.
+        reference: the Hugging Face folder to compare with; by default the checkpoint that the artefact
+            belongs to. A graph that optimum exported brings no checkpoint along, and needs it.
+        seed: of the random tokens, which only a model without a tokenizer needs.
 
     Raises:
-        UserError: no such artefact, this machine cannot run it, or its checkpoint cannot be loaded by transformers.
+        UserError: there is no such artefact, this machine cannot run it, or transformers cannot load its
+            checkpoint.
     """
-    record = store.read_sidecar(path)
-    if record.get("artefact") == "merged":
+    sidecar = store.sidecar(path)
+    if sidecar.artefact == "merged":
         raise UserError(f"{path} is a merged graph; check the variants that it was merged from")
-    model = store.model_of(path)
-    result = store.result_path(model, path, "check")
-    if not (localize or force) and store.check_passed(path):
+    result = store.result_of(path, "check")
+    if not (localize or force) and store.check_passed(path, sidecar.sha256):
         log.info("%s: already checked, %s", path, result)
-        return Comparison(path, True, result, False, store.read_json(result))
-    folder = reference or store.checkpoint_folder(path)
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder} holds no safetensors to compare with; run `pipeline check {path} --reference FOLDER` with its checkpoint"
-        )
+        return Comparison(path, result, records.read(CheckRecord, result), fresh=False)
+    folder = _reference_folder(path, reference)
     if path.suffix == ".onnx":
         graphfile.load(path)  # refused before anything is said or run
-    runs, data = _examine(path, record, folder, localize, seed)
-    _save_runs(runs, store.result_path(model, path, "check.run"))
-    store.write_json(result, data)
-    return Comparison(path, data["passed"], result, True, data)
+    record, outputs = _examine(path, folder, localize, seed)
+    _save_outputs(outputs, store.result_of(path, "check.run"))
+    store.write_json(result, record.plain())
+    return Comparison(path, result, record, fresh=True)
 
 
-# ---- running and comparing ------------------------------------------------------------------------------------------
+def _reference_folder(path: Path, reference: Path | None) -> Path:
+    """The checkpoint to compare with."""
+    folder = reference or store.checkpoint_folder(path)
+    if not any(folder.glob("*.safetensors")):
+        command = f"pipeline check {shlex.quote(str(path))} --reference FOLDER"
+        raise UserError(f"{folder} holds no safetensors to compare with; run `{command}` with its checkpoint")
+    return folder
 
 
-def _examine(
-    path: Path, record: dict[str, Any], folder: Path, localize: bool, seed: int
-) -> tuple[RunResults, dict[str, Any]]:
-    """Plays every feed on both sides → (the runs, the result's JSON)."""
+# ---- running and comparing ------------------------------------------------------------------------------
+
+
+def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[CheckRecord, RunResults]:
+    """Plays every feed on both sides → (what the result says, the outputs of both)."""
     start = time.perf_counter()
-    made, source = _feeds(folder, seed)
-    log.info("%s: comparing with PyTorch on %d feeds", path, len(made))
-    runs, found, noise = _compare(path, record, folder, made)
-    verdict = judge(found)
-    where = _localize(path, folder, made, found) if localize or not verdict["passed"] else None
-    return runs, {
-        "what": "check",
-        "artefact": str(path),
-        "sha256": record["sha256"],
-        **store.variant_record(store.variant_of(record)),
-        **verdict,
-        "localized": where,
-        "limits": asdict(LIMITS[record["precision"]]),
-        "checkpoint": str(folder),
-        "references": ["fp32", *(["fp16"] if noise else [])],
-        "tokens": source,
-        "feeds": {name: _records(outputs) for name, outputs in found.items()},
-        "noise": {name: _records(outputs) for name, outputs in noise.items()},
-        "versions": store.versions(*_PACKAGES, *_RUNTIMES[path.suffix]),
-        "device": machine.device(path),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
+    variant, result = store.variant(path, quick=True), store.result_of(path, "check")
+    feeds, source = _feeds(folder, seed)
+    log.info("%s: comparing with PyTorch on %d feeds", path, len(feeds))
+    outputs, agreements, noise = _compare(path, variant, folder, feeds)
+    verdict = judge(agreements)
+    where = None
+    if localize or not verdict.passed:
+        where = localizing.place(path, folder, feeds, agreements)
+    record = CheckRecord(
+        **records.variant_fields(variant),
+        artefact=store.relative(path, result),
+        sha256=store.sha256(path),
+        passed=verdict.passed,
+        failures=verdict.failures,
+        unstable=verdict.unstable,
+        outputs=verdict.outputs,
+        worst=verdict.worst,
+        localized=where,
+        limits=LIMITS[variant.precision],
+        checkpoint=store.relative(folder, result),
+        references=("fp32", "fp16") if noise else ("fp32",),
+        tokens=source,
+        feeds=agreements,
+        noise=noise,
+        versions=store.versions(*_PACKAGES, *_RUNTIMES[path.suffix]),
+        device=machine.device(path),
+        seconds=round(time.perf_counter() - start, 1),
+    )
+    return record, outputs
 
 
 def _compare(
-    path: Path, record: dict[str, Any], folder: Path, made: list[Feed]
-) -> tuple[RunResults, Found, Found]:
-    """(the runs, artefact against fp32, and for fp16 artefacts PyTorch in fp16 against fp32)."""
-    variant = store.variant_of(record)
-    precision, healed = variant.precision, store.healed_weights(path)
+    path: Path, variant: Variant, folder: Path, feeds: list[Feed]
+) -> tuple[RunResults, Agreements, Agreements]:
+    """(the outputs, artefact against fp32, and for fp16 artefacts PyTorch in fp16 against fp32)."""
+    limits, healed = LIMITS[variant.precision], store.healed_weights(path)
     runners = [
         ArtefactRunner(lambda: opening.open_runner(path), path.stem),
         TorchRunner(folder, variant.skip, "fp32", healed),
-        *([TorchRunner(folder, variant.skip, "fp16", healed)] if precision == "fp16" else []),
     ]
-    names = [feed.name for feed in made]
+    if variant.precision == "fp16":
+        runners.append(TorchRunner(folder, variant.skip, "fp16", healed))
+    names = [feed.name for feed in feeds]
+    noise: Agreements = {}
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        runs = Comparator.run(runners, data_loader=[feed.arrays for feed in made])
-        noise = _judge(runs, (2, 1), CompareOutputs(LIMITS[precision]), names) if precision == "fp16" else {}
-        own = [{name: agreement.max_rel for name, agreement in outputs.items()} for outputs in noise.values()]
-        func = CompareOutputs(LIMITS[precision], own)
-        return runs, _judge(runs, (0, 1), func, names), noise
+        outputs = Comparator.run(runners, data_loader=[feed.arrays for feed in feeds])
+        if variant.precision == "fp16":
+            noise = _agreements(outputs, (2, 1), CompareOutputs(limits), names)
+        errors = [{name: one.max_rel for name, one in feed.items()} for feed in noise.values()]
+        return outputs, _agreements(outputs, (0, 1), CompareOutputs(limits, errors), names), noise
 
 
-def _judge(runs: RunResults, pair: tuple[int, int], func: CompareOutputs, names: list[str]) -> Found:
-    with np.errstate(
-        invalid="ignore"
-    ):  # Polygraphy takes statistics of what may hold NaN; the verdict is ours
-        accuracy = Comparator.compare_accuracy(runs, comparisons=[pair], compare_func=func)
+def _agreements(
+    outputs: RunResults, pair: tuple[int, int], function: CompareOutputs, names: list[str]
+) -> Agreements:
+    """Feed → output → agreement of two of the runners."""
+    # Polygraphy computes statistics of outputs that may hold NaN; the verdict does not use them.
+    with np.errstate(invalid="ignore"):
+        accuracy = Comparator.compare_accuracy(outputs, comparisons=[pair], compare_func=function)
     # Polygraphy 0.53 gives one AccuracyResult a function, earlier ones the only one bare.
     result = accuracy[0] if len(accuracy) and not isinstance(next(iter(accuracy)), tuple) else accuracy
     (iterations,) = result.values()
-    return dict(zip(names, (dict(found) for found in iterations), strict=True))
-
-
-def _localize(path: Path, folder: Path, made: list[Feed], found: Found) -> str:
-    """The first sublayer that diverges, on the feed that failed first (or the one padded on the left)."""
-    if path.suffix != ".onnx":
-        return "an engine's inner values cannot be read; run `pipeline check --localize` on the graph that it was built from"
-    failed = [feed for feed in made if not all(found[feed.name].values())]
-    divergence = first_divergence(path, folder, failed[0] if failed else made[-2])
-    wrong = sorted(
-        {
-            int(name.split(".")[1])
-            for out in found.values()
-            for name, a in out.items()
-            if "present." in name and not a
-        }
-    )
-    if (
-        divergence.error is None and wrong
-    ):  # fp16 noise hid it in the stream, but a cache tensor cannot be the head's fault
-        return f"layer {wrong[0]} attn or the sublayer before it: its keys or values are the first to fail; fp16 noise hides the place"
-    return str(divergence)
-
-
-# ---- feeds ----------------------------------------------------------------------------------------------------------
+    return dict(zip(names, (dict(agreements) for agreements in iterations), strict=True))
 
 
 def _feeds(folder: Path, seed: int) -> tuple[list[Feed], str]:
     """(the feeds, where their tokens are from)."""
     config = store.read_json(folder / "config.json")
-    # Where rotary frequencies change beyond the original context, a short prefill rightly differs from the whole pass.
+    # Beyond the original context rotary frequencies change, and a short prefill rightly differs from the
+    # whole pass.
     context = min(
         config.get(key) or 10**9 for key in ("max_position_embeddings", "original_max_position_embeddings")
     )
-    lengths = tuple(dict.fromkeys(min(length, max(context - STEPS, 1)) for length in LENGTHS))
-    tokens, source = texts.sequences(folder, max(lengths) + STEPS, 2 * len(lengths), seed)
-    return feeds(tokens, lengths), source
+    longest = max(context - scripted.STEPS, 1)
+    lengths = tuple(dict.fromkeys(min(length, longest) for length in scripted.LENGTHS))
+    tokens, source = texts.sequences(folder, max(lengths) + scripted.STEPS, 2 * len(lengths), seed)
+    return scripted.feeds(tokens, lengths), source
 
 
-# ---- what is written ------------------------------------------------------------------------------------------------
+# ---- what is written ------------------------------------------------------------------------------------
 
 
-def _records(outputs: dict[str, Agreement]) -> dict[str, Any]:
-    return {name: agreement.record() for name, agreement in outputs.items()}
+def _save_outputs(outputs: RunResults, path: Path) -> None:
+    """Writes Polygraphy's JSON, which `polygraphy inspect data` opens.
 
-
-def _save_runs(runs: RunResults, path: Path) -> None:
-    """Polygraphy's JSON, which `polygraphy inspect data` opens.
-
-    Kept small: of each feed only the last row's logits at the last prefill position and the last decode step.
+    It is kept small: of each feed only the last row's logits at the last prefill position and the last
+    decode step.
     """
     small = RunResults()
-    for name, iterations in runs.items():
+    for name, iterations in outputs.items():
         kept = [IterationResult(_last_logits(it), runtime=it.runtime, runner_name=name) for it in iterations]
         small.append((name, kept))
     with store.atomic(path) as temporary, G_LOGGER.verbosity(G_LOGGER.CRITICAL):

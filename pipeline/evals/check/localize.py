@@ -1,6 +1,6 @@
-"""Where a graph first leaves the reference: the residual stream after every sublayer, beside PyTorch's.
+"""Where a graph first leaves the reference: its residual stream after every sublayer, beside PyTorch's.
 
-Legend: B batch, T tokens (prompt and decode steps), C hidden size.
+Legend: B batch, T tokens (prompt and decode steps), N unpadded tokens of a feed, C hidden size.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import onnx_ir as ir
 
 from pipeline import store
 from pipeline.engines.taps import stream_before, tapped
+from pipeline.evals.check.agreement import Agreements
 from pipeline.evals.check.scripted import Feed, play
 from pipeline.graphs import anatomy, graphfile
 from pipeline.models.reference import Reference
 from pipeline.runtime.runner import Array, Runner
+from pipeline.store.records import GraphRecord
 from pipeline.types import Precision
 
-# Per precision: the relative error of a token's stream that is divergence; for fp16 also a multiple of PyTorch's own.
 _DIVERGED: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3}
+"""The relative error of a token's stream above which it diverges."""
 _NOISE_FACTOR = 4.0
+"""For fp16 the limit grows by this multiple of PyTorch's own error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Divergence:
 
     Attributes:
         where: 'layer 3 attn', 'the embedding', or 'the head' (after the last sublayer).
-        error: max over the feed's unpadded tokens of ‖graph − reference‖ / ‖reference‖ there; None for the head.
+        error: max over the feed's unpadded tokens of ‖graph − reference‖ / ‖reference‖ there; None for the
+            head.
         limit: above which that is divergence.
         feed: the feed that shows it.
     """
@@ -44,36 +48,82 @@ class Divergence:
     def __str__(self) -> str:
         if self.error is None:
             return f"{self.where}: no sublayer's residual output diverges (feed: {self.feed})"
-        return f"{self.where}: relative error {self.error:.1e} of the residual stream, limit {self.limit:.1e} (feed: {self.feed})"
+        return (
+            f"{self.where}: relative error {self.error:.1e} of the residual stream, limit {self.limit:.1e} "
+            f"(feed: {self.feed})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Tap:
-    """A value of the graph that is read, what it is, and PyTorch's counterpart [B, T, C]."""
+    """A value of the graph that is read.
+
+    Attributes:
+        where: what it is, in words.
+        value: the value.
+        expected: PyTorch's counterpart, [B, T, C].
+        noisy: the same in fp16, for an fp16 graph.
+    """
 
     where: str
     value: ir.Value
     expected: Array
     noisy: Array | None
 
+    def limit(self, precision: Precision, mask: Array) -> float:
+        """The relative error above which this value diverges."""
+        noise = 0.0 if self.noisy is None else _error(self.noisy, self.expected, mask)
+        return _DIVERGED[precision] + _NOISE_FACTOR * noise
 
-class _Tapped(Runner):
-    """A runner that keeps the tapped values of every call and hands on the rest."""
+
+class _TappedRunner(Runner):
+    """A runner that keeps the tapped values of every call and hands on the other outputs."""
 
     def __init__(self, inner: Runner, names: list[str]) -> None:
         self.inner, self.path, self.inputs = inner, inner.path, inner.inputs
         self.outputs = {name: info for name, info in inner.outputs.items() if name not in names}
-        self.seen: dict[str, list[Array]] = {name: [] for name in names}
+        self.values: dict[str, list[Array]] = {name: [] for name in names}
 
     def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
-        found = self.inner.infer(feeds, [*(wanted or self.outputs), *self.seen])
-        for name, values in self.seen.items():
-            values.append(found.pop(name))
-        return found
+        outputs = self.inner.infer(feeds, [*(wanted or self.outputs), *self.values])
+        for name, values in self.values.items():
+            values.append(outputs.pop(name))
+        return outputs
+
+
+def place(path: Path, folder: Path, feeds: list[Feed], agreements: Agreements) -> str:
+    """The first sublayer that diverges, in words, on the feed that failed first (else the one padded left).
+
+    Args:
+        path: a graph, or an engine, whose inner values cannot be read.
+        folder: the checkpoint.
+        feeds: those that were played.
+        agreements: feed → output → how near it is.
+    """
+    if path.suffix != ".onnx":
+        return (
+            "an engine's inner values cannot be read; run `pipeline check --localize` on the graph that it "
+            "was built from"
+        )
+    failed = [feed for feed in feeds if not all(agreements[feed.name].values())]
+    divergence = first_divergence(path, folder, failed[0] if failed else feeds[-2])
+    wrong_caches = sorted(
+        int(name.split(".")[1])
+        for outputs in agreements.values()
+        for name, agreement in outputs.items()
+        if "present." in name and not agreement
+    )
+    if divergence.error is None and wrong_caches:
+        # fp16 noise hid it in the stream, but a wrong cache tensor is not the head's fault.
+        return (
+            f"layer {wrong_caches[0]} attn or the sublayer before it: its keys or values are the first to "
+            "fail; fp16 noise hides the place"
+        )
+    return str(divergence)
 
 
 def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
-    """Plays the feed on the graph with its residual stream exposed, and names the first place that leaves the reference.
+    """Plays the feed on the graph with its residual stream exposed, and names the first divergence.
 
     Args:
         path: a graph with its sidecar.
@@ -81,60 +131,57 @@ def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
         feed: what to play.
 
     Raises:
-        UserError: the joins of the graph are not found.
+        UserError: the joins of the graph are not recognised.
     """
-    record = store.read_sidecar(path)
-    precision: Precision = record["precision"]
+    sidecar = store.graph_sidecar(path)
     model = graphfile.load(path)
-    taps = _taps(model, record, folder, feed, store.healed_weights(path))
-    named = {tap.value.name or "": tap for tap in taps}
+    taps = _taps(model, sidecar, folder, feed, store.healed_weights(path))
+    by_name = {tap.value.name or "": tap for tap in taps}
     with tapped(path, model, [tap.value for tap in taps]) as inner:
-        runner = _Tapped(inner, list(named))
+        runner = _TappedRunner(inner, list(by_name))
         play(runner, feed.arrays)
     batch = feed.input_ids.shape[0]
-    for name, tap in named.items():
-        steps = [step.reshape(batch, -1, tap.expected.shape[-1]) for step in runner.seen[name]]
+    for name, tap in by_name.items():
+        steps = [step.reshape(batch, -1, tap.expected.shape[-1]) for step in runner.values[name]]
         error = _error(np.concatenate(steps, axis=1), tap.expected, feed.attention_mask)
-        limit = _DIVERGED[precision]
-        if tap.noisy is not None:
-            limit += _NOISE_FACTOR * _error(tap.noisy, tap.expected, feed.attention_mask)
+        limit = tap.limit(sidecar.precision, feed.attention_mask)
         if not error <= limit:  # NaN too
             return Divergence(tap.where, error, limit, feed.name)
     return Divergence("the head", None, None, feed.name)
 
 
-def _taps(
-    model: ir.Model, record: dict[str, object], folder: Path, feed: Feed, healed: Path | None
-) -> list[_Tap]:
+def _taps(model: ir.Model, sidecar: GraphRecord, folder: Path, feed: Feed, healed: Path | None) -> list[_Tap]:
     """The stream before the first sublayer and after each, in order."""
-    variant = store.variant_of(record)
-    joins = anatomy.find(model, int(str(record["num_layers"])), variant.skip)
+    skip = sidecar.skip_set
+    joins = anatomy.find(model, sidecar.num_layers, skip)
     inputs = (feed.input_ids, feed.attention_mask, feed.position_ids)
-    streams, branches, entering = Reference(folder, variant.skip, "fp32", healed).trace(*inputs)
-    noisy = (
-        Reference(folder, variant.skip, "fp16", healed).trace(*inputs)
-        if variant.precision == "fp16"
-        else None
-    )
+    streams, branches, entering = Reference(folder, skip, "fp32", healed).trace(*inputs)
+    noisy = None
+    if sidecar.precision == "fp16":
+        noisy = Reference(folder, skip, "fp16", healed).trace(*inputs)
     taps = []
     if joins:
         taps.append(_Tap("the embedding", stream_before(joins[0]), entering, noisy[2] if noisy else None))
     shared = {id(join.stream) for join in joins if sum(other.stream is join.stream for other in joins) > 1}
     for join in joins:
-        summed = (
-            id(join.stream) in shared
-        )  # branches that are added up before they join can only be told apart as branches
-        part = join.sublayer
-        expected = (branches if summed else streams)[part]
-        theirs = (noisy[1] if summed else noisy[0])[part] if noisy else None
+        # Branches that are added up before they join the stream can only be told apart as branches.
+        summed = id(join.stream) in shared
+        noise = None
+        if noisy:
+            noise = (noisy[1] if summed else noisy[0])[join.sublayer]
         taps.append(
-            _Tap(f"layer {join.layer} {join.kind}", join.branch if summed else join.stream, expected, theirs)
+            _Tap(
+                f"layer {join.layer} {join.kind}",
+                join.branch if summed else join.stream,
+                (branches if summed else streams)[join.sublayer],
+                noise,
+            )
         )
     return taps
 
 
-def _error(found: Array, expected: Array, mask: Array) -> float:
-    """max over the unpadded tokens of ‖found − expected‖ / ‖expected‖."""
+def _error(stream: Array, expected: Array, mask: Array) -> float:
+    """The maximum over the unpadded tokens of ‖stream − expected‖ / ‖expected‖, of [B, T, C]."""
     kept = mask == 1
-    a, b = found[kept].astype(np.float64), expected[kept].astype(np.float64)
+    a, b = stream[kept].astype(np.float64), expected[kept].astype(np.float64)
     return float((np.linalg.norm(a - b, axis=1) / (np.linalg.norm(b, axis=1) + 1e-30)).max())

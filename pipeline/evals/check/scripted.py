@@ -1,10 +1,11 @@
-"""The script that `check` plays: the same tokens through an artefact (prefill, then decode on its own cache) and PyTorch.
+"""The script that `check` plays: the same tokens through an artefact and through PyTorch.
 
-Legend: B batch, S tokens of the padded prompt, T = S + STEPS, K positions whose logits are compared, V vocabulary,
-G key/value heads, D head dimension, N unpadded tokens of a feed.
+The artefact gets a prefill and then decodes on its own cache. Both sides get the same feed and give outputs
+of the same names, so that Polygraphy's Comparator can run them: `prefill/logits` [B, K, V], `decode/logits`
+[B, STEPS, V], `present.{i}.key|value` [N, G, D] (the final cache without padding).
 
-Both sides get the same feed and give outputs of the same names, so that Polygraphy's Comparator can run them:
-`prefill/logits` [B, K, V], `decode/logits` [B, STEPS, V], `present.{i}.key|value` [N, G, D] (the final cache, padding left out).
+Legend: B batch, S tokens of the padded prompt, T = S + STEPS, K positions whose logits are compared,
+V vocabulary, G key/value heads, D head dimension, N unpadded tokens of a feed.
 """
 
 from __future__ import annotations
@@ -25,13 +26,21 @@ from pipeline.runtime.runner import Array, Runner
 from pipeline.types import Precision, SkipSet
 
 LENGTHS = (1, 50, 100)
+"""Tokens of the prompts."""
 STEPS = 8
+"""Tokens that are decoded one by one."""
 POSITIONS = 8
+"""Positions of a prompt whose logits are compared, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One feed of the script: prompt and continuation of every row, [B, T] each."""
+    """One feed of the script: prompt and continuation of every row.
+
+    Attributes:
+        name: in words.
+        input_ids, attention_mask, position_ids: [B, T] each.
+    """
 
     name: str
     input_ids: Array
@@ -40,6 +49,7 @@ class Feed:
 
     @property
     def arrays(self) -> dict[str, Array]:
+        """Input name → array."""
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
@@ -51,20 +61,24 @@ def feeds(tokens: Array, lengths: tuple[int, ...]) -> list[Feed]:
     """Single rows of every length, then all lengths in one batch, padded left, padded right.
 
     Args:
-        tokens: [2 · len(lengths), max(lengths) + STEPS] int64; single rows and batch rows are different text.
-        lengths: of the prompts.
+        tokens: [2 · len(lengths), max(lengths) + STEPS] int64; single rows and batch rows are different
+            text.
+        lengths: of the prompts, in tokens.
     """
-    made = [_feed(f"length {n}", [row[: n + STEPS]], [n]) for n, row in zip(lengths, tokens, strict=False)]
+    single = [_feed(f"length {n}", [row[: n + STEPS]], [n]) for n, row in zip(lengths, tokens, strict=False)]
     rows = [row[: n + STEPS] for n, row in zip(lengths, tokens[len(lengths) :], strict=True)]
     return [
-        *made,
+        *single,
         _feed("batch padded left", rows, list(lengths)),
         _feed("batch padded right", rows, list(lengths), right=True),
     ]
 
 
 def _feed(name: str, rows: list[Array], prompts: list[int], *, right: bool = False) -> Feed:
-    """Rows of prompt + STEPS tokens → one batch. On the right, the padding lies between prompt and continuation."""
+    """Rows of prompt + STEPS tokens as one batch.
+
+    Padding on the right lies between prompt and continuation.
+    """
     longest = max(prompts)
     ids = np.zeros((len(rows), longest + STEPS), np.int64)
     mask = np.zeros_like(ids)
@@ -77,7 +91,7 @@ def _feed(name: str, rows: list[Array], prompts: list[int], *, right: bool = Fal
 
 
 def wanted_positions(prompt_mask: Array) -> Array:
-    """[B, S] → [B, K]: positions spread over each row's prompt, its last token always among them."""
+    """Positions spread over each row's prompt, its last token always among them: [B, S] → [B, K]."""
     count = min(POSITIONS, prompt_mask.shape[1])
     rows = [np.flatnonzero(row) for row in prompt_mask]
     return np.stack(
@@ -89,7 +103,12 @@ def wanted_positions(prompt_mask: Array) -> Array:
 
 
 def play(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
-    """Prefill with an empty cache, then STEPS tokens one by one on the runner's own cache → the outputs to compare."""
+    """The outputs to compare: a prefill, then STEPS tokens one by one on the runner's own cache.
+
+    Args:
+        runner: the artefact.
+        feed: the three arrays of a `Feed`, [B, T].
+    """
     ids, mask, positions = (feed[name] for name in ("input_ids", "attention_mask", "position_ids"))
     total = ids.shape[1]
     prompt = total - STEPS
@@ -112,7 +131,7 @@ def play(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def recompute(reference: Reference, feed: Mapping[str, Array]) -> dict[str, Array]:
-    """The same outputs as `play`, by one whole forward pass."""
+    """The same outputs as `play`, by one whole forward pass of PyTorch."""
     mask = feed["attention_mask"]
     prompt = mask.shape[1] - STEPS
     logits, cache = reference.forward(feed["input_ids"], mask, feed["position_ids"])
@@ -128,7 +147,10 @@ def recompute(reference: Reference, feed: Mapping[str, Array]) -> dict[str, Arra
 
 
 def _unpadded(cache: Array, mask: Array) -> Array:
-    """[B, G, T, D] → [N, G, D]. A cache of another length than the mask stays whole, and fails by its shape."""
+    """The cache without padding: [B, G, T, D] → [N, G, D].
+
+    A cache of another length than the mask stays whole, and fails by its shape.
+    """
     return cache.transpose(0, 2, 1, 3)[mask == 1] if cache.shape[2] == mask.shape[1] else cache
 
 
@@ -160,13 +182,16 @@ class ArtefactRunner(_Player):
         self._open = open_runner
 
     def activate_impl(self) -> None:
+        """Opens the artefact."""
         self._runner: Any = self._open()
 
     def deactivate_impl(self) -> None:
+        """Closes it."""
         self._runner.close()
         del self._runner
 
     def outputs(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """As `play`."""
         return play(self._runner, feed)
 
 
@@ -178,10 +203,13 @@ class TorchRunner(_Player):
         self._arguments = (folder, skip, dtype, healed)
 
     def activate_impl(self) -> None:
+        """Loads the model."""
         self._reference: Any = Reference(*self._arguments)
 
     def deactivate_impl(self) -> None:
+        """Frees it."""
         del self._reference
 
     def outputs(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """As `recompute`."""
         return recompute(self._reference, feed)

@@ -199,7 +199,7 @@ def variant_fields(variant: Variant) -> dict[str, Any]:
     return {
         "model": variant.model,
         "variant": variant.name,
-        "skip": {"attention": list(variant.skip.attention), "mlp": list(variant.skip.mlp)},
+        "skip": {"attention": variant.skip.attention, "mlp": variant.skip.mlp},
         "precision": variant.precision,
         "adapter": variant.adapter,
         "head": variant.head,

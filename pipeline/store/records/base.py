@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Mapping
@@ -42,8 +43,8 @@ class Record(BaseModel):
 
     def matches(self, wanted: Mapping[str, Any]) -> bool:
         """Whether these fields have just these values, compared as JSON has them."""
-        mine = self.plain()
-        return all(key in mine and mine[key] == value for key, value in wanted.items())
+        fields, asked = self.plain(), json.loads(json.dumps(dict(wanted)))
+        return all(key in fields and fields[key] == value for key, value in asked.items())
 
     def replaced(self, **changes: Any) -> Self:
         """The same record with other values in some fields, checked again."""

@@ -176,7 +176,7 @@ class Conditions(Record):
 
 
 class BenchRecord(VariantRecord):
-    """evals/results/<model>/….bench.json: the rows of one artefact, and of its variant in PyTorch and optimum."""
+    """evals/results/<model>/….bench.json: the rows of one artefact, and of PyTorch and optimum beside it."""
 
     what: Literal["bench"] = "bench"
     artefact: str

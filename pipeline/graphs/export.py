@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -16,7 +15,8 @@ from pipeline.graphs import architectures, graphfile
 from pipeline.models import identity
 from pipeline.models.checkpoint import Checkpoint, Config, discard, open_checkpoint, read_config
 from pipeline.models.checkpoint_files import SMALL_FILES
-from pipeline.types import BASE, Precision, UserError, Variant
+from pipeline.store.records import CheckpointSource
+from pipeline.types import BASE, Precision, UserError, Variant, first_line
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,12 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
         if checkpoint.source.kind == "onnx":
             if not path.is_file():
                 raise UserError(
-                    f"{checkpoint.folder} holds a graph exported elsewhere, and not in {precision}; export it so with optimum"
+                    f"{checkpoint.folder} holds a graph exported elsewhere, and not in {precision}; "
+                    "export it so with optimum"
                 )
             return path
         wanted = {
+            "artefact": "graph",
             **store.variant_record(variant),
             "contract": "authored",
             "weights": checkpoint.identity,
@@ -53,16 +55,14 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
         except UserError:
             discard(checkpoint)
             raise
-        graphfile.save(
-            model,
-            path,
-            {**wanted, "source": checkpoint.source.plain(), "num_layers": checkpoint.config["num_hidden_layers"]},
-        )
+        layers = checkpoint.config["num_hidden_layers"]
+        fields = {**wanted, "source": checkpoint.source.plain(), "num_layers": layers}
+        graphfile.save(model, path, fields)
     return path
 
 
 def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
-    """Takes over a graph that `optimum-cli export onnx --task text-generation-with-past` made; its own contract stays.
+    """Takes over a graph that `optimum-cli export onnx` made; its contract stays optimum's.
 
     Args:
         folder: holds model.onnx, its data file and config.json.
@@ -72,23 +72,14 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
         UserError: no such export, or the graph has no cache.
     """
     source = folder / "model.onnx"
-    if not source.is_file() or not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} has no model.onnx and config.json; make them with "
-            "`optimum-cli export onnx --model ID --task text-generation-with-past FOLDER`"
-        )
-    model = graphfile.load(source)
-    if not any(value.name and value.name.startswith("past_key_values.") for value in model.graph.inputs):
-        raise UserError(
-            f"{source} has no past_key_values inputs; export it with --task text-generation-with-past"
-        )
-    target = into or store.graphs_dir(folder.resolve().name)
-    precision = _precision(model)
-    variant = Variant(target.name, BASE, precision)
+    model = _load_export(folder, source)
+    target = into or store.Project().graphs(folder.resolve().name)
+    variant = Variant(target.name, BASE, _precision(model))
     path = store.graph_path(target, variant)
     with store.lock(target):
         store.sweep_temporaries(target)
         wanted = {
+            "artefact": "graph",
             **store.variant_record(variant),
             "contract": "optimum",
             "source_sha256": store.sha256(source),
@@ -97,40 +88,64 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
         }
         if store.is_current(path, wanted):
             return path
-        locations = {
-            str(t.location)
-            for v in model.graph.initializers.values()
-            if isinstance(t := v.const_value, ir.ExternalTensor)
-        }
-        for name in [*locations, *(n for n in SMALL_FILES if (folder / n).is_file())]:
+        data_files = sorted(
+            {
+                str(tensor.location)
+                for value in model.graph.initializers.values()
+                if isinstance(tensor := value.const_value, ir.ExternalTensor)
+            }
+        )
+        for name in [*data_files, *(n for n in SMALL_FILES if (folder / n).is_file())]:
             with store.atomic(target / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
-        config = read_config(folder)
-        store.write_json(target / store.SOURCE, {"kind": "onnx", "from": str(folder.resolve())})
-        graphfile.save(
-            model,
-            path,
-            {**wanted, "weights": _data_identity(target, locations), "num_layers": num_layers(config)},
-        )
+        origin = store.relative(folder, to=target / store.SOURCE)
+        store.write_json(target / store.SOURCE, CheckpointSource(kind="onnx", origin=origin).plain())
+        sizes = {
+            name: (target / name).stat().st_size for name in data_files
+        }  # a digest would read every weight
+        fields = {**wanted, "weights": sizes, "num_layers": num_layers(read_config(folder))}
+        graphfile.save(model, path, fields)
     open_checkpoint(target)
     return path
 
 
+def _load_export(folder: Path, source: Path) -> ir.Model:
+    """The graph of an export, after a check that it is one with a cache."""
+    if not source.is_file() or not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} has no model.onnx and config.json; make them with "
+            "`optimum-cli export onnx --model ID --task text-generation-with-past FOLDER`"
+        )
+    model = graphfile.load(source)
+    if not any(graphfile.is_cache(value) for value in model.graph.inputs):
+        raise UserError(
+            f"{source} has no past_key_values inputs; export it with --task text-generation-with-past"
+        )
+    return model
+
+
 def optimum_base(folder: Path) -> Path:
-    """The same checkpoint as optimum exports it (traced, fp32), in `<folder>/optimum/`, for comparison; made once.
+    """The graph that optimum exports of the same checkpoint (traced, fp32), for comparison; exported once.
+
+    Args:
+        folder: of the checkpoint; the export is kept in its subfolder optimum/.
 
     Raises:
-        UserError: optimum cannot export this checkpoint.
+        UserError: optimum is not installed, or cannot export this checkpoint.
     """
     target = folder / "optimum"
     ready = store.graph_path(target, Variant(target.name, BASE, "fp32"))
     if (target / store.SOURCE).is_file() and store.is_current(ready, {"contract": "optimum"}):
         return ready
-    from optimum.exporters.onnx import main_export
-
+    try:
+        from optimum.exporters.onnx import main_export
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"a graph of optimum's needs optimum ({error}); run `pip install 'skip-pipeline[optimum]'`"
+        ) from None
     log.info("exporting %s with optimum, for comparison (once; takes a minute or more)", folder)
     with tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's remarks on transformers' code
+        warnings.simplefilter("ignore")  # the tracer warns of transformers' own code
         try:
             main_export(
                 str(folder),
@@ -141,26 +156,25 @@ def optimum_base(folder: Path) -> Path:
                 do_validation=False,
             )
         except (ValueError, KeyError, RuntimeError) as error:
-            raise UserError(f"optimum cannot export {folder}: {error}") from None
+            raise UserError(f"optimum cannot export {folder}: {first_line(error)}") from None
         return export_from_onnx(Path(temporary), target)
 
 
 def _precision(model: ir.Model) -> Precision:
     """The precision of the cache, which is the graph's."""
-    dtype = next(v.dtype for v in model.graph.inputs if v.name and v.name.startswith("past_key_values."))
-    names: dict[Any, Precision] = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
+    dtype = next(value.dtype for value in model.graph.inputs if graphfile.is_cache(value))
+    names: dict[ir.DataType | None, Precision] = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
     if dtype not in names:
         raise UserError(f"a graph in {dtype} is not taken; export it in fp32 or fp16")
     return names[dtype]
 
 
-def _data_identity(folder: Path, locations: set[str]) -> dict[str, int]:
-    """Names and sizes of the data files: hashing them would read every weight."""
-    return {name: (folder / name).stat().st_size for name in sorted(locations)}
-
-
 def num_layers(config: Config) -> int:
-    """L of a config.json."""
+    """L of a config.json.
+
+    Raises:
+        UserError: it does not say.
+    """
     for key in ("num_hidden_layers", "n_layer", "num_layers"):
         if isinstance(config.get(key), int):
             return int(config[key])

@@ -1,10 +1,12 @@
 """An ONNX file, read with suspicion and written atomically with its sidecar.
 
-The weights stay external: byte ranges of the safetensors files in the same folder. Reading a graph reads no weights.
+The weights stay external: byte ranges of the safetensors files in the same folder. Reading a graph reads none
+of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,17 @@ import google.protobuf.message
 import onnx_ir as ir
 
 from pipeline import __version__, store
-from pipeline.types import UserError
+from pipeline.types import UserError, first_line
+
+CACHE_INPUT = "past_key_values."
+"""How the names of the cache's inputs begin: past_key_values.{i}.key and .value."""
 
 
 def load(path: Path) -> ir.Model:
-    """The graph in memory, weights untouched, after a check that every weight lies inside the graph's own folder.
+    """The graph in memory, weights untouched; every weight is known to lie inside the graph's own folder.
 
     Raises:
-        UserError: missing file, no ONNX, or external data that is missing, leaves the folder, or ends beyond its file.
+        UserError: the file is missing or no ONNX, or external data is missing, outside the folder, or cut.
     """
     if not path.is_file():
         raise UserError(
@@ -29,7 +34,7 @@ def load(path: Path) -> ir.Model:
         model = ir.load(path)
     except (google.protobuf.message.DecodeError, ValueError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} is not an ONNX file ({str(error).splitlines()[0]}); make it again with `pipeline export`"
+            f"{path} is not an ONNX file ({first_line(error)}); make it again with `pipeline export`"
         ) from None
     if not len(model.graph) and not model.graph.outputs:
         raise UserError(
@@ -44,6 +49,7 @@ def load(path: Path) -> ir.Model:
 
 
 def _check_external(path: Path, tensor: ir.ExternalTensor, sizes: dict[str, int]) -> None:
+    """Refuses external data that is not whole in the graph's folder; `sizes` caches file → bytes."""
     location = str(tensor.location)
     if location not in sizes:
         file = path.parent / location
@@ -62,13 +68,26 @@ def _check_external(path: Path, tensor: ir.ExternalTensor, sizes: dict[str, int]
         )
 
 
-def save(model: ir.Model, path: Path, record: dict[str, Any]) -> None:
-    """Writes graph and sidecar. A kill leaves the old pair, or a graph that its sidecar disowns: made again next time."""
+def save(model: ir.Model, path: Path, fields: Mapping[str, Any]) -> None:
+    """Writes graph and sidecar.
+
+    A kill leaves the old pair, or a graph that its sidecar does not describe: the next run makes it again.
+
+    Args:
+        model: the graph.
+        path: its file.
+        fields: of its GraphRecord or MergedRecord, but those of the file itself.
+    """
     with store.atomic(path) as temporary:
         temporary.write_bytes(ir.to_proto(model).SerializeToString())
-    store.write_sidecar(path, {"artefact": "graph", **record})
+    store.write_sidecar(path, {"artefact": "graph", **fields})
+
+
+def is_cache(value: ir.Value) -> bool:
+    """Whether a graph input holds a layer's keys or values."""
+    return bool(value.name and value.name.startswith(CACHE_INPUT))
 
 
 def tools() -> dict[str, str]:
-    """Versions of what writes a graph."""
+    """Package → version of what writes a graph."""
     return {"skip-pipeline": __version__, **store.versions("onnx-ir")}

@@ -1,192 +1,194 @@
-"""Stage: several variants of one base → one graph in which what they share is computed once (value numbering).
+"""Stage: several variants of one base → one graph in which what they share is computed once.
 
-Two nodes are one when they have the same operator, attributes and inputs. A cache tensor is shared by the variants whose
-new keys or values are the same value: the trunk has one cache, and above a fork each variant has its own, named
-`past_key_values.{i}.key.<variant>`. Each variant keeps its own `logits.<variant>`. Outputs are bit-identical to the
-separate graphs, because each value is computed by the same node on the same inputs.
+The graphs are laid side by side on the same inputs and weights. Then onnx-ir's common-subexpression
+elimination makes one node of nodes with the same operator, attributes and inputs. Outputs are bit-identical
+to those of the separate graphs, because each value is computed by the same node on the same inputs. Each
+variant keeps its own `logits.<variant>`.
+
+Caches are inputs too. Side by side, all variants read `past_key_values.{i}.key`. Where their
+`present.{i}.key` is one value afterwards, they go on sharing it: one value means that all below it is one as
+well, the caches of lower layers included. Above a fork the values differ, and a variant gets a cache of its
+own, named `past_key_values.{i}.key.<variant>`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
 from pipeline import store
 from pipeline.graphs import graphfile
+from pipeline.store.records import GraphRecord
 from pipeline.types import UserError
 
+_ONE_BASE = ("model", "precision", "contract", "weights", "head", "tools", "num_layers", "tokenizer")
+"""Fields of a merged graph's sidecar that are its graphs' own."""
+_ANY_SIZE = 2**62
+"""Numbers in a `Constant` node up to which two of them are compared."""
 
-def merge(graphs: list[Path]) -> Path:
-    """Writes `<variant>&<variant>….merged.onnx` beside the graphs, or finds it there.
+
+def merge(graphs: Sequence[Path]) -> Path:
+    """Writes `merged-<count>-<digest of the names>.<precision>.onnx` beside the graphs, or finds it there.
 
     Raises:
         UserError: fewer than two graphs, or graphs of different bases, precisions or contracts.
     """
     if len(set(graphs)) < 2:
         raise UserError("merging takes at least two different graphs of one model")
-    records = [store.read_sidecar(path) for path in graphs]
-    for path, record in zip(graphs, records, strict=True):
-        for key in ("model", "precision", "contract", "weights", "head"):
-            if record.get(key) != records[0].get(key):
-                raise UserError(
-                    f"{path} and {graphs[0]} differ in {key}: only variants of one base can be merged"
-                )
-    names = [store.variant_of(record).name for record in records]
+    records = [store.graph_sidecar(path) for path in graphs]
+    _refuse_other_bases(graphs, records)
+    names = [record.variant for record in records]
     digest = store.text_digest("\n".join(sorted(names)))
-    path = graphs[0].parent / f"merged-{len(names)}-{digest[:12]}.{records[0]['precision']}.onnx"
+    path = graphs[0].parent / f"merged-{len(names)}-{digest[:12]}.{records[0].precision}.onnx"
+    fields = records[0].plain()
     wanted = {
         "artefact": "merged",
-        **{
-            key: records[0][key]
-            for key in ("model", "precision", "contract", "weights", "head", "tools", "num_layers")
-        },
-        "tokenizer": records[0].get("tokenizer"),
-        "variants": {name: record["sha256"] for name, record in zip(names, records, strict=True)},
+        **{key: fields[key] for key in _ONE_BASE},
+        "variants": {record.variant: record.sha256 for record in records},
     }
     with store.lock(path.parent):
         if not store.is_current(path, wanted):
-            model = merge_models(dict(zip(names, (graphfile.load(p) for p in graphs), strict=True)))
-            graphfile.save(model, path, wanted)
+            models = [graphfile.load(graph) for graph in graphs]
+            graphfile.save(merge_models(dict(zip(names, models, strict=True))), path, wanted)
     return path
 
 
+def _refuse_other_bases(graphs: Sequence[Path], records: Sequence[GraphRecord]) -> None:
+    first = records[0]
+    for path, record in zip(graphs, records, strict=True):
+        for key in ("model", "precision", "contract", "weights", "head"):
+            if getattr(record, key) != getattr(first, key):
+                raise UserError(
+                    f"{path} and {graphs[0]} differ in {key}: only variants of one base can be merged"
+                )
+
+
 def merge_models(models: dict[str, ir.Model]) -> ir.Model:
-    """The merged graph of the variants' graphs, by name."""
-    numbering = _Numbering()
-    for name, model in models.items():
-        numbering.add(name, model)
+    """The merged graph of the variants' graphs, by name; the graphs are used up.
+
+    Raises:
+        UserError: a cache is read in another way than by the node that appends to it.
+    """
+    model, outputs = _side_by_side(models)
+    # A node holds the outputs meanwhile: the pass would add an Identity for every output that variants share.
+    holder = ir.node("Outputs", [output.value for output in outputs], domain="skip-pipeline")
+    model.graph.append(holder)
+    CommonSubexpressionEliminationPass(size_limit=_ANY_SIZE)(model)
+    values = [value for value in holder.inputs if value is not None]
+    model.graph.remove(holder, safe=True)
+    for output, value in zip(outputs, values, strict=True):
+        _add_output(model.graph, _Output(output.variant, output.name, value))
+    _check_caches(model.graph)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """An output of one variant, under the name that it has in the variant's own graph."""
+
+    variant: str
+    name: str
+    value: ir.Value
+
+
+def _side_by_side(models: dict[str, ir.Model]) -> tuple[ir.Model, list[_Output]]:
+    """All nodes in one graph without outputs, and the outputs. The first variant's names stay as they are."""
+    inputs: dict[Hashable, ir.Value] = {}
+    weights: dict[Hashable, ir.Value] = {}
+    nodes: list[ir.Node] = []
+    outputs: list[_Output] = []
+    for variant, model in models.items():
+        graph, suffix = model.graph, f".{variant}" if nodes else ""
+        for value in graph.inputs:
+            _share(value, value.name, inputs, suffix="")
+        for value in graph.initializers.values():
+            _share(value, _content(value), weights, suffix)
+        outputs += [_Output(variant, value.name or "", value) for value in graph.outputs]
+        graph.outputs.clear()
+        own = list(graph)
+        graph.remove(own)
+        for node in own if suffix else ():
+            node.name = f"{node.name}{suffix}"
+            for value in node.outputs:
+                value.name = f"{value.name}{suffix}" if value.name else value.name
+        nodes += own
+        graph.inputs.clear()
+        graph.initializers.clear()
     first = next(iter(models.values()))
-    graph = ir.Graph(
-        numbering.inputs,
-        numbering.outputs,
-        nodes=numbering.nodes,
-        initializers=numbering.initializers,
+    merged = ir.Graph(
+        list(inputs.values()),
+        [],
+        nodes=nodes,
+        initializers=list(weights.values()),
         opset_imports=first.graph.opset_imports,
         name=f"{first.graph.name}.merged",
     )
-    return ir.Model(graph, ir_version=first.ir_version, producer_name="skip-pipeline")
+    functions = list(first.functions.values())
+    model = ir.Model(merged, ir_version=first.ir_version, producer_name="skip-pipeline", functions=functions)
+    return model, outputs
 
 
-class _Numbering:
-    """Value numbering: what has been computed, by what it is."""
+def _share(value: ir.Value, key: Hashable, known: dict[Hashable, ir.Value], suffix: str) -> None:
+    """Puts the value known under the key in this one's place; if none is, this one is from now on."""
+    if key in known:
+        value.replace_all_uses_with(known[key])
+    else:
+        value.name = f"{value.name}{suffix}"
+        known[key] = value
 
-    def __init__(self) -> None:
-        self.known: dict[Hashable, list[ir.Value]] = {}
-        self.inputs: list[ir.Value] = []
-        self.outputs: list[ir.Value] = []
-        self.nodes: list[ir.Node] = []
-        self.initializers: list[ir.Value] = []
-        self.taken: set[str] = set()
 
-    def add(self, variant: str, model: ir.Model) -> None:
-        """Adds one variant: only what no earlier variant computes becomes new nodes."""
-        mine: dict[ir.Value | None, ir.Value | None] = {None: None}
-        for value in model.graph.initializers.values():
-            mine[value] = self._initializer(value, variant)
-        for value in model.graph.inputs:
-            if not _is_cache(value):
-                mine[value] = self._input(value, ("input", value.name), variant)
-        for node in model.graph:
-            for cache in {v for v in node.inputs if v is not None and v not in mine}:
-                # A cache is what its new part says it is: shared when that is shared.
-                rest = tuple(id(mine[v]) for v in node.inputs if v in mine)
-                mine[cache] = self._input(cache, ("cache", cache.name, rest), variant)
-            for theirs, ours in zip(
-                node.outputs, self._node(node, [mine[v] for v in node.inputs], variant), strict=True
-            ):
-                mine[theirs] = ours
-        for value in model.graph.outputs:
-            self._output(value, mine[value], variant)
+def _content(value: ir.Value) -> Hashable:
+    """What two initializers have in common when they hold the same numbers; no weight is read."""
+    tensor = value.const_value
+    if tensor is None:
+        raise UserError(f"initializer {value.name!r} has no data; this graph is not merged")
+    form = (str(tensor.dtype), tuple(tensor.shape.numpy()))
+    if isinstance(tensor, ir.ExternalTensor):
+        return (*form, str(tensor.location), tensor.offset)
+    return (*form, tensor.tobytes())
 
-    def _name(self, name: str | None, variant: str) -> str:
-        """The name itself while it is free, then with the variant's name behind it."""
-        name = name or "value"
-        unique = name if name not in self.taken else f"{name}.{variant}"
-        self.taken.add(unique)
-        return unique
 
-    def _initializer(self, value: ir.Value, variant: str) -> ir.Value:
-        tensor = value.const_value
-        if tensor is None:
-            raise UserError(f"initializer {value.name!r} has no data; this graph is not merged")
-        where: Hashable = (
-            tensor.tobytes()
-            if not isinstance(tensor, ir.ExternalTensor)
-            else (tensor.location, tensor.offset)
+def _add_output(graph: ir.Graph, output: _Output) -> None:
+    """Adds an output of one variant, unless an earlier one has it; another cache gets its own input."""
+    name, value = output.name, output.value
+    if name == "logits":
+        if value in graph.outputs:  # two variants with the same content
+            same = ir.node("Identity", [value], name=f"logits.{output.variant}/Identity")
+            same.outputs[0].type, same.outputs[0].shape = value.type, value.shape
+            graph.append(same)
+            value = same.outputs[0]
+        name = f"logits.{output.variant}"
+    elif value in graph.outputs:
+        return
+    elif any(other.name == name for other in graph.outputs):
+        _separate_cache(graph, output)
+        name = f"{name}.{output.variant}"
+    value.name = name
+    graph.outputs.append(value)
+
+
+def _separate_cache(graph: ir.Graph, output: _Output) -> None:
+    """Gives the node that makes `present.{i}.*` of one variant a cache input of its own."""
+    name = output.name.replace("present.", graphfile.CACHE_INPUT, 1)
+    shared = next(value for value in graph.inputs if value.name == name)
+    node = output.value.producer()
+    if node is None or shared not in node.inputs:
+        raise UserError(
+            f"{output.name} of {output.variant} is not appended to {name}; this graph is not merged"
         )
-        key = ("initializer", str(tensor.dtype), tuple(tensor.shape.numpy()), where)
-        if key not in self.known:
-            name = self._name(value.name, variant)
-            new = ir.Value(name=name, const_value=tensor, type=value.type, shape=value.shape)
-            self.known[key] = [new]
-            self.initializers.append(new)
-        return self.known[key][0]
-
-    def _input(self, value: ir.Value, key: Hashable, variant: str) -> ir.Value:
-        if key not in self.known:
-            new = ir.Value(name=self._name(value.name, variant), type=value.type, shape=value.shape)
-            self.known[key] = [new]
-            self.inputs.append(new)
-        return self.known[key][0]
-
-    def _node(self, node: ir.Node, inputs: list[ir.Value | None], variant: str) -> list[ir.Value]:
-        attributes = tuple(
-            sorted((name, _attribute_key(attribute)) for name, attribute in node.attributes.items())
-        )
-        key = (node.domain, node.op_type, attributes, tuple(id(v) for v in inputs), len(node.outputs))
-        if key not in self.known:
-            new = ir.Node(
-                node.domain,
-                node.op_type,
-                inputs,
-                node.attributes.values(),
-                num_outputs=len(node.outputs),
-                name=self._name(node.name, variant),
-            )
-            for theirs, ours in zip(node.outputs, new.outputs, strict=True):
-                ours.name = (
-                    self._name(theirs.name, variant)
-                    if not theirs.is_graph_output()
-                    else f"{new.name}:{theirs.index()}"
-                )
-                ours.type, ours.shape = theirs.type, theirs.shape
-            self.known[key] = list(new.outputs)
-            self.nodes.append(new)
-        return self.known[key]
-
-    def _output(self, value: ir.Value, ours: ir.Value | None, variant: str) -> None:
-        if ours is None:
-            raise UserError(
-                f"output {value.name!r} of {variant} is computed by no node; this graph is not merged"
-            )
-        if value.name == "logits":
-            if ours in self.outputs:  # two variants with the same content
-                ours = self._identity(ours)
-            ours.name = f"logits.{variant}"
-            self.outputs.append(ours)
-        elif ours not in self.outputs:
-            ours.name = self._name(value.name, variant)
-            self.outputs.append(ours)
-
-    def _identity(self, value: ir.Value) -> ir.Value:
-        node = ir.Node(
-            "", "Identity", [value], num_outputs=1, name=self._name("identity", str(len(self.nodes)))
-        )
-        node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
-        self.nodes.append(node)
-        return node.outputs[0]
+    own = ir.Value(name=f"{name}.{output.variant}", type=shared.type, shape=shared.shape)
+    graph.inputs.append(own)
+    node.replace_input_with(node.inputs.index(shared), own)
 
 
-def _is_cache(value: ir.Value) -> bool:
-    return bool(value.name and value.name.startswith("past_key_values."))
-
-
-def _attribute_key(attribute: ir.Attr) -> Any:
-    """A hashable form of an attribute's value."""
-    value = attribute.value
-    if isinstance(value, ir.TensorProtocol):
-        return (str(value.dtype), tuple(value.shape.numpy()), value.tobytes())
-    return tuple(value) if isinstance(value, (list, tuple)) else value
+def _check_caches(graph: ir.Graph) -> None:
+    """One node appends to each cache; others may ask for its shape, which is the same for all variants."""
+    for value in filter(graphfile.is_cache, graph.inputs):
+        readers = {use.node for use in value.uses() if use.node.op_type != "Shape"}
+        if len(readers) > 1:
+            names = sorted(str(node.name) for node in readers)
+            raise UserError(f"{value.name} is read by {names[0]} and {names[1]}; this graph is not merged")

@@ -1,7 +1,8 @@
 """Stage: a base graph + a skip set → a variant graph, by surgery. Cutting reads no weights.
 
-A sublayer is left out by putting, in the place of its residual `Add`, what the `Add` added it to; then what nothing
-reaches is removed. What another layer still uses stays because it is reached. Layers keep their indices.
+A sublayer is left out by putting, in the place of its residual `Add`, what the `Add` added it to. Then
+what nothing reaches is removed; what another layer still uses stays because it is reached. Layers keep their
+indices.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, InvariantError
@@ -19,84 +19,102 @@ from pipeline.graphs import graphfile
 from pipeline.graphs.passes.all_logits import AllLogitsPass
 from pipeline.graphs.passes.graft import GraftPass
 from pipeline.graphs.passes.skip import SkipPass
+from pipeline.store.records import FileDigest, GraphRecord
 from pipeline.types import SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
+_INHERITED = ("contract", "weights", "tokenizer", "tools", "num_layers")
+"""Fields of a sidecar that a graph takes over from the one it is derived from."""
 
 
 def cut(base: Path, skip: SkipSet) -> Path:
     """Writes the variant's graph beside the base graph, or finds it there.
 
     Raises:
-        UserError: the file is no base graph, a layer does not exist, or the graph has another form than expected.
+        UserError: the file is no base graph, a layer does not exist, or the graph has an unexpected form.
     """
-    record = store.read_sidecar(base)
-    variant = store.variant_of(record)
+    record = store.graph_sidecar(base)
+    variant = record.as_variant()
     if variant.skip or variant.adapter or variant.head == "all":
         raise UserError(
-            f"{base} is not a base graph; cut variants from {base.with_name(f'base.{variant.precision}.onnx')}"
+            f"{base} is not a base graph; "
+            f"cut variants from {base.with_name(f'base.{variant.precision}.onnx')}"
         )
-    skip.within(record["num_layers"])
+    skip.within(record.num_layers)
     if not skip:
         return base
-    return _derive(base, record, replace(variant, skip=skip), SkipPass(skip, record["num_layers"]))
+    return _derive(base, record, replace(variant, skip=skip), SkipPass(skip, record.num_layers))
 
 
 def cut_all_logits(graph: Path) -> Path:
-    """Writes the twin of a graph that gives the logits of every position, [B, S, V], which is what optimum loads."""
-    record = store.read_sidecar(graph)
-    variant = store.variant_of(record)
-    if variant.head == "all" or record["contract"] != "authored":
+    """Writes the twin of a graph that gives every position's logits, [B, S, V]: what optimum loads."""
+    record = store.graph_sidecar(graph)
+    variant = record.as_variant()
+    if variant.head == "all" or record.contract != "authored":
         return graph
     return _derive(graph, record, replace(variant, head="all"), AllLogitsPass())
 
 
 def graft(graph: Path, healed: Path, adapter: str) -> Path:
-    """Writes the twin of a variant whose adapter's tensors come from another file in the folder; all others stay where they are.
+    """Writes the healed twin of a variant: the tensors that an adapter changed are read from another file.
 
     Args:
-        healed: safetensors with the merged tensors under the checkpoint's names (`adapters.merge`).
+        graph: the variant's graph.
+        healed: safetensors beside it: the changed tensors, under the checkpoint's names (`adapters.merge`).
         adapter: its name; the twin is called `<variant>~<adapter>`.
 
     Raises:
         UserError: the graph was authored elsewhere, or lacks a tensor.
     """
-    record = store.read_sidecar(graph)
-    if record["contract"] != "authored":
+    record = store.graph_sidecar(graph)
+    if record.contract != "authored":
         raise UserError(
-            f"{graph} was exported elsewhere and keeps its weights in another form; adapters need an authored graph"
+            f"{graph} was exported elsewhere and keeps its weights in another form; "
+            "adapters need an authored graph"
         )
-    variant = replace(store.variant_of(record), adapter=adapter)
-    digest = store.sha256(healed)
-    return _derive(
-        graph, record, variant, GraftPass(healed, digest), healed={"file": healed.name, "sha256": digest}
-    )
+    variant = replace(record.as_variant(), adapter=adapter)
+    file = FileDigest(file=healed.name, sha256=store.sha256(healed))
+    return _derive(graph, record, variant, GraftPass(healed, file.sha256), file)
 
 
 def _derive(
-    source: Path, record: dict[str, Any], variant: Variant, surgery: InPlacePass, **more: Any
+    source: Path,
+    record: GraphRecord,
+    variant: Variant,
+    surgery: InPlacePass,
+    healed: FileDigest | None = None,
 ) -> Path:
-    """Writes what the surgery makes of a graph beside it, or finds it there; `more` goes into the sidecar."""
+    """Writes the variant that surgery makes of a graph beside it, or finds it there.
+
+    Args:
+        source: the graph.
+        record: its sidecar.
+        variant: what the new graph is.
+        surgery: the pass that makes it.
+        healed: the file of an adapter's tensors; by default the source's, where it has one.
+    """
     path = store.graph_path(source.parent, variant)
-    kept = {key: record.get(key) for key in ("contract", "weights", "tokenizer", "tools", "num_layers")}
+    healed = healed or record.healed
+    fields = record.plain()
     wanted = {
+        "artefact": "graph",
         **store.variant_record(variant),
-        **kept,
-        "base": {"file": source.name, "sha256": record["sha256"]},
+        **{key: fields[key] for key in _INHERITED},
+        "base": {"file": source.name, "sha256": record.sha256},
+        "healed": healed.plain() if healed else None,
     }
-    wanted |= {key: record[key] for key in ("healed",) if key in record} | more
     with store.lock(source.parent):
         if store.is_current(path, wanted):
             log.info("%s is there and matches; nothing to do", path)
             return path
         model = graphfile.load(source)
         _apply(surgery, model)
-        graphfile.save(model, path, {**wanted, "source": record.get("source")})
+        graphfile.save(model, path, {**wanted, "source": fields["source"]})
     return path
 
 
 def _apply(surgery: InPlacePass, model: ir.Model) -> None:
-    """Runs a pass; our own refusals come out as they went in, onnx-ir wraps what pre- and postconditions raise."""
+    """Runs a pass. onnx-ir wraps what its pre- and postconditions raise: a UserError is unwrapped."""
     try:
         surgery(model)
     except InvariantError as error:

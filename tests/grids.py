@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline import store
 from pipeline.sweep import plan, recipe
-from pipeline.sweep.jobs import Plan
+from pipeline.sweep.jobs import SweepPlan
 
 GRID = """
 models = ["{model}"]
@@ -37,6 +37,6 @@ def known(text: str = GRID, layers: int = 3, name: str = "grid") -> Path:
     )
 
 
-def made(path: Path) -> tuple[recipe.Recipe, Plan]:
+def made(path: Path) -> tuple[recipe.Recipe, SweepPlan]:
     read = recipe.read(path)
-    return read, plan.make(read, store.sweep_dir(path.stem))
+    return read, plan.make(read, store.Project().sweep(path.stem))

@@ -31,25 +31,25 @@ def sweep(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Runs calibrate, select, export, check, build, score, bench, heal for every variant of a grid; each job is a command.
+    """Runs calibrate, select, export, check, build, score, bench, heal for every variant of a grid.
 
-    What is done is passed over, a sweep that was killed goes on, what fails is written down and the rest goes on (exit 1).
+    Each job is a command. Finished jobs are passed over, and a killed sweep goes on where it was.
+    A failure is recorded, and the rest goes on (exit 1).
     Example: `pipeline sweep evals/recipes/demo.toml --dry-run`
     """
-    from pipeline import store
     from pipeline.sweep import sweep as stage
+    from pipeline.sweep.ledger import DONE, FAILED, WAITING
 
     if dry_run:
         seen = stage.dry_run(recipe)
         show_result(seen.record(), as_json, seen.text())
         return
     ledger = stage.sweep(recipe, jobs=jobs, ray=ray, limit=limit)
-    path = ledger.folder / "ledger.json"
     failed = ledger.failed()
     counts = ", ".join(
-        f"{number} {state}" for state in ("done", "failed", "waiting") if (number := ledger.count(state))
+        f"{number} {state}" for state in (DONE, FAILED, WAITING) if (number := ledger.count(state))
     )
     lines = [f"failed  {job.id}: {ledger.states[job.id].error}" for job in failed]
-    show_result(store.read_json(path), as_json, "\n".join([*lines, counts, str(path)]))
+    show_result(ledger.record().plain(), as_json, "\n".join([*lines, counts, str(ledger.file)]))
     if failed:
         raise Failed(f"{len(failed)} of {ledger.total} jobs failed; {ledger.folder}/logs has what each said")

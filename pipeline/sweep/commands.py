@@ -4,95 +4,92 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.sweep.jobs import Cell, Command
-from pipeline.sweep.recipe import Bench, Build, Calibrate, Heal, Recipe, Select, Strict, Text
-from pipeline.types import SkipSet
+from pipeline.sweep import recipe as sections
+from pipeline.sweep.jobs import Command, GridCell
+from pipeline.sweep.recipe import Recipe, Section, TextSection
+from pipeline.types import Variant
 
 
-def export(model: str, skip: SkipSet, precision: str, adapter: str | None) -> Command:
-    named = ("--skip", skip.name) if skip else ()
-    healed = ("--adapter", adapter) if adapter else ()
-    return (
-        "pipeline",
-        "export",
-        model,
-        *named,
-        *healed,
-        *(("--precision", precision) if precision != "fp32" else ()),
-    )
+def export(model: str, variant: Variant) -> Command:
+    """`pipeline export`; model: as the command takes it, `variant` knows only its folder."""
+    skip = ("--skip", variant.skip.name) if variant.skip else ()
+    adapter = ("--adapter", variant.adapter) if variant.adapter else ()
+    precision = ("--precision", variant.precision) if variant.precision != "fp32" else ()
+    return ("pipeline", "export", model, *skip, *adapter, *precision)
 
 
-def calibrate(model: str, given: Calibrate) -> Command:
-    return ("pipeline", "calibrate", model, *_options(given, "samples", "length", "buckets"), *_text(given))
+def calibrate(model: str, settings: sections.CalibrateSection) -> Command:
+    """`pipeline calibrate`."""
+    options = _options(settings, "samples", "length", "buckets")
+    return ("pipeline", "calibrate", model, *options, *_text(settings))
 
 
-def select(model: str, cell: Cell, given: Select) -> Command:
-    asked = ("--kind", str(cell.kind), "--frac", f"{cell.frac:g}", "--select", str(cell.select))
-    options = _options(given, "seed", "samples", "length", "tokens")
-    return ("pipeline", "select", model, *asked, *options, *_text(given), "--json")
+def select(model: str, cell: GridCell, settings: sections.SelectSection) -> Command:
+    """`pipeline select`, whose JSON is its result."""
+    rule = ("--kind", str(cell.kind), "--frac", f"{cell.frac:g}", "--select", str(cell.select))
+    options = _options(settings, "seed", "samples", "length", "tokens")
+    return ("pipeline", "select", model, *rule, *options, *_text(settings), "--json")
 
 
-def build(graph: Path, given: Build) -> Command:
+def check(artefact: Path) -> Command:
+    """`pipeline check`."""
+    return ("pipeline", "check", str(artefact))
+
+
+def build(graph: Path, settings: sections.BuildSection) -> Command:
+    """`pipeline build-engine`."""
     ranges = [
-        (f"--{name}", ",".join(map(str, getattr(given, name))))
-        for name in _changed(given, "batch", "length", "past")
+        word
+        for name in _changed(settings, "batch", "length", "past")
+        for word in (f"--{name}", ",".join(map(str, getattr(settings, name))))
     ]
-    target = ("--target", given.target) if given.backend == "tensorrt-rtx" else ()
-    flat = [word for pair in ranges for word in pair]
-    return ("pipeline", "build-engine", str(graph), "--backend", given.backend, *target, *flat)
+    target = ("--target", settings.target) if settings.backend == "tensorrt-rtx" else ()
+    return ("pipeline", "build-engine", str(graph), "--backend", settings.backend, *target, *ranges)
 
 
 def score(artefact: Path, task: str, recipe: Recipe) -> Command:
-    given, limit = recipe.score, recipe.score.limit_of(task)
-    more = [*(("--limit", str(limit)) if limit else ()), *(("--data", str(given.data)) if given.data else ())]
-    more += [*_options(given, "protocol"), *(("--unchecked",) if recipe.unchecked else ())]
-    return ("pipeline", "score", str(artefact), "--tasks", task, *more)
+    """`pipeline score` on one benchmark."""
+    settings = recipe.score
+    limit = settings.limit_of(task)
+    options = [*(("--limit", str(limit)) if limit else ())]
+    options += ["--data", str(settings.data)] if settings.data else []
+    options += _options(settings, "protocol")
+    return ("pipeline", "score", str(artefact), "--tasks", task, *options, *_unchecked(recipe))
 
 
 def bench(artefact: Path, recipe: Recipe, decode: bool) -> Command:
-    given: Bench = recipe.bench
-    lengths = ",".join(map(str, given.lengths))
-    more = [*_options(given, "batch", "threads"), *(("--decode",) if decode else ())]
-    more += ["--unchecked"] if recipe.unchecked else []
-    return (
-        "pipeline",
-        "bench",
-        str(artefact),
-        "--sequences",
-        str(given.sequences),
-        "--lengths",
-        lengths,
-        *more,
-    )
+    """`pipeline bench`."""
+    settings = recipe.bench
+    sizes = ("--sequences", str(settings.sequences), "--lengths", ",".join(map(str, settings.lengths)))
+    options = [*_options(settings, "batch", "threads"), *(("--decode",) if decode else ())]
+    return ("pipeline", "bench", str(artefact), *sizes, *options, *_unchecked(recipe))
 
 
-def heal(graph: Path, given: Heal) -> Command:
-    loss = () if given.loss == "ce" else (f"--{given.loss}",)
-    targets = ("--targets", ",".join(given.targets)) if given.targets != ("mlp",) else ()
-    options = _options(given, "name", "batch", "length", "rank", "lr", "quantize", "seed")
-    return (
-        "pipeline",
-        "heal",
-        str(graph),
-        "--steps",
-        str(given.steps),
-        *options,
-        *loss,
-        *targets,
-        *_text(given),
-    )
+def heal(graph: Path, settings: sections.HealSection) -> Command:
+    """`pipeline heal`."""
+    options = _options(settings, "name", "batch", "length", "rank", "lr", "quantize", "seed")
+    options += [] if settings.loss == "ce" else [f"--{settings.loss}"]
+    options += [] if settings.targets == ("mlp",) else ["--targets", ",".join(settings.targets)]
+    steps = ("--steps", str(settings.steps))
+    return ("pipeline", "heal", str(graph), *steps, *options, *_text(settings))
 
 
-def _text(given: Text) -> list[str]:
-    files = [word for file in given.texts for word in ("--texts", str(file))]
-    return files + (["--dataset", given.dataset] if given.dataset else [])
+def _unchecked(recipe: Recipe) -> tuple[str, ...]:
+    return ("--unchecked",) if recipe.unchecked else ()
 
 
-def _options(given: Strict, *names: str) -> list[str]:
+def _text(settings: TextSection) -> list[str]:
+    files = [word for file in settings.texts for word in ("--texts", str(file))]
+    return files + (["--dataset", settings.dataset] if settings.dataset else [])
+
+
+def _options(settings: Section, *names: str) -> list[str]:
     """`--name value` of the settings that are not at their default."""
-    return [word for name in _changed(given, *names) for word in (f"--{name}", str(getattr(given, name)))]
+    return [
+        word for name in _changed(settings, *names) for word in (f"--{name}", str(getattr(settings, name)))
+    ]
 
 
-def _changed(given: Strict, *names: str) -> list[str]:
-    fields = type(given).model_fields
-    return [name for name in names if getattr(given, name) != fields[name].default]
+def _changed(settings: Section, *names: str) -> list[str]:
+    fields = type(settings).model_fields
+    return [name for name in names if getattr(settings, name) != fields[name].default]

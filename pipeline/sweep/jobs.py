@@ -1,4 +1,4 @@
-"""What a plan consists of: jobs, the cells of the grid that are not known yet, and the order that files impose."""
+"""What a plan consists of: jobs in an order in which they can run, and cells that are not known yet."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ Command = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """A point of the grid: a rule asked for a fraction of a kind. All None: the base."""
+class GridCell:
+    """A point of the grid: a rule, and the fraction of a kind that it is to choose. All None: the base."""
 
     kind: str | None = None
     frac: float | None = None
@@ -18,6 +18,7 @@ class Cell:
 
     @property
     def words(self) -> str:
+        """'attn 25% last', or 'base'."""
         return "base" if self.kind is None else f"{self.kind} {self.frac:.0%} {self.select}"
 
 
@@ -28,13 +29,13 @@ class Job:
     Attributes:
         id: unique in the sweep, and a file name.
         cell: the first cell of the grid that wants it.
-        variant: name of the variant; None where the stage is of the whole model.
         command: as a person types it, `pipeline …`.
+        variant: name of the variant; None where the stage is of the whole model.
         inputs, outputs: files; a job is done when its outputs match its inputs (`done`).
-        needs: ids of jobs that come before.
+        needs: ids of the jobs that come before.
         exclusive: measures time: nothing else may run on the device.
         gpu: needs an NVIDIA GPU.
-        memory: bytes that it holds about, where the model's size is known.
+        memory: bytes that it needs, estimated, where the model's size is known.
         inline: decided while planning; there is nothing to run.
         shared: id of the job that does the same for an earlier cell.
         stdout: file that keeps what the command prints, where that is its result.
@@ -43,7 +44,7 @@ class Job:
     id: str
     stage: str
     model: str
-    cell: Cell
+    cell: GridCell
     command: Command
     variant: str | None = None
     precision: str | None = None
@@ -60,29 +61,46 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
-    """A cell whose variant is not known before a job is done; id: that of its `select`."""
+class PendingCell:
+    """A cell whose variant is not known before a job is done.
+
+    Attributes:
+        id: that of its `select` job.
+        needs: id of the job that it waits for.
+        reason: what it waits for, in words.
+    """
 
     id: str
     model: str
-    cell: Cell
+    cell: GridCell
     needs: str
-    words: str
+    reason: str
 
 
 @dataclass(slots=True)
-class Plan:
-    """Jobs in an order in which they can run; what is not known yet; what the grid has and no rule can give."""
+class SweepPlan:
+    """Jobs in an order in which they can run.
+
+    Attributes:
+        pending: cells whose variant is not known yet.
+        notes: cells that no rule can fill, in words.
+    """
 
     jobs: list[Job] = field(default_factory=list)
-    pending: list[Pending] = field(default_factory=list)
+    pending: list[PendingCell] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, job: Job) -> Job:
+        """Appends the job, and returns it."""
         self.jobs.append(job)
         return job
 
+    def note(self, text: str) -> None:
+        """Adds a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     @property
-    def running(self) -> list[Job]:
-        """Those that are processes."""
+    def processes(self) -> list[Job]:
+        """The jobs that are run as processes; the others were decided while planning."""
         return [job for job in self.jobs if not job.inline]

@@ -1,6 +1,7 @@
 """Jobs as processes of this machine: a fixed number side by side, a measurement of time alone.
 
-Every process leads a group of its own, which is killed with the sweep; the kernel kills it where the sweep itself is killed.
+Every process leads a group of its own, which is killed when the sweep stops. Where the sweep itself is
+killed, the kernel kills them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import Protocol
 
 from pipeline import store
 from pipeline.sweep.jobs import Command, Job
+from pipeline.types import first_line
 
 _LAUNCH = (
-    "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"  # PR_SET_PDEATHSIG, kept over exec: the job dies with who started it
-    "os.getppid() == int(sys.argv[1]) or os._exit(1)\n"
+    "import os, sys\n"
+    "from pipeline.store.processes import end_with_parent\n"
+    "end_with_parent(parent=int(sys.argv[1]))\n"
     "os.execv(sys.executable, [sys.executable, '-m', 'pipeline.cli', *sys.argv[2:]])\n"
 )
+"""What starts a job. The request to end with the sweep is kept over exec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +45,29 @@ class Outcome:
     began: float = 0.0
 
 
-class Pool(Protocol):
+class JobPool(Protocol):
     """Where jobs run."""
 
     def takes(self, job: Job) -> bool:
         """Whether the job may start now."""
 
-    def start(self, job: Job) -> None: ...
+    def start(self, job: Job) -> None:
+        """Starts it."""
 
     def ended(self, wait: float) -> list[Outcome]:
-        """Jobs that have ended; waits so many seconds for one."""
+        """The jobs that have ended; waits at most `wait` seconds for one."""
 
     def close(self) -> None:
         """Kills what runs."""
 
 
-class Process:
-    """One job's process, from the project's root.
+class JobProcess:
+    """One job's process.
 
     Args:
         logs: folder of its stderr, `<id>.log`, and of its stdout, `<id>.out`.
+        stdout: file that gets its stdout when it has succeeded.
+        root: the project's folder; by default the current directory.
     """
 
     def __init__(
@@ -95,21 +101,25 @@ class Process:
         return Outcome(self.id, None if code == 0 else self._error(code), seconds, time.time() - seconds)
 
     def _error(self, code: int) -> str:
-        """The line that says why: the command's `error:`, else what a check says on stdout, else the last of stderr."""
+        """Why it failed: the command's `error:`, else a check's verdict, else the last line of stderr."""
         if code < 0:
             return f"killed by signal {-code} ({signal.strsignal(-code)})"
-        words, said = (file.read_text(errors="replace").strip().splitlines() for file in (self.log, self.out))
-        errors = [line for line in words if line.startswith("error:")]
-        verdicts = [line for line in said if line.startswith("FAILED")]
-        return (errors or verdicts or words or [f"exit code {code}"])[-1].removeprefix("error:").strip()[:500]
+        stderr, stdout = (
+            file.read_text(errors="replace").strip().splitlines() for file in (self.log, self.out)
+        )
+        errors = [line for line in stderr if line.startswith("error:")]
+        verdicts = [line for line in stdout if line.startswith("FAILED")]
+        lines = errors or verdicts or stderr or [f"exit code {code}"]
+        return first_line(lines[-1].removeprefix("error:"), 500)
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
+        """Kills it and what it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # they have ended
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def environment() -> dict[str, str]:
-    """The environment of a job: this very package, and one set of words on stderr."""
+    """The environment of a job: it imports this package, and draws no progress bars of libraries."""
     package = str(Path(__file__).parent.parent.parent)
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "TQDM_DISABLE": "1"}
@@ -120,32 +130,38 @@ class LocalPool:
 
     Args:
         slots: jobs side by side; a job that measures time runs alone.
+        logs: folder of what they print.
     """
 
     def __init__(self, slots: int, logs: Path) -> None:
         self.slots, self.logs = slots, logs
-        self.held: dict[str, tuple[Job, Process]] = {}
+        self.running: dict[str, tuple[Job, JobProcess]] = {}
 
     def takes(self, job: Job) -> bool:
+        """Whether a slot is free, and nothing measures time."""
         if job.exclusive:
-            return not self.held
-        return len(self.held) < self.slots and not any(other.exclusive for other, _ in self.held.values())
+            return not self.running
+        is_measuring = any(other.exclusive for other, _ in self.running.values())
+        return len(self.running) < self.slots and not is_measuring
 
     def start(self, job: Job) -> None:
-        self.held[job.id] = (job, Process(job.id, job.command, self.logs, job.stdout))
+        """Starts its process."""
+        self.running[job.id] = (job, JobProcess(job.id, job.command, self.logs, job.stdout))
 
     def ended(self, wait: float) -> list[Outcome]:
+        """The jobs that have ended; waits at most `wait` seconds for one."""
         until = time.monotonic() + wait
         while True:
-            found = [outcome for _, process in self.held.values() if (outcome := process.ended())]
-            if found or time.monotonic() > until:
-                for outcome in found:
-                    del self.held[outcome.id]
-                return found
+            outcomes = [outcome for _, process in self.running.values() if (outcome := process.ended())]
+            if outcomes or time.monotonic() > until:
+                for outcome in outcomes:
+                    del self.running[outcome.id]
+                return outcomes
             time.sleep(0.02)
 
     def close(self) -> None:
-        for _, process in self.held.values():
+        """Kills what runs."""
+        for _, process in self.running.values():
             process.kill()
             process.process.wait()
-        self.held.clear()
+        self.running.clear()

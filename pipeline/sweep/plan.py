@@ -1,7 +1,7 @@
 """Recipe → plan: the grid as jobs, each variant once however many rules choose it.
 
-What a rule chooses is known when what it goes by is known: planning is repeated after each job that teaches something (the
-base graph: how many layers there are; `calibrate`; `select` by a rule that measures).
+What a rule chooses is known once what it reads is known. So planning is repeated after each job that adds to
+that: the export of the base (how many layers there are), `calibrate`, and `select` by a rule that measures.
 """
 
 from __future__ import annotations
@@ -9,336 +9,203 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from pipeline import store
-from pipeline.calib import adapters, selectors
-from pipeline.evals.score import results
-from pipeline.models import costs
-from pipeline.sweep import commands, done
-from pipeline.sweep.jobs import Cell, Job, Pending, Plan
-from pipeline.sweep.recipe import Model, Recipe
+from pipeline.calib import selectors
+from pipeline.store.records import ChoiceRecord
+from pipeline.store.records import read as read_record
+from pipeline.sweep import done
+from pipeline.sweep.jobs import GridCell, Job, PendingCell, SweepPlan
+from pipeline.sweep.recipe import ModelSection, Recipe
+from pipeline.sweep.rules import Reads, reads
+from pipeline.sweep.stages import Needs, StageJobs, Target
 from pipeline.types import BASE, Precision, SkipSet, UserError, Variant, count_of
 
-
-class _Asked(Exception):
-    """A rule asked for a statistic."""
-
-
-class _Probe(selectors.Statistics):
-    """Statistics that tell what a rule asks for, instead of answering."""
-
-    @property
-    def similarity(self) -> Any:  # type: ignore[override]
-        raise _Asked("calibrate")
-
-    def removals(self, kind: str, count: int) -> Any:  # noqa: ARG002 - the signature is Statistics'
-        raise _Asked("measure")
+Rule = tuple[GridCell, Reads | None]
+"""A cell, and what its selector reads."""
 
 
-def asks(select: str, kind: str) -> str | None:
-    """What a rule goes by: None, 'calibrate' or 'measure'.
-
-    Raises:
-        UserError: the rule does not choose that kind.
-    """
-    try:
-        selectors.choose(select, selectors.Question(kind, 1, 4, _Probe()))
-    except _Asked as asked:
-        return str(asked)
-    return None
-
-
-def make(recipe: Recipe, folder: Path) -> Plan:
+def make(recipe: Recipe, folder: Path) -> SweepPlan:
     """The plan as far as it is known now.
 
     Args:
+        recipe: the grid.
         folder: the sweep's own, for what `select` prints.
 
     Raises:
         UserError: a model has another number of layers than the recipe says.
     """
-    plan = Plan()
+    plan = SweepPlan()
     for model in recipe.models:
-        _Grid(plan, recipe, model, folder).fill()
+        ModelPlan(plan, recipe, model, folder).fill()
     return plan
 
 
-class _Grid:
-    """The jobs of one model."""
+class ModelPlan:
+    """Adds the jobs of one model to a plan."""
 
-    def __init__(self, plan: Plan, recipe: Recipe, model: Model, folder: Path) -> None:
-        self.plan, self.recipe, self.model, self.folder = plan, recipe, model, folder
-        self.name = model.folder
-        self.graphs = store.graphs_dir(self.name)
+    def __init__(self, plan: SweepPlan, recipe: Recipe, model: ModelSection, folder: Path) -> None:
+        self.plan, self.recipe, self.source = plan, recipe, model
+        self.jobs = StageJobs(recipe, model, folder)
         self.bases: dict[Precision, Job] = {}
-        self.checks: list[Job] = []
-        """Of the base: a latency is measured beside it."""
-        self.config = _config(self.graphs)
+        self.calibration: Job | None = None
+        self.base_checks: list[Job] = []
+        """A latency is measured beside the base, which must have passed."""
+        self.benches: list[Job] = []
+        """They come last."""
+
+    @property
+    def first_base(self) -> Job:
+        """The base that calibration and selection wait for."""
+        return self.bases[self.recipe.precisions[0]]
 
     def fill(self) -> None:
+        """Adds all jobs that are known."""
         for precision in self.recipe.precisions:
-            self.bases[precision] = self._export(BASE, precision, Cell(), ())
-        cells = self._cells()
-        if "calibrate" in self.recipe.stages or "calibrate" in {why for _, why in cells}:
-            self._calibrate()
-        chosen = self._chosen(cells)
-        benches = list[Job]()
-        self._measured(BASE, Cell(), benches)
+            self.bases[precision] = self.plan.add(self.jobs.export(self.jobs.base_target(precision)))
+        rules = self._rules()
+        if "calibrate" in self.recipe.stages or "calibrate" in {statistic for _, statistic in rules}:
+            self.calibration = self.plan.add(self.jobs.calibrate(self.first_base))
+        chosen = self._choose(rules)
+        self._measure(BASE, GridCell())
         for skip, cell in chosen.items():
-            self._measured(skip, cell, benches)
-        # The base's own measurement comes out of any variant's: it is interleaved with base. Asked last, it is mostly done.
-        self.plan.jobs += sorted(benches, key=lambda job: job.variant == "base")
+            self._measure(skip, cell)
+            if "heal" in self.recipe.stages:
+                self._heal_and_measure(skip, cell)
+        # Each variant is measured interleaved with the base: the base's own job finds nothing left to do.
+        self.plan.jobs += sorted(self.benches, key=lambda job: job.variant == "base")
 
-    # ---- which variants ---------------------------------------------------------------------------------------------
+    # ---- which variants ----
 
-    def _cells(self) -> list[tuple[Cell, str | None]]:
-        found = list[tuple[Cell, str | None]]()
+    def _rules(self) -> list[Rule]:
+        """The cells whose selector chooses their kind."""
+        rules = list[Rule]()
         for kind, frac, select in product(self.recipe.kinds, self.recipe.fractions, self.recipe.selectors):
             try:
-                found.append((Cell(kind, frac, select), asks(select, kind)))
+                rules.append((GridCell(kind, frac, select), reads(select, kind)))
             except UserError as error:
-                note = f"{select} gives no {kind}: {error}"
-                self.plan.notes += [note] if note not in self.plan.notes else []
-        return found
+                self.plan.note(f"{select} gives no {kind}: {error}")
+        return rules
 
-    def _chosen(self, cells: list[tuple[Cell, str | None]]) -> dict[SkipSet, Cell]:
+    def _choose(self, rules: list[Rule]) -> dict[SkipSet, GridCell]:
         """Skip set → the first cell that gives it; the other cells stand in the plan as shared."""
         layers = self._layers()
-        told = selectors.Statistics(self.graphs, tokens=self.recipe.select.tokens)
-        owners: dict[SkipSet, Cell] = {}
-        for cell, why in cells:
-            waits = self._waits(cell, why, layers)
-            if waits:
-                self.plan.pending.append(waits)
-                continue
-            assert layers is not None
-            try:
-                skip = self._skip(cell, why, layers, told)
-            except UserError as error:  # last-but-final, asked for every layer
-                self.plan.notes.append(f"{self.name} {cell.words}: {error}")
-                continue
-            owner = owners.setdefault(skip, cell)
-            if why != "measure":
-                self._decided(cell, skip, owner)
+        statistics = selectors.ModelStatistics(self.jobs.graphs, tokens=self.recipe.select.tokens)
+        owners: dict[SkipSet, GridCell] = {}
+        for cell, statistic in rules:
+            if layers is None:
+                self._wait(cell, self.first_base, "exported")
+            elif statistic == "measure":
+                self._choose_measured(cell, owners)
+            elif statistic == "calibrate" and not self._is_calibrated():
+                assert self.calibration is not None
+                self._wait(cell, self.calibration, "calibrated")
+            else:
+                self._choose_known(cell, layers, statistics, owners)
         return owners
 
-    def _skip(self, cell: Cell, why: str | None, layers: int, told: selectors.Statistics) -> SkipSet:
-        """What the cell's rule leaves out, now that what it goes by is there."""
-        if why == "measure":
-            job = self.plan.jobs.pop()  # the job that `_waits` has just put there and found done
-            skip = SkipSet.parse(store.read_json(job.outputs[0])["skip"])
-            self.plan.add(replace(job, variant=skip.name))
-            return skip
-        question = selectors.Question(
-            str(cell.kind), count_of(cell.frac or 0.0, layers), layers, told, self.recipe.select.seed
-        )
-        return selectors.choose(str(cell.select), question).skip
+    def _wait(self, cell: GridCell, job: Job, event: str) -> None:
+        reason = f"chosen by {cell.select} once {event}"
+        id = self.jobs.select_id(cell)
+        self.plan.pending.append(PendingCell(id, self.jobs.model, cell, job.id, reason))
 
-    def _waits(self, cell: Cell, why: str | None, layers: int | None) -> Pending | None:
-        """What must be done before the cell's variant is known."""
-        base = next(iter(self.bases.values())).id
-        if layers is None:
-            return Pending(
-                self._select_id(cell), self.name, cell, base, f"chosen by {cell.select} once exported"
-            )
-        if why == "calibrate":
-            job = next(job for job in self.plan.jobs if job.id == f"{self.name}.calibrate")
-            if not done.is_done(job, self.recipe):
-                return Pending(
-                    self._select_id(cell), self.name, cell, job.id, f"chosen by {cell.select} once calibrated"
-                )
-        if why == "measure":
-            job = self._measuring(cell, base)
-            if not done.is_done(job, self.recipe):
-                return Pending(
-                    self._select_id(cell), self.name, cell, job.id, f"chosen by {cell.select} once measured"
-                )
-        return None
+    def _is_calibrated(self) -> bool:
+        return self.calibration is not None and done.is_done(self.calibration, self.recipe)
+
+    def _choose_measured(self, cell: GridCell, owners: dict[SkipSet, GridCell]) -> None:
+        """A rule that measures is a job of its own; its choice is read where it is there."""
+        job = self.jobs.measured_choice(cell, self.first_base)
+        if done.is_done(job, self.recipe):
+            skip = SkipSet.parse(read_record(ChoiceRecord, job.outputs[0]).skip)
+            owners.setdefault(skip, cell)
+            job = replace(job, variant=skip.name)
+        else:
+            self._wait(cell, job, "measured")
+        self.plan.add(job)
+
+    def _choose_known(
+        self,
+        cell: GridCell,
+        layers: int,
+        statistics: selectors.ModelStatistics,
+        owners: dict[SkipSet, GridCell],
+    ) -> None:
+        count = count_of(cell.frac or 0.0, layers)
+        question = selectors.Question(str(cell.kind), count, layers, statistics, self.recipe.select.seed)
+        try:
+            skip = selectors.choose(str(cell.select), question).skip
+        except UserError as error:  # last-but-final, asked for every layer
+            self.plan.note(f"{self.jobs.model} {cell.words}: {error}")
+            return
+        owner = owners.setdefault(skip, cell)
+        self.plan.add(self.jobs.known_choice(cell, skip, owner))
 
     def _layers(self) -> int | None:
         """L of the base graph that is there, else what the recipe says."""
         for precision in self.bases:
-            path = store.graph_path(self.graphs, Variant(self.name, BASE, precision))
+            path = store.graph_path(self.jobs.graphs, Variant(self.jobs.model, BASE, precision))
             try:
-                layers = int(store.read_sidecar(path)["num_layers"])
+                layers = store.graph_sidecar(path).num_layers
             except UserError:  # not there, or not what its sidecar says: it will be exported again
                 continue
-            if self.model.layers not in (None, layers):
-                raise UserError(
-                    f"{self.model.name} has {layers} layers, and the recipe says {self.model.layers}; mend it"
-                )
+            if self.source.layers not in (None, layers):
+                name, written = self.source.name, self.source.layers
+                raise UserError(f"{name} has {layers} layers, and the recipe says {written}; mend it")
             return layers
-        return self.model.layers
+        return self.source.layers
 
-    # ---- jobs -------------------------------------------------------------------------------------------------------
+    # ---- what is done to a variant ----
 
-    def _calibrate(self) -> None:
-        base = next(iter(self.bases.values()))
-        path = store.calib_dir(self.name) / "similarity.json"
-        command = commands.calibrate(self.name, self.recipe.calibrate)
-        self._add(
-            "calibrate",
-            f"{self.name}.calibrate",
-            Cell(),
-            command,
-            inputs=base.outputs,
-            outputs=(path,),
-            needs=(base.id,),
-        )
+    def _measure(self, skip: SkipSet, cell: GridCell, adapter: str | None = None, healed: str = "") -> None:
+        """Exports, checks, builds, scores and benches one variant in all precisions.
 
-    def _select_id(self, cell: Cell) -> str:
-        return f"{self.name}.{cell.kind}.{cell.frac:g}.{cell.select}.select"
-
-    def _measuring(self, cell: Cell, base: str) -> Job:
-        """`select` by a rule that runs the model: a job, whose printed JSON is its result."""
-        command, name = commands.select(self.name, cell, self.recipe.select), self._select_id(cell)
-        file = (
-            self.folder / "select" / f"{name}.{store.text_digest(' '.join(command))[:12]}.json"
-        )  # other settings, other file
-        return self._add("select", name, cell, command, outputs=(file,), needs=(base,), stdout=file)
-
-    def _decided(self, cell: Cell, skip: SkipSet, owner: Cell) -> None:
-        """What a rule has chosen, for the record; `shared` where an earlier cell has chosen the same."""
-        command = commands.select(self.name, cell, self.recipe.select)
-        shared = None if owner == cell else self._select_id(owner)
-        self._add(
-            "select", self._select_id(cell), cell, command, variant=skip.name, inline=True, shared=shared
-        )
-
-    def _export(
-        self,
-        skip: SkipSet,
-        precision: Precision,
-        cell: Cell,
-        needs: tuple[str, ...],
-        adapter: str | None = None,
-    ) -> Job:
-        variant = Variant(self.name, skip, precision, adapter)
-        path = store.graph_path(self.graphs, variant)
-        source = self.name if skip else self.model.name
-        command = commands.export(source, skip, precision, adapter)
-        base = store.graph_path(self.graphs, Variant(self.name, BASE, precision))
-        inputs = (base,) if skip else ()
-        return self._of("export", variant, cell, command, inputs, (path,), needs)
-
-    def _measured(
-        self, skip: SkipSet, cell: Cell, benches: list[Job], adapter: str | None = None, healed: str = ""
-    ) -> None:
-        """Everything that is done to one variant, in all precisions, and then to its healed twin."""
-        heals = "heal" in self.recipe.stages and bool(skip) and not adapter
+        Args:
+            skip: what it leaves out.
+            cell: the first that chose it.
+            adapter: name of its adapter.
+            healed: id of the job that trains the adapter.
+        """
         for precision in self.recipe.precisions:
-            variant = Variant(self.name, skip, precision, adapter)
-            needs = (self.bases[precision].id, *([healed] if adapter else []))
-            export = self._export(skip, precision, cell, needs, adapter) if skip else self.bases[precision]
-            artefact, needs = self._proven(variant, cell, export)
+            target = Target(Variant(self.jobs.model, skip, precision, adapter), cell)
+            export = self.bases[precision]
+            if skip:
+                before = (export.id, healed) if healed else (export.id,)
+                export = self.plan.add(self.jobs.export(target, before))
+            artefact, needs = self._prove(target, export)
             for task in self.recipe.tasks:
-                self._score(variant, cell, task, artefact, needs)
-            if "bench" in self.recipe.stages:
-                benches += [self._bench(variant, cell, artefact, needs, decode) for decode in self._ways()]
-            if heals and precision == self.recipe.precisions[0]:
-                healed = self._heal(variant, cell, export).id
-        if heals:
-            self._measured(skip, cell, benches, self.recipe.heal.name, healed)
+                self.plan.add(self.jobs.score(target, task, artefact, needs))
+            self._bench(target, artefact, needs)
 
-    def _ways(self) -> tuple[bool, ...]:
-        return (False, True) if self.recipe.bench.decode else (False,)
+    def _heal_and_measure(self, skip: SkipSet, cell: GridCell) -> None:
+        """Trains an adapter on the variant in the first precision, and measures the healed variant."""
+        target = Target(Variant(self.jobs.model, skip, self.recipe.precisions[0]), cell)
+        heal = self.plan.add(self.jobs.heal(target, self.jobs.export(target)))
+        self._measure(skip, cell, self.recipe.heal.name, heal.id)
 
-    def _proven(self, variant: Variant, cell: Cell, export: Job) -> tuple[Path, tuple[str, ...]]:
-        """(what is measured, the jobs that it waits for): the graph and its check, or the engine and its own."""
+    def _prove(self, target: Target, export: Job) -> tuple[Path, Needs]:
+        """What is measured, graph or engine, and the jobs that a measurement waits for."""
         graph = export.outputs[0]
-        needs = self._check(variant, cell, graph, export.id)
-        if "build" not in self.recipe.stages or variant.precision != "fp16":
+        needs = self._check(target, graph, export)
+        if "build" not in self.recipe.stages or target.variant.precision != "fp16":
             return graph, needs
-        build = self.recipe.build
-        plan = store.engine_path(self.name, variant.name, build.backend, build.target, "fp16")
-        gpu = build.backend == "tensorrt"
-        job = self._of(
-            "build", variant, cell, commands.build(graph, build), (graph,), (plan,), needs, gpu=gpu
-        )
+        build = self.plan.add(self.jobs.build(target, graph, needs))
         if self.recipe.measure == "graphs":
             return graph, needs
-        return plan, self._check(variant, cell, plan, job.id)
+        return build.outputs[0], self._check(target, build.outputs[0], build)
 
-    def _check(self, variant: Variant, cell: Cell, artefact: Path, made_by: str) -> tuple[str, ...]:
+    def _check(self, target: Target, artefact: Path, maker: Job) -> Needs:
+        """Adds the check of what `maker` writes → what a measurement of it waits for."""
         if self.recipe.unchecked:
-            return (made_by,)
-        result = store.result_path(self.name, artefact, "check")
-        command = ("pipeline", "check", str(artefact))
-        job = self._of("check", variant, cell, command, (artefact,), (result,), (made_by,))
-        if not variant.skip:
-            self.checks.append(job)
+            return (maker.id,)
+        job = self.plan.add(self.jobs.check(target, artefact, maker))
+        if not target.variant.skip:
+            self.base_checks.append(job)
         return (job.id,)
 
-    def _score(self, variant: Variant, cell: Cell, task: str, artefact: Path, needs: tuple[str, ...]) -> None:
-        limit = self.recipe.score.limit_of(task)
-        key = results.key_of(task, self.recipe.score.protocol, None, limit)
-        result = store.result_path(self.name, artefact, f"score.{key}")
-        command = commands.score(artefact, task, self.recipe)
-        self._of("score", variant, cell, command, (artefact,), (result,), needs, task=task)
-
-    def _bench(
-        self, variant: Variant, cell: Cell, artefact: Path, needs: tuple[str, ...], decode: bool
-    ) -> Job:
-        """Not in the plan yet: the caller puts measurements last."""
-        what = "bench.decode" if decode else "bench"
-        needs = (
-            *needs,
-            *(job.id for job in self.checks if job.precision == variant.precision and job.id not in needs),
-        )
-        result = store.result_path(self.name, artefact, what)
-        command = commands.bench(artefact, self.recipe, decode)
-        job = self._of(
-            "bench", variant, cell, command, (artefact,), (result,), needs, exclusive=True, name=what
-        )
-        self.plan.jobs.remove(job)
-        return job
-
-    def _heal(self, variant: Variant, cell: Cell, export: Job) -> Job:
-        graph, heal = export.outputs[0], self.recipe.heal
-        record = adapters.folder(self.name, variant.skip, heal.name) / adapters.RECORD
-        gpu = heal.quantize is not None
-        return self._of(
-            "heal", variant, cell, commands.heal(graph, heal), (graph,), (record,), (export.id,), gpu=gpu
-        )
-
-    def _of(
-        self, stage: str, variant: Variant, cell: Cell, command: commands.Command, inputs: tuple[Path, ...],
-        outputs: tuple[Path, ...], needs: tuple[str, ...], name: str = "", **more: Any,
-    ) -> Job:  # fmt: skip
-        """A job on one artefact of a variant; its id says which."""
-        engine = "engine." if inputs and inputs[0].suffix == ".plan" else ""
-        task = f".{more['task']}" if "task" in more else ""
-        id = f"{self.name}.{variant.stem}.{engine}{name or stage}{task}"
-        more = {"gpu": bool(engine), "memory": self._memory(stage, variant), **more}
-        return self._add(
-            stage, id, cell, command, variant=variant.name, precision=variant.precision, inputs=inputs, outputs=outputs,
-            needs=needs, **more,
-        )  # fmt: skip
-
-    def _add(self, stage: str, id: str, cell: Cell, command: commands.Command, **more: Any) -> Job:
-        return self.plan.add(Job(id=id, stage=stage, model=self.name, cell=cell, command=command, **more))
-
-    def _memory(self, stage: str, variant: Variant) -> int | None:
-        """Bytes that a job holds, about: the graph runs in its precision, PyTorch beside it in fp32."""
-        parameters = costs.parameters(self.config, variant.skip) if self.config else self.model.parameters
-        if parameters is None or stage == "export":
-            return None
-        each = {
-            "check": 4 + costs.BYTES[variant.precision],
-            "heal": 8,
-            "bench": 2 * costs.BYTES[variant.precision],
-        }
-        return parameters * each.get(stage, costs.BYTES[variant.precision])
-
-
-def _config(graphs: Path) -> dict[str, Any] | None:
-    """config.json of a checkpoint that is there whole, where its sizes are known."""
-    if not (graphs / store.SOURCE).is_file():
-        return None
-    config: dict[str, Any] = store.read_json(graphs / "config.json")
-    try:
-        costs.sizes(config)
-    except UserError:
-        return None
-    return config
+    def _bench(self, target: Target, artefact: Path, needs: Needs) -> None:
+        if "bench" not in self.recipe.stages:
+            return
+        precision = target.variant.precision
+        beside = [job.id for job in self.base_checks if job.precision == precision and job.id not in needs]
+        for decode in (False, True) if self.recipe.bench.decode else (False,):
+            self.benches.append(self.jobs.bench(target, artefact, (*needs, *beside), decode))

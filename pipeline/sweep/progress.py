@@ -1,4 +1,7 @@
-"""What a person sees of a sweep: how far it is, how fast, what runs, what failed. On stderr; plain lines where it is no terminal."""
+"""What a person sees of a sweep: how far it is, how fast, what runs, what failed.
+
+It goes to stderr; as plain lines where that is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.sweep.jobs import Job, Pending
+from pipeline.sweep.jobs import Job, PendingCell
 from pipeline.sweep.ledger import DONE, FAILED, RUNNING, WAITING, Ledger, Rates
 
 SHOWN = 5
@@ -28,7 +31,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
 
 
-class View:
+class ProgressView:
     """A live view on a terminal; a line for each job that ends elsewhere."""
 
     def __init__(self, name: str, ledger: Ledger, console: Console | None = None) -> None:
@@ -52,28 +55,33 @@ class View:
         self.live.stop()
 
     def begins(self, job: Job) -> None:
+        """A job has started."""
         self.since[job.id] = time.monotonic()
 
     def ends(self, job: Job) -> None:
+        """A job has ended; the ledger knows how."""
         self.ended += 1
         self.since.pop(job.id, None)
-        held = self.ledger.states[job.id]
-        if held.state == DONE and held.seconds:
-            self.rates.add(job.stage, job.model, job.task, held.seconds)
-        verdict = "[green]done[/]  " if held.state == DONE else "[red]FAILED[/]"
-        more = f": {escape(held.error)}" if held.error else ""
+        status = self.ledger.states[job.id]
+        if status.state == DONE and status.seconds:
+            self.rates.add(job.stage, job.model, job.task, status.seconds)
+        verdict = "[green]done[/]  " if status.state == DONE else "[red]FAILED[/]"
+        reason = f": {status.error}" if status.error else ""
+        took = duration(status.seconds or 0)
         self.console.print(
-            f"{verdict} {duration(held.seconds or 0):>10}  {self._count()}  {job.id}{more}", soft_wrap=True
+            f"{verdict} {took:>10}  {self._count()}  {escape(job.id + reason)}", soft_wrap=True
         )
 
-    def pending(self, cells: list[Pending]) -> None:
-        """What stayed unknown, at the end."""
+    def pending(self, cells: list[PendingCell]) -> None:
+        """The cells that are not known at the end."""
         for cell in cells:
             self.console.print(
-                f"[yellow]waiting[/] {cell.model} {cell.cell.words}: needs {cell.needs}", soft_wrap=True
+                f"[yellow]waiting[/] {escape(f'{cell.model} {cell.cell.words}: needs {cell.needs}')}",
+                soft_wrap=True,
             )
 
     def update(self) -> None:
+        """Draws it again."""
         if self.live.is_started:
             self.live.refresh()
 
@@ -81,7 +89,7 @@ class View:
         return f"{self.ledger.count(DONE)}/{self.ledger.total}"
 
     def left(self) -> float | None:
-        """Seconds that the known jobs will take one after the other; None where one of them was never measured."""
+        """Seconds that the known jobs will take one after the other; None where one was never measured."""
         waiting = [
             job for job in self.ledger.jobs.values() if self.ledger.states[job.id].state in (WAITING, RUNNING)
         ]

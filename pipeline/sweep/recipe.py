@@ -1,4 +1,4 @@
-"""A recipe: the grid of a sweep and the settings of its stages, read from TOML. What it does not know it refuses."""
+"""A recipe: the grid of a sweep and the settings of its stages, read from TOML. Unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline import store
 from pipeline.calib import selectors
 from pipeline.models.checkpoint import folder_name
-from pipeline.types import UserError
+from pipeline.store.records import NumLayers, read_bytes
+from pipeline.types import Kind, Precision, UserError
 
 STAGES = ("calibrate", "select", "export", "check", "build", "score", "bench", "heal")
 Stage = Literal["calibrate", "select", "export", "check", "build", "score", "bench", "heal"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1)]
 
 
-class Strict(BaseModel):
-    """Refuses keys that it does not know."""
+class Section(BaseModel):
+    """A table of the recipe. It refuses keys that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Model(Strict):
+class ModelSection(Section):
     """A model, and what a plan can say of it before it has been fetched.
 
     Attributes:
@@ -36,8 +37,8 @@ class Model(Strict):
     """
 
     name: str
-    layers: Count | None = None
-    parameters: Count | None = None
+    layers: NumLayers | None = None
+    parameters: Positive | None = None
 
     @property
     def folder(self) -> str:
@@ -45,30 +46,43 @@ class Model(Strict):
         return folder_name(self.name)
 
 
-class Text(Strict):
+class TextSection(Section):
     """Where a stage takes its text from; the project's own by default."""
 
     texts: tuple[Path, ...] = ()
     dataset: str | None = None
 
 
-class Calibrate(Text):
-    samples: Count = 256
-    length: Count = 512
-    buckets: Count = 4
+class CalibrateSection(TextSection):
+    """Options of `pipeline calibrate`."""
+
+    samples: Positive = 256
+    length: Positive = 512
+    buckets: Positive = 4
 
 
-class Select(Text):
-    """samples, length: of the text that a rule which measures (greedy) goes by; tokens: where angular reads the distance."""
+class SelectSection(TextSection):
+    """Options of `pipeline select`.
+
+    Attributes:
+        seed: of rules that draw.
+        samples, length: of the text that a rule which measures (greedy) reads.
+        tokens: at which token `angular` reads the distance.
+    """
 
     seed: int = 0
-    samples: Count = 32
-    length: Count = 256
+    samples: Positive = 32
+    length: Positive = 256
     tokens: Literal["final", "mean"] = "final"
 
 
-class Build(Strict):
-    """accelerator: Ray's name of the GPU (`A100`) that engines are built and run on; length, past, batch: min, opt, max."""
+class BuildSection(Section):
+    """Options of `pipeline build-engine`.
+
+    Attributes:
+        accelerator: Ray's name of the GPU (`A100`) that engines are built and run on.
+        batch, length, past: minimum, optimum and maximum of B, of S in prefill, and of P.
+    """
 
     backend: Literal["tensorrt-rtx", "tensorrt"] = "tensorrt-rtx"
     target: str = "sm80"
@@ -78,42 +92,56 @@ class Build(Strict):
     past: tuple[int, int, int] = (0, 100, 2048)
 
 
-class Score(Strict):
-    """limit: documents a task at most; limits: the same for single tasks."""
+class ScoreSection(Section):
+    """Options of `pipeline score`.
 
-    limit: Count | None = None
-    limits: dict[str, Count] = {}
+    Attributes:
+        limit: documents a task at most.
+        limits: the same, for single tasks.
+        data: folder of benchmark rows.
+    """
+
+    limit: Positive | None = None
+    limits: dict[str, Positive] = {}
     data: Path | None = None
     protocol: Literal["lm-eval", "v1"] = "lm-eval"
 
     def limit_of(self, task: str) -> int | None:
+        """Documents of this task at most; None for all."""
         return self.limits.get(task, self.limit)
 
 
-class Bench(Strict):
-    """decode: time a decode step too; threads: 0 is one a core."""
+class BenchSection(Section):
+    """Options of `pipeline bench`.
 
-    sequences: Count = 1000
-    lengths: tuple[Count, ...] = (50, 100)
-    batch: Count = 1
+    Attributes:
+        decode: time a decode step too.
+        threads: 0 is one a core.
+    """
+
+    sequences: Positive = 1000
+    lengths: tuple[Positive, ...] = (50, 100)
+    batch: Positive = 1
     decode: bool = False
-    threads: int = 0
+    threads: Annotated[int, Field(ge=0)] = 0
 
 
-class Heal(Text):
+class HealSection(TextSection):
+    """Options of `pipeline heal`; name: of the adapter."""
+
     name: str = "heal"
     loss: Literal["ce", "kl", "aux"] = "ce"
-    steps: Count = 60
-    batch: Count = 4
-    length: Count = 256
-    rank: Count = 64
+    steps: Positive = 60
+    batch: Positive = 4
+    length: Positive = 256
+    rank: Positive = 64
     lr: Annotated[float, Field(gt=0)] = 3e-4
     targets: tuple[str, ...] = ("mlp",)
     quantize: Literal["4bit"] | None = None
     seed: int = 0
 
 
-class Recipe(Strict):
+class Recipe(Section):
     """models × kinds × fractions × selectors × precisions through the stages.
 
     Attributes:
@@ -121,91 +149,101 @@ class Recipe(Strict):
     """
 
     models: Annotated[
-        tuple[Model, ...],
+        tuple[ModelSection, ...],
         Field(min_length=1),
-        BeforeValidator(lambda given: [{"name": m} if isinstance(m, str) else m for m in given]),
+        BeforeValidator(lambda names: [{"name": m} if isinstance(m, str) else m for m in names]),
     ]
-    kinds: Annotated[tuple[Literal["attn", "mlp", "block"], ...], Field(min_length=1)]
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
     fractions: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     selectors: Annotated[tuple[str, ...], Field(min_length=1)]
-    precisions: Annotated[tuple[Literal["fp32", "fp16"], ...], Field(min_length=1)] = ("fp32",)
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
     stages: tuple[Stage, ...] = ("calibrate", "select", "export", "check", "score", "bench")
     tasks: tuple[str, ...] = ()
     measure: Literal["graphs", "engines"] = "graphs"
-    calibrate: Calibrate = Calibrate()
-    select: Select = Select()
-    build: Build = Build()
-    score: Score = Score()
-    bench: Bench = Bench()
-    heal: Heal = Heal()
+    calibrate: CalibrateSection = CalibrateSection()
+    select: SelectSection = SelectSection()
+    build: BuildSection = BuildSection()
+    score: ScoreSection = ScoreSection()
+    bench: BenchSection = BenchSection()
+    heal: HealSection = HealSection()
 
     @property
     def unchecked(self) -> bool:
+        """Whether artefacts are measured without a check."""
         return "check" not in self.stages
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Everything, as JSON."""
-        return self.model_dump(mode="json")
 
 
 def read(path: Path) -> Recipe:
     """The recipe in a TOML file.
 
     Raises:
-        UserError: it is missing, no TOML, has a key or a value that is not known, or contradicts itself; one line.
+        UserError: it is missing, no TOML, has an unknown key or value, or contradicts itself; one line.
     """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; recipes lie in evals/recipes/")
     try:
-        held = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; recipes lie in evals/recipes/") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tables = tomllib.loads(read_bytes(path).decode())
+    except RecursionError:
+        raise UserError(f"{path} cannot be read as TOML: nested too deep") from None
+    except UserError:
+        raise
+    except ValueError as error:  # TOML, UTF-8, or an integer of thousands of digits
         raise UserError(f"{path} cannot be read as TOML: {error}") from None
     try:
-        recipe = Recipe.model_validate(held)
+        recipe = Recipe.model_validate(tables)
     except ValidationError as error:
-        raise UserError(f"{path}: {_words(error)}") from None
+        raise UserError(f"{path}: {_first_problem(error)}") from None
     if problem := _contradiction(recipe):
         raise UserError(f"{path}: {problem}")
     store.plain_name(path.stem)
     return recipe
 
 
-def _words(error: ValidationError) -> str:
-    """The first problem in one line: where, what, and for a key that is not known the nearest one that is."""
+def _first_problem(error: ValidationError) -> str:
+    """The first problem in one line: where, what, and for an unknown key the nearest known one."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
     if first["type"] != "extra_forbidden":
-        return f"{'.'.join(where)}: {first['msg']}" + (
-            f", not {first['input']!r}" if first["type"] != "missing" else ""
-        )
-    table: Any = Recipe
-    for part in where[:-1]:
-        field = (
-            table.model_fields.get(part) if isinstance(table, type) and issubclass(table, BaseModel) else None
-        )
-        table = (
-            field.annotation if field else Model
-        )  # the entries of models are the only tables inside a list
-    near = difflib.get_close_matches(where[-1], table.model_fields, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(table.model_fields)}"
+        value = "" if first["type"] == "missing" else f", not {first['input']!r:.80}"
+        return f"{'.'.join(where)}: {first['msg']}{value}"
+    known = list(_section(where[:-1]).model_fields)
+    near = difflib.get_close_matches(where[-1], known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     return f"unknown key {'.'.join(where)}; {hint}"
 
 
+def _section(path: list[str]) -> type[BaseModel]:
+    """The table of a recipe at a path of keys; the entries of `models` are the only ones inside a list."""
+    table: Any = Recipe
+    for part in path:
+        is_table = isinstance(table, type) and issubclass(table, BaseModel)
+        field = table.model_fields.get(part) if is_table else None
+        table = field.annotation if field else ModelSection
+    section: type[BaseModel] = table
+    return section
+
+
 def _contradiction(recipe: Recipe) -> str | None:
-    """What cannot be done, in words."""
+    """Why the recipe cannot be run; None where it can."""
     folders = [model.folder for model in recipe.models]
-    unknown = [name for name in recipe.selectors if name not in selectors.names()]
     if len(set(folders)) < len(folders):
         return f"two models would lie in graphs/{max(folders, key=folders.count)}; name each once"
-    if unknown:
+    if unknown := [name for name in recipe.selectors if name not in selectors.names()]:
         return f"no selector {unknown[0]!r}; choose from {', '.join(selectors.names())}"
+    return _wrong_tasks(recipe) or _wrong_engines(recipe)
+
+
+def _wrong_tasks(recipe: Recipe) -> str | None:
     if "score" in recipe.stages and not recipe.tasks:
         return "stages has score, and tasks names no benchmark"
     if recipe.tasks and "score" not in recipe.stages:
         return "tasks names benchmarks, and stages lacks score"
     if strange := set(recipe.score.limits) - set(recipe.tasks):
         return f"score.limits names {', '.join(sorted(strange))}, which tasks does not"
+    return None
+
+
+def _wrong_engines(recipe: Recipe) -> str | None:
     if "build" in recipe.stages and "fp16" not in recipe.precisions:
         return 'stages has build, and engines are built from fp16 graphs: add "fp16" to precisions'
     if recipe.measure == "engines" and "build" not in recipe.stages:

@@ -149,9 +149,9 @@ def test_time_is_estimated_from_what_jobs_took(workdir: Path) -> None:
     seen = sweep.dry_run(known())
     entry = {"stage": "check", "model": "tiny", "task": None, "state": "done", "id": "x"}
     jobs = [{**entry, "seconds": 10.0}, {**entry, "seconds": 20.0}, {**entry, "seconds": None}]
-    store.write_json(store.sweep_dir("other") / "ledger.json", {"what": "sweep", "jobs": jobs})
-    store.sweep_dir("broken").mkdir(parents=True)
-    (store.sweep_dir("broken") / "ledger.json").write_text("{")
+    store.write_json(store.Project().sweep("other") / "ledger.json", {"what": "sweep", "jobs": jobs})
+    store.Project().sweep("broken").mkdir(parents=True)
+    (store.Project().sweep("broken") / "ledger.json").write_text("{")
     seen = sweep.dry_run(known())
     checks = sum(job.stage == "check" for job in seen.plan.jobs)
     assert (
@@ -163,11 +163,11 @@ def test_time_is_estimated_from_what_jobs_took(workdir: Path) -> None:
 
 
 def test_what_a_rule_goes_by_is_found_by_asking_it() -> None:
-    assert [plan.asks(name, "block") for name in ("last", "random", "cosine", "angular", "joint", "greedy")] == [
+    assert [reads(name, "block") for name in ("last", "random", "cosine", "angular", "joint", "greedy")] == [
         None, None, "calibrate", "calibrate", "calibrate", "measure",
     ]  # fmt: skip
     with pytest.raises(UserError, match="angular"):
-        plan.asks("angular", "attn")
+        reads("angular", "attn")
 
 
 def test_a_rule_that_measures_is_a_job_whose_answer_is_read(workdir: Path) -> None:
@@ -265,7 +265,7 @@ def test_statistics_make_the_rest_of_the_plan(project: Path) -> None:
     calibrate.calibrate(Path("graphs/tiny"), texts.OWN, samples=2, length=16)
     _, planned = made(path)
     assert not planned.pending
-    told = selectors.Statistics(Path("graphs/tiny"))
+    told = selectors.ModelStatistics(Path("graphs/tiny"))
     wanted = selectors.choose("cosine", selectors.Question("attn", 1, 3, told)).skip.name
     found = {
         job.cell.select: job.variant

@@ -16,10 +16,10 @@ from rich.console import Console
 from pipeline import store
 from pipeline.cli import main
 from pipeline.sweep import ledger, recipe, sweep
-from pipeline.sweep.jobs import Cell, Job
+from pipeline.sweep.jobs import GridCell, Job
 from pipeline.sweep.ledger import Ledger, Rates
 from pipeline.sweep.local import LocalPool, Outcome
-from pipeline.sweep.progress import View
+from pipeline.sweep.progress import ProgressView
 from pipeline.types import UserError
 from tests import tiny
 from tests.grids import GRID, known, made
@@ -60,13 +60,13 @@ class FakePool:
 def go(path: Path, pool: Any, limit: int | None = None) -> dict[str, dict[str, Any]]:
     """Runs the sweep on a pool of one's own → the ledger's entries by id."""
     book = Ledger.open(path)
-    with View(path.stem, book, Console(file=io.StringIO())) as view:
+    with ProgressView(path.stem, book, Console(file=io.StringIO())) as view:
         sweep.Sweep(recipe.read(path), book, pool, view, limit, pool.is_done).run()
     return entries(path)
 
 
 def entries(path: Path) -> dict[str, dict[str, Any]]:
-    return {job["id"]: job for job in store.read_json(store.sweep_dir(path.stem) / "ledger.json")["jobs"]}
+    return {job["id"]: job for job in store.read_json(store.Project().sweep(path.stem) / "ledger.json")["jobs"]}
 
 
 def test_what_fails_is_written_down_and_the_rest_goes_on(workdir: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_fails_is_written_down_and_the_rest_goes_on(workdir: Path) -> None:
         "id", "stage", "model", "kind", "frac", "select", "variant", "precision", "task", "state", "error", "seconds", "command",
         "outputs",
     }  # fmt: skip
-    book = store.read_json(store.sweep_dir("grid") / "ledger.json")
+    book = store.read_json(store.Project().sweep("grid") / "ledger.json")
     assert (
         book["what"] == "sweep"
         and book["recipe"] == "grid.toml"
@@ -170,12 +170,12 @@ def test_what_a_failed_calibration_leaves_unknown_is_a_gap_with_a_name(workdir: 
 
 
 def job(id: str, *command: str, **more: Any) -> Job:
-    return Job(id, "export", "m", Cell(), ("pipeline", *command), **more)
+    return Job(id, "export", "m", GridCell(), ("pipeline", *command), **more)
 
 
 def wait(pool: LocalPool) -> list[Outcome]:
     found: list[Outcome] = []
-    while pool.held:
+    while pool.running:
         found += pool.ended(1.0)
     return found
 
@@ -192,7 +192,7 @@ def test_jobs_are_processes_whose_exit_and_words_are_kept(workdir: Path) -> None
     assert pool.takes(job("clock", "bench", exclusive=True))
     pool.start(job("long", "list"))
     assert not pool.takes(job("clock", "bench", exclusive=True)) and pool.takes(job("third", "list"))
-    pid = pool.held["long"][1].process.pid
+    pid = pool.running["long"][1].process.pid
     pool.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -230,7 +230,7 @@ def test_a_job_dies_with_the_sweep_however_that_dies(workdir: Path) -> None:
 
 
 def test_one_sweep_of_a_recipe_at_a_time(workdir: Path) -> None:
-    with ledger.alone(store.sweep_dir("grid")), pytest.raises(UserError, match="runs already"):
+    with ledger.alone(store.Project().sweep("grid")), pytest.raises(UserError, match="runs already"):
         sweep.sweep(known(), pool=FakePool())
     for wrong in ({"jobs": 0}, {"limit": 0}):
         with pytest.raises(UserError, match="at least 1"):
@@ -248,7 +248,7 @@ def test_the_view_shows_how_far_it_is_and_what_failed(workdir: Path) -> None:
     out = io.StringIO()
     book = Ledger.open(path)
     pool = FakePool(fails=("tiny.attn2.fp32.check",))
-    with View("grid", book, Console(file=out, force_terminal=True, width=150)) as view:
+    with ProgressView("grid", book, Console(file=out, force_terminal=True, width=150)) as view:
         sweep.Sweep(recipe.read(path), book, pool, view, None, pool.is_done).run()
         view.update()
     shown = out.getvalue()
@@ -266,7 +266,7 @@ def test_the_command_exits_with_1_and_a_summary(
     book = Ledger.open(path)
     book.take(made(path)[1].jobs)
     first = next(iter(book.jobs))
-    book.states[first] = ledger.State("failed", "no such model")
+    book.states[first] = ledger.JobStatus("failed", "no such model")
     book.write()
     monkeypatch.setattr(sweep, "sweep", lambda *_, **__: book)
     monkeypatch.setattr(sys, "argv", ["pipeline", "sweep", str(path)])

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.calib import calibrate, selectors
-from pipeline.calib.search import Race
-from pipeline.calib.selectors import Question, Statistics
+from pipeline.calib.race import Race
+from pipeline.calib.selectors import ModelStatistics, Question
 from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
 from pipeline.models.reference import Reference
@@ -28,7 +28,7 @@ FRACTIONS = (0.10, 0.25, 0.33)
 SEEDS = range(3)
 
 
-def sets(kind: str, count: int, layers: int, told: Statistics, names: list[str]) -> dict[str, SkipSet]:
+def sets(kind: str, count: int, layers: int, told: ModelStatistics, names: list[str]) -> dict[str, SkipSet]:
     """Selector (with its seed) → its skip set; `joint` at as many sublayers as the blocks have."""
     found = {}
     for name in names:
@@ -43,7 +43,7 @@ def sets(kind: str, count: int, layers: int, told: Statistics, names: list[str])
 
 
 def losses(
-    folder: Path, told: Statistics, held_out: texts.Source, samples: int, length: int, names: list[str]
+    folder: Path, told: ModelStatistics, held_out: texts.TextInput, samples: int, length: int, names: list[str]
 ) -> list[dict]:
     """One row for each (kind, fraction, selector)."""
     tokens, _ = texts.cut(folder, held_out, length, samples)
@@ -102,13 +102,13 @@ def main() -> int:
     parser.add_argument("--selectors", default=",".join(selectors.names()))
     chosen = parser.parse_args()
     found = checkpoint.resolve(chosen.model)
-    source, started = texts.Source(tuple(chosen.texts)), time.monotonic()
-    calibrate.calibrate(found.folder, source, samples=64, length=256)
-    told = Statistics(found.folder, source, samples=chosen.greedy_samples, length=chosen.greedy_length)
+    source, started = texts.TextInput(tuple(chosen.texts)), time.monotonic()
+    calibrate.calibrate(found.folder, source, calibrate.CalibrationSettings(64, 256))
+    told = ModelStatistics(found.folder, source, samples=chosen.greedy_samples, length=chosen.greedy_length)
     rows = losses(
         found.folder,
         told,
-        texts.Source((chosen.held_out,)),
+        texts.TextInput((chosen.held_out,)),
         chosen.samples,
         chosen.length,
         chosen.selectors.split(","),

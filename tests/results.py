@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.calib import similarity
+from pipeline import store
+from pipeline.calib import measures, similarity
 from pipeline.evals.bench.latency import Latency
 from pipeline.evals.score.results import Score
 from pipeline.types import SkipSet
+from tests import tiny
 
 LAYERS = 32
 DEVICE = "Some CPU (2 cores seen)"
@@ -172,11 +174,11 @@ def healed_grid(model: str) -> None:
 
 def statistics(model: str, layers: int) -> None:
     """What `calibrate` writes, of a stream [layers + 1, 8, 16] that grows by noise."""
-    sums, generator = similarity.Sums(), np.random.default_rng(0)
+    sums, generator = measures.Sums(), np.random.default_rng(0)
     for _ in range(3):
         streams = np.cumsum(generator.normal(size=(layers + 1, 8, 16)), axis=0)
-        sums.add(similarity.measure(streams, (streams[:-1] + streams[1:]) / 2, 2))
-    similarity.write(model, {"weights": "abc", "model": model, "buckets": 2, "length": 8}, sums)
+        sums.add(measures.measure(streams, (streams[:-1] + streams[1:]) / 2, 2))
+    similarity.write(store.Project().calib(model), tiny.similarity_record(model=model), sums)
 
 
 def many(model: str, artefacts: int) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.calib import selectors
+from pipeline.calib.skip_options import SkipOptions
 from pipeline.types import BASE, SkipSet, UserError, Variant, count_of, format_layers, parse_layers
 
 layers = st.sets(st.integers(0, 80)).map(lambda s: tuple(sorted(s)))
@@ -53,13 +54,19 @@ def test_unreadable_layers(text: str) -> None:
 
 
 def test_selectors_and_their_options() -> None:
-    choose = selectors.skip_set
-    assert choose("mlp", 0.25, None, None, None, 30).name == "mlp22-29"
-    assert choose("attn", 0.33, None, None, "last-but-final", 30).name == "attn19-28"
-    assert choose("block", None, None, "3,7,20-29", None, 30).name == "block3_7_20-29"
-    assert choose("attn20-28+mlp25-29", None, None, None, None, 30).name == "attn20-28+mlp25-29"
-    assert choose(None, None, None, None, None, 30) == choose("attn", 0.0, None, None, None, 30) == BASE
-    assert choose("block", None, 30, None, None, 30).name == "block0-29"
+    def choose(*options, layers: int) -> SkipSet:
+        return SkipOptions(*options).skip_set(layers)
+
+    assert choose("mlp", 0.25, None, None, None, layers=30).name == "mlp22-29"
+    assert choose("attn", 0.33, None, None, "last-but-final", layers=30).name == "attn19-28"
+    assert choose("block", None, None, "3,7,20-29", None, layers=30).name == "block3_7_20-29"
+    assert choose("attn20-28+mlp25-29", None, None, None, None, layers=30).name == "attn20-28+mlp25-29"
+    assert (
+        choose(None, None, None, None, None, layers=30)
+        == choose("attn", 0.0, None, None, None, layers=30)
+        == BASE
+    )
+    assert choose("block", None, 30, None, None, layers=30).name == "block0-29"
     assert set(selectors.names()) >= {"last", "last-but-final"}
 
 
@@ -83,4 +90,4 @@ def test_selectors_and_their_options() -> None:
 )
 def test_wrong_options(options: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        selectors.skip_set(*options, 30)
+        SkipOptions(*options).skip_set(30)

@@ -90,6 +90,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1"}
 
 
+def similarity_record(**changes: Any) -> records.SimilarityRecord:
+    """A record of similarity statistics, for tests that make the arrays by hand."""
+    fields: dict[str, Any] = {
+        "model": "tiny", "weights": "abc", "runner": "torch", "length": 8, "buckets": 2, "tokens": 8, "wanted": 1,
+        "texts": records.TextSource(origin="words"), "arrays_sha256": "0" * 64,
+    }  # fmt: skip
+    return records.SimilarityRecord(**{**fields, **changes})
+
+
 def passed(artefact: Path, digest: str | None = None) -> Path:
     """Writes the result of a check that this artefact passed, as `pipeline check` would, without running it."""
     variant = store.variant(artefact, quick=True)

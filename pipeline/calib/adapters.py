@@ -1,52 +1,56 @@
-"""LoRA adapters that heal a variant: where they lie, whose they are, and their merged weights.
+"""LoRA adapters that heal a variant: where they lie, what they were trained for, and their merged weights.
 
-An adapter lies in calib/<model>/<variant>/adapters/<name>/ in peft's own layout, with `heal.json` beside it. Merged, only
-the tensors that it touched are written, once, to graphs/<model>/<variant>~<name>.safetensors; graphs of both precisions
+An adapter lies in calib/<model>/<variant>/adapters/<name>/ in peft's own layout, with `heal.json` beside it. A merge
+writes only the tensors that it touched, once, to graphs/<model>/<variant>~<name>.safetensors; graphs of both precisions
 point there.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline import store
-from pipeline.calib import similarity
 from pipeline.models import safetensors_index
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.store import records
+from pipeline.store.records import AdapterRecord
 from pipeline.types import SkipSet, TensorSlice, UserError, Variant
 
+if TYPE_CHECKING:
+    import torch
+
 RECORD = "heal.json"
+WEIGHTS = "adapter_model.safetensors"
 
 
-def folder(model: str, skip: SkipSet, name: str) -> Path:
-    """calib/<model>/<variant>/adapters/<name>"""
-    return store.calib_dir(model) / store.plain_name(skip.name) / "adapters" / store.plain_name(name)
+def folder(calib: Path, skip: SkipSet, name: str) -> Path:
+    """calib/<model>/<variant>/adapters/<name>, with `calib` for calib/<model>."""
+    return calib / store.plain_name(skip.name) / "adapters" / store.plain_name(name)
 
 
-def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, dict[str, Any]]:
-    """(the adapter's folder, its record), after a check that it was made for this variant of these weights.
+def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, AdapterRecord]:
+    """The adapter's folder and its record, after a check that it was made for this variant of these weights.
 
     Raises:
         UserError: there is none, it is not finished, it is of another variant or of other weights, or it was changed.
     """
-    place = folder(checkpoint.model, skip, name)
-    command = f"`pipeline heal graphs/{checkpoint.model}/{skip.name}.fp32.onnx --name {name}`"
+    place = folder(checkpoint.calib, skip, name)
+    graph = store.graph_path(checkpoint.folder, Variant(checkpoint.model, skip))
+    command = f"`pipeline heal {shlex.quote(str(graph))} --name {shlex.quote(name)}`"
     if not (place / RECORD).is_file():
-        others = [
-            p.parent.parent.parent.name
-            for p in store.calib_dir(checkpoint.model).glob(f"*/adapters/{name}/{RECORD}")
-        ]
-        of = f" (one of that name is there of {', '.join(sorted(others))})" if others else ""
+        others = sorted(path.parents[2].name for path in checkpoint.calib.glob(f"*/adapters/{name}/{RECORD}"))
+        of = f" (one of that name is there of {', '.join(others)})" if others else ""
         raise UserError(f"{skip.name} has no adapter {name!r}{of}; make one with {command}")
-    record = store.read_json(place / RECORD)
-    if record.get("variant") != skip.name or record.get("weights") != similarity.identity(checkpoint):
+    record = records.read(AdapterRecord, place / RECORD)
+    if record.variant != skip.name or record.weights != checkpoint.identity:
         raise UserError(
-            f"{place} was trained for {record.get('variant')} of other weights or another variant; train one with {command}"
+            f"{place} was trained for {record.variant} of other weights or another variant; train one with {command}"
         )
-    weights = place / "adapter_model.safetensors"
-    if not weights.is_file() or store.sha256(weights) != record.get("sha256"):
+    weights = place / WEIGHTS
+    if not weights.is_file() or store.sha256(weights) != record.sha256:
         raise UserError(f"{weights} is not what {RECORD} beside it describes; train it again with {command}")
     return place, record
 
@@ -59,41 +63,48 @@ def merge(checkpoint: Checkpoint, skip: SkipSet, name: str) -> Path:
     """
     place, record = read(checkpoint, skip, name)
     path = store.healed_path(checkpoint.folder, Variant(checkpoint.model, skip, adapter=name).name)
-    if path.is_file() and merged_from(path) == record["sha256"]:
+    if path.is_file() and merged_from(path) == record.sha256:
         return path
-    from peft import PeftModel
     from safetensors.torch import save_file
 
-    from pipeline.models.reference import Reference
-
-    model = PeftModel.from_pretrained(
-        Reference(checkpoint.folder, skip).model, str(place), local_files_only=True
-    )
-    touched = {_plain(key) for key, value in model.named_modules() if hasattr(value, "lora_A")}
-    state = model.merge_and_unload(safe_merge=True).state_dict()
-    held = {}
-    for module in sorted(touched):
-        tensor = checkpoint.tensors.get(f"{module}.weight")
-        if tensor is None:
-            raise UserError(f"{place} touches {module}, which the checkpoint does not hold under that name")
-        held[f"{module}.weight"] = state[f"{module}.weight"].to(_dtype(tensor)).contiguous()
+    tensors = _merged_tensors(checkpoint, skip, place)
     with store.atomic(path) as temporary:
-        save_file(held, temporary, metadata={"adapter": record["sha256"], "format": "pt"})
+        save_file(tensors, temporary, metadata={"adapter": record.sha256, "format": "pt"})
     return path
 
 
 def merged_from(path: Path) -> str | None:
     """The SHA-256 of the adapter that a file of merged tensors was made of."""
     header = json.loads(safetensors_index.header_bytes(path)[8:])
-    found = header.get("__metadata__", {}).get("adapter")
-    return found if isinstance(found, str) else None
+    digest = header.get("__metadata__", {}).get("adapter")
+    return digest if isinstance(digest, str) else None
 
 
-def _plain(module: str) -> str:
-    return module.removeprefix("base_model.model.")
+def _merged_tensors(checkpoint: Checkpoint, skip: SkipSet, place: Path) -> dict[str, torch.Tensor]:
+    """Name → tensor, of the weights that the adapter in `place` changes."""
+    from peft import PeftModel
+
+    from pipeline.models.reference import Reference
+
+    model = PeftModel.from_pretrained(
+        Reference(checkpoint.folder, skip).model, str(place), local_files_only=True
+    )
+    touched = {
+        name.removeprefix("base_model.model.")
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    state = model.merge_and_unload(safe_merge=True).state_dict()
+    tensors = {}
+    for module in sorted(touched):
+        name = f"{module}.weight"
+        if name not in checkpoint.tensors:
+            raise UserError(f"{place} touches {module}, which the checkpoint does not hold under that name")
+        tensors[name] = state[name].to(_dtype(checkpoint.tensors[name])).contiguous()
+    return tensors
 
 
-def _dtype(tensor: TensorSlice) -> Any:
+def _dtype(tensor: TensorSlice) -> torch.dtype:
     import torch
 
     return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[tensor.dtype]

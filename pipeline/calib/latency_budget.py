@@ -1,9 +1,9 @@
-"""The skip set of least predicted damage that meets a time: an integer programme over the sublayers, solved by scipy (HiGHS).
+"""The skip set of least predicted damage that meets a time: an integer programme over the sublayers.
 
     minimise Σ cᵢ·xᵢ   such that   Σ tᵢ·xᵢ ≥ s,   x ∈ {0, 1}
 
-cᵢ: what leaving i out is predicted to cost, 1 − cosine of the stream before and after it; tᵢ: seconds that it takes;
-s: seconds to save.
+cᵢ is the predicted damage of leaving sublayer i out, 1 − cosine of the stream before and after it; tᵢ the seconds that
+it takes; s the seconds to save. scipy solves it (HiGHS).
 """
 
 from __future__ import annotations
@@ -16,31 +16,22 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from pipeline.calib.similarity import Similarity
+from pipeline.store.records import SublayerTimes
 from pipeline.types import BASE, SkipSet, UserError
 
 ROUNDS = 5
-"""So many finalists are measured at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds of one pass and of one sublayer of each kind inside it, on one backend at one length."""
-
-    whole: float
-    attn: float
-    mlp: float
-
-    def of(self, skip: SkipSet) -> float:
-        return len(skip.attention) * self.attn + len(skip.mlp) * self.mlp
-
-    def scaled(self, factor: float) -> Times:
-        """The same with sublayers that take `factor` times as long."""
-        return Times(self.whole, self.attn * factor, self.mlp * factor)
+"""Finalists that are measured at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One finalist: chosen, predicted, measured. Speed-ups are over the whole model."""
+    """One finalist.
+
+    Attributes:
+        skip: what it leaves out.
+        damage: Σ (1 − cosine) of that.
+        predicted, measured: speed-ups over the whole model.
+    """
 
     skip: SkipSet
     damage: float
@@ -48,20 +39,33 @@ class Round:
     measured: float
 
 
-def candidates(kind: str, told: Similarity) -> dict[SkipSet, float]:
-    """What may go → its predicted damage: sublayers of the kind, whole layers for 'block', both kinds for 'any'."""
+def candidates(kind: str, similarity: Similarity) -> dict[SkipSet, float]:
+    """What may go → its predicted damage.
+
+    Args:
+        kind: 'attn', 'mlp', 'block' for whole layers, or 'any' for sublayers of both kinds.
+        similarity: statistics of the model.
+
+    Raises:
+        UserError: no such kind.
+    """
     kinds = ("attn", "mlp") if kind == "any" else (kind,)
     if not set(kinds) <= {"attn", "mlp", "block"}:
         raise UserError(f"{kind!r} is not a kind of sublayer; choose from attn, mlp, block, any")
     return {
         SkipSet.of(one, [layer]): 1 - float(value)
         for one in kinds
-        for layer, value in enumerate(told.cosine("layer" if one == "block" else one))
+        for layer, value in enumerate(similarity.cosine("layer" if one == "block" else one))
     }
 
 
-def solve(damage: dict[SkipSet, float], times: Times, saved: float) -> SkipSet:
-    """The set of least damage that saves so many seconds.
+def solve(damage: dict[SkipSet, float], times: SublayerTimes, saved: float) -> SkipSet:
+    """The skip set of least damage that saves so many seconds.
+
+    Args:
+        damage: what may go → its damage.
+        times: seconds of a pass and of its sublayers.
+        saved: seconds to save.
 
     Raises:
         UserError: all of them together save less.
@@ -70,33 +74,40 @@ def solve(damage: dict[SkipSet, float], times: Times, saved: float) -> SkipSet:
     if each.clip(0).sum() < saved:
         most = times.whole / (times.whole - each.clip(0).sum())
         raise UserError(
-            f"leaving all of it out is predicted to give {most:.2f}x, and {times.whole / (times.whole - saved):.2f}x was asked; "
-            "ask for less, or take --kind any"
+            f"leaving all of it out is predicted to give {most:.2f}x, "
+            f"and {times.whole / (times.whole - saved):.2f}x was asked; ask for less, or take --kind any"
         )
-    found: Any = milp(
-        np.array(list(damage.values())) + 1e-9,  # of what costs nothing, as little as is needed
+    solution: Any = milp(
+        # Without the small cost, candidates without damage would go even where they are not needed.
+        np.array(list(damage.values())) + 1e-9,
         constraints=LinearConstraint(each / times.whole, lb=saved / times.whole),
         bounds=Bounds(0, 1),
         integrality=np.ones(len(each)),
     )
-    if found.x is None:
-        raise UserError(f"no skip set was found that saves {saved:.3g} s ({found.message})")
+    if solution.x is None:
+        raise UserError(f"no skip set was found that saves {saved:.3g} s ({solution.message})")
     chosen = BASE
-    for one, taken in zip(damage, found.x, strict=True):
-        chosen |= one if taken > 0.5 else BASE
+    for one, is_chosen in zip(damage, solution.x, strict=True):
+        chosen |= one if is_chosen > 0.5 else BASE
     return chosen
 
 
 def choose(
-    damage: dict[SkipSet, float], times: Times, speedup: float, measure: Callable[[SkipSet], float]
+    damage: dict[SkipSet, float], times: SublayerTimes, speedup: float, measure: Callable[[SkipSet], float]
 ) -> tuple[list[Round], bool]:
     """Solves, measures the finalist, and solves again with corrected times until one reaches the speed-up.
 
     Args:
+        damage: what may go → its damage.
+        times: seconds of a pass and of its sublayers, as first measured.
+        speedup: over the whole model.
         measure: the speed-up that a skip set really gives.
 
     Returns:
         The rounds, the last one the answer; and whether it reached what was asked.
+
+    Raises:
+        UserError: the speed-up is not above 1, or beyond what all candidates together are predicted to give.
     """
     if not speedup > 1:
         raise UserError(f"a speed-up of {speedup:g} is none; ask for more than 1")
@@ -107,14 +118,13 @@ def choose(
         except UserError:
             if not rounds:
                 raise
-            return rounds, False  # by the corrected times nothing reaches it
+            return rounds, False  # with the corrected times nothing reaches it
         if rounds and skip == rounds[-1].skip:  # the correction was too small to change the choice
             times = times.scaled(0.97)
             continue
         predicted = times.whole / (times.whole - times.of(skip))
-        rounds.append(
-            Round(skip, sum(damage[one] for one in damage if _within(one, skip)), predicted, measure(skip))
-        )
+        total = sum(damage[one] for one in damage if _within(one, skip))
+        rounds.append(Round(skip, total, predicted, measure(skip)))
         if rounds[-1].measured >= speedup:
             return rounds, True
         saved = 1 - 1 / rounds[-1].measured

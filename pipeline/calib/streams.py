@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-Streams = Callable[[Any], tuple[Any, Any]]
+Array = npt.NDArray[Any]
+Streams = Callable[[Array], tuple[Array, Array]]
 """[T] token ids → (streams [M, T, C], middles [L, T, C])."""
 
 
@@ -21,7 +23,7 @@ def torch_streams(folder: Path) -> Streams:
 
     reference = Reference(folder)
 
-    def streams(row: Any) -> tuple[Any, Any]:
+    def streams(row: Array) -> tuple[Array, Array]:
         ids = np.asarray(row, np.int64)[None]
         ones, positions = np.ones_like(ids), np.arange(ids.shape[1])[None]
         after, _, before = reference.trace(ids, ones, positions)

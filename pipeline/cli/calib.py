@@ -41,21 +41,13 @@ def calibrate(
     from pipeline.calib import similarity
     from pipeline.engines import taps
     from pipeline.models import checkpoint
-    from pipeline.models.texts import Source
+    from pipeline.models.texts import TextInput
 
     found = checkpoint.resolve(arguments.model(model))
-    source = Source(tuple(texts or ()), dataset)
+    source = TextInput(tuple(texts or ()), dataset)
     graph = None if runner == "torch" else Path(runner)
-    path = stage.calibrate(
-        found.folder,
-        source,
-        samples=samples,
-        length=length,
-        buckets=buckets,
-        graph=graph,
-        graph_streams=taps.graph_streams,
-        force=force,
-    )
+    settings = stage.CalibrationSettings(samples, length, buckets)
+    path = stage.calibrate(found.folder, source, settings, graph, taps.graph_streams, force)
     if not as_json:
         arguments.print_table(similarity.table(found.model, similarity.of_checkpoint(found.folder)))
     show_result({"path": str(path), **store.read_json(path)}, as_json, str(path))
@@ -97,7 +89,7 @@ def select(
     from pipeline.calib import selectors
     from pipeline.graphs.export import num_layers
     from pipeline.models import checkpoint
-    from pipeline.models.texts import Source
+    from pipeline.models.texts import TextInput
     from pipeline.types import count_of
 
     if sum(value is not None for value in (count, frac, speedup, latency_ms)) != 1:
@@ -109,8 +101,8 @@ def select(
     kind = kind or "block"
     layers = num_layers(found.config)
     number = count if count is not None else count_of(frac or 0.0, layers)
-    told = selectors.Statistics(
-        found.folder, Source(tuple(texts or ()), dataset), samples, length or 256, tokens
+    told = selectors.ModelStatistics(
+        found.folder, TextInput(tuple(texts or ()), dataset), samples, length or 256, tokens
     )
     question = selectors.Question(kind, number, layers, told, seed)
     choice = selectors.choose(selector, question)
@@ -135,7 +127,7 @@ def _select_by_time(
     last = rounds[-1]
     record = {
         "skip": last.skip.name, "attention": list(last.skip.attention), "mlp": list(last.skip.mlp), "kind": kind,
-        "reached": reached, "speedup": last.measured, "length": length, "seconds": asdict(times),
+        "reached": reached, "speedup": last.measured, "length": length, "seconds": times.plain(),
         "rounds": [{**asdict(one), "skip": one.skip.name} for one in rounds],
     }  # fmt: skip
     lines = [
@@ -181,17 +173,18 @@ def heal(
     """
     from pipeline.calib import adapters
     from pipeline.calib import heal as stage
-    from pipeline.models.texts import Source
+    from pipeline.models.texts import TextInput
+    from pipeline.store.records import HealSettings
 
     if kl and aux:
         raise UserError("--kl and --aux exclude each other")
-    settings = stage.Settings(
+    settings = HealSettings(
         loss="kl" if kl else "aux" if aux else "ce", steps=steps, batch=batch, length=length, rank=rank, alpha=rank, lr=lr,
         targets=tuple(targets.split(",")), quantize=quantize, seed=seed,
     )  # fmt: skip
     fresh = [graph for graph in graphs if not store.read_sidecar(graph).get("adapter")] or graphs
     places = [
-        stage.heal(graph, settings, Source(tuple(texts or ()), dataset), name, force) for graph in fresh
+        stage.heal(graph, settings, TextInput(tuple(texts or ()), dataset), name, force) for graph in fresh
     ]
     records = [{"path": str(place), **store.read_json(place / adapters.RECORD)} for place in places]
     show_result(records, as_json, "\n".join(f"{one['path']}  {_healed(one)}" for one in records))

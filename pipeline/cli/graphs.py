@@ -57,7 +57,8 @@ def export(
     Example: `pipeline export demo --skip mlp --frac 0.25`
     """
     from pipeline import types
-    from pipeline.calib import selectors
+    from pipeline.calib.selectors import ModelStatistics
+    from pipeline.calib.skip_options import SkipOptions
     from pipeline.graphs import export as stage
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint, identity
@@ -66,24 +67,19 @@ def export(
         raise UserError(
             f"--precision is fp32 or fp16 and --head is gather or all, not {precision} and {head}"
         )
+    options = SkipOptions(skip, frac, count, layers, select, seed)
     if from_onnx:
         if model or in_place:
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
         base = stage.export_from_onnx(from_onnx)
     else:
         found = checkpoint.resolve(arguments.model(model), in_place)
-        told = selectors.Statistics(found.folder)
-        chosen = selectors.skip_set(
-            skip, frac, count, layers, select, stage.num_layers(found.config), told, seed
-        )
+        chosen = options.skip_set(stage.num_layers(found.config), ModelStatistics(found.folder))
         base = stage.export_base(found, "fp16" if precision == "fp16" else "fp32")
         if verify:
             identity.verify(found)
     if from_onnx:
-        told = selectors.Statistics(base.parent)
-        chosen = selectors.skip_set(
-            skip, frac, count, layers, select, store.read_sidecar(base)["num_layers"], told, seed
-        )
+        chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
     path = surgery.cut(base, chosen)
     if adapter:
         path = prerequisites.healed(path, adapter)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from pipeline import store
 from pipeline.cli import arguments
+from pipeline.store import records
 from pipeline.types import SkipSet, UserError
 
 if TYPE_CHECKING:
     from pipeline.calib import latency_budget
-    from pipeline.evals.score.results import Score
+    from pipeline.store.records import Score
+    from pipeline.store.records import SublayerTimes
 
 PROBES = 20
 """Sequences on which a time is measured for a choice."""
@@ -92,13 +94,14 @@ def merged(paths: list[Path], unchecked: bool) -> Path:
         return stage.merge(paths)
 
 
-def known_tasks(tasks: str) -> list[str]:
-    """The benchmarks' names, each looked up."""
+def known_tasks(tasks: str, paths: list[Path]) -> list[str]:
+    """The benchmarks' names, each looked up in the projects of these artefacts."""
     from pipeline.evals.score import benchmarks
 
     names = benchmarks.check_names(tasks)
-    for name in names:
-        benchmarks.find(name)
+    for project in dict.fromkeys(map(store.Project.of, paths)):
+        for name in names:
+            benchmarks.find(name, project=project)
     return names
 
 
@@ -111,13 +114,13 @@ def scored(
     if tasks:
         from pipeline.evals.score import score as stage
 
-        stage.score(paths, known_tasks(tasks), limit=limit, data=data, unchecked=unchecked)
+        settings = stage.ScoreSettings(limit=limit, data=data, unchecked=unchecked)
+        stage.score(paths, known_tasks(tasks, paths), settings)
     return [score for path in paths for score in results.scores_of(path)]
 
 
-def sublayer_times(base: Path, length: int) -> latency_budget.Times:
+def sublayer_times(base: Path, length: int) -> SublayerTimes:
     """What a sublayer of each kind takes inside the graph on this machine, from the last third of them left out; kept in calib/."""
-    from pipeline.calib import latency_budget
     from pipeline.evals import machine
     from pipeline.evals.bench import bench
     from pipeline.graphs import variants as surgery
@@ -126,7 +129,7 @@ def sublayer_times(base: Path, length: int) -> latency_budget.Times:
     path = store.calib_dir(record["model"]) / f"times-{record['precision']}-{length}.json"
     settings = {"what": "times", "base": record["sha256"], "device": machine.device(base), "length": length}
     if path.is_file() and settings.items() <= store.read_json(path).items():
-        return latency_budget.Times(**store.read_json(path)["seconds"])
+        return records.read(records.TimesRecord, path).seconds
     layers = record["num_layers"]
     third = range(layers - max(1, layers // 3), layers)
     probes = {kind: surgery.cut(base, SkipSet.of(kind, third)) for kind in ("attn", "mlp")}
@@ -137,12 +140,12 @@ def sublayer_times(base: Path, length: int) -> latency_budget.Times:
     whole = next(row.p50 for row in report.rows if row.artefact == str(base)) / 1e3
     each = {kind: max(0.0, whole * saved[str(probe)] / len(third)) for kind, probe in probes.items()}
     store.write_json(path, {**settings, "sequences": PROBES, "seconds": {"whole": whole, **each}})
-    return latency_budget.Times(whole, **each)
+    return records.SublayerTimes(whole=whole, attn=each["attn"], mlp=each["mlp"])
 
 
 def within_budget(
     folder: Path, kind: str, speedup: float | None, latency_ms: float | None, length: int
-) -> tuple[list[latency_budget.Round], bool, latency_budget.Times]:
+) -> tuple[list[latency_budget.Round], bool, SublayerTimes]:
     """Chooses what to leave out for a time, and measures what was chosen: (rounds, whether it was reached, times)."""
     from pipeline.calib import latency_budget, similarity
     from pipeline.evals.bench import bench

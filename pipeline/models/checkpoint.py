@@ -59,6 +59,11 @@ class Checkpoint:
         return project_of(self.folder)
 
     @property
+    def calib(self) -> Path:
+        """calib/<model> of its project: what is learned of it from text."""
+        return self.project.calib(self.model)
+
+    @property
     def origin(self) -> Path:
         """The folder or the file that it was made from, of a source of that kind."""
         return store.resolved(self.source.origin, self.folder / store.SOURCE)

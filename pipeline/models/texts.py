@@ -1,7 +1,7 @@
 """Real English text, the same on every machine, and its tokens cut to exact lengths.
 
-The text is the documentation that every CPython carries (`pydoc_data.topics`, half a megabyte of prose and examples).
-Its token sequences are cached under calib/<model>/ with the digests of text and tokenizer, so that none is stale.
+The project's own text is the documentation that every CPython carries (`pydoc_data.topics`, half a megabyte of
+prose and examples). Its tokens are kept under calib/<model>/, named by the digests of text and tokenizer.
 """
 
 from __future__ import annotations
@@ -10,16 +10,23 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import store
 from pipeline.models import tokenizer
-from pipeline.types import UserError
+from pipeline.models.checkpoint import project_of, read_config
+from pipeline.store.records import TextSource
+from pipeline.types import UserError, first_line
 
 Tokens = npt.NDArray[np.int64]
+WhenShort = Literal["refuse", "fewer", "repeat"]
+"""What a text that is too short gives: an error, fewer pieces, or pieces that start again half a piece further."""
+OWN_NAME = "English text of CPython's pydoc_data.topics"
+CHARACTERS = 8
+"""Characters of a dataset that are read for each token that is wanted."""
 
 
 @cache
@@ -31,7 +38,7 @@ def text() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TextInput:
     """What text is measured on: the project's own by default, files, or a dataset of the hub.
 
     Attributes:
@@ -42,8 +49,11 @@ class Source:
     files: tuple[Path, ...] = ()
     dataset: str | None = None
 
-    def read(self, enough: int) -> tuple[str, dict[str, Any]]:
-        """(the text, where it came from). A dataset is read until `enough` characters are there.
+    def read(self, enough: int) -> tuple[str, TextSource]:
+        """The text, and where it came from.
+
+        Args:
+            enough: characters of a dataset after which reading stops.
 
         Raises:
             UserError: a file is missing, empty or no text; the dataset cannot be reached.
@@ -51,66 +61,111 @@ class Source:
         if self.files and self.dataset:
             raise UserError("--texts and --dataset exclude each other")
         if self.dataset:
-            held = _stream_dataset(self.dataset, enough)
-            return held, {"from": self.dataset, "characters": len(held), "sha256": store.text_digest(held)}
+            content = _stream_dataset(self.dataset, enough)
+            digest = store.text_digest(content)
+            return content, TextSource(origin=self.dataset, sha256=digest, characters=len(content))
         if self.files:
-            held = "\n\n".join(_read_text(file) for file in self.files)
-            return held, {"from": [str(file) for file in self.files], "sha256": store.text_digest(held)}
-        return text(), {
-            "from": "English text of CPython's pydoc_data.topics",
-            "sha256": store.text_digest(text()),
-        }
+            content = "\n\n".join(_read_text(file) for file in self.files)
+            names = tuple(str(file) for file in self.files)
+            return content, TextSource(origin=names, sha256=store.text_digest(content))
+        return text(), TextSource(origin=OWN_NAME, sha256=store.text_digest(text()))
+
+    def origin(self, record: Path) -> str | tuple[str, ...]:
+        """Where the text comes from, as a record in the file `record` says it: paths are relative to that file."""
+        if self.files:
+            return tuple(store.relative(file, to=record) for file in self.files)
+        return self.dataset or OWN_NAME
 
 
-OWN = Source()
+OWN = TextInput()
 """The project's own text."""
 
 
 def cut(
-    folder: Path, source: Source, length: int, count: int, skip: int = 0, at_most: bool = False
-) -> tuple[Tokens, dict[str, Any]]:
-    """([count, length] token ids, where they are from): consecutive pieces of the text that do not overlap.
+    folder: Path,
+    text_input: TextInput,
+    length: int,
+    count: int,
+    skip: int = 0,
+    when_short: WhenShort = "refuse",
+) -> tuple[Tokens, TextSource]:
+    """Consecutive pieces of a text, each begun as the tokenizer begins a text (with a BOS, or nothing).
 
     Args:
-        skip: pieces left out at the beginning, so that another run's text is not met again.
-        at_most: fewer pieces will do, where the text has no more.
+        folder: the checkpoint, whose tokenizer is used.
+        text_input: the text.
+        length: tokens of a piece.
+        count: pieces.
+        skip: pieces left out at the beginning, to stay clear of the text of another run.
+        when_short: what a text gives that has fewer pieces than are wanted.
+
+    Returns:
+        [count, length] token ids, fewer rows with when_short='fewer'; and where the text came from.
 
     Raises:
-        UserError: the text is too short.
+        UserError: no tokenizer, no such text, or a text that is too short.
     """
-    words = tokenizer.load(folder)
-    held, told = source.read((skip + count) * length * 8)
-    prefix = words("").input_ids
-    stream = words(held, add_special_tokens=False, verbose=False).input_ids
+    if length < 1 or count < 1:
+        raise UserError(f"cannot cut {count} sequences of {length} tokens; both must be at least 1")
+    prefix, stream, source = _tokens(folder, text_input, (skip + count) * length * CHARACTERS)
     body = length - len(prefix)
+    if body < 1 and when_short == "repeat":
+        return np.tile(np.array(prefix[:length], np.int64), (count, 1)), source
     pieces = len(stream) // max(1, body)
     if body < 1 or pieces < 1:
         raise UserError(
-            f"the text has {len(stream)} tokens, and --length {length} needs more; give more --texts, or a shorter --length"
+            f"the text has {len(stream)} tokens, and a sequence of {length} tokens needs more; "
+            "give more --texts, or a shorter --length"
         )
-    if pieces < skip + count and not at_most:
+    if pieces < skip + count and when_short == "refuse":
         raise UserError(
             f"the text fills {max(0, pieces - skip)} sequences of {length} tokens, not {count}; "
             "give more --texts, fewer --samples or a shorter --length"
         )
-    rows = [[*prefix, *stream[k * body : (k + 1) * body]] for k in range(skip, min(skip + count, pieces))]
-    return np.array(rows, np.int64).reshape(-1, length), {**told, "skipped": skip}
+    last = skip + count if when_short == "repeat" else min(skip + count, pieces)
+    rows = np.empty((max(0, last - skip), length), np.int64)
+    for row, k in enumerate(range(skip, last)):
+        lap, piece = divmod(k, pieces)
+        start = (piece * body + lap * (body // 2)) % (len(stream) - body + 1)
+        rows[row] = [*prefix, *stream[start : start + body]]
+    return rows, source.replaced(skipped=skip)
+
+
+def sequences(folder: Path, length: int, count: int, seed: int = 0) -> tuple[Tokens, str]:
+    """Sequences of any number: of the project's own text, or random ids for a model without a tokenizer.
+
+    Args:
+        folder: the checkpoint.
+        length: tokens of a sequence.
+        count: sequences.
+        seed: of random ids.
+
+    Returns:
+        [count, length] token ids, and in words where they are from.
+
+    Raises:
+        UserError: a length that the whole text does not fill.
+    """
+    if any(folder.glob("tokenizer*")):
+        return cut(folder, OWN, length, count, when_short="repeat")[0], OWN_NAME
+    vocabulary = read_config(folder)["vocab_size"]
+    tokens = np.random.default_rng(seed).integers(0, vocabulary, (count, length), np.int64)
+    return tokens, f"random ids (seed {seed}): the model has no tokenizer"
 
 
 def _read_text(file: Path) -> str:
     if not file.is_file():
         raise UserError(f"{file} does not exist")
     try:
-        held = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no UTF-8 text ({error.reason} at byte {error.start})") from None
     if file.suffix == ".jsonl":
-        held = "\n\n".join(
-            _column(file, number, line) for number, line in enumerate(held.split("\n"), 1) if line.strip()
-        )
-    if not held.strip():
+        lines = enumerate(content.split("\n"), 1)
+        content = "\n\n".join(_column(file, number, line) for number, line in lines if line.strip())
+    if not content.strip():
         raise UserError(f"{file} holds no text")
-    return held
+    return content
 
 
 def _column(file: Path, number: int, line: str) -> str:
@@ -136,58 +191,44 @@ def _stream_dataset(name: str, enough: int) -> str:
             if size > enough:
                 break
     except (OSError, datasets.exceptions.DatasetsError, ConnectionError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = first_line(error, 200)
         raise UserError(f"cannot stream {name} from the hub ({reason}); give local --texts") from None
     return "\n\n".join(parts)
 
 
-def sequences(folder: Path, length: int, count: int, seed: int = 0) -> tuple[Tokens, str]:
-    """([count, length] token ids, where they are from): `token_sequences`, or random ids for a model without a tokenizer."""
-    if any(folder.glob("tokenizer*")):
-        return token_sequences(folder, length, count), "English text of CPython's pydoc_data.topics"
-    vocabulary = store.read_json(folder / "config.json")["vocab_size"]
-    tokens = np.random.default_rng(seed).integers(0, vocabulary, (count, length), np.int64)
-    return tokens, f"random ids (seed {seed}): the model has no tokenizer"
+def _tokens(folder: Path, text_input: TextInput, enough: int) -> tuple[list[int], Tokens, TextSource]:
+    """What the tokenizer puts before a text (a BOS, or nothing), the text's tokens [N], and its source."""
+    content, source = text_input.read(enough)
+    if text_input != OWN:
+        return *_tokenized(folder, content), source
+    file = _tokenizer_file(folder)
+    digest = store.text_digest(store.text_digest(content) + store.sha256(file))
+    kept = project_of(folder).calib(folder.resolve().name) / f"text-{digest[:16]}.npy"
+    if kept.is_file():
+        numbers = np.load(kept, allow_pickle=False)
+        first = 1 + numbers[0]
+        return numbers[1:first].tolist(), numbers[first:], source
+    prefix, stream = _tokenized(folder, content)
+    with store.atomic(kept) as temporary, temporary.open("wb") as out:
+        np.save(out, np.concatenate([[len(prefix)], prefix, stream]).astype(np.int64))
+    return prefix, stream, source
 
 
-def token_sequences(folder: Path, length: int, count: int) -> Tokens:
-    """[count, length] token ids: consecutive pieces of the text, each begun as the tokenizer begins a text.
+def _tokenized(folder: Path, content: str) -> tuple[list[int], Tokens]:
+    words = tokenizer.load(folder)
+    stream = words(content, add_special_tokens=False, verbose=False).input_ids
+    return words("").input_ids, np.array(stream, np.int64)
 
-    The pieces do not overlap while the text lasts; after that they start again, half a piece further.
+
+def _tokenizer_file(folder: Path) -> Path:
+    """The file that stands for the tokenizer.
 
     Raises:
-        UserError: no tokenizer, or a length that the whole text does not fill.
+        UserError: the folder holds none.
     """
-    prefix, stream = _stream(folder)
-    body = length - len(prefix)
-    if length < 1 or count < 1 or body > len(stream):
-        raise UserError(f"cannot cut {count} sequences of {length} tokens: the text has {len(stream)} tokens")
-    if body < 1:
-        return np.tile(np.array(prefix[:length], np.int64), (count, 1))
-    pieces = len(stream) // body
-    rows = np.empty((count, length), np.int64)
-    for k in range(count):
-        lap, piece = divmod(k, pieces)
-        start = (piece * body + lap * (body // 2)) % (len(stream) - body + 1)
-        rows[k] = [*prefix, *stream[start : start + body]]
-    return rows
-
-
-def _stream(folder: Path) -> tuple[list[int], Tokens]:
-    """What the tokenizer puts before a text (a BOS, or nothing), and the text's tokens, cached."""
     file = folder / "tokenizer.json"
     if not file.is_file():
-        file = next(iter(sorted(folder.glob("tokenizer*"))), folder / "tokenizer.json")
+        file = next(iter(sorted(folder.glob("tokenizer*"))), file)
     if not file.is_file():
         raise UserError(f"{folder} holds no tokenizer")
-    digest = store.text_digest(store.text_digest(text()) + store.sha256(file))
-    cached = store.calib_dir(folder.resolve().name) / f"text-{digest[:16]}.npy"
-    if cached.is_file():
-        both = np.load(cached, allow_pickle=False)
-        return both[1 : 1 + both[0]].tolist(), both[1 + both[0] :]
-    words = tokenizer.load(folder)
-    prefix = words("").input_ids
-    stream = np.array(words(text(), add_special_tokens=False, verbose=False).input_ids, np.int64)
-    with store.atomic(cached) as temporary, temporary.open("wb") as out:
-        np.save(out, np.concatenate([[len(prefix)], prefix, stream]).astype(np.int64))
-    return prefix, stream
+    return file

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.calib import calibrate, similarity, streams
+from pipeline.calib import calibrate, measures, similarity, streams
 from pipeline.engines import taps
 from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
@@ -28,15 +28,16 @@ def folder(workdir: Path) -> Path:
 
 
 def measured(folder: Path, **options) -> similarity.Similarity:
-    settings = {"samples": SAMPLES, "length": LENGTH, "buckets": BUCKETS, **options}
-    calibrate.calibrate(folder, settings.pop("source", texts.Source()), **settings)
+    numbers = {"samples": SAMPLES, "length": LENGTH, "buckets": BUCKETS}
+    settings = calibrate.CalibrationSettings(**{name: options.pop(name, n) for name, n in numbers.items()})
+    calibrate.calibrate(folder, options.pop("text_input", texts.OWN), settings, **options)
     return similarity.of_checkpoint(folder)
 
 
 def test_every_number_is_that_of_a_plain_recomputation(folder: Path) -> None:
     """From transformers' own hidden states, kept whole, with numpy and loops."""
     found = measured(folder)
-    tokens, _ = texts.cut(folder, texts.Source(), LENGTH, SAMPLES)
+    tokens, _ = texts.cut(folder, texts.OWN, LENGTH, SAMPLES)
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     middles: dict[int, torch.Tensor] = {}
     for k, layer in enumerate(model.model.layers):
@@ -100,9 +101,9 @@ def test_a_model_whose_layers_turn_the_stream_by_a_known_angle(workdir: Path) ->
     model.save_pretrained(source)
     folder = checkpoint.resolve("models/turn").folder
     Path("a.txt").write_text("aaaaaaaa " * 200)  # equal tokens: attention averages equal values
-    found = streams.torch_streams(folder)
+    stream = streams.torch_streams(folder)
     row = np.full(16, 40)
-    values = similarity.measure(*found(row), 2)
+    values = measures.measure(*stream(row), 2)
     np.testing.assert_allclose(values["cosine_attn"], np.cos(theta), atol=1e-4)
     np.testing.assert_allclose(values["cosine_mlp"], 1, atol=1e-6)
     for n in range(6):
@@ -115,7 +116,7 @@ def test_a_graph_shows_the_same_stream(folder: Path) -> None:
     one, other = measured(folder), measured(folder, graph=base, graph_streams=taps.graph_streams, force=True)
     for name in ("cosine_layer", "cosine_attn", "cosine_mlp"):
         np.testing.assert_allclose(one.mean[name], other.mean[name], atol=1e-4)
-    assert other.record["runner"] == str(base)
+    assert other.record.runner == "../../graphs/tiny/base.fp32.onnx"
 
 
 def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(
@@ -123,7 +124,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(
 ) -> None:
     whole = measured(folder)
     monkeypatch.setattr(calibrate, "SAVED_EVERY", 0.0)
-    real, seen = similarity.measure, [0]
+    real, seen = measures.measure, [0]
 
     def dying(*arguments):
         seen[0] += 1
@@ -131,29 +132,30 @@ def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(calibrate.similarity, "measure", dying)
+    monkeypatch.setattr(measures, "measure", dying)
     with pytest.raises(KeyboardInterrupt):
         measured(folder, force=True)
     again = measured(folder, force=True)
     assert seen[0] == 4 + SAMPLES - 3 and not list(Path("calib/tiny").glob("*.partial.*"))
-    for name in similarity.MEASURES:
+    for name in measures.MEASURES:
         np.testing.assert_allclose(again.mean[name], whole.mean[name], atol=1e-12)
         np.testing.assert_allclose(again.stderr[name], whole.stderr[name], atol=1e-9)
     measured(folder)
     assert seen[0] == 4 + SAMPLES - 3
     assert (
-        measured(folder, samples=SAMPLES - 1).record["samples"] == SAMPLES - 1
+        measured(folder, samples=SAMPLES - 1).record.samples == SAMPLES - 1
     )  # other settings are another run
 
 
 def test_text_from_files_is_named_and_digested(folder: Path) -> None:
     Path("a.txt").write_text("The grass of the field is green and the sky is blue. " * 60)
     Path("b.jsonl").write_text(json.dumps({"text": "Once upon a time there was a river. " * 60}) + "\n")
-    found = measured(folder, source=texts.Source((Path("a.txt"), Path("b.jsonl"))))
+    found = measured(folder, text_input=texts.TextInput((Path("a.txt"), Path("b.jsonl"))))
     assert (
-        found.record["texts"]["from"] == ["a.txt", "b.jsonl"] and len(found.record["texts"]["sha256"]) == 64
+        found.record.texts.origin == ("../../a.txt", "../../b.jsonl")
+        and len(found.record.texts.sha256 or "") == 64
     )
-    assert found.record["tokens"] == SAMPLES * LENGTH
+    assert found.record.tokens == SAMPLES * LENGTH
 
 
 @pytest.mark.parametrize(
@@ -169,14 +171,14 @@ def test_too_little_text_is_said(text: str | None, message: str, folder: Path) -
     if text is not None:
         Path("a.txt").write_text(text)
     with pytest.raises(UserError, match=message):
-        measured(folder, source=texts.Source((Path("a.txt"),)), samples=40)
+        measured(folder, text_input=texts.TextInput((Path("a.txt"),)), samples=40)
 
 
 def test_bad_files_and_bad_models(folder: Path, workdir: Path) -> None:
     with pytest.raises(UserError, match="make them with `pipeline calibrate tiny`"):
         similarity.of_checkpoint(folder)
     measured(folder)
-    json_path, npz_path = similarity.paths("tiny")
+    json_path, npz_path = similarity.paths(Path("calib/tiny"))
     record = json.loads(json_path.read_text())
     json_path.write_text(json.dumps({**record, "weights": "other"}))
     with pytest.raises(UserError, match="other weights"):
@@ -187,7 +189,7 @@ def test_bad_files_and_bad_models(folder: Path, workdir: Path) -> None:
         similarity.of_checkpoint(folder)
     (workdir / "b.jsonl").write_text('{"text": "x"}\n{"txt": "y"}\n')
     with pytest.raises(UserError, match=r"b\.jsonl, line 2"):
-        measured(folder, source=texts.Source((Path("b.jsonl"),)))
+        measured(folder, text_input=texts.TextInput((Path("b.jsonl"),)))
     with pytest.raises(UserError, match="at least 2"):
         measured(folder, length=1)
     poisoned = tiny.checkpoint(workdir / "models" / "poisoned", vocab_size=tiny.WORDS)

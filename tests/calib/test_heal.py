@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,14 +13,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipeline import store
-from pipeline.calib import adapters, heal
-from pipeline.calib.heal import Settings
+from pipeline.calib import adapters, heal, healer, losses, training
 from pipeline.cli import prerequisites
 from pipeline.engines import build, opening
 from pipeline.evals.check import check
 from pipeline.graphs import export, graphfile, merge, variants
 from pipeline.models import checkpoint, texts
 from pipeline.models.reference import Reference
+from pipeline.store.records import AdapterRecord, HealSettings, read
 from pipeline.types import SkipSet, UserError
 from tests import needs, tiny
 
@@ -39,31 +38,27 @@ def variant(base: Path, name: str = "block2") -> Path:
     return variants.cut(base, SkipSet.parse(name))
 
 
-def record(place: Path) -> dict:
-    return json.loads((place / adapters.RECORD).read_text())
+def record(place: Path) -> AdapterRecord:
+    return read(AdapterRecord, place / adapters.RECORD)
 
 
 @pytest.mark.parametrize("loss", ["ce", "kl", "aux"])
-def test_every_loss_heals_and_is_recorded(base: Path, loss: heal.Loss) -> None:
-    place = heal.heal(variant(base), Settings(loss=loss, **SMALL))
-    held = record(place)
-    losses = held["held_out_loss"]
-    assert losses["after"] < losses["before"]
-    assert (
-        held["settings"]["loss"] == loss
-        and len(held["train_loss"]) == SMALL["steps"]
-        and held["train_loss"][-1] < held["train_loss"][0]
-    )
-    assert held["variant"] == "block2" and held["texts"]["sha256"] and not (place / ".partial").exists()
+def test_every_loss_heals_and_is_recorded(base: Path, loss: str) -> None:
+    place = heal.heal(variant(base), HealSettings(loss=loss, **SMALL))
+    written = record(place)
+    assert written.held_out_loss.after < written.held_out_loss.before
+    assert written.settings.loss == loss and len(written.train_loss) == SMALL["steps"]
+    assert written.train_loss[-1] < written.train_loss[0]
+    assert written.variant == "block2" and written.texts.sha256 and not (place / ".partial").exists()
 
 
 def test_the_same_seed_gives_the_same_adapter_and_a_stopped_run_goes_on(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph, settings = variant(base), Settings(**SMALL)
-    monkeypatch.setattr(heal, "SAVED_EVERY", 5)
+    graph, settings = variant(base), HealSettings(**SMALL)
+    monkeypatch.setattr(training, "SAVED_EVERY", 5)
     whole = load_file(heal.heal(graph, settings, name="whole") / "adapter_model.safetensors")
-    real, count = heal.Healer.objective, [0]
+    real, count = healer.Healer.objective, [0]
 
     def dying(self, ids):
         count[0] += 1
@@ -71,22 +66,22 @@ def test_the_same_seed_gives_the_same_adapter_and_a_stopped_run_goes_on(
             raise KeyboardInterrupt
         return real(self, ids)
 
-    monkeypatch.setattr(heal.Healer, "objective", dying)
+    monkeypatch.setattr(healer.Healer, "objective", dying)
     with pytest.raises(KeyboardInterrupt):
         heal.heal(graph, settings, name="stopped")
-    place = adapters.folder("tiny", SkipSet.parse("block2"), "stopped")
+    place = adapters.folder(Path("calib/tiny"), SkipSet.parse("block2"), "stopped")
     assert not (place / adapters.RECORD).exists()
     heal.heal(graph, settings, name="stopped")
     assert count[0] == 8 + SMALL["steps"] - 5  # from step 5 on
     again = load_file(place / "adapter_model.safetensors")
     assert (
         all(torch.equal(whole[key], again[key]) for key in whole)
-        and len(record(place)["train_loss"]) == SMALL["steps"]
+        and len(record(place).train_loss) == SMALL["steps"]
     )
     heal.heal(graph, settings, name="stopped")
     assert count[0] == 8 + SMALL["steps"] - 5  # it is there already
     other = load_file(
-        heal.heal(graph, Settings(**{**SMALL, "seed": 1}), name="stopped") / "adapter_model.safetensors"
+        heal.heal(graph, HealSettings(**{**SMALL, "seed": 1}), name="stopped") / "adapter_model.safetensors"
     )
     assert not all(torch.equal(whole[key], other[key]) for key in whole)
 
@@ -96,7 +91,7 @@ def test_the_same_seed_gives_the_same_adapter_and_a_stopped_run_goes_on(
     [("block1-2", ("mlp",)), ("mlp1+attn2", ("attn", "mlp")), ("attn0", ("q_proj", "down_proj"))],
 )
 def test_adapters_never_touch_what_is_left_out(base: Path, name: str, wanted: tuple[str, ...]) -> None:
-    place = heal.heal(variant(base, name), Settings(**{**SMALL, "steps": 1, "targets": wanted}))
+    place = heal.heal(variant(base, name), HealSettings(**{**SMALL, "steps": 1, "targets": wanted}))
     left_out = SkipSet.parse(name)
     touched = set(load_file(place / "adapter_model.safetensors"))
     kinds = {"self_attn": "attn", "mlp": "mlp"}
@@ -120,14 +115,14 @@ def test_adapters_never_touch_what_is_left_out(base: Path, name: str, wanted: tu
 
 def test_peft_loads_it_and_gives_the_healed_loss(base: Path) -> None:
     graph = variant(base)
-    place = heal.heal(graph, Settings(**SMALL))
+    place = heal.heal(graph, HealSettings(**SMALL))
     reference = Reference(base.parent, SkipSet.parse("block2"))
     model = PeftModel.from_pretrained(reference.model, str(place))
     held_out = texts.cut(base.parent, texts.OWN, 32, 12 * 4 + heal.HELD_OUT)[0][-heal.HELD_OUT :]
     with torch.inference_mode():
         ids = torch.from_numpy(held_out)
-        found = float(heal._cross_entropy(model(input_ids=ids).logits, ids))
-    assert found == pytest.approx(record(place)["held_out_loss"]["after"], abs=1e-4)
+        found = float(losses.cross_entropy(model(input_ids=ids).logits, ids))
+    assert found == pytest.approx(record(place).held_out_loss.after, abs=1e-4)
     AutoModelForCausalLM.from_pretrained(base.parent).load_adapter(str(place))  # and so does transformers
 
 
@@ -136,42 +131,42 @@ def test_equations() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 3, 7)), rng.normal(size=(2, 3, 7))
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (b, a))
-    assert float(heal.divergence(torch.tensor(a), torch.tensor(b))) == pytest.approx(
+    assert float(losses.divergence(torch.tensor(a), torch.tensor(b))) == pytest.approx(
         (p * np.log(p / q)).sum(-1).mean(), rel=1e-5
     )
     expected = (((a - b) ** 2).sum(-1) / (b**2).sum(-1)).mean()
-    assert float(heal.mismatch(torch.tensor(a), torch.tensor(b))) == pytest.approx(expected, rel=1e-5)
-    assert heal.cuts(SkipSet.parse("block2-3+attn6"), 8) == [3, 6] and heal.cuts(
+    assert float(losses.mismatch(torch.tensor(a), torch.tensor(b))) == pytest.approx(expected, rel=1e-5)
+    assert healer.cuts(SkipSet.parse("block2-3+attn6"), 8) == [3, 6] and healer.cuts(
         SkipSet.parse("mlp7"), 8
     ) == [7]
 
 
 def test_bad_input(base: Path) -> None:
     with pytest.raises(UserError, match="leaves nothing out"):
-        heal.heal(base, Settings(**SMALL))
+        heal.heal(base, HealSettings(**SMALL))
     with pytest.raises(UserError, match="matches --targets nothing"):
-        heal.heal(variant(base), Settings(**{**SMALL, "targets": ("nothing",)}))
+        heal.heal(variant(base), HealSettings(**{**SMALL, "targets": ("nothing",)}))
     with pytest.raises(UserError, match="needs an NVIDIA GPU"):
-        Settings(quantize="4bit")
+        heal.heal(variant(base), HealSettings(quantize="4bit"))
     with pytest.raises(UserError, match="at least 1"):
-        Settings(steps=0)
+        heal.heal(variant(base), HealSettings(steps=0))
     Path("a.txt").write_text("short " * 40)
     with pytest.raises(UserError, match="healing needs more than"):
-        heal.heal(variant(base), Settings(**SMALL), texts.TextInput((Path("a.txt"),)))
+        heal.heal(variant(base), HealSettings(**SMALL), texts.TextInput((Path("a.txt"),)))
     found = checkpoint.open_checkpoint(base.parent)
     with pytest.raises(UserError, match="block1 has no adapter 'heal'; make one with"):
         adapters.read(found, SkipSet.parse("block1"), "heal")
-    place = heal.heal(variant(base), Settings(**{**SMALL, "steps": 1}))
+    place = heal.heal(variant(base), HealSettings(**{**SMALL, "steps": 1}))
     with pytest.raises(UserError, match=r"one of that name is there of block2"):
         adapters.read(found, SkipSet.parse("block1"), "heal")
-    shutil.copytree(place, adapters.folder("tiny", SkipSet.parse("block1"), "heal"))
+    shutil.copytree(place, adapters.folder(Path("calib/tiny"), SkipSet.parse("block1"), "heal"))
     with pytest.raises(UserError, match="was trained for block2"):
         adapters.read(found, SkipSet.parse("block1"), "heal")
     weights = place / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="is not what"):
         adapters.merge(found, SkipSet.parse("block2"), "heal")
-    assert store.sha256(weights) != record(place)["sha256"]
+    assert store.sha256(weights) != record(place).sha256
 
 
 # ---- the healed graph -----------------------------------------------------------------------------------------------
@@ -179,15 +174,13 @@ def test_bad_input(base: Path) -> None:
 
 def healed(base: Path, name: str = "block2", **more) -> Path:
     graph = variant(base, name)
-    heal.heal(graph, Settings(**{**SMALL, **more}))
+    heal.heal(graph, HealSettings(**{**SMALL, **more}))
     return prerequisites.healed(graph, "heal")
 
 
 def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: Path) -> None:
     path = healed(base)
-    assert (
-        path.name == "block2~heal.fp32.onnx" and store.variant_of(store.read_sidecar(path)).adapter == "heal"
-    )
+    assert path.name == "block2~heal.fp32.onnx" and store.variant(path).adapter == "heal"
     assert check.check(path).passed and check.check(path, localize=True).record.localized
     held = load_file(store.healed_weights(path))
     assert set(held) == {
@@ -208,7 +201,7 @@ def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: 
 
 def test_another_adapter_makes_another_graph_that_no_earlier_result_speaks_for(base: Path) -> None:
     path = healed(base, steps=1)
-    store.write_json(store.result_path("tiny", path, "check"), {"passed": True, "sha256": store.sha256(path)})
+    tiny.passed(path)
     assert store.check_passed(path)
     assert healed(base, steps=2) == path and not store.check_passed(path)
 
@@ -217,7 +210,7 @@ def test_another_adapter_makes_another_graph_that_no_earlier_result_speaks_for(b
 def test_a_healed_graph_builds_with_tensorrt_rtx(base: Path) -> None:
     plan = build.build(prerequisites.fp16_twin(healed(base, steps=1)), targets=("sm80",))
     assert plan == Path("engines/tiny/block2~heal/tensorrt-rtx-sm80-fp16.plan")
-    assert store.variant_of(store.read_sidecar(plan)).adapter == "heal"
+    assert store.variant(plan).adapter == "heal"
 
 
 def test_weights_that_are_not_the_adapters_are_refused(base: Path) -> None:
@@ -250,4 +243,4 @@ def test_twins_merges_and_refusals(base: Path) -> None:
     with pytest.raises(UserError, match="is not a base graph"):
         variants.cut(path, SkipSet.parse("mlp1"))
     with pytest.raises(UserError, match="has an adapter already"):
-        heal.heal(path, Settings(**SMALL))
+        heal.heal(path, HealSettings(**SMALL))

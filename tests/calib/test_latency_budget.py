@@ -10,13 +10,16 @@ import pytest
 
 from pipeline import store
 from pipeline.calib import calibrate, latency_budget, similarity
-from pipeline.calib.latency_budget import Times
 from pipeline.cli import prerequisites
 from pipeline.evals.bench import bench
 from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
+from pipeline.store.records import SublayerTimes
 from pipeline.types import SkipSet, UserError
 from tests import tiny
+
+
+TIMES = SublayerTimes(whole=20.0, attn=1.0, mlp=2.5)
 
 
 def some(seed: int, layers: int = 4) -> dict[SkipSet, float]:
@@ -28,7 +31,7 @@ def some(seed: int, layers: int = 4) -> dict[SkipSet, float]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_solution_is_that_of_brute_force(seed: int) -> None:
-    damage, times = some(seed), Times(20.0, 1.0, 2.5)
+    damage, times = some(seed), TIMES
     saved = float(np.random.default_rng(seed).uniform(0.5, 13))
     best = min(
         (
@@ -47,15 +50,15 @@ def test_the_solution_is_that_of_brute_force(seed: int) -> None:
 
 def test_what_cannot_be_reached_is_said() -> None:
     with pytest.raises(UserError, match=r"predicted to give 3\.33x, and 4\.00x was asked"):
-        latency_budget.choose(some(0), Times(20.0, 1.0, 2.5), 4.0, lambda skip: 1.0)
+        latency_budget.choose(some(0), TIMES, 4.0, lambda skip: 1.0)
     with pytest.raises(UserError, match="is none"):
-        latency_budget.choose(some(0), Times(20.0, 1.0, 2.5), 1.0, lambda skip: 1.0)
+        latency_budget.choose(some(0), TIMES, 1.0, lambda skip: 1.0)
 
 
 @pytest.mark.parametrize("truth", [0.6, 0.85, 1.2])
 def test_a_finalist_that_misses_is_chosen_again_with_corrected_times(truth: float) -> None:
     """Sublayers that really take `truth` times what was thought."""
-    thought, real = Times(20.0, 1.0, 2.5), Times(20.0, 1.0, 2.5).scaled(truth)
+    thought, real = TIMES, TIMES.scaled(truth)
     rounds, reached = latency_budget.choose(
         some(3), thought, 1.25, lambda skip: real.whole / (real.whole - real.of(skip))
     )
@@ -64,16 +67,18 @@ def test_a_finalist_that_misses_is_chosen_again_with_corrected_times(truth: floa
 
 
 def test_what_the_machine_never_gives_ends() -> None:
-    rounds, reached = latency_budget.choose(some(1), Times(20.0, 1.0, 2.5), 1.5, lambda skip: 1.01)
+    rounds, reached = latency_budget.choose(some(1), TIMES, 1.5, lambda skip: 1.01)
     assert not reached and 1 <= len(rounds) <= latency_budget.ROUNDS
     assert (
-        latency_budget.choose(some(1), Times(20.0, 1.0, 2.5), 1.2, lambda skip: 0.9)[1] is False
+        latency_budget.choose(some(1), TIMES, 1.2, lambda skip: 0.9)[1] is False
     )  # slower than the whole model
 
 
 def test_candidates_are_the_kind_asked_for() -> None:
     told = similarity.Similarity(
-        {}, {f"cosine_{kind}": np.full((1, 3), 0.9) for kind in ("layer", "attn", "mlp")}, {}
+        tiny.similarity_record(),
+        {f"cosine_{kind}": np.full((1, 3), 0.9) for kind in ("layer", "attn", "mlp")},
+        {},
     )
     assert (
         len(latency_budget.candidates("any", told)) == 6
@@ -99,12 +104,12 @@ def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
     assert prerequisites.sublayer_times(base, 20) == times
     monkeypatch.undo()
     monkeypatch.chdir(workdir)
-    assert not list(store.results_dir("tiny").glob("*.bench.json"))  # probes leave no results
-    calibrate.calibrate(found.folder, texts.OWN, samples=2, length=16)
-    file = store.calib_dir("tiny") / "times-fp32-20.json"
+    assert not list(store.Project().results("tiny").glob("*.bench.json"))  # probes leave no results
+    calibrate.calibrate(found.folder, texts.OWN, calibrate.CalibrationSettings(2, 16))
+    file = store.Project().calib("tiny") / "times-fp32-20.json"
     store.write_json(file, {**store.read_json(file), "seconds": {"whole": 1.0, "attn": 0.1, "mlp": 0.1}})
     rounds, _, _ = prerequisites.within_budget(found.folder, "mlp", 1.0001, None, 20)
-    graph = store.graphs_dir("tiny") / f"{rounds[0].skip.name}.fp32.onnx"
+    graph = store.Project().graphs("tiny") / f"{rounds[0].skip.name}.fp32.onnx"
     assert store.check_passed(graph) and rounds[0].skip.mlp and not rounds[0].skip.attention
     with pytest.raises(UserError, match="the whole model already"):
         prerequisites.within_budget(found.folder, "mlp", None, 2000.0, 20)

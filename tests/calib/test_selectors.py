@@ -9,19 +9,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.calib import search, selectors, similarity
+from pipeline.calib import race, search, selectors, similarity
 from pipeline.models import checkpoint, texts
+from pipeline.store.records import GreedyRecord, Removal, TextSource
 from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
 
 L = 6
 
 
-class Known(selectors.Statistics):
+class Known(selectors.ModelStatistics):
     """Cosines and distances made by hand."""
 
     similarity = similarity.Similarity(
-        {},
+        tiny.similarity_record(),
         {
             "cosine_layer": np.array([[0.5, 0.9, 0.8, 0.9, 0.7, 0.1]]),
             "cosine_attn": np.array([[0.1, 0.2, 0.95, 0.96, 0.97, 0.3]]),
@@ -35,9 +36,15 @@ class Known(selectors.Statistics):
         {},
     )
 
-    def removals(self, kind: str, count: int) -> search.Removals:
-        steps = [search.Step(f"{kind}{L - 1 - k}", 1.0 + k, [(f"{kind}0", 9.0, 4)]) for k in range(L)]
-        return search.Removals(0.5, steps, 1.0, 3.0)
+    def removals(self, kind: str, count: int) -> GreedyRecord:
+        steps = tuple(
+            Removal(removed=f"{kind}{L - 1 - k}", loss=1.0 + k, others=((f"{kind}0", 9.0, 4),))
+            for k in range(L)
+        )
+        return GreedyRecord(
+            model="tiny", weights="abc", kind=kind, samples=4, length=8, every=2, doubt=1.5,
+            texts=TextSource(origin="words"), base_loss=0.5, steps=steps, flops=1.0, plain_flops=3.0,
+        )  # fmt: skip
 
 
 def chosen(name: str, kind: str, count: int, layers: int = L, **more) -> selectors.Choice:
@@ -102,7 +109,7 @@ def test_random_is_seeded_and_differs() -> None:
 @pytest.mark.parametrize("name", ["angular", "cosine", "joint", "greedy"])
 def test_without_statistics_the_command_is_named(name: str, workdir: Path) -> None:
     with pytest.raises(UserError, match="name the model"):
-        chosen(name, "block", 1, statistics=selectors.Statistics())
+        chosen(name, "block", 1, statistics=selectors.ModelStatistics())
     if name in ("angular", "joint"):
         with pytest.raises(UserError, match="take --kind block"):
             chosen(name, "attn", 1)
@@ -127,7 +134,7 @@ def plain_loss(folder: Path, skip: SkipSet, tokens: np.ndarray) -> float:
     reference = Reference(folder)
     with torch.inference_mode(), reference.without(skip):
         logits = reference.model(torch.from_numpy(tokens), use_cache=False).logits
-    at = np.arange(search.EVERY - 1, tokens.shape[1] - 1, search.EVERY)
+    at = np.arange(race.EVERY - 1, tokens.shape[1] - 1, race.EVERY)
     scores = torch.log_softmax(logits[:, at].double(), dim=-1)
     return -float(scores.gather(2, torch.from_numpy(tokens[:, at + 1])[..., None]).mean())
 
@@ -138,7 +145,7 @@ def test_greedy_removes_what_a_plain_search_would(
     family: str, kind: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no candidate leaves the race before its end."""
-    monkeypatch.setattr(search, "DOUBT", 1e9)
+    monkeypatch.setattr(race, "DOUBT", 1e9)
     source = tiny.checkpoint(workdir / "models" / "tiny", family, vocab_size=tiny.WORDS, num_hidden_layers=5)
     tiny.tokenizer(source)
     folder = checkpoint.resolve("models/tiny").folder
@@ -162,8 +169,8 @@ def test_greedy_removes_what_a_plain_search_would(
 def test_greedy_goes_on_from_a_shorter_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two = search.removals(folder, "mlp", 2, texts.OWN, 6, 16)
     runs = []
-    real = search.Race.run
-    monkeypatch.setattr(search.Race, "run", lambda race, gone: runs.append(gone.name) or real(race, gone))
+    real = race.Race.run
+    monkeypatch.setattr(race.Race, "run", lambda one, gone: runs.append(gone.name) or real(one, gone))
     four = search.removals(folder, "mlp", 4, texts.OWN, 6, 16)
     assert four.steps[:2] == two.steps and len(runs) == 2
     assert search.removals(folder, "mlp", 3, texts.OWN, 6, 16).steps[:4] == four.steps and len(runs) == 2
@@ -181,8 +188,8 @@ def test_the_race_drops_only_what_is_behind_beyond_doubt() -> None:
     held = {one.name: common + 0.01 * k + rng.normal(0, 0.1, 400) for k, one in enumerate(names)}
     held[names[3].name] = common + 1
     few, many = ({name: np.split(values[:n], 2) for name, values in held.items()} for n in (40, 400))
-    assert search.still_racing(names, few) == names[:3]  # 0.02 apart, 0.022 a standard error
-    assert search.still_racing(names, many) == names[:2]
+    assert race.still_racing(names, few) == names[:3]  # 0.02 apart, 0.022 a standard error
+    assert race.still_racing(names, many) == names[:2]
 
 
 def test_a_poisoned_model_is_refused(workdir: Path) -> None:

@@ -34,12 +34,16 @@ def character_tokenizer(folder: Path, bos: bool = False, shift: int = 0) -> Path
 
 
 def cached(folder: Path) -> list[Path]:
-    return sorted(store.calib_dir(folder.name).glob("*.npy"))
+    return sorted(store.Project().calib(folder.name).glob("*.npy"))
+
+
+def repeated(folder: Path, length: int, count: int) -> np.ndarray:
+    return texts.cut(folder, texts.OWN, length, count, when_short="repeat")[0]
 
 
 def test_lengths_are_exact_and_the_text_is_real(workdir: Path) -> None:
     folder = character_tokenizer(workdir / "m")
-    tokens = texts.token_sequences(folder, 100, 1000)
+    tokens = repeated(folder, 100, 1000)
     assert tokens.shape == (1000, 100) and tokens.dtype == np.int64
     assert len(np.unique(tokens, axis=0)) > 990
     words = tokenizer.load(folder)
@@ -48,35 +52,35 @@ def test_lengths_are_exact_and_the_text_is_real(workdir: Path) -> None:
 
 def test_it_is_the_same_every_time_and_longer_counts_begin_alike(workdir: Path) -> None:
     folder = character_tokenizer(workdir / "m")
-    first = texts.token_sequences(folder, 50, 20)
-    assert (texts.token_sequences(folder, 50, 30)[:20] == first).all()
+    first = repeated(folder, 50, 20)
+    assert (repeated(folder, 50, 30)[:20] == first).all()
     cached(folder)[0].unlink()
-    assert (texts.token_sequences(folder, 50, 20) == first).all()
+    assert (repeated(folder, 50, 20) == first).all()
 
 
 def test_every_sequence_begins_as_the_tokenizer_begins_a_text(workdir: Path) -> None:
-    tokens = texts.token_sequences(character_tokenizer(workdir / "m", bos=True), 8, 5)
+    tokens = repeated(character_tokenizer(workdir / "m", bos=True), 8, 5)
     assert (tokens[:, 0] == 1).all() and not (tokens[:, 1:] == 1).any()
-    assert texts.token_sequences(workdir / "m", 1, 2).tolist() == [[1], [1]]
+    assert repeated(workdir / "m", 1, 2).tolist() == [[1], [1]]
 
 
 def test_when_the_text_runs_out_it_starts_again_elsewhere(workdir: Path) -> None:
     folder = character_tokenizer(workdir / "m")
     length = len(texts.text()) // 3
-    tokens = texts.token_sequences(folder, length, 6)
+    tokens = repeated(folder, length, 6)
     assert tokens.shape == (6, length)
     assert len(np.unique(tokens, axis=0)) == 6
     with pytest.raises(UserError, match="the text has"):
-        texts.token_sequences(folder, 10 * length, 1)
+        repeated(folder, 10 * length, 1)
     with pytest.raises(UserError, match="cannot cut"):
-        texts.token_sequences(folder, 0, 1)
+        repeated(folder, 0, 1)
 
 
 def test_the_cache_is_used_and_another_tokenizer_gets_its_own(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = character_tokenizer(workdir / "m")
-    first = texts.token_sequences(folder, 10, 2)
+    first = repeated(folder, 10, 2)
     assert len(cached(folder)) == 1
 
     def refuse(_folder: Path) -> None:
@@ -84,24 +88,24 @@ def test_the_cache_is_used_and_another_tokenizer_gets_its_own(
 
     with monkeypatch.context() as patched:
         patched.setattr(texts, "tokenizer", refuse)
-        assert (texts.token_sequences(folder, 10, 2) == first).all()
+        assert (repeated(folder, 10, 2) == first).all()
     character_tokenizer(folder, shift=5)
-    assert not (texts.token_sequences(folder, 10, 2) == first).all()
+    assert not (repeated(folder, 10, 2) == first).all()
     assert len(cached(folder)) == 2
 
 
 def test_another_text_is_not_taken_from_the_cache(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = character_tokenizer(workdir / "m")
-    first = texts.token_sequences(folder, 10, 2)
+    first = repeated(folder, 10, 2)
     monkeypatch.setattr(texts, "text", lambda: "Quite another text. " * 50)
-    assert not (texts.token_sequences(folder, 10, 2) == first).all()
+    assert not (repeated(folder, 10, 2) == first).all()
 
 
 def test_a_warm_cache_imports_neither_torch_nor_transformers(workdir: Path) -> None:
     folder = character_tokenizer(workdir / "m")
-    texts.token_sequences(folder, 10, 2)
+    repeated(folder, 10, 2)
     script = (
-        "import sys; from pathlib import Path; from pipeline.models import texts; texts.token_sequences(Path('m'), 50, 1000); "
+        "import sys; from pathlib import Path; from pipeline.models import texts; texts.sequences(Path('m'), 50, 1000); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -113,4 +117,4 @@ def test_a_warm_cache_imports_neither_torch_nor_transformers(workdir: Path) -> N
 def test_no_tokenizer_is_one_clear_line(workdir: Path) -> None:
     (workdir / "m").mkdir()
     with pytest.raises(UserError, match="holds no tokenizer"):
-        texts.token_sequences(workdir / "m", 10, 1)
+        repeated(workdir / "m", 10, 1)

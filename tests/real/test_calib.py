@@ -11,14 +11,14 @@ import pytest
 
 from pipeline import store
 from pipeline.calib import calibrate, heal, selectors, similarity
-from pipeline.calib.heal import Settings
-from pipeline.calib.search import Race
-from pipeline.calib.selectors import Question, Statistics
+from pipeline.calib.race import Race
+from pipeline.calib.selectors import ModelStatistics, Question
 from pipeline.cli import prerequisites
 from pipeline.evals.check import check
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, texts
 from pipeline.models.reference import Reference
+from pipeline.store.records import AdapterRecord, HealSettings, read
 from pipeline.types import BASE, SkipSet
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def folder(demo_root: Path, tmp_path_factory: pytest.TempPathFactory):
     os.chdir(root)
     try:
         found = checkpoint.resolve("demo")
-        calibrate.calibrate(found.folder, texts.OWN, samples=8, length=128, buckets=2)
+        calibrate.calibrate(found.folder, texts.OWN, calibrate.CalibrationSettings(8, 128, 2))
         yield found.folder
     finally:
         os.chdir(before)
@@ -54,9 +54,9 @@ def test_the_statistics_are_those_of_the_papers_shape(folder: Path) -> None:
 
 def test_rules_on_text_that_nothing_was_calibrated_on(folder: Path) -> None:
     """Similarity beats chance on every kind, greedy beats similarity where both may choose three."""
-    source = texts.Source((C4,)) if C4.is_file() else texts.OWN
+    source = texts.TextInput((C4,)) if C4.is_file() else texts.OWN
     tokens, _ = texts.cut(folder, source, 128, 4, skip=60)
-    told = Statistics(folder, samples=4, length=64)
+    told = ModelStatistics(folder, samples=4, length=64)
     race = Race(Reference(folder), "block", tokens)
 
     def loss(name: str, kind: str, count: int, seed: int = 0) -> float:
@@ -75,9 +75,9 @@ def test_rules_on_text_that_nothing_was_calibrated_on(folder: Path) -> None:
 def test_a_healed_variant_from_end_to_end(folder: Path) -> None:
     base = export.export_base(checkpoint.open_checkpoint(folder))
     graph = variants.cut(base, SkipSet.parse("block20-25"))
-    place = heal.heal(graph, Settings(steps=6, batch=2, length=64, rank=8, alpha=8, warmup=1, lr=1e-3))
-    held = store.read_json(place / "heal.json")
-    assert held["held_out_loss"]["base"] < held["held_out_loss"]["after"] < held["held_out_loss"]["before"]
+    place = heal.heal(graph, HealSettings(steps=6, batch=2, length=64, rank=8, alpha=8, warmup=1, lr=1e-3))
+    losses = read(AdapterRecord, place / "heal.json").held_out_loss
+    assert losses.base < losses.after < losses.before
     healed = prerequisites.healed(graph, "heal")
     assert check.check(healed).passed
     weights = store.healed_weights(healed)

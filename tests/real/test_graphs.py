@@ -12,10 +12,9 @@ from pipeline import store
 from pipeline.engines import build, opening
 from pipeline.evals.check import check
 from pipeline.graphs import export, variants
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, texts
 from pipeline.models import tokenizer as tokenizers
 from pipeline.models.reference import Reference
-from pipeline.models.texts import token_sequences
 from pipeline.models.tokenizer import stop_tokens
 from pipeline.runtime.generation.greedy import greedy
 from pipeline.types import SkipSet
@@ -66,6 +65,6 @@ def test_rtx_builds(name: str, model: checkpoint.Checkpoint) -> None:
 
 
 def test_text_is_real_and_of_exact_length(model: checkpoint.Checkpoint) -> None:
-    rows = token_sequences(model.folder, 100, 1000)
+    rows = texts.sequences(model.folder, 100, 1000)[0]
     assert rows.shape == (1000, 100) and len({row.tobytes() for row in rows}) == 1000
     assert " the " in tokenizers.load(model.folder).decode(rows[0].tolist() + rows[1].tolist())

@@ -26,7 +26,7 @@ def base(workdir: Path) -> Path:
     source = tiny.checkpoint(workdir / "models" / "tiny", vocab_size=tiny.WORDS, num_hidden_layers=LAYERS)
     tiny.tokenizer(source)
     found = checkpoint.resolve("models/tiny")
-    calibrate.calibrate(found.folder, texts.OWN, samples=3, length=16, buckets=2)
+    calibrate.calibrate(found.folder, texts.OWN, calibrate.CalibrationSettings(3, 16, 2))
     return export.export_base(found)
 
 
@@ -72,7 +72,7 @@ def test_loss_against_fraction_comes_from_the_results(base: Path) -> None:
     ]
     for graph in graphs:
         assert check.check(graph).passed
-    scores = score.score(graphs, ["smoke-loss"], limit=6)
+    scores = score.score(graphs, ["smoke-loss"], score.ScoreSettings(limit=6))
     held = rows(figures.write("tiny", "loss")[2])
     assert {row["variant"]: float(row["percent"]) for row in held} == {
         "base": 0,

@@ -199,7 +199,7 @@ def test_charts_are_figures_that_plotly_takes(workdir: Path) -> None:
         "angular-0",
     } <= names
     heat = next(c for c in drawn if c.name == "heatmap-0").figure["data"][0]["z"]
-    d = similarity.read(MODEL, "abc").distances()
+    d = similarity.read(Path("calib") / MODEL, "abc").distances()
     ends = [d[i, i + 2] for i in range(4)]
     assert heat[1][:4] == pytest.approx([(v - min(ends)) / (max(ends) - min(ends)) for v in ends], abs=1e-4)
     loss = next(c for c in drawn if c.name == "c4-loss").figure
@@ -296,7 +296,7 @@ def test_what_the_stages_write_is_what_the_report_reads(workdir: Path) -> None:
     graphs = [base, variants.cut(base, SkipSet.parse("block3"))]
     for graph in graphs:
         assert check.check(graph).passed
-    scores = score.score(graphs, ["smoke-loss"], limit=4)
+    scores = score.score(graphs, ["smoke-loss"], score.ScoreSettings(limit=4))
     timed = bench.bench(graphs, sequences=3, lengths=(8,), threads=1)
     found = collect.collect()
     assert found.problems == [] and [a.variant for a in found.artefacts] == ["base", "block3"]

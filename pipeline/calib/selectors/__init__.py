@@ -1,6 +1,7 @@
-"""Selectors: rules that turn (kind, count, statistics) into a skip set. One rule a file; the file's name, '_' for '-', is its name.
+"""Selectors: rules that turn (kind, count, statistics) into a skip set. One rule a file.
 
-A selector is a function `choose(question) -> Choice`. Statistics are read when a rule asks for them, and only then.
+The file's name, with '-' for '_', is the rule's name. A rule is a function `choose(question) -> Choice`. Statistics are
+read when a rule asks for them, and only then.
 """
 
 from __future__ import annotations
@@ -14,38 +15,38 @@ from typing import TYPE_CHECKING
 
 from pipeline.calib import similarity
 from pipeline.models import texts
-from pipeline.types import SkipSet, UserError, count_of, parse_layers
+from pipeline.types import KINDS, SkipSet, UserError
 
 if TYPE_CHECKING:
-    from pipeline.calib import search
+    from pipeline.store.records import GreedyRecord
 
 
-class Statistics:
-    """What has been learnt of one checkpoint, read when it is asked for.
+class ModelStatistics:
+    """What has been learned of one checkpoint, read when it is asked for.
 
     Args:
-        folder: the checkpoint; None where only rules that need no statistics can be asked.
-        source, samples, length: the text that `greedy` measures losses on.
+        folder: the checkpoint; None where only rules without statistics are asked.
+        text_input: the text that `greedy` measures losses on.
+        samples: sequences of that text.
+        length: tokens of each.
         tokens: 'final' or 'mean': where `angular` reads the distance.
+
+    Raises:
+        UserError: `tokens` is neither.
     """
 
     def __init__(
         self,
         folder: Path | None = None,
-        source: texts.Source = texts.OWN,
+        text_input: texts.TextInput = texts.OWN,
         samples: int = 32,
         length: int = 256,
         tokens: str = "final",
     ) -> None:
         if tokens not in ("final", "mean"):
             raise UserError(f"--tokens {tokens} is not known; final or mean")
-        self.folder, self.source, self.samples, self.length, self.tokens = (
-            folder,
-            source,
-            samples,
-            length,
-            tokens,
-        )
+        self.folder, self.tokens = folder, tokens
+        self.text_input, self.samples, self.length = text_input, samples, length
 
     @cached_property
     def similarity(self) -> similarity.Similarity:
@@ -54,15 +55,15 @@ class Statistics:
         Raises:
             UserError: there are none of this model; says the command that makes them.
         """
-        return similarity.of_checkpoint(self._of())
+        return similarity.of_checkpoint(self._checkpoint())
 
-    def removals(self, kind: str, count: int) -> search.Removals:
+    def removals(self, kind: str, count: int) -> GreedyRecord:
         """The greedy order of at least `count` removals; measured now where it is not known yet."""
         from pipeline.calib import search  # loads torch: only where a model must run
 
-        return search.removals(self._of(), kind, count, self.source, self.samples, self.length)
+        return search.removals(self._checkpoint(), kind, count, self.text_input, self.samples, self.length)
 
-    def _of(self) -> Path:
+    def _checkpoint(self) -> Path:
         if self.folder is None:
             raise UserError("this selector needs the statistics of a model; name the model")
         return self.folder
@@ -75,13 +76,15 @@ class Question:
     Attributes:
         kind: attn, mlp or block.
         count: n, 0 ≤ n ≤ L.
+        num_layers: L.
+        statistics: of the model.
         seed: of rules that draw.
     """
 
     kind: str
     count: int
     num_layers: int
-    statistics: Statistics
+    statistics: ModelStatistics
     seed: int = 0
 
 
@@ -94,8 +97,9 @@ class Choice:
     """A skip set and why.
 
     Attributes:
+        skip: what goes.
         statistic: what the rule went by, in words; '' where it looked at nothing.
-        chosen: what goes; stays: what does not, the nearest first.
+        chosen: what goes, by value; stays: what does not, the nearest first.
         note: what else a person should know of the choice.
     """
 
@@ -107,28 +111,39 @@ class Choice:
 
 
 def names() -> list[str]:
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
+    """The rules that there are."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def choose(name: str, question: Question) -> Choice:
     """What the named selector chooses.
+
+    Args:
+        name: the rule.
+        question: what it is asked.
 
     Raises:
         UserError: no such selector, the count does not fit the model, or the selector lacks its statistics.
     """
     if name not in names():
         raise UserError(f"no selector {name!r}; choose from {', '.join(names())}")
-    if question.kind not in ("attn", "mlp", "block"):
-        raise UserError(f"{question.kind!r} is not a kind of sublayer; choose from attn, mlp, block")
+    if question.kind not in KINDS:
+        raise UserError(f"{question.kind!r} is not a kind of sublayer; choose from {', '.join(KINDS)}")
     if not 0 <= question.count <= question.num_layers:
         raise UserError(f"--count {question.count} does not fit: the model has {question.num_layers} layers")
-    room = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    choice: Choice = room.choose(question)
+    rule = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    choice: Choice = rule.choose(question)
     return choice
 
 
 def by_rank(statistic: str, values: dict[str, float], count: int) -> Choice:
-    """The `count` candidates (names of skip sets) of the highest values; of equal ones the deeper: the papers found depth redundant."""
+    """The candidates of the highest values; of equal ones the deeper, for the papers found depth redundant.
+
+    Args:
+        statistic: what the values are, in words.
+        values: candidate (the name of a skip set) → value.
+        count: how many go.
+    """
     order = sorted(values, key=lambda name: (-values[name], -_depth(name), name))
     skip = SkipSet()
     for name in order[:count]:
@@ -140,48 +155,3 @@ def by_rank(statistic: str, values: dict[str, float], count: int) -> Choice:
 def _depth(name: str) -> int:
     skip = SkipSet.parse(name)
     return max(skip.attention + skip.mlp)
-
-
-def skip_set(
-    skip: str | None,
-    frac: float | None,
-    count: int | None,
-    layers: str | None,
-    select: str | None,
-    num_layers: int,
-    statistics: Statistics | None = None,
-    seed: int = 0,
-) -> SkipSet:
-    """What the options of `pipeline export` mean.
-
-    Args:
-        skip: a kind (attn, mlp, block) with one of frac, count or layers; or a whole skip set, 'attn20-28+mlp25-31'.
-        statistics: of the model, for selectors that need some.
-
-    Raises:
-        UserError: options that contradict or lack each other, layers that do not exist, or statistics that are not there.
-    """
-    given = [
-        name
-        for name, value in (("--frac", frac), ("--count", count), ("--layers", layers))
-        if value is not None
-    ]
-    if skip is None:
-        if given or select:
-            raise UserError(f"{given[0] if given else '--select'} needs --skip attn, mlp or block")
-        return SkipSet()
-    if skip not in ("attn", "mlp", "block"):
-        if given or select:
-            raise UserError(
-                f"--skip {skip} names its layers already; leave {given[0] if given else '--select'} out"
-            )
-        return SkipSet.parse(skip).within(num_layers)
-    if len(given) != 1:
-        what = " and ".join(given) if given else "none"
-        raise UserError(f"--skip {skip} takes exactly one of --frac, --count and --layers; given: {what}")
-    if layers is not None:
-        if select:
-            raise UserError("--layers names the layers already; leave --select out")
-        return SkipSet.of(skip, parse_layers(layers)).within(num_layers)
-    number = count if count is not None else count_of(frac or 0.0, num_layers)
-    return choose(select or "last", Question(skip, number, num_layers, statistics or Statistics(), seed)).skip

@@ -12,6 +12,11 @@ from pipeline.types import SkipSet, UserError
 
 
 def choose(question: Question) -> Choice:
+    """The run of n layers over which the stream turns least.
+
+    Raises:
+        UserError: the kind is not `block`, or the model has no similarity statistics.
+    """
     if question.kind != "block":
         raise UserError(f"angular chooses a run of whole layers: take --kind block, not {question.kind}")
     n = question.count
@@ -22,6 +27,8 @@ def choose(question: Question) -> Choice:
     nearness = {
         SkipSet.of("block", range(first, first + n)).name: -float(d[first, first + n]) for first in runs
     }
-    found = by_rank("angular distance over the block; the smallest goes", nearness, 1)
-    distances = [tuple((name, -value) for name, value in part) for part in (found.chosen, found.stays)]
-    return replace(found, chosen=distances[0], stays=distances[1])
+    choice = by_rank("angular distance over the block; the smallest goes", nearness, 1)
+    chosen, stays = (
+        tuple((name, -value) for name, value in ranked) for ranked in (choice.chosen, choice.stays)
+    )
+    return replace(choice, chosen=chosen, stays=stays)

@@ -10,6 +10,11 @@ from pipeline.types import SkipSet
 
 
 def choose(question: Question) -> Choice:
+    """The n of the kind with the highest cosine.
+
+    Raises:
+        UserError: the model has no similarity statistics.
+    """
     if not question.count:
         return Choice(SkipSet())
     cosine = question.statistics.similarity.cosine("layer" if question.kind == "block" else question.kind)

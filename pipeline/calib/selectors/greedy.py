@@ -1,6 +1,6 @@
 """One sublayer at a time, the one whose removal raises the loss on text least, measured again after every removal.
 
-In the manner of SLEB (Song et al. 2024, blocks) and BlockPruner (Zhong et al. 2024, sublayers). See `pipeline/removal.py`.
+In the manner of SLEB (Song et al. 2024, blocks) and BlockPruner (Zhong et al. 2024, sublayers). See `pipeline/calib/search.py`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ from pipeline.types import SkipSet
 
 
 def choose(question: Question) -> Choice:
+    """The first n removals of the greedy order.
+
+    Raises:
+        UserError: the text is too short, or a loss is not finite.
+    """
     if not question.count:
         return Choice(SkipSet())
-    found = question.statistics.removals(question.kind, question.count)
-    steps = found.steps[: question.count]
+    order = question.statistics.removals(question.kind, question.count)
+    steps = order.steps[: question.count]
     skip = SkipSet()
     for step in steps:
         skip |= SkipSet.parse(step.removed)
     stays = tuple((name, loss) for name, loss, _ in steps[-1].others)
-    saved = 1 - found.flops / found.plain_flops
-    note = f"whole model: {found.base_loss:.4f}; {found.flops:.1e} FLOPs, {saved:.0%} less than a whole pass for each candidate"
-    return Choice(
-        skip,
-        "loss once it is gone, in order of removal",
-        tuple((s.removed, s.loss) for s in steps),
-        stays,
-        note,
+    saved = 1 - order.flops / order.plain_flops
+    note = (
+        f"whole model: {order.base_loss:.4f}; {order.flops:.1e} FLOPs, "
+        f"{saved:.0%} less than a whole pass for each candidate"
     )
+    chosen = tuple((step.removed, step.loss) for step in steps)
+    return Choice(skip, "loss once it is gone, in order of removal", chosen, stays, note)

@@ -1,4 +1,4 @@
-"""Attention and MLP sublayers ranked in one pool by input-output cosine, until n sublayers are chosen (LLM-Drop's joint drop).
+"""Attention and MLP sublayers ranked in one pool by input-output cosine (the joint drop of LLM-Drop, He et al. 2024).
 
 n counts sublayers: `cosine` leaves out twice as many for the same n of blocks.
 """
@@ -10,16 +10,21 @@ from pipeline.types import SkipSet, UserError
 
 
 def choose(question: Question) -> Choice:
+    """The n sublayers of either kind with the highest cosine.
+
+    Raises:
+        UserError: the kind is not `block`, or the model has no similarity statistics.
+    """
     if question.kind != "block":
         raise UserError(
             f"joint chooses from attention and MLP together: take --kind block, not {question.kind}"
         )
     if not question.count:
         return Choice(SkipSet())
-    told = question.statistics.similarity
+    similarity = question.statistics.similarity
     values = {
         f"{kind}{layer}": float(value)
         for kind in ("attn", "mlp")
-        for layer, value in enumerate(told.cosine(kind))
+        for layer, value in enumerate(similarity.cosine(kind))
     }
     return by_rank("input-output cosine; the largest goes", values, question.count)

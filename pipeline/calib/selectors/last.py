@@ -7,4 +7,5 @@ from pipeline.types import SkipSet
 
 
 def choose(question: Question) -> Choice:
+    """Layers L − n … L − 1."""
     return Choice(SkipSet.of(question.kind, range(question.num_layers - question.count, question.num_layers)))

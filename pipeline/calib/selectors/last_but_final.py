@@ -1,7 +1,7 @@
-"""The n before the final layer, which stays (Tyukin et al. 2024, §3.2; the simple heuristic of Gromov et al. 2024, §4.4).
+"""The n before the final layer, which stays (Tyukin et al. 2024, §3.2; the heuristic of Gromov et al. 2024, §4.4).
 
-Gromov et al. write "layers (L − n) to (L − 1), inclusive". Counted from 1, as the sentence before it ("excluding the final
-layer") asks, these are the n layers before layer L; counted from 0, as everywhere here, L − 1 − n … L − 2.
+Gromov et al. write "layers (L − n) to (L − 1), inclusive". Counted from 1, as their words "excluding the final layer"
+ask, these are the n layers before layer L. Counted from 0, as everywhere here, they are L − 1 − n … L − 2.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ from pipeline.types import SkipSet, UserError
 
 
 def choose(question: Question) -> Choice:
+    """Layers L − 1 − n … L − 2.
+
+    Raises:
+        UserError: n is L.
+    """
     count, layers = question.count, question.num_layers
     if count > layers - 1:
         raise UserError(

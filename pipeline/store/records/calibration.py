@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Layer, Record, Seconds
+from pipeline.types import SkipSet
 
 
 class TextSource(Record):
@@ -26,17 +27,14 @@ class TextSource(Record):
     skipped: Count = 0
 
 
-class SimilarityRecord(Record):
-    """calib/<model>/similarity.json; the arrays lie beside it in similarity.npz.
+class SimilarityRequest(Record):
+    """What `calibrate` is to measure.
 
     Attributes:
         weights: identity of the checkpoint.
-        runner: 'torch', or the path of the graph that was run.
+        runner: 'torch', or the path of the graph that is run, relative to this file.
         length, buckets, wanted: T tokens a sequence, K position buckets, N sequences asked for.
         tokens: in all.
-        samples: N sequences that were measured.
-        arrays_sha256: of similarity.npz.
-        cosine_layer, cosine_attn, cosine_mlp: [L], means over all tokens, for a reader without numpy.
     """
 
     what: Literal["similarity"] = "similarity"
@@ -48,11 +46,82 @@ class SimilarityRecord(Record):
     tokens: Count
     texts: TextSource
     wanted: Count
+
+
+class SimilaritySums(SimilarityRequest):
+    """calib/<model>/similarity.partial.json: a run that goes on; its sums lie beside it in similarity.partial.npz.
+
+    Attributes:
+        arrays_sha256: of the sums.
+    """
+
+    arrays_sha256: Digest
+
+
+class SimilarityRecord(SimilarityRequest):
+    """calib/<model>/similarity.json; the arrays lie beside it in similarity.npz.
+
+    Attributes:
+        samples: N sequences that were measured.
+        arrays_sha256: of similarity.npz.
+        cosine_layer, cosine_attn, cosine_mlp: [L], means over all tokens, for a reader without numpy.
+    """
+
     samples: Count = 0
     arrays_sha256: Digest
     cosine_layer: tuple[float, ...] = ()
     cosine_attn: tuple[float, ...] = ()
     cosine_mlp: tuple[float, ...] = ()
+
+
+class Removal(Record):
+    """One removal of a greedy search.
+
+    Attributes:
+        removed: the candidate's name, as a skip set.
+        loss: nats a token without it and all that went before, over all N sequences.
+        others: (name, loss, sequences measured) of the candidates that stay, the nearest first.
+    """
+
+    removed: str
+    loss: float
+    others: tuple[tuple[str, float, Count], ...]
+
+
+class GreedyRequest(Record):
+    """What a greedy search is to measure.
+
+    Attributes:
+        weights: identity of the checkpoint.
+        samples, length: N sequences of T tokens.
+        every: the loss is read at every so many positions.
+        doubt: standard errors behind the best at which a candidate is dropped.
+    """
+
+    what: Literal["greedy"] = "greedy"
+    model: str
+    weights: Weights | None
+    kind: str
+    samples: Count
+    length: Count
+    every: Count
+    doubt: float
+    texts: TextSource
+
+
+class GreedyRecord(GreedyRequest):
+    """calib/<model>/greedy-<kind>.json: an order of removals of one kind, which a longer search goes on from.
+
+    Attributes:
+        base_loss: nats a token of the whole model on the same positions.
+        steps: the removals, in order.
+        flops, plain_flops: of matrix products with weights, as computed, and with a whole pass for each candidate.
+    """
+
+    base_loss: float
+    steps: tuple[Removal, ...] = ()
+    flops: float = 0.0
+    plain_flops: float = 0.0
 
 
 class HealLosses(Record):
@@ -63,22 +132,64 @@ class HealLosses(Record):
     after: float
 
 
-class AdapterRecord(Record):
-    """calib/<model>/<variant>/adapters/<name>/heal.json.
+class HealSettings(Record):
+    """How an adapter is trained.
+
+    Rank, rate, schedule and targets are those that Gromov et al. 2024 give for Llama-2 (appendix B): rank 64 = alpha,
+    3e-4, cosine after a warm-up, the MLP. Steps and batch are what a CPU does in minutes.
 
     Attributes:
+        loss: 'ce' next-token cross-entropy; 'kl' adds the divergence from the whole model's distribution; 'aux' adds
+            the distance of the residual streams at the cut (Gromov et al., equation 8).
+        steps, batch: optimiser steps, sequences a step.
+        length: T tokens a sequence.
+        rank, alpha, dropout: of the LoRA matrices.
+        lr, warmup: peak learning rate, and steps until it is reached.
+        targets: 'mlp' and 'attn' (every linear module of them), or modules' own names; those of skipped sublayers
+            never are.
+        quantize: '4bit' for QLoRA, where there is a GPU.
+        seed: of the first matrices, dropout and order.
+    """
+
+    loss: Literal["ce", "kl", "aux"] = "ce"
+    steps: int = 60
+    batch: int = 4
+    length: int = 256
+    rank: int = 64
+    alpha: int = 64
+    dropout: float = 0.05
+    lr: float = 3e-4
+    warmup: int = 5
+    targets: tuple[str, ...] = ("mlp",)
+    quantize: str | None = None
+    seed: int = 0
+
+
+class HealRequest(Record):
+    """What adapter is to be trained.
+
+    Attributes:
+        variant: name of the skip set.
         weights: identity of the checkpoint.
-        settings: as `calib/heal.Settings` has them.
-        healed_share: (before − after) / (before − base); None where there was no damage.
-        sha256: of adapter_model.safetensors.
     """
 
     what: Literal["adapter"] = "adapter"
     model: str
     variant: str
     weights: Weights | None
-    settings: dict[str, Any]
+    settings: HealSettings
     texts: TextSource
+
+
+class AdapterRecord(HealRequest):
+    """calib/<model>/<variant>/adapters/<name>/heal.json.
+
+    Attributes:
+        healed_share: (before − after) / (before − base); None where there was no damage.
+        train_loss: of each step.
+        sha256: of adapter_model.safetensors.
+    """
+
     held_out_loss: HealLosses
     healed_share: float | None
     train_loss: tuple[float, ...] = ()
@@ -89,11 +200,19 @@ class AdapterRecord(Record):
 
 
 class SublayerTimes(Record):
-    """Seconds of one pass, and of one sublayer of each kind inside it."""
+    """Seconds of one pass, and of one sublayer of each kind inside it, on one backend at one length."""
 
     whole: float
     attn: float
     mlp: float
+
+    def of(self, skip: SkipSet) -> float:
+        """Seconds that the sublayers of a skip set take together."""
+        return len(skip.attention) * self.attn + len(skip.mlp) * self.mlp
+
+    def scaled(self, factor: float) -> SublayerTimes:
+        """The same with sublayers that take `factor` times as long."""
+        return SublayerTimes(whole=self.whole, attn=self.attn * factor, mlp=self.mlp * factor)
 
 
 class TimesRecord(Record):

@@ -1,0 +1,130 @@
+"""Student and teacher in one model: what a LoRA adapter learns, and from whom.
+
+The student is the model without the variant's sublayers. The teacher, for two of the three losses, is the same model in
+the same memory, with the sublayers back and the adapter off.
+
+Legend: B batch, N sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import set_seed
+
+from pipeline.calib.losses import cross_entropy, divergence, mismatch
+from pipeline.models import texts
+from pipeline.models.reference import FAST, Reference
+from pipeline.store.records import HealSettings
+from pipeline.types import SkipSet, UserError
+
+
+class Healer:
+    """A model that learns to do without sublayers.
+
+    Args:
+        folder: the checkpoint.
+        skip: what the student lacks.
+        settings: of the adapter and its training.
+
+    Attributes:
+        student: the model with its adapter; the sublayers are there, and left out pass by pass.
+        trained: number of the adapter's parameters.
+
+    Raises:
+        UserError: no module of the student matches `settings.targets`.
+    """
+
+    def __init__(self, folder: Path, skip: SkipSet, settings: HealSettings) -> None:
+        set_seed(settings.seed)  # the adapter's first matrices are drawn now
+        self.skip, self.settings = skip, settings
+        self.reference = Reference(folder, load={**FAST, **(_quantized() if settings.quantize else {})})
+        modules = targets(self.reference, skip, settings.targets)
+        if not modules:
+            raise UserError(
+                f"no linear module of {skip.name} matches --targets {','.join(settings.targets)}: nothing to train"
+            )
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=modules,
+            task_type="CAUSAL_LM",
+        )
+        self.student: Any = get_peft_model(self.reference.model, config)
+        self.trained = sum(p.numel() for p in self.student.parameters() if p.requires_grad)
+        self.cuts = cuts(skip, len(self.reference.layers))
+
+    def objective(self, ids: torch.Tensor) -> torch.Tensor:
+        """The loss of one batch [B, T]: cross-entropy, and what `settings.loss` adds to it."""
+        with self.reference.without(self.skip), self.reference.leaving(self.cuts) as kept:
+            logits = self.student(input_ids=ids, use_cache=False).logits
+        streams = list(kept.values())
+        loss = cross_entropy(logits, ids)
+        if self.settings.loss == "ce":
+            return loss
+        with torch.no_grad(), self._teaching(), self.reference.leaving(self.cuts) as kept:
+            teacher = self.student(input_ids=ids, use_cache=False).logits
+        if self.settings.loss == "kl":
+            return loss + divergence(logits, teacher)
+        distances = [mismatch(x, y) for x, y in zip(streams, kept.values(), strict=True)]
+        return loss + sum(distances) / len(distances)
+
+    def mean_loss(self, tokens: texts.Tokens, teacher: bool = False) -> float:
+        """Nats a token over [N, T] token ids; of the whole model without its adapter where `teacher`."""
+        self.student.eval()
+        device = next(self.student.parameters()).device
+        losses = []
+        with torch.no_grad(), self._teaching() if teacher else self.reference.without(self.skip):
+            for row in torch.from_numpy(tokens).split(1):
+                ids = row.to(device)
+                losses.append(float(cross_entropy(self.student(input_ids=ids, use_cache=False).logits, ids)))
+        return float(np.mean(losses))
+
+    @contextlib.contextmanager
+    def _teaching(self) -> Iterator[None]:
+        """The whole model, adapter off, no dropout."""
+        training = self.student.training
+        self.student.eval()
+        try:
+            with self.student.disable_adapter():
+                yield
+        finally:
+            self.student.train(training)
+
+
+def targets(reference: Reference, skip: SkipSet, wanted: tuple[str, ...]) -> list[str]:
+    """Full names of the linear modules to train, none of them of a skipped sublayer."""
+    names = {id(module): name for name, module in reference.model.named_modules()}
+    modules = set()
+    for (layer, kind), sublayer in reference.sublayers().items():
+        if (layer, kind) in skip:
+            continue
+        for name, module in ("", sublayer), *sublayer.named_modules():
+            # Quantised layers are subclasses of their own: Linear4bit.
+            is_linear = isinstance(module, torch.nn.Linear) or "Linear" in type(module).__name__
+            if is_linear and (kind in wanted or name.rsplit(".", 1)[-1] in wanted):
+                modules.add(names[id(module)])
+    return sorted(modules)
+
+
+def cuts(skip: SkipSet, layers: int) -> list[int]:
+    """The last layer of every run of layers that lack something: healing mends the stream that leaves it."""
+    touched = {*skip.attention, *skip.mlp}
+    return [layer for layer in range(layers) if layer in touched and layer + 1 not in touched]
+
+
+def _quantized() -> dict[str, Any]:
+    """Arguments of from_pretrained for 4-bit weights on the first GPU (QLoRA)."""
+    from transformers import BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return {"quantization_config": nf4, "device_map": {"": 0}}

@@ -1,0 +1,72 @@
+"""What the options of `pipeline export` say is left out: --skip with --frac, --count, --layers or --select."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.calib import selectors
+from pipeline.types import BASE, KINDS, SkipSet, UserError, count_of, parse_layers
+
+
+@dataclass(frozen=True, slots=True)
+class SkipOptions:
+    """The options, as they were typed.
+
+    Attributes:
+        skip: a kind (attn, mlp, block) with one of frac, count or layers; or a whole skip set, 'attn20-28+mlp25-31'.
+        frac, count, layers: how many, or which.
+        select: the rule; `last` where none is named.
+        seed: of rules that draw.
+    """
+
+    skip: str | None = None
+    frac: float | None = None
+    count: int | None = None
+    layers: str | None = None
+    select: str | None = None
+    seed: int = 0
+
+    def skip_set(self, num_layers: int, statistics: selectors.ModelStatistics | None = None) -> SkipSet:
+        """The skip set that they mean.
+
+        Args:
+            num_layers: L.
+            statistics: of the model, for selectors that need some.
+
+        Raises:
+            UserError: options that contradict or lack each other, layers that do not exist, or statistics that are
+                not there.
+        """
+        given = self._given()
+        if self.skip is None or self.skip not in KINDS:
+            return self._whole(given).within(num_layers)
+        if len(given) != 1:
+            what = " and ".join(given) if given else "none"
+            raise UserError(
+                f"--skip {self.skip} takes exactly one of --frac, --count and --layers; given: {what}"
+            )
+        if self.layers is not None:
+            if self.select:
+                raise UserError("--layers names the layers already; leave --select out")
+            return SkipSet.of(self.skip, parse_layers(self.layers)).within(num_layers)
+        count = self.count if self.count is not None else count_of(self.frac or 0.0, num_layers)
+        question = selectors.Question(
+            self.skip, count, num_layers, statistics or selectors.ModelStatistics(), self.seed
+        )
+        return selectors.choose(self.select or "last", question).skip
+
+    def _given(self) -> list[str]:
+        """Those of --frac, --count and --layers that were typed."""
+        options = {"--frac": self.frac, "--count": self.count, "--layers": self.layers}
+        return [name for name, value in options.items() if value is not None]
+
+    def _whole(self, given: list[str]) -> SkipSet:
+        """Without a kind: the base, or the skip set that --skip spells out."""
+        extra = given[0] if given else "--select" if self.select else None
+        if self.skip is None:
+            if extra:
+                raise UserError(f"{extra} needs --skip attn, mlp or block")
+            return BASE
+        if extra:
+            raise UserError(f"--skip {self.skip} names its layers already; leave {extra} out")
+        return SkipSet.parse(self.skip)

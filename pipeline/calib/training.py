@@ -1,0 +1,101 @@
+"""The training loop of an adapter: transformers' own, with its schedule, its checkpoints and its resumption.
+
+Legend: N sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from pipeline.calib.healer import Healer
+from pipeline.models import texts
+from pipeline.store.records import HealSettings
+
+SAVED_EVERY = 20
+"""Steps between two checkpoints."""
+
+
+def train(healer: Healer, tokens: texts.Tokens, partial: Path) -> list[float]:
+    """Trains the healer's student; goes on from the last checkpoint in `partial`.
+
+    Args:
+        healer: student, teacher and settings.
+        tokens: [N, T] token ids.
+        partial: folder of the checkpoints.
+
+    Returns:
+        The loss of each step, nats a token and what the settings add.
+    """
+    rows = torch.from_numpy(tokens)
+    columns = (
+        TextColumn("healing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        watcher = _Watcher(bar, healer.settings.steps)
+        trainer = _Trainer(
+            model=healer.student,
+            args=_arguments(healer.settings, partial),
+            callbacks=[watcher],
+            train_dataset=[{"input_ids": row} for row in rows],
+        )
+        trainer.healer = healer
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
+    return watcher.losses
+
+
+def _arguments(settings: HealSettings, folder: Path) -> TrainingArguments:
+    has_gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(settings.warmup, settings.steps - 1),
+        weight_decay=0.0,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=1,
+        save_steps=SAVED_EVERY,
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        bf16=has_gpu,
+        dataloader_pin_memory=has_gpu,
+    )
+
+
+class _Trainer(Trainer):
+    """transformers' trainer on the healer's objective."""
+
+    healer: Healer
+
+    def compute_loss(self, _model: Any, inputs: dict[str, Any], *_args: Any, **_kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        return self.healer.objective(inputs["input_ids"])
+
+
+class _Watcher(TrainerCallback):
+    """Shows steps and loss, and keeps the losses."""
+
+    def __init__(self, bar: Progress, steps: int) -> None:
+        self.bar, self.losses = bar, list[float]()
+        self.task = bar.add_task("healing", total=steps, loss="")
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - transformers' own names
+        self.losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
+        if "loss" in kwargs.get("logs", {}):
+            self.bar.update(self.task, completed=state.global_step, loss=f"loss {kwargs['logs']['loss']:.3f}")

@@ -35,15 +35,15 @@ def report(
     from pipeline.report import collect, exports
     from pipeline.report import report as stage
 
-    folder = out or store.report_dir()
+    folder = out or store.Project().report()
     named = [arguments.folder_name(name) for name in model] if model else None
     with arguments.busy("reading results"):
-        found = collect.collect(named)
-        written = stage.write(folder, found)
+        collection = collect.collect(named)
+        written = stage.write(folder, collection)
     if lm_eval is not None:
-        written += exports.lm_eval(lm_eval, found)
+        written += exports.lm_eval(lm_eval, collection)
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        logged = exports.mlflow(uri, found)
+        logged = exports.mlflow(uri, collection)
         arguments.say(f"MLflow: {len(logged)} new runs at {uri}")
     show_result([str(path) for path in written], as_json, str(written[0]))
 

@@ -6,37 +6,43 @@ import datetime
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline import store
-from pipeline.report.collect import slug
-from pipeline.report.rows import Artefact, Findings
-from pipeline.report.tables import average
-from pipeline.types import UserError
+from pipeline.report.quality import average
+from pipeline.report.rows import ArtefactResults, Collection, SourcedLatency, SourcedScore
+from pipeline.report.sources import slug
+from pipeline.types import UserError, first_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
-def lm_eval(folder: Path, found: Findings) -> list[Path]:
-    """Writes every score under the name that lm-eval's tools look for: <folder>/<model>__<artefact>/results_<when>.json.
+def lm_eval(folder: Path, collection: Collection) -> list[Path]:
+    """Writes every score under the name that lm-eval's tools look for.
 
-    The content is the result as `pipeline score` wrote it, which is lm-eval's form already. Benchmarks of one artefact are told
-    apart by the folder's end, as two may have been measured in the same second.
+    The name is <folder>/<model>__<artefact>__<benchmark>/results_<when>.json. The benchmark is in it because
+    two may have been measured in the same second. The content is the result as `pipeline score` wrote it,
+    which is lm-eval's form already.
     """
     written = []
-    for artefact in found.artefacts:
-        for score in artefact.scores:
-            record = store.read_json(Path(score.source.path))
-            when = datetime.datetime.fromtimestamp(float(record.get("date") or 0), datetime.UTC)
-            name = slug(f"{artefact.model}__{artefact.name}__{score.benchmark}".replace("/", "_"))
+    for artefact in collection.artefacts:
+        for one in artefact.scores:
+            when = datetime.datetime.fromtimestamp(one.record.date, datetime.UTC)
+            name = slug(f"{artefact.model}__{artefact.name}__{one.score.benchmark}".replace("/", "_"))
             path = folder / name / f"results_{when.strftime('%Y-%m-%dT%H-%M-%S.%f')}.json"
-            store.write_json(path, record)
+            store.write_json(path, store.read_json(one.source.path))
             written.append(path)
     return written
 
 
-def mlflow(uri: str, found: Findings) -> list[str]:
-    """Logs each artefact as a run of the experiment `pipeline/<model>`: parameters, metrics, the result files. Returns what was logged.
+def mlflow(uri: str, collection: Collection) -> list[str]:
+    """Logs each artefact as a run of the experiment `pipeline/<model>`: parameters, metrics, result files.
 
     What is there already, by the digest of all its files, is not logged again.
+
+    Returns:
+        Names of what was logged.
 
     Raises:
         UserError: mlflow is not installed, or its store refuses.
@@ -46,40 +52,41 @@ def mlflow(uri: str, found: Findings) -> list[str]:
         from mlflow.exceptions import MlflowException
     except ModuleNotFoundError:
         raise UserError(
-            "MLFLOW_TRACKING_URI is set, and mlflow is not installed; `pip install 'skip-pipeline[mlflow]'` adds it"
+            "MLFLOW_TRACKING_URI is set, and mlflow is not installed; "
+            "`pip install 'skip-pipeline[mlflow]'` adds it"
         ) from None
     try:
         client = MlflowClient(tracking_uri=uri)
-        return [name for artefact in found.artefacts if (name := _log(client, artefact))]
+        return [name for artefact in collection.artefacts if (name := _log(client, artefact))]
     except MlflowException as error:
-        raise UserError(f"MLflow at {uri} refuses: {str(error)[:300]}") from None
+        raise UserError(f"MLflow at {uri} refuses: {first_line(error)}") from None
 
 
-def _log(client: Any, artefact: Artefact) -> str | None:
+def _log(client: MlflowClient, artefact: ArtefactResults) -> str | None:
     """Logs one artefact; None where it has no results, or they are there already."""
     files = dict.fromkeys(one.source for one in artefact.results)
     if not files:
         return None
-    digest = hashlib.sha256("".join(sorted(f.digest for f in files)).encode()).hexdigest()
+    digest = hashlib.sha256("".join(sorted(file.sha256 for file in files)).encode()).hexdigest()
     name = f"pipeline/{artefact.model}"
-    held = client.get_experiment_by_name(name)
-    experiment = held.experiment_id if held else client.create_experiment(name)
+    existing = client.get_experiment_by_name(name)
+    experiment = existing.experiment_id if existing else client.create_experiment(name)
     finished = f"tags.`pipeline.results` = '{digest}' and attributes.status = 'FINISHED'"
     if client.search_runs([experiment], finished, max_results=1):
         return None
-    tags = {"pipeline.results": digest, "pipeline.sha256": artefact.digest}
+    tags = {"pipeline.results": digest, "pipeline.sha256": artefact.sha256}
     run = client.create_run(experiment, run_name=artefact.name, tags=tags).info.run_id
     for key, value in _parameters(artefact).items():
         client.log_param(run, key, value)
     for key, number in _metrics(artefact).items():
         client.log_metric(run, key, number)
     for source in files:
-        client.log_artifact(run, source.path)
+        client.log_artifact(run, str(source.path))
     client.set_terminated(run)
     return f"{name}/{artefact.name}"
 
 
-def _parameters(artefact: Artefact) -> dict[str, Any]:
+def _parameters(artefact: ArtefactResults) -> dict[str, str | float | None]:
     devices = dict.fromkeys(one.device for one in artefact.results)
     return {
         "model": artefact.model,
@@ -93,25 +100,37 @@ def _parameters(artefact: Artefact) -> dict[str, Any]:
     }
 
 
-def _metrics(artefact: Artefact) -> dict[str, float]:
+def _metrics(artefact: ArtefactResults) -> dict[str, float]:
     """Metric names hold letters, digits, '_', '-', '.', ' ' and '/' only."""
-    made: dict[str, float] = {}
-    for s in artefact.scores:
-        shots = "" if s.num_fewshot is None else f".{s.num_fewshot}shot"
-        name = f"{s.benchmark}.{s.protocol}{shots}" + (f".limit{s.limit}" if s.limit else "")
-        made[f"{name}/{s.metric}"] = s.value
-        if s.stderr is not None:
-            made[f"{name}/{s.metric}_stderr"] = s.stderr
+    metrics: dict[str, float] = {}
+    for score in artefact.scores:
+        metrics |= _score_metrics(score)
     if mean := average(artefact):
-        made["average/percent"] = mean[0]
-    for t in artefact.times:
-        name = t.what.replace(" ", "") + ("" if t.contestant == "artefact" else f".{t.contestant}")
-        values = {
-            "p50_ms": t.p50,
-            "p90_ms": t.p90,
-            "p99_ms": t.p99,
-            "saved_percent": t.saved,
-            "ceiling_percent": t.ceiling,
-        }
-        made |= {f"{name}/{key}": value for key, value in values.items() if value is not None}
-    return {re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII): value for key, value in made.items()}
+        metrics["average/percent"] = mean.percent
+    for latency in artefact.latencies:
+        metrics |= _latency_metrics(latency)
+    return {re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII): value for key, value in metrics.items()}
+
+
+def _score_metrics(one: SourcedScore) -> dict[str, float]:
+    score = one.score
+    shots = "" if score.num_fewshot is None else f".{score.num_fewshot}shot"
+    limit = f".limit{score.limit}" if score.limit else ""
+    name = f"{score.benchmark}.{score.protocol}{shots}{limit}/{score.metric}"
+    metrics = {name: score.value}
+    if score.stderr is not None:
+        metrics[f"{name}_stderr"] = score.stderr
+    return metrics
+
+
+def _latency_metrics(one: SourcedLatency) -> dict[str, float]:
+    row = one.record
+    name = one.workload.replace(" ", "") + ("" if row.kind == "artefact" else f".{row.kind}")
+    values = {
+        "p50_ms": row.p50,
+        "p90_ms": row.p90,
+        "p99_ms": row.p99,
+        "saved_percent": row.improvement,
+        "ceiling_percent": row.ceiling,
+    }
+    return {f"{name}/{key}": value for key, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs no network. Its scripts are named by their digests, so that a browser runs no other."""
+"""The page: one HTML file that needs no network. It names its scripts by digest: a browser runs no other."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import base64
 import hashlib
 import json
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.report.charts import LABELS, Chart
-from pipeline.report.recommend import Recommendation
-from pipeline.report.rows import KINDS, Artefact, Findings
-from pipeline.report.tables import Table
+from pipeline.report.content import ReportContent
+from pipeline.report.rows import KINDS, ArtefactResults, SourcedLatency, SourcedScore
 from pipeline.types import UserError
 
 
-def html(
-    found: Findings,
-    tables: list[Table],
-    recommended: list[Recommendation],
-    drawn: list[Chart],
-    figures: list[tuple[str, str, str | None]],
-) -> str:
-    """index.html. Jinja escapes all that comes from files; data for the script stands in JSON without a `<`."""
+def html(content: ReportContent) -> str:
+    """index.html. Jinja escapes all that comes from files; data for the script is JSON without a `<`.
+
+    Raises:
+        UserError: plotly is not installed.
+    """
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
@@ -30,35 +27,31 @@ def html(
         loader=PackageLoader("pipeline.report", "web"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     scripts = {"plotly": _plotly(), "page": _part("page.js")}
-    policy = (
-        "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'; "
-        f"script-src 'unsafe-eval' {' '.join(_digest(text) for text in scripts.values())}"  # Plotly compiles its WebGL drawing
-    )
+    collection = content.collection
     text = environment.get_template("page.html.j2").render(
-        policy=policy,
+        content=content,
+        collection=collection,
+        policy=_policy(scripts),
         style=Markup(_part("page.css")),
         scripts={name: Markup(text) for name, text in scripts.items()},
-        charts=drawn,
-        data={name: Markup(_json(part)) for name, part in _parts(found, drawn).items()},
-        models=found.models(),
-        kinds={kind: LABELS[kind] for kind in KINDS if any(a.kind == kind for a in found.artefacts)},
-        tables=tables,
-        recommended=recommended,
-        figures=figures,
-        open_jobs=[job for job in found.jobs if job.state != "done"],
-        problems=found.problems,
-        sources=len(found.sources),
-        artefacts=len(found.artefacts),
+        data={name: Markup(_json(part)) for name, part in _parts(content).items()},
+        kinds={kind: LABELS[kind] for kind in KINDS if any(a.kind == kind for a in collection.artefacts)},
+        open_jobs=[job for job in collection.jobs if job.record.state != "done"],
     )
     return text + "\n"
 
 
-def _plotly() -> str:
-    """plotly.js as the Python package carries it.
+def _policy(scripts: dict[str, str]) -> str:
+    """The content security policy; 'unsafe-eval' because Plotly compiles its WebGL drawing."""
+    digests = " ".join(_digest(text) for text in scripts.values())
+    return (
+        "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; form-action 'none'; "
+        f"base-uri 'none'; script-src 'unsafe-eval' {digests}"
+    )
 
-    Raises:
-        UserError: the package is not installed.
-    """
+
+def _plotly() -> str:
+    """plotly.js as the Python package has it."""
     try:
         return resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
     except ModuleNotFoundError:
@@ -80,57 +73,69 @@ def _json(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _parts(found: Findings, drawn: list[Chart]) -> dict[str, Any]:
-    """What the script reads: the files, the rows of the table, and each chart by itself, so that it is parsed when it is drawn.
+def _parts(content: ReportContent) -> dict[str, Any]:
+    """What the script reads: the files, the rows of the table, and each chart by itself.
 
-    Files are named by their place in the list of files: the same path behind ten numbers stands there once.
+    A chart is parsed only when it is drawn. Files are named by their place in the list of files, so that a
+    path behind ten numbers is written once.
     """
-    places = {source.copy: k for k, source in enumerate(found.sources)}
-    rows = [
-        [*row[:4], *([[text, places.get(file), *more] for text, file, *more in part] for part in row[4:])]
-        for row in map(_row, found.artefacts)
+    places = {source.copy: k for k, source in enumerate(content.collection.sources)}
+    rows = [_row(artefact, places) for artefact in content.collection.artefacts]
+    charts = {f"data-{chart.name}": _chart(chart, places) for chart in content.charts if not chart.gap}
+    return {"files": list(places), "rows": rows, **charts}
+
+
+def _chart(chart: Chart, places: dict[str, int]) -> dict[str, Any]:
+    data = [
+        trace | {"customdata": [places.get(file) for file in trace["customdata"]]}
+        if "customdata" in trace
+        else trace
+        for trace in chart.figure["data"]
     ]
-    parts: dict[str, Any] = {"files": list(places), "rows": rows}
-    for chart in drawn:
-        if not chart.gap:
-            data = [
-                t | {"customdata": [places.get(file) for file in t["customdata"]]} if "customdata" in t else t
-                for t in chart.figure["data"]
-            ]
-            parts[f"data-{chart.name}"] = {"data": data, "layout": chart.figure["layout"]}
-    return parts
+    return {"data": data, "layout": chart.figure["layout"]}
 
 
-Link = tuple[str, str | None, str, str]
-"""(text, the file behind it, where it was measured, what must be known before believing it)."""
+class Link(NamedTuple):
+    """A number in the page's table.
+
+    Attributes:
+        file: the file behind it.
+        device: where it was measured.
+        marks: what must be known before believing it.
+    """
+
+    text: str
+    file: str | None = None
+    device: str = ""
+    marks: str = ""
 
 
-def _row(a: Artefact) -> list[Any]:
-    """One artefact for the page's table: model, name, kind, % left out, then links to check, scores and latencies."""
-    check: Link = (a.check or "not run", a.checked_in.copy if a.checked_in else None, "", "")
-    scores = [
-        (
-            f"{s.benchmark} {s.text}",
-            s.source.copy,
-            f"n {s.n}, {s.device}",
-            "; ".join(s.marks()),
-        )
-        for s in a.scores
+def _row(artefact: ArtefactResults, places: dict[str, int]) -> list[Any]:
+    """One artefact: model, name, kind, % left out, then links to check, scores and latencies."""
+    check = Link(artefact.check or "not run", artefact.check_source.copy if artefact.check_source else None)
+    scores = [_score_link(one) for one in artefact.scores] or [Link("not run")]
+    latencies = [_latency_link(artefact, one) for one in artefact.latencies] or [
+        Link(artefact.unproven or "not run")
     ]
-    times = []
-    for t in a.times:
-        what = t.what + ("" if t.contestant == "artefact" else f" ({t.contestant})")
-        ceiling = "" if t.ceiling is None or a.kind == "base" else f", ceiling {t.ceiling:.1f}"
-        saved = "" if a.kind == "base" and t.contestant == "artefact" else f", {t.saved:.1f} % saved{ceiling}"
-        times.append((f"{what}: {t.p50:.1f} ms{saved}", t.source.copy, t.device, "; ".join(t.marks())))
-    nothing: Link = (a.unproven or "not run", None, "", "")
-    fraction = "" if a.fraction is None else f"{100 * a.fraction:.0f}"
-    return [
-        a.model,
-        a.name,
-        a.kind,
-        fraction,
-        [check],
-        scores or [("not run", None, "", "")],
-        times or [nothing],
+    fraction = "" if artefact.fraction is None else f"{100 * artefact.fraction:.0f}"
+    links = [
+        [(link.text, places.get(link.file or ""), link.device, link.marks) for link in column]
+        for column in ([check], scores, latencies)
     ]
+    return [artefact.model, artefact.name, artefact.kind, fraction, *links]
+
+
+def _score_link(one: SourcedScore) -> Link:
+    text = f"{one.score.benchmark} {one.score.text}"
+    return Link(text, one.source.copy, f"n {one.score.n}, {one.device}", "; ".join(one.marks()))
+
+
+def _latency_link(artefact: ArtefactResults, one: SourcedLatency) -> Link:
+    row, is_base = one.record, artefact.kind == "base"
+    workload = one.workload + ("" if row.kind == "artefact" else f" ({row.kind})")
+    ceiling = "" if row.ceiling is None or is_base else f", ceiling {row.ceiling:.1f}"
+    saved = f", {row.improvement:.1f} % saved{ceiling}"
+    if is_base and row.kind == "artefact":
+        saved = ""
+    text = f"{workload}: {row.p50:.1f} ms{saved}"
+    return Link(text, one.source.copy, one.device, "; ".join(one.marks()))

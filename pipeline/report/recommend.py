@@ -1,18 +1,18 @@
-"""One recommendation a budget, with the evidence behind it and how sure it is.
+"""One recommendation for each budget, with the evidence behind it and how sure it is.
 
-A loss of quality is counted in percentage points of the average over ARC, HellaSwag, TruthfulQA and MMLU, as Tyukin et al. do;
-where these four are not all there, of the benchmark that most variants have. Base and variant are compared only where they were
-measured in the same way (precision, runner, device).
+A loss of quality is counted in percentage points of the average over ARC, HellaSwag, TruthfulQA and MMLU, as
+Tyukin et al. do; where these four are not all there, of the benchmark that most variants have. Base and
+variant are compared only where they were measured in the same way (precision, runner, device).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
-from pipeline.report.rows import Artefact, Findings, Source, Timed
-from pipeline.report.tables import average
+from pipeline.report.quality import Quality, length_of, quality, yardstick
+from pipeline.report.rows import ArtefactResults, Collection, SourcedLatency
+from pipeline.report.sources import SourceFile
 
 LOSSES = (1.0, 2.0, 5.0)
 """% of quality that may be lost."""
@@ -23,28 +23,33 @@ SURE = 1.645
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
-    """How good an artefact is, in % (a token loss: 100 times loss over log V, and lower is better)."""
-
-    value: float
-    stderr: float | None
-    source: Source
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
-    """A variant beside its base: loss of quality in points (of a token loss: in % of the base's), and its standard error."""
+    """A variant beside its base.
 
-    artefact: Artefact
+    Attributes:
+        loss, stderr: of quality, in points (of a token loss: in % of the base's).
+    """
+
+    artefact: ArtefactResults
     loss: float
     stderr: float | None
     quality: Quality
-    time: Timed
+    latency: SourcedLatency
+
+    @property
+    def saved(self) -> float:
+        """% of the base's time."""
+        return self.latency.record.improvement
+
+    @property
+    def enough_clean(self) -> bool:
+        """Whether its latency rests on undisturbed samples."""
+        return self.latency.record.enough_clean
 
     @property
     def speedup(self) -> float:
-        return 1 / (1 - self.time.saved / 100) if self.time.saved < 100 else math.inf
+        """The base's time over its own."""
+        return 1 / (1 - self.saved / 100) if self.saved < 100 else math.inf
 
     def chance_within(self, budget: float) -> float | None:
         """The probability that the true loss is within the budget, if its error is normal."""
@@ -52,13 +57,43 @@ class Candidate:
             return None
         return 0.5 * (1 + math.erf((budget - self.loss) / (self.stderr * math.sqrt(2))))
 
-    def text(self, yardstick: str) -> str:
-        """'attn22-29.fp32: 1.16× faster (13.8 % [12.1, 15.2] saved …), loses 0.7 ±0.9 of average'."""
-        t = self.time
-        ceiling = "" if t.ceiling is None else f"; ceiling {t.ceiling:.1f} %"
+    def text(self, by: str) -> str:
+        """'attn22-29.fp32: 1.16× faster (13.8 % [12.1, 15.2] of the time saved …), loses 0.7 ±0.9 …'."""
+        row = self.latency.record
+        ceiling = "" if row.ceiling is None else f"; ceiling {row.ceiling:.1f} %"
         spread = "" if self.stderr is None else f" ±{self.stderr:.1f}"
-        saved = f"{t.saved:.1f} % [{t.interval[0]:.1f}, {t.interval[1]:.1f}] of the time saved at {t.length} tokens{ceiling}"
-        return f"{self.artefact.name}: {self.speedup:.2f}× faster ({saved}), loses {self.loss:.1f}{spread} {_unit(yardstick)}"
+        interval = f"[{row.interval[0]:.1f}, {row.interval[1]:.1f}]"
+        saved = f"{self.saved:.1f} % {interval} of the time saved at {row.length} tokens{ceiling}"
+        loss = f"loses {self.loss:.1f}{spread} {_unit(by)}"
+        return f"{self.artefact.name}: {self.speedup:.2f}× faster ({saved}), {loss}"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be lost, or what must be saved; one of the two.
+
+    Attributes:
+        loss: % of quality.
+        saving: % of time; 0 where the loss is bounded.
+    """
+
+    title: str
+    loss: float | None = None
+    saving: float = 0.0
+
+    def best(self, candidates: list[Candidate]) -> Candidate | None:
+        """The fastest within the loss, or the least loss with the saving; undisturbed measurements only."""
+        clean = [c for c in candidates if c.enough_clean]
+        if self.loss is not None:
+            fitting = [c for c in clean if c.loss <= self.loss and c.saved > 0]
+            return max(fitting, key=lambda c: c.saved, default=None)
+        return min((c for c in clean if c.saved >= self.saving), key=lambda c: c.loss, default=None)
+
+    def nearest(self, candidates: list[Candidate]) -> Candidate:
+        """What comes nearest where nothing fits."""
+        if self.loss is not None:
+            return min(candidates, key=lambda c: c.loss)
+        return max(candidates, key=lambda c: c.saved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +101,7 @@ class Recommendation:
     """What to take within one budget.
 
     Attributes:
-        where: model, precision, runner and device that it holds for.
+        where: precision, runner and device that it holds for.
         choice: None where nothing fits; `words` then says what came nearest.
         doubts: what makes it uncertain, in words.
         evidence: (what, the file) pairs.
@@ -78,179 +113,114 @@ class Recommendation:
     choice: Candidate | None
     words: str
     doubts: tuple[str, ...]
-    evidence: tuple[tuple[str, Source], ...]
+    evidence: tuple[tuple[str, SourceFile], ...]
 
 
-def yardstick(artefacts: list[Artefact]) -> str | None:
-    """What these artefacts of one model are compared by: 'average', else the benchmark that most of them have."""
-    with_average = [a for a in artefacts if average(a)]
-    if any(a.variant == "base" for a in with_average) and len(with_average) > 1:
-        return "average"
-    counted = Counter(
-        (not s.is_loss, s.benchmark) for a in artefacts for s in a.scores if s.num_fewshot is None
-    )
-    return max(counted, key=lambda key: (key[0], counted[key], key[1]), default=(False, None))[1]
-
-
-def quality(artefact: Artefact, by: str) -> Quality | None:
-    """The artefact's value on the yardstick."""
-    if by == "average":
-        if (mean := average(artefact)) is None:
-            return None
-        notes = tuple(dict.fromkeys(note for s in mean[2] for note in s.marks()))
-        return Quality(mean[0], mean[1], mean[2][0].source, notes)
-    if (score := artefact.score(by)) is None:
-        return None
-    return Quality(
-        100 * score.value, None if score.stderr is None else 100 * score.stderr, score.source, score.marks()
-    )
-
-
-def length_of(artefacts: list[Artefact]) -> int | None:
-    """The prefill length that most were timed at; of equals the longest."""
-    counted = Counter(
-        t.length for a in artefacts for t in a.times if t.contestant == "artefact" and not t.decode
-    )
-    return max(counted, key=lambda length: (counted[length], length), default=None)
-
-
-def recommend(found: Findings) -> list[Recommendation]:
-    """For every model, and every way in which base and variants were measured, one recommendation a budget."""
-    made: list[Recommendation] = []
-    for model in found.models():
-        mine = [a for a in found.artefacts if a.model == model]
-        by, length = yardstick(mine), length_of(mine)
+def recommend(collection: Collection) -> list[Recommendation]:
+    """One recommendation a budget for every model, precision, runner and device with a base."""
+    recommendations: list[Recommendation] = []
+    for model in collection.models():
+        artefacts = collection.artefacts_of(model)
+        by, length = yardstick(artefacts), length_of(artefacts)
         if by is None or length is None:
             continue
-        groups: dict[str, list[Artefact]] = {}
-        for artefact in mine:
-            if time := artefact.time(length):
-                groups.setdefault(f"{artefact.precision}, {artefact.runner}, {time.device}", []).append(
-                    artefact
-                )
+        groups: dict[str, list[ArtefactResults]] = {}
+        for artefact in artefacts:
+            if latency := artefact.latency(length):
+                where = f"{artefact.precision}, {artefact.runner}, {latency.device}"
+                groups.setdefault(where, []).append(artefact)
         for where, group in groups.items():
-            candidates = _candidates(group, by, length)
-            if candidates:
-                made += _of_group(model, where, candidates, by)
-    return made
+            if candidates := _candidates(group, by, length):
+                recommendations += [
+                    _recommendation(model, where, budget, candidates, by) for budget in _budgets(by)
+                ]
+    return recommendations
 
 
-def _candidates(group: list[Artefact], by: str, length: int) -> list[Candidate]:
-    """The group's variants beside its base; only what was checked and measured undisturbed."""
+def _budgets(by: str) -> list[Budget]:
+    losses = [Budget(f"at most {loss:g} % loss of {by}", loss=loss) for loss in LOSSES]
+    return losses + [Budget(f"at least {saving:g} % of the time saved", saving=saving) for saving in SAVINGS]
+
+
+def _candidates(group: list[ArtefactResults], by: str, length: int) -> list[Candidate]:
+    """The group's variants beside its base; only what was checked."""
     base = next((q for a in group if a.variant == "base" and (q := quality(a, by))), None)
     if base is None:
         return []
-    is_loss = any(s.is_loss for a in group for s in a.scores if s.benchmark == by)
-    made = []
+    is_loss = any(one.score.is_loss for a in group for one in a.scores if one.score.benchmark == by)
+    candidates = []
     for artefact in group:
-        mine, time = quality(artefact, by), artefact.time(length)
-        if artefact.variant == "base" or mine is None or time is None:
+        own, latency = quality(artefact, by), artefact.latency(length)
+        if artefact.variant == "base" or own is None or latency is None:
             continue
-        if (
-            (artefact.check or "passed") != "passed"
-            or not time.checked
-            or any("unchecked" in note for note in mine.notes)
-        ):
+        if not _is_checked(artefact, own, latency):
             continue
-        errors = None if base.stderr is None or mine.stderr is None else math.hypot(base.stderr, mine.stderr)
-        loss = base.value - mine.value
+        errors = None if base.stderr is None or own.stderr is None else math.hypot(base.stderr, own.stderr)
+        loss = base.value - own.value
         if is_loss:
             loss, errors = -100 * loss / base.value, None if errors is None else 100 * errors / base.value
-        made.append(Candidate(artefact, loss, errors, mine, time))
-    return made
+        candidates.append(Candidate(artefact, loss, errors, own, latency))
+    return candidates
 
 
-def _of_group(model: str, where: str, candidates: list[Candidate], by: str) -> list[Recommendation]:
-    made = []
-    for budget in LOSSES:
-        fits = [c for c in candidates if c.loss <= budget and c.time.saved > 0 and c.time.enough_clean]
-        best = max(fits, key=lambda c: c.time.saved, default=None)
-        nearest = min(candidates, key=lambda c: c.loss)
-        title = f"at most {budget:g} % loss of {by}"
-        made.append(_recommendation(model, where, title, best, nearest, candidates, by, budget))
-    for saving in SAVINGS:
-        fits = [c for c in candidates if c.time.saved >= saving and c.time.enough_clean]
-        best = min(fits, key=lambda c: c.loss, default=None)
-        nearest = max(candidates, key=lambda c: c.time.saved)
-        made.append(
-            _recommendation(
-                model,
-                where,
-                f"at least {saving:g} % of the time saved",
-                best,
-                nearest,
-                candidates,
-                by,
-                None,
-                saving,
-            )
-        )
-    return made
+def _is_checked(artefact: ArtefactResults, own: Quality, latency: SourcedLatency) -> bool:
+    unchecked = any("unchecked" in note for note in own.notes)
+    return artefact.check in (None, "passed") and latency.conditions.checked and not unchecked
 
 
 def _recommendation(
-    model: str,
-    where: str,
-    title: str,
-    best: Candidate | None,
-    nearest: Candidate,
-    all_: list[Candidate],
-    by: str,
-    budget: float | None,
-    saving: float = 0.0,
+    model: str, where: str, budget: Budget, candidates: list[Candidate], by: str
 ) -> Recommendation:
-    named = best or nearest
-    disturbed = sum(not c.time.enough_clean for c in all_)
-    left_out = f", {disturbed} of them not counted: too few undisturbed samples" if disturbed else ""
-    words = (
-        best.text(by)
-        if best
-        else f"none of {len(all_)} variants fits{left_out}; the nearest is {nearest.text(by)}"
-    )
+    best = budget.best(candidates)
+    shown = best or budget.nearest(candidates)
+    disturbed = sum(not c.enough_clean for c in candidates)
+    excluded = f", {disturbed} of them not counted: too few undisturbed samples" if disturbed else ""
+    words = shown.text(by)
+    if best is None:
+        words = f"none of {len(candidates)} variants fits{excluded}; the nearest is {words}"
     evidence = (
-        (f"{by} of {named.artefact.name}", named.quality.source),
-        (f"latency of {named.artefact.name}", named.time.source),
+        (f"{by} of {shown.artefact.name}", shown.quality.source),
+        (f"latency of {shown.artefact.name}", shown.latency.source),
     )
-    return Recommendation(
-        model, where, title, best, words, _doubts(named, len(all_) if best else 1, budget, saving), evidence
-    )
+    doubts = _doubts(shown, len(candidates) if best else 1, budget)
+    return Recommendation(model, where, budget.title, best, words, doubts, evidence)
 
 
-def _doubts(c: Candidate, count: int, budget: float | None, saving: float) -> tuple[str, ...]:
+def _doubts(candidate: Candidate, count: int, budget: Budget) -> tuple[str, ...]:
+    """What makes the choice of one of `count` candidates uncertain."""
     doubts = []
-    if c.time.interval[0] < saving:
-        less = f"less than {saving:g} % of the time is saved" if saving else "it is no faster than the base"
+    low = candidate.latency.record.interval[0]
+    if low < budget.saving:
+        less = f"less than {budget.saving:g} % of the time is saved"
         doubts.append(
-            f"the measurement does not exclude that {less}: its 95 % interval begins at {c.time.interval[0]:.1f} %"
+            "the measurement does not exclude that "
+            f"{less if budget.saving else 'it is no faster than the base'}: "
+            f"its 95 % interval begins at {low:.1f} %"
         )
-    if budget is not None:
-        chance = c.chance_within(budget)
+    if budget.loss is not None:
+        doubts.append(_chance(candidate, budget.loss))
+    if candidate.stderr is not None:
         doubts.append(
-            "no standard error is known: how sure it is cannot be told"
-            if chance is None
-            else f"the true loss is within the budget with {chance:.0%} probability"
-            + (
-                ""
-                if chance >= 0.95
-                else f"; it is surely (95 %) within {max(0.0, c.loss + SURE * (c.stderr or 0)):.1f}"
-            )
-        )
-    if c.stderr is not None:
-        doubts.append(
-            "the error counts base and variant as independent; they answered the same questions, so it is an upper bound"
+            "the error counts base and variant as independent; they answered the same questions, "
+            "so it is an upper bound"
         )
     if count > 1:
         doubts.append(
             f"it is the best of {count} on the same questions, so its loss is likelier under- than overstated"
         )
-    return (*doubts, *c.quality.notes, *c.time.marks())
+    return (*doubts, *candidate.quality.notes, *candidate.latency.marks())
+
+
+def _chance(candidate: Candidate, loss: float) -> str:
+    chance = candidate.chance_within(loss)
+    if chance is None:
+        return "no standard error is known: how sure it is cannot be told"
+    bound = max(0.0, candidate.loss + SURE * (candidate.stderr or 0))
+    end = "" if chance >= 0.95 else f"; it is surely (95 %) within {bound:.1f}"
+    return f"the true loss is within the budget with {chance:.0%} probability{end}"
 
 
 def _unit(by: str) -> str:
-    return (
-        "points of the average"
-        if by == "average"
-        else f"% of {by}"
-        if by.endswith("loss")
-        else f"points of {by}"
-    )
+    if by == "average":
+        return "points of the average"
+    return f"% of {by}" if by.endswith("loss") else f"points of {by}"

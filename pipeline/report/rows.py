@@ -1,11 +1,14 @@
-"""What the report is made of: numbers with where they came from. A number that is not there is a gap with its reason."""
+"""What the report is made of: records with their source files, gathered by artefact."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
-from pipeline.evals.score.results import LOWER_IS_BETTER, text_of
+from pipeline.calib.similarity import Similarity
+from pipeline.report.sources import Sourced, SourceFile
+from pipeline.store.records import Conditions, Latency, LedgerEntry, Score, ScoreRecord, SimilarityRecord
 from pipeline.types import SkipSet
 
 UNCHECKED = "unchecked: nothing says that the artefact computes the right thing"
@@ -14,117 +17,79 @@ KINDS = ("base", "attn", "mlp", "block", "mixed")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The file that a number was read from.
-
-    Attributes:
-        path: as it was found.
-        copy: of the same bytes inside the report's folder, relative to it: what links point at.
-        digest: SHA-256 of the bytes.
-    """
-
-    path: str
-    copy: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """One benchmark's value; `value` and `stderr` are fractions (a loss: over log V), n counts documents."""
-
-    benchmark: str
-    title: str
-    metric: str
-    value: float
-    stderr: float | None
-    n: int
-    limit: int | None
-    num_fewshot: int | None
-    protocol: str
-    complete: bool | None
-    shots: str | None
-    checked: bool
-    device: str
-    versions: str
-    source: Source
+class SourcedScore(Sourced[ScoreRecord]):
+    """One benchmark's score with its source file."""
 
     @property
-    def is_loss(self) -> bool:
-        return self.metric in LOWER_IS_BETTER
+    def score(self) -> Score:
+        """The score itself."""
+        return self.record.pipeline
 
     @property
-    def text(self) -> str:
-        return text_of(self.value, self.stderr, self.metric)
+    def device(self) -> str:
+        """Where it was measured."""
+        return self.record.config.device
 
     @property
-    def whole(self) -> bool:
-        """Whether it rests on the whole published set, as far as is known."""
-        return self.limit is None and self.complete is not False
+    def versions(self) -> str:
+        """'lm_eval 0.4.13, arc 1.0': of lm-eval and of its tasks."""
+        lm_eval = {"lm_eval": self.record.lm_eval_version} if self.record.lm_eval_version else {}
+        return _joined(lm_eval | self.record.versions)
 
     def marks(self) -> tuple[str, ...]:
         """What a reader must know before believing it, in words."""
-        found = [] if self.whole else [f"{self.n} documents, not the whole published set"]
-        found += [] if self.checked else [UNCHECKED]
-        found += [f"few-shot examples from {self.shots}"] if self.shots else []
-        return tuple(found)
+        score = self.score
+        notes = [] if score.is_whole else [f"{score.n} documents, not the whole published set"]
+        notes += [] if score.checked else [UNCHECKED]
+        notes += [f"few-shot examples from {score.shots}"] if score.shots else []
+        return tuple(notes)
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
-    """One length's latency: milliseconds a pass, seconds in total for `sequences`, % of base's time saved and its 95 % interval.
+class SourcedLatency(Sourced[Latency]):
+    """The latency at one length with its source file and the conditions of its run."""
 
-    Attributes:
-        contestant: 'artefact', or 'torch' or 'optimum' on the same variant.
-        ceiling: % that the removed work allows.
-    """
-
-    contestant: str
-    length: int
-    decode: bool
-    total: float
-    sequences: int
-    batch: int
-    p50: float
-    p90: float
-    p99: float
-    saved: float
-    interval: tuple[float, float]
-    ceiling: float | None
-    above_ceiling: bool
-    enough_clean: bool
-    checked: bool
-    peak_mb: float | None
-    weight_mb: float | None
-    cache_bytes: float | None
-    device: str
-    versions: str
-    source: Source
+    conditions: Conditions
 
     @property
-    def what(self) -> str:
+    def workload(self) -> str:
         """'prefill 50', 'decode 100'."""
-        return f"{'decode' if self.decode else 'prefill'} {self.length}"
+        return f"{'decode' if self.conditions.decode else 'prefill'} {self.record.length}"
+
+    @property
+    def device(self) -> str:
+        """Where it was measured, and on how many threads."""
+        return f"{self.conditions.device}, {self.conditions.threads} threads"
+
+    @property
+    def versions(self) -> str:
+        """'onnxruntime 1.27.0, …'."""
+        return _joined(self.conditions.versions)
 
     def marks(self) -> tuple[str, ...]:
         """What a reader must know before believing it, in words."""
-        found = ["too few undisturbed samples: do not quote it"] if not self.enough_clean else []
-        found += (
-            ["above its ceiling: a bug in the measurement, or time that is no counted work"]
-            if self.above_ceiling
-            else []
-        )
-        return (*found, *([] if self.checked else [UNCHECKED]))
+        notes = [] if self.record.enough_clean else ["too few undisturbed samples: do not quote it"]
+        if self.record.above_ceiling:
+            notes.append(
+                "above its ceiling: a bug in the measurement, or time that is no counted work",
+            )
+        return (*notes, *([] if self.conditions.checked else [UNCHECKED]))
+
+
+def _joined(versions: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version is not None)
 
 
 @dataclass(slots=True)
-class Artefact:
-    """Everything that result files say of one artefact: one SHA-256 of one model.
+class ArtefactResults:
+    """All results of one artefact, which is one SHA-256 of one model.
 
     Attributes:
-        layers: of the model; None where nothing here tells.
+        num_layers: of the model; None where no file says it.
         runner: 'graph', or the engine's file name.
         check: 'passed', 'failed: …', or None.
         unproven: why nothing of it can have been measured here, where that is known.
+        selectors: the rules that chose its skip set.
     """
 
     model: str
@@ -133,107 +98,114 @@ class Artefact:
     precision: str
     adapter: str | None
     runner: str
-    digest: str
-    layers: int | None
+    sha256: str
+    num_layers: int | None
     check: str | None = None
-    checked_in: Source | None = None
+    check_source: SourceFile | None = None
     unproven: str | None = None
-    scores: list[Scored] = field(default_factory=list)
-    times: list[Timed] = field(default_factory=list)
+    scores: list[SourcedScore] = field(default_factory=list)
+    latencies: list[SourcedLatency] = field(default_factory=list)
     selectors: set[str] = field(default_factory=set)
 
     @property
     def kind(self) -> str:
+        """One of KINDS."""
         return kind_of(self.skip)
 
     @property
     def fraction(self) -> float | None:
         """Of the sublayers of its kind that are left out, 0 … 1; of all sublayers for a mixed one."""
-        if self.layers is None:
+        if self.num_layers is None:
             return None
         attention, mlp = len(self.skip.attention), len(self.skip.mlp)
-        return (
-            (attention + mlp) / (2 * self.layers)
-            if self.kind == "mixed"
-            else max(attention, mlp) / self.layers
-        )
+        if self.kind == "mixed":
+            return (attention + mlp) / (2 * self.num_layers)
+        return max(attention, mlp) / self.num_layers
 
     @property
     def name(self) -> str:
         """'attn22-29.fp32', or 'attn22-29/tensorrt-sm80-fp16' for an engine."""
-        return (
-            f"{self.variant}.{self.precision}" if self.runner == "graph" else f"{self.variant}/{self.runner}"
-        )
+        end = f".{self.precision}" if self.runner == "graph" else f"/{self.runner}"
+        return self.variant + end
 
     @property
-    def results(self) -> list[Scored | Timed]:
-        return [*self.scores, *self.times]
+    def results(self) -> list[SourcedScore | SourcedLatency]:
+        """All that was measured of it."""
+        return [*self.scores, *self.latencies]
 
-    def score(self, benchmark: str) -> Scored | None:
-        """The fullest score of a benchmark with its own shots; of equals v1's, which the papers' leaderboard used."""
-        mine = [s for s in self.scores if s.benchmark == benchmark and s.num_fewshot is None]
-        return max(mine, key=lambda s: (s.checked, s.whole, s.n, s.protocol == "v1"), default=None)
-
-    def time(self, length: int, decode: bool = False) -> Timed | None:
-        """The latency at one length and batch 1, of the artefact itself."""
-        mine = [
-            t
-            for t in self.times
-            if (t.contestant, t.length, t.decode, t.batch) == ("artefact", length, decode, 1)
+    def score(self, benchmark: str) -> SourcedScore | None:
+        """The fullest score of a benchmark with its own shots; of equals v1's, the papers' leaderboard's."""
+        candidates = [
+            one for one in self.scores if one.score.benchmark == benchmark and one.score.num_fewshot is None
         ]
-        return max(mine, key=lambda t: (t.checked, t.enough_clean, t.sequences), default=None)
+        return max(candidates, key=lambda one: (*trust(one), one.score.protocol == "v1"), default=None)
+
+    def latency(self, length: int, decode: bool = False) -> SourcedLatency | None:
+        """The latency at one length and batch 1, of the artefact itself."""
+        candidates = [
+            one
+            for one in self.latencies
+            if (one.record.kind, one.record.length) == ("artefact", length)
+            and (one.conditions.decode, one.conditions.batch) == (decode, 1)
+        ]
+        return max(candidates, key=_latency_trust, default=None)
+
+
+def trust(one: SourcedScore) -> tuple[bool, bool, int]:
+    """A score's order of trust: checked first, then the whole set, then more documents."""
+    return one.score.checked, one.score.is_whole, one.score.n
+
+
+def _latency_trust(one: SourcedLatency) -> tuple[bool, bool, int]:
+    return one.conditions.checked, one.record.enough_clean, one.conditions.sequences
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A job of a sweep's ledger: one stage on one variant."""
+class ModelStatistics(Sourced[SimilarityRecord]):
+    """The similarity statistics of one model.
 
-    stage: str
-    model: str
-    variant: str | None
-    kind: str | None
-    frac: float | None
-    select: str | None
-    precision: str | None
-    task: str | None
-    state: str
-    error: str | None
-    source: Source
-
-
-@dataclass(slots=True)
-class Statistics:
-    """Similarity of one model: lists as in similarity.json, and the angular distances [M, M] where their arrays are there."""
+    Attributes:
+        similarity: with its arrays; None where they cannot be used, and then `gap` says why.
+    """
 
     model: str
-    record: dict[str, Any]
-    distances: Any
+    similarity: Similarity | None
     gap: str | None
-    source: Source
+
+
+class UnusableFile(NamedTuple):
+    """A file that could not be read, by its path in the project."""
+
+    name: str
+    reason: str
 
 
 @dataclass(slots=True)
-class Findings:
-    """All that was found."""
+class Collection:
+    """All that the report is made of."""
 
-    artefacts: list[Artefact] = field(default_factory=list)
-    jobs: list[Job] = field(default_factory=list)
-    statistics: list[Statistics] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    artefacts: list[ArtefactResults] = field(default_factory=list)
+    jobs: list[Sourced[LedgerEntry]] = field(default_factory=list)
+    statistics: list[ModelStatistics] = field(default_factory=list)
+    sources: list[SourceFile] = field(default_factory=list)
+    problems: list[UnusableFile] = field(default_factory=list)
 
     def models(self) -> list[str]:
-        named = (
-            [a.model for a in self.artefacts]
-            + [s.model for s in self.statistics]
-            + [j.model for j in self.jobs]
-        )
-        return list(dict.fromkeys(named))
+        """Names of the models, each once."""
+        names = [a.model for a in self.artefacts] + [s.model for s in self.statistics]
+        return list(dict.fromkeys(names + [job.record.model for job in self.jobs]))
+
+    def artefacts_of(self, model: str) -> list[ArtefactResults]:
+        """The artefacts of one model."""
+        return [a for a in self.artefacts if a.model == model]
 
 
 def kind_of(skip: SkipSet) -> str:
+    """One of KINDS: what a skip set leaves out."""
     if not skip:
         return "base"
     if skip.attention == skip.mlp:
         return "block"
-    return "mixed" if skip.attention and skip.mlp else "attn" if skip.attention else "mlp"
+    if skip.attention and skip.mlp:
+        return "mixed"
+    return "attn" if skip.attention else "mlp"

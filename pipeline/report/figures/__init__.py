@@ -1,47 +1,118 @@
-"""The papers' figures, one a file. A figure is a function `draw(model) -> Figure`; its file's name is its name.
+"""The figures, one a file; the file's name is the figure's.
 
-Each is written as PNG and SVG with its numbers beside it as CSV, to evals/figures/<model>/. Colours are told apart in
-greyscale: series differ in lightness, marker and dash, maps rise in lightness.
+A file computes its figure's data once. Both forms draw these data:
+
+- `charts(collection) -> list[Chart]` with `PLACE`: on the page. Charts stand in the order of PLACE.
+- `draw(model, project) -> Drawing`: as PNG, SVG and CSV, in evals/figures/<model>/.
+
+`SHOWS` lists the figures of papers that its charts show.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib
 import pkgutil
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import NamedTuple
 
-from pipeline import store
+from pipeline.report import papers
+from pipeline.report.charts import Chart
+from pipeline.report.drawing import Drawing
+from pipeline.report.rows import Collection
+from pipeline.store import Project
 from pipeline.types import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-SERIES: tuple[dict[str, Any], ...] = (
-    {"color": "#08306b", "marker": "o", "linestyle": "-"},
-    {"color": "#d95f0e", "marker": "s", "linestyle": "--"},
-    {"color": "#74c476", "marker": "^", "linestyle": ":"},
-    {"color": "#7a7a7a", "marker": "x", "linestyle": "-."},
-)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A drawn figure and its numbers."""
+class PaperFigure:
+    """A figure of a paper.
 
-    drawing: Any
-    headings: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
+    Attributes:
+        paper: its key in papers.toml.
+        number: '1c'.
+        title: what it shows.
+        charts: the name of the chart that shows it; 'cosine-' for all charts whose names begin so.
+        command: measures what it needs.
+    """
+
+    paper: str
+    number: str
+    title: str
+    charts: str
+    command: str
+
+    @property
+    def text(self) -> str:
+        """'Gromov et al., Figure 4: heat map …'."""
+        return f"{self.paper.capitalize()} et al., Figure {self.number}{self.title}"
+
+    def is_shown_by(self, chart: Chart) -> bool:
+        """Whether the chart shows it."""
+        if self.charts.endswith("-"):
+            return chart.name.startswith(self.charts)
+        return chart.name == self.charts
+
+
+class ShownFigure(NamedTuple):
+    """A paper's figure, what there is of it in words, and the chart's name; a gap has no chart."""
+
+    figure: str
+    words: str
+    chart: str | None
+
+
+def charts(collection: Collection) -> list[Chart]:
+    """All charts of the page."""
+    drawn = [module for module in _modules().values() if hasattr(module, "charts")]
+    drawn.sort(key=lambda module: module.PLACE)
+    return [chart for module in drawn for chart in module.charts(collection)]
+
+
+def paper_figures(page: list[Chart]) -> list[ShownFigure]:
+    """What there is of each paper's figures on the page; a gap names the command that fills it."""
+    shown: list[ShownFigure] = []
+    for figure in _paper_figures():
+        own = [chart for chart in page if figure.is_shown_by(chart)]
+        there = [chart for chart in own if not chart.gap]
+        shown += [ShownFigure(figure.text, chart.title, chart.name) for chart in there]
+        if not there:
+            gap = own[0].gap if own else None
+            shown.append(ShownFigure(figure.text, gap or f"not run: {figure.command}", None))
+    return shown
+
+
+def _paper_figures() -> list[PaperFigure]:
+    """The papers' figures, paper by paper, by their numbers."""
+    order = list(papers.sources())
+
+    def place(figure: PaperFigure) -> tuple[int, int, str]:
+        digits = re.match(r"\d+", figure.number)
+        return order.index(figure.paper), int(digits[0]) if digits else 0, figure.number
+
+    return sorted((f for module in _modules().values() for f in getattr(module, "SHOWS", ())), key=place)
+
+
+def _modules() -> dict[str, ModuleType]:
+    """Name → module of each file in this folder."""
+    names_here = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names_here}
 
 
 def names() -> list[str]:
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
+    """The figures that can be written to files."""
+    return [name for name, module in _modules().items() if hasattr(module, "draw")]
 
 
-def write(model: str, name: str) -> list[Path]:
-    """Draws one figure of a model and writes its three files.
+def write(model: str, name: str, project: Project | None = None) -> list[Path]:
+    """Draws one figure of a model and writes its PNG, SVG and CSV.
+
+    Args:
+        model: its name under graphs/.
+        name: one of `names()`.
+        project: the current directory's by default.
 
     Raises:
         UserError: no such figure, or what it shows has not been measured; says the command that does.
@@ -52,26 +123,6 @@ def write(model: str, name: str) -> list[Path]:
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = model  # the same numbers give the same file
-    figure: Figure = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").draw(model)
-    stem, written = store.figures_dir(model) / name, []
-    for suffix in (".png", ".svg"):
-        with store.atomic(stem.with_suffix(suffix)) as temporary:
-            metadata = {"Date": None} if suffix == ".svg" else {}
-            figure.drawing.savefig(temporary, format=suffix[1:], dpi=160, metadata=metadata)
-        written.append(stem.with_suffix(suffix))
-    with store.atomic(stem.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as out:
-        csv.writer(out).writerows([figure.headings, *figure.rows])
-    return [*written, stem.with_suffix(".csv")]
-
-
-def axes(title: str, x: str, y: str, width: float = 7.0) -> tuple[Any, Axes]:
-    """An empty figure with one set of axes, labelled."""
-    from matplotlib.figure import Figure as Drawing
-
-    drawing = Drawing(figsize=(width, 4.4), layout="constrained")
-    plot = drawing.add_subplot()
-    plot.set_title(title, fontsize=11)
-    plot.set_xlabel(x)
-    plot.set_ylabel(y)
-    plot.spines[["top", "right"]].set_visible(False)
-    return drawing, plot
+    project = project or Project()
+    drawing: Drawing = _modules()[name].draw(model, project)
+    return drawing.write(project.figures(model) / name)

@@ -1,28 +1,77 @@
-"""Cosine similarity of the residual stream before and after each layer, attention and MLP (Tyukin et al. 2024, Figure 1)."""
+"""Cosine similarity of the residual stream before and after each sublayer (Tyukin et al. 2024, Figure 1).
+
+Legend: L layers.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-
 from pipeline.calib import similarity
-from pipeline.report import figures
-from pipeline.report.figures import Figure
+from pipeline.calib.similarity import Similarity
+from pipeline.report import drawing
+from pipeline.report.charts import LABELS, STYLE, Chart, Point, Series, layout_of, trace_of
+from pipeline.report.drawing import Drawing
+from pipeline.report.figures import PaperFigure
+from pipeline.report.rows import Collection, ModelStatistics
+from pipeline.store import Project
+from pipeline.store.records import SimilarityRecord
 
-LABELS = {"layer": "layer", "attn": "attention", "mlp": "MLP"}
+PLACE = 60
+SHOWS = (
+    PaperFigure(
+        "tyukin",
+        "1",
+        ": cosine similarity of neighbouring layers",
+        "cosine-",
+        "`pipeline calibrate MODEL`",
+    ),
+)
+KINDS = {"layer": "block", "attn": "attn", "mlp": "mlp"}
+"""Part of a layer → the kind whose colour and marker it has."""
 
 
-def draw(model: str) -> Figure:
-    told = similarity.of_model(model)
-    drawing, plot = figures.axes(
+def curves(record: SimilarityRecord) -> dict[str, tuple[float, ...]]:
+    """Part of a layer → [L], the means over all tokens."""
+    return {"layer": record.cosine_layer, "attn": record.cosine_attn, "mlp": record.cosine_mlp}
+
+
+def charts(collection: Collection) -> list[Chart]:
+    """A chart for each model."""
+    return [_chart(statistics, k) for k, statistics in enumerate(collection.statistics)]
+
+
+def _chart(statistics: ModelStatistics, k: int) -> Chart:
+    data = []
+    for part, values in curves(statistics.record).items():
+        kind = KINDS[part]
+        name = "whole layer" if part == "layer" else LABELS[kind]
+        points = [Point(i, v, f"layer {i}: {v:.4f}", statistics.source) for i, v in enumerate(values)]
+        data.append(trace_of(points, Series(name, statistics.model, kind, *STYLE[kind], lines=True)))
+    return Chart(
+        name=f"cosine-{k}",
+        title=f"{statistics.model}: stream before and after each sublayer",
+        caption="Near 1: the stream hardly changes, so this sublayer is a candidate "
+        "(Tyukin et al., Figure 1).",
+        figure={"data": data, "layout": layout_of("layer", "cosine similarity")},
+    )
+
+
+def draw(model: str, project: Project) -> Drawing:
+    """The curves with their standard errors.
+
+    Raises:
+        UserError: the model has no statistics.
+    """
+    statistics: Similarity = similarity.of_model(model, project)
+    figure, plot = drawing.axes(
         f"{model}: stream before and after each sublayer", "layer", "cosine similarity"
     )
-    layers, rows = np.arange(told.layers), []
-    for (kind, label), style in zip(LABELS.items(), figures.SERIES, strict=False):
-        mean, error = told.cosine(kind), told.cosine_error(kind)
-        plot.errorbar(layers, mean, yerr=error, label=label, markersize=4, linewidth=1.2, capsize=2, **style)
-        rows += [
-            (label, int(layer), float(m), float(e)) for layer, m, e in zip(layers, mean, error, strict=True)
-        ]
+    rows = []
+    for (part, mean), style in zip(curves(statistics.record).items(), drawing.SERIES, strict=False):
+        label = "layer" if part == "layer" else LABELS[KINDS[part]]
+        errors = statistics.cosine_error(part)
+        layers = range(len(mean))
+        plot.errorbar(layers, mean, yerr=errors, label=label, markersize=4, linewidth=1.2, capsize=2, **style)
+        rows += [(label, i, value, float(e)) for i, value, e in zip(layers, mean, errors, strict=True)]
     plot.legend(frameon=False)
     plot.grid(alpha=0.25)
-    return Figure(drawing, ("what", "layer", "cosine", "stderr"), rows)
+    return Drawing(figure, ("what", "layer", "cosine", "stderr"), rows)

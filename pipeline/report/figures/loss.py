@@ -1,64 +1,73 @@
-"""Token loss over log V against the fraction of layers left out, before and after healing (Gromov et al. 2024, Figure 3)."""
+"""Token loss over log V against the fraction of blocks left out (Gromov et al. 2024, Figure 3).
+
+Legend: V vocabulary.
+
+The page shows the same points among those of `fraction`.
+"""
 
 from __future__ import annotations
 
-from pipeline import store
-from pipeline.evals.score import results
-from pipeline.evals.score.results import LOWER_IS_BETTER, Score
-from pipeline.report import figures
-from pipeline.report.figures import Figure
+from pipeline.report import collect, drawing
+from pipeline.report.drawing import Drawing
+from pipeline.report.figures.fraction import FractionPoint, points_of
+from pipeline.report.rows import ArtefactResults
+from pipeline.store import Project
 from pipeline.types import UserError
 
 
-def draw(model: str) -> Figure:
-    points = _points(model)
-    drawing, plot = figures.axes(
-        f"{model}: loss without blocks of layers", "layers left out, %", "token loss / log V"
-    )
-    benchmark = points[0][1].title
+def draw(model: str, project: Project) -> Drawing:
+    """Every variant is a mark; a line joins the best of each size.
+
+    Raises:
+        UserError: no loss has been measured.
+    """
+    points = block_losses(model, project)
+    benchmark = points[0].result.score.title
+    figure, plot = drawing.axes(f"{model}: loss without blocks of layers", "layers left out, %", benchmark)
     rows = []
-    for healed, style in zip((False, True), figures.SERIES, strict=False):
-        mine = sorted(
-            (100 * fraction, score.value, score.stderr or 0.0, score.variant)
-            for fraction, score, h in points
-            if h == healed
-        )
-        if mine:
-            x, y, error, variants = zip(*mine, strict=True)
-            lowest = {fraction: min(v for f, v in zip(x, y, strict=True) if f == fraction) for fraction in x}
-            plot.errorbar(
-                x, y, yerr=error, capsize=2, color=style["color"], marker=style["marker"], linestyle="none"
-            )
-            label = "healed" if healed else "not healed"
-            plot.plot(list(lowest), list(lowest.values()), label=f"{label} (best of each size)", **style)
-            rows += [
-                (variant, a, b, c, healed) for variant, a, b, c in zip(variants, x, y, error, strict=True)
-            ]
+    for healed, style in zip((False, True), drawing.SERIES, strict=False):
+        group = [p for p in points if p.is_healed == healed]
+        if not group:
+            continue
+        x, y, errors = ([*column] for column in zip(*map(_numbers, group), strict=True))
+        marks = {"color": style["color"], "marker": style["marker"]}
+        plot.errorbar(x, y, yerr=errors, capsize=2, linestyle="none", **marks)
+        lowest = {percent: min(b for a, b in zip(x, y, strict=True) if a == percent) for percent in x}
+        label = f"{'healed' if healed else 'not healed'} (best of each size)"
+        plot.plot(list(lowest), list(lowest.values()), label=label, **style)
+        rows += [(p.artefact.variant, *_numbers(p), healed) for p in group]
     plot.axhline(1, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
     plot.text(0, 1, "uniform guess", va="bottom", fontsize=8)
-    plot.set_ylabel(benchmark)
     plot.legend(frameon=False)
     plot.grid(alpha=0.25)
-    return Figure(drawing, ("variant", "percent", "loss_over_log_v", "stderr", "healed"), rows)
+    return Drawing(figure, ("variant", "percent", "loss_over_log_v", "stderr", "healed"), rows)
 
 
-def _points(model: str) -> list[tuple[float, Score, bool]]:
-    """(fraction, score, healed) of every variant of whole blocks that has a loss; of one benchmark, the one with most points."""
-    found: dict[str, list[tuple[float, Score, bool]]] = {}
-    for graph in store.graphs_of(model):
-        record = store.read_sidecar(graph)
-        variant = store.variant_of(record)
-        if variant.skip.attention == variant.skip.mlp and variant.precision == "fp32":
-            for score in results.scores_of(graph):
-                if score.metric in LOWER_IS_BETTER:
-                    point = (
-                        len(variant.skip.attention) / record["num_layers"],
-                        score,
-                        variant.adapter is not None,
-                    )
-                    found.setdefault(score.benchmark, []).append(point)
-    if not found:
+def _numbers(point: FractionPoint) -> tuple[float, float, float]:
+    """Percent left out, loss, standard error."""
+    return point.percent, point.value, point.stderr or 0.0
+
+
+def block_losses(model: str, project: Project) -> list[FractionPoint]:
+    """Losses of the fp32 graphs without whole blocks, by size; of the benchmark that most of them have.
+
+    Raises:
+        UserError: there are none.
+    """
+    collection = collect.gather([model], project)
+    benchmarks = {one.score.benchmark for a in collection.artefacts for one in a.scores if one.score.is_loss}
+    losses = [
+        [p for p in points_of(collection, benchmark) if _is_block_graph(p.artefact)]
+        for benchmark in sorted(benchmarks)
+    ]
+    best = max(losses, key=len, default=[])
+    if not best:
         raise UserError(
-            f"no loss of {model} has been measured; run `pipeline score graphs/{model}/*.fp32.onnx --tasks smoke-loss` (or c4-loss)"
+            f"no loss of {model} has been measured; "
+            f"run `pipeline score graphs/{model}/*.fp32.onnx --tasks smoke-loss` (or c4-loss)"
         )
-    return max(found.values(), key=len)
+    return sorted(best, key=lambda p: (p.percent, p.value))
+
+
+def _is_block_graph(artefact: ArtefactResults) -> bool:
+    return artefact.kind in ("base", "block") and (artefact.precision, artefact.runner) == ("fp32", "graph")

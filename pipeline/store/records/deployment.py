@@ -56,11 +56,17 @@ class ShippedFile(Record):
 
 
 class ShipSettings(Record):
-    """How NAME_generate runs: requests side by side, tokens of cache, requests that wait, at most."""
+    """How NAME_generate runs; users may change it later in its config.pbtxt.
 
-    rows: Count
-    cache_tokens: Count
-    queue: Count
+    Attributes:
+        rows: requests side by side at most.
+        cache_tokens: tokens of keys and values that the batch may need at most.
+        queue: requests that wait at most.
+    """
+
+    rows: Count = 16
+    cache_tokens: Count = 16_384
+    queue: Count = 128
 
 
 class ShippedVersion(VariantRecord):
@@ -69,10 +75,13 @@ class ShippedVersion(VariantRecord):
     Attributes:
         sha256: of the artefact.
         kind: 'onnx graph', 'tensorrt plan' or 'tensorrt-rtx plan'.
-        artefact: the path that it was shipped from.
+        settings: of its text model.
+        artefact: the path that it was shipped from, relative to SHIP.json.
+        weights: identity of the checkpoint.
         check: what its check said, in words.
         raw_model: NAME is there too, and not NAME_generate alone.
         plan, graph: where they lie in the repository.
+        kv_bytes_per_token: of the cache, for one sequence.
         needs: what the serving machine must have.
         shipped: when, in ISO form.
         files: path in the repository → digest and size.

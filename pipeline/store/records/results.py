@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, TypeAdapter
 
 from pipeline.store.records.artefacts import VariantRecord
 from pipeline.store.records.base import Count, Digest, Record, Seconds
@@ -192,7 +192,7 @@ class Score(Record):
     """One benchmark's value for one artefact.
 
     Attributes:
-        artefact: its path, relative to this file.
+        artefact: its path; in a file relative to that file.
         metric: lm-eval's name of it; `loss` is the token loss over log V.
         value: as a fraction (a loss as it is); stderr its standard error, n the documents behind it.
         limit: documents a task at most, None for all of them.
@@ -252,10 +252,19 @@ def score_key(benchmark: str, protocol: str, num_fewshot: int | None, limit: int
 
 
 class DataSource(Record):
-    """Rows that a benchmark was read from: a file by its digest, or a dataset of the hub."""
+    """Where the rows of a split came from.
+
+    Attributes:
+        file: their path, in a result relative to it; or a dataset of the hub.
+        rows: how many there are.
+        official_rows: how many the published set has; of a family, all its subjects together.
+        sha256: of the file, or of the texts from the hub.
+    """
 
     file: str
-    sha256: str | None = None
+    rows: Count = 0
+    official_rows: Count | None = None
+    sha256: Digest | None = None
 
 
 class ScoreConfig(Record):
@@ -270,6 +279,7 @@ class ScoreRecord(Record):
 
     Attributes:
         pipeline: the score.
+        date: when it was measured, seconds since 1970.
         data: task → split → where its rows came from.
     """
 
@@ -277,4 +287,27 @@ class ScoreRecord(Record):
     config: ScoreConfig = ScoreConfig()
     versions: dict[str, Any] = {}
     lm_eval_version: str | None = None
+    date: float = 0.0
     data: dict[str, dict[str, DataSource]] = Field(default_factory=dict)
+
+
+def _result_kind(record: Any) -> str | None:
+    """'check', 'bench' or 'score'; None for what is none of them."""
+    if not isinstance(record, dict):
+        return None
+    return "score" if "pipeline" in record else record.get("what")
+
+
+RESULT: TypeAdapter[CheckRecord | BenchRecord | ScoreRecord] = TypeAdapter(
+    Annotated[
+        Annotated[CheckRecord, Tag("check")]
+        | Annotated[BenchRecord, Tag("bench")]
+        | Annotated[ScoreRecord, Tag("score")],
+        Discriminator(
+            _result_kind,
+            custom_error_type="result",
+            custom_error_message="no result of `check`, `bench` or `score`",
+        ),
+    ]
+)
+"""A result of any of the three commands."""

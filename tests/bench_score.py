@@ -22,12 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import store
-from pipeline.evals.score import benchmarks, prefixes, tokens
-from pipeline.evals.score import questions as asked
-from pipeline.evals.score.batches import Scorer, Work
+from pipeline.evals.score import benchmarks, prefixes, questions, tokens
 from pipeline.evals.score.evaluation import Evaluation
 from pipeline.evals.score.harness import PipelineLM
-from pipeline.evals.score.words import Pair
+from pipeline.evals.score.scorer import Scorer, Work
+from pipeline.evals.score.words import TextPair
 from pipeline.graphs import variants
 from pipeline.runtime.runner import Array, Cache, Runner, TensorInfo
 from tests.parity import demo_graph, hf
@@ -61,13 +60,13 @@ class Blank(Runner):
         return {"": np.broadcast_to(np.float32(0), (*wanted.shape, 1 << 17))}, cache
 
 
-def counted(model: PipelineLM, pairs: list[Pair], batch_tokens: int = 2048) -> tuple[Work, int, int]:
+def counted(model: PipelineLM, pairs: list[TextPair], batch_tokens: int = 2048) -> tuple[Work, int, int]:
     """(what ours puts through, tokens of the `hf` backend, tokens of one forward pass per choice)."""
     scorer = Scorer(Blank(model.runner), batch_tokens)
     theirs: dict[bytes, int] = {}
     each = 0
-    parts = list(asked.windows(sorted(set(pairs))))
-    for encoded in tokens.windows(model, parts):
+    texts = list(questions.windows(sorted(set(pairs))))
+    for encoded in tokens.windows(model, texts):
         requests = [
             prefixes.request(context, continuation, model.max_length) for context, continuation in encoded
         ]
@@ -184,7 +183,7 @@ def together(base: Path, data: Path, documents: int, threads: int) -> str:
     from pipeline.graphs import merge
     from pipeline.types import SkipSet, count_of
 
-    layers = store.read_sidecar(base)["num_layers"]
+    layers = store.graph_sidecar(base).num_layers
     counts = [count_of(frac, layers) for frac in (0.1, 0.25, 0.33)]
     sets = [SkipSet.of(kind, range(layers - n, layers)) for kind in ("attn", "mlp", "block") for n in counts]
     sets += [SkipSet.of("attn", range(layers - 1 - n, layers - 1)) for n in counts]
@@ -204,7 +203,7 @@ def together(base: Path, data: Path, documents: int, threads: int) -> str:
         one.loglikelihood(rounds[0])
         for part in rounds[1:]:
             spent += _timed(lambda one=one, part=part: one.loglikelihood(part))
-        name = store.variant_of(store.read_sidecar(graph)).name
+        name = store.variant(graph).name
         mine, theirs = (journal.answers for journal in (one.journals[""], merged.journals[name]))
         apart = max(apart, *(abs(mine[key][0] - theirs[key][0]) / abs(mine[key][0]) for key in mine))
         one.close()

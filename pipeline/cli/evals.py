@@ -87,14 +87,12 @@ def bench(
     What has not been checked is checked first; the scores that exist stand beside the latencies.
     Example: `pipeline bench graphs/*/mlp22-29.fp32.onnx --sequences 100 --tasks smoke`
     """
-    from dataclasses import asdict
-
     from pipeline.evals.bench import bench as stage
-    from pipeline.evals.score import results
+    from pipeline.evals.score import tables
 
-    if tasks:
-        prerequisites.known_tasks(tasks)  # a misspelt name costs no hour of timing
     taken = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
+    if tasks:
+        prerequisites.known_tasks(tasks, taken)  # a misspelt name costs no hour of timing
     others = tuple(part for part in (compare or "").split(",") if part)
     report = stage.bench(
         prerequisites.checked(taken, unchecked),
@@ -110,11 +108,11 @@ def bench(
     measured = [Path(artefact) for artefact in stage.short(report)]
     scores = prerequisites.scored(measured, tasks, limit, data, unchecked)
     if as_json:
-        show_result({**report.record(), "scores": [asdict(score) for score in scores]}, True)
+        show_result({**report.record(), "scores": [score.plain() for score in scores]}, True)
         return
     arguments.print_table(stage.table(report))
     if scores:
-        arguments.print_table(results.table(scores, stage.short(report)))
+        arguments.print_table(tables.table(scores, stage.short(report)))
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -153,22 +151,30 @@ def score(
 
     A run that was stopped goes on where it was. Example: `pipeline score graphs/*/base.fp32.onnx --tasks smoke`
     """
-    from dataclasses import asdict
-
-    os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar, and it is ours
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars would stand beside this command's own
     taken = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
+    from pipeline.evals.score import benchmarks, tables
     from pipeline.evals.score import score as stage
 
-    names = stage.benchmarks.check_names(tasks)
+    names = benchmarks.check_names(tasks)
     merged = prerequisites.merged(taken, unchecked) if together else None
-    found = stage.score(
-        taken, names, limit=limit, num_fewshot=num_fewshot, data=data, protocol=protocol, merged=merged, batch_tokens=batch_tokens,
-        memory_mb=cache_mb, threads=threads, fresh=fresh, log_samples=log_samples, unchecked=unchecked,
-    )  # fmt: skip
+    settings = stage.ScoreSettings(
+        limit=limit,
+        num_fewshot=num_fewshot,
+        data=data,
+        log_samples=log_samples,
+        protocol=protocol,
+        batch_tokens=batch_tokens,
+        memory_mb=cache_mb,
+        threads=threads,
+        fresh=fresh,
+        unchecked=unchecked,
+    )
+    scores = stage.score(taken, names, settings, merged)
     if as_json:
-        show_result([asdict(one) for one in found], True)
+        show_result([score.plain() for score in scores], True)
     else:
-        arguments.print_table(stage.results.table(found))
+        arguments.print_table(tables.table(scores))
 
 
 @app.command(

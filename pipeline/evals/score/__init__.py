@@ -1,1 +1,1 @@
-"""Benchmarks over a runner, with lm-evaluation-harness: what is asked, what must be computed, and what was found."""
+"""Benchmark scores of graphs and engines, with lm-evaluation-harness."""

@@ -1,40 +1,51 @@
-"""What can be scored by name: one YAML a benchmark in evals/benchmarks/, its prompts and metrics lm-eval's own."""
+"""What can be scored by name: a YAML in evals/benchmarks/; lm-eval gives prompts and metrics."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import store
 from pipeline.types import UserError
 
 PAPER = ("arc", "hellaswag", "truthfulqa", "mmlu")
-"""Whose mean is the `average` of Tyukin et al.'s tables."""
+"""The benchmarks whose mean is the `average` of the tables of Tyukin et al."""
+
+_FORM = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Split(BaseModel):
-    """Where the rows of a split lie in a data folder (without the suffix), how many the official set has, and its home."""
+    """The rows of one split.
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    Attributes:
+        file: in the data folder, without its suffix.
+        rows: how many the official set has.
+        home: the dataset of the hub that they come from ("from" in the file).
+    """
+
+    model_config = _FORM
     file: str
     rows: int
-    home: str
-
-    def __init__(self, **data: Any) -> None:
-        if "from" in data:
-            data["home"] = data.pop("from")
-        super().__init__(**data)
+    home: str = Field(alias="from")
 
 
-class Definition(BaseModel):
-    """A task of lm-eval's (its YAML's path under lm_eval/tasks), or a family of them with a `*` in that path."""
+class TaskDefinition(BaseModel):
+    """A task of lm-eval's, or a family of them.
 
-    model_config = ConfigDict(extra="forbid")
+    Attributes:
+        harness: the YAML's path under lm_eval/tasks; a `*` in it makes a family; None for a token loss.
+        num_fewshot: examples before each question.
+        metric: as lm-eval names it.
+        columns: what a row must have.
+        data: name of a split → its rows.
+        form: another form that the rows may have; see `local_data.read`.
+    """
+
+    model_config = _FORM
     harness: str | None
     num_fewshot: int
     metric: str
@@ -43,19 +54,21 @@ class Definition(BaseModel):
     form: str | None = None
 
 
-class Plain(Definition):
+class SingleDefinition(TaskDefinition):
+    """A benchmark that is one task, or one family."""
+
     title: str
     source: str
 
 
-class Several(BaseModel):
+class CompositeDefinition(BaseModel):
     """A benchmark of several tasks, whose value is their mean."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _FORM
     title: str
     source: str
     metric: str
-    parts: dict[str, Definition]
+    parts: dict[str, TaskDefinition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +77,14 @@ class Part:
 
     Attributes:
         name: lm-eval's task name, or the benchmark's own.
-        harness: the task's YAML inside lm-eval; None for `c4-loss`.
+        harness: the task's YAML inside lm-eval; None for a token loss.
+        definition: as the benchmark's YAML gives it.
         subject: what `{subject}` in a data file's name stands for.
     """
 
     name: str
     harness: Path | None
-    definition: Definition
+    definition: TaskDefinition
     subject: str = ""
 
 
@@ -79,9 +93,12 @@ class Benchmark:
     """A name that `--tasks` takes.
 
     Attributes:
-        folder: where its YAML lies; data files that begin with ./ lie there too. None for a task of lm-eval's by its own name.
+        name, title, source: what the report prints.
+        metric: lm-eval's name of it, with its filter behind a comma; '' for a task of lm-eval's own.
+        parts: its tasks; none for a task of lm-eval's own.
+        folder: of its YAML; data files that begin with ./ are there too. None for a task of lm-eval's.
+        is_family: its parts are the subjects of one benchmark; the protocol says whether size weights them.
         num_fewshot: examples before each question, where they are not its own number.
-        is_family: its parts are one benchmark's subjects, weighted by their size or not as the protocol says.
     """
 
     name: str
@@ -94,104 +111,119 @@ class Benchmark:
     num_fewshot: int | None = None
 
 
-def folders() -> list[Path]:
-    """Where benchmarks are looked for: the project at hand, this checkout, the installed package."""
+def folders(project: store.Project | None = None) -> list[Path]:
+    """Where benchmarks are looked for, in this order: the project, this checkout, the installed package.
+
+    Args:
+        project: that of the artefact which is scored; by default the current directory.
+    """
     package = Path(__file__).parents[2]
-    found = [
-        Path("evals/benchmarks"),
-        package.parent / "evals" / "benchmarks",
-        package / "evals" / "benchmarks",
-    ]
-    return [folder for folder in found if folder.is_dir()]
+    candidates = [(project or store.Project()).benchmarks(), package / "evals" / "benchmarks"]
+    if (package.parent / "pyproject.toml").is_file():  # a checkout, not site-packages
+        candidates.insert(1, store.Project(package.parent).benchmarks())
+    return [folder for folder in candidates if folder.is_dir()]
 
 
-def known() -> dict[str, Path]:
-    """Name → YAML of every benchmark; the project at hand comes first."""
+def known(project: store.Project | None = None) -> dict[str, Path]:
+    """Name → YAML of every benchmark; the project's own come first."""
     return {
         file.stem: file
-        for folder in reversed(folders())
+        for folder in reversed(folders(project))
         for file in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])
     }
 
 
-def find(name: str, num_fewshot: int | None = None) -> Benchmark:
-    """The benchmark of that name: one of ours, a subject of one (`mmlu_anatomy`), or any task of lm-eval's.
+def find(name: str, num_fewshot: int | None = None, project: store.Project | None = None) -> Benchmark:
+    """The benchmark of that name: a known one, a subject of one (`mmlu_anatomy`), or any task of lm-eval's.
 
     Args:
+        name: as `--tasks` takes it.
         num_fewshot: examples before each question, instead of its own number.
+        project: whose evals/benchmarks comes first; by default that of the current directory.
 
     Raises:
         UserError: there is none; the nearest names are offered.
     """
-    found = _find(name)
+    benchmark = _find(name, known(project))
     if num_fewshot is None:
-        return found
-    if num_fewshot < 0 or found.metric == "loss":
+        return benchmark
+    if num_fewshot < 0 or benchmark.metric == "loss":
         raise UserError(f"--num-fewshot {num_fewshot} means nothing for {name}")
     parts = [
-        replace(p, definition=p.definition.model_copy(update={"num_fewshot": num_fewshot}))
-        for p in found.parts
+        replace(part, definition=part.definition.model_copy(update={"num_fewshot": num_fewshot}))
+        for part in benchmark.parts
     ]
-    return replace(found, parts=tuple(parts), num_fewshot=num_fewshot)
+    return replace(benchmark, parts=tuple(parts), num_fewshot=num_fewshot)
 
 
-def _find(name: str) -> Benchmark:
-    files = known()
+def _find(name: str, files: dict[str, Path]) -> Benchmark:
     if name in files:
         return _read(name, files[name])
-    for family in files:
-        whole = _read(family, files[family]) if name.startswith(f"{family}_") else None
-        chosen = [part for part in whole.parts if part.name == name] if whole and whole.is_family else []
-        if whole and chosen:
-            return replace(whole, name=name, title=f"{whole.title}: {chosen[0].subject}", parts=tuple(chosen))
+    for family, file in files.items():
+        if not name.startswith(f"{family}_"):
+            continue
+        whole = _read(family, file)
+        parts = tuple(part for part in whole.parts if part.name == name)
+        if whole.is_family and parts:
+            return replace(whole, name=name, title=f"{whole.title}: {parts[0].subject}", parts=parts)
     return _of_harness(name, files)
 
 
 def _read(name: str, file: Path) -> Benchmark:
     try:
         data = yaml.safe_load(file.read_text())
-        read = (Several if isinstance(data, dict) and "parts" in data else Plain).model_validate(data)
-    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-        where = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        is_composite = isinstance(data, dict) and "parts" in data
+        read: CompositeDefinition | SingleDefinition = (
+            CompositeDefinition if is_composite else SingleDefinition
+        ).model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
         raise UserError(
-            f"{file} is no benchmark: {'.'.join(map(str, where['loc']))} {where['msg']}"
+            f"{file} is no benchmark: {'.'.join(map(str, first['loc']))} {first['msg']}"
         ) from None
-    if isinstance(read, Several):
-        parts = tuple(Part(task, _harness(d.harness), d) for task, d in read.parts.items())
-        return Benchmark(name, read.title, read.source, read.metric, parts, file.parent)
-    if read.harness and "*" in read.harness:
-        return Benchmark(
-            name, read.title, read.source, read.metric, _family(read), file.parent, is_family=True
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no benchmark: {' '.join(str(error).split())}") from None
+    is_family = False
+    if isinstance(read, CompositeDefinition):
+        parts = tuple(
+            Part(task, _harness_path(part.harness) if part.harness else None, part)
+            for task, part in read.parts.items()
         )
-    harness = _harness(read.harness)
-    task = _task_name(harness) if harness else name
-    return Benchmark(name, read.title, read.source, read.metric, (Part(task, harness, read),), file.parent)
+    elif read.harness and "*" in read.harness:
+        parts, is_family = _family(read, read.harness), True
+    elif read.harness:
+        harness = _harness_path(read.harness)
+        parts = (Part(_task_name(harness), harness, read),)
+    else:
+        parts = (Part(name, None, read),)
+    return Benchmark(name, read.title, read.source, read.metric, parts, file.parent, is_family)
 
 
-def _family(read: Plain) -> tuple[Part, ...]:
-    parts = []
-    pattern = Path(read.harness or "")
-    for file in sorted(_harness(str(pattern.parent)).glob(pattern.name)):  # type: ignore[union-attr]
-        subject = yaml.load(file.read_text(), Loader=_Lenient)["dataset_name"]
-        parts.append(Part(_task_name(file), file, read, subject))
-    return tuple(parts)
+def _family(read: SingleDefinition, pattern: str) -> tuple[Part, ...]:
+    folder = _harness_path(str(Path(pattern).parent))
+    return tuple(
+        Part(_task_name(file), file, read, _field(file, "dataset_name"))
+        for file in sorted(folder.glob(Path(pattern).name))
+    )
 
 
-class _Lenient(yaml.SafeLoader):
+class _TagsAsText(yaml.SafeLoader):
     """A safe loader that reads lm-eval's `!function` tags as text; nothing is imported."""
 
 
-_Lenient.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]
+_TagsAsText.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]
+
+
+def _field(file: Path, key: str) -> str:
+    return str(yaml.load(file.read_text(), Loader=_TagsAsText)[key])
 
 
 def _task_name(file: Path) -> str:
-    return yaml.load(file.read_text(), Loader=_Lenient)["task"]
+    return _field(file, "task")
 
 
-def _harness(path: str | None) -> Path | None:
-    """A file or folder under lm_eval/tasks; found without scanning the others."""
-    if path is None:
-        return None
+def _harness_path(path: str) -> Path:
+    """A file or folder under lm_eval/tasks; the other tasks are not scanned."""
     from lm_eval import tasks
 
     return Path(tasks.__file__).parent / path
@@ -215,7 +247,7 @@ def check_names(tasks: str) -> list[str]:
     """'arc,mmlu' → ['arc', 'mmlu'], each once.
 
     Raises:
-        UserError: nothing is named.
+        UserError: nothing is named, or a name could not be a file's.
     """
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     if not names:

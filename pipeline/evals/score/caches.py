@@ -1,54 +1,79 @@
-"""Keys and values of token prefixes, kept while they fit; the least recently used one goes first."""
+"""Keys and values of token prefixes, kept while they fit; the least recently used prefix is dropped first.
+
+Legend: G key/value heads, P cached tokens, D head dimension.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
+
+from cachetools import LRUCache
 
 from pipeline.evals.score.prefixes import Tokens
 from pipeline.runtime.runner import Cache
 
+TOKEN_BYTES = 4
+"""Of an int32."""
 
-class PrefixCache:
-    """Token prefix → its cache (each tensor [1, G, P, D]), at most `limit` bytes of them.
 
-    A prefix that was dropped costs its computation again and nothing else: whoever asks gets the longest one that is left.
+class PrefixCache(LRUCache[bytes, Cache]):
+    """Token prefix (as bytes) → its keys and values, each tensor [1, G, P, D].
+
+    A dropped prefix only costs its computation again: `longest` gives the longest one that is left.
+
+    Args:
+        limit: bytes of all tensors at most.
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held = 0
-        self.entries: OrderedDict[bytes, tuple[int, Cache]] = OrderedDict()
-        self.lengths: dict[int, int] = {}
+        super().__init__(limit, getsizeof=_bytes_of)
+        self._cooled: dict[bytes, None] = {}
+        self._lengths = Counter[int]()
 
     def longest(self, tokens: Tokens, most: int) -> tuple[int, Cache | None]:
-        """(P, cache) of the longest prefix of `tokens` with P ≤ most that is held; (0, None) where there is none."""
-        for length in sorted((n for n in self.lengths if n <= most), reverse=True):
+        """The longest cached prefix of some tokens.
+
+        Args:
+            tokens: [n].
+            most: P at most.
+
+        Returns:
+            (P, its cache), or (0, None) where no prefix is cached.
+        """
+        for length in sorted((n for n in self._lengths if n <= most), reverse=True):
             key = tokens[:length].tobytes()
-            if key in self.entries:
-                self.entries.move_to_end(key)
-                return length, self.entries[key][1]
+            if key in self:
+                self._cooled.pop(key, None)
+                return length, self[key]
         return 0, None
 
     def put(self, tokens: Tokens, cache: Cache) -> None:
-        """Keeps the cache of these tokens; what was not used for longest makes room."""
-        key, size = tokens.tobytes(), sum(array.nbytes for array in cache.values())
-        if key in self.entries or size > self.limit:
-            return
-        while self.entries and self.held + size > self.limit:
-            self._drop(next(iter(self.entries)))
-        self.entries[key] = (size, cache)
-        self.held += size
-        self.lengths[len(tokens)] = self.lengths.get(len(tokens), 0) + 1
+        """Keeps the cache of these tokens, unless it is larger than the limit."""
+        key = tokens.tobytes()
+        if key not in self and _bytes_of(cache) <= self.maxsize:
+            self[key] = cache
+            self._lengths[len(tokens)] += 1
 
     def cool(self, tokens: Tokens) -> None:
-        """Nothing waits for this prefix any more: it is the first to go when room is needed."""
-        if (key := tokens.tobytes()) in self.entries:
-            self.entries.move_to_end(key, last=False)
+        """Marks a prefix that nothing waits for: it is dropped before all others, the last marked first."""
+        if (key := tokens.tobytes()) in self:
+            self._cooled[key] = None
 
-    def _drop(self, key: bytes) -> None:
-        size, _ = self.entries.pop(key)
-        self.held -= size
-        length = len(key) // 4
-        self.lengths[length] -= 1
-        if not self.lengths[length]:
-            del self.lengths[length]
+    def popitem(self) -> tuple[bytes, Cache]:
+        """Drops a prefix to make room; `LRUCache` calls it."""
+        if not self._cooled:
+            return super().popitem()
+        key = next(reversed(self._cooled))
+        return key, self.pop(key)
+
+    def __delitem__(self, key: bytes) -> None:
+        super().__delitem__(key)
+        self._cooled.pop(key, None)
+        length = len(key) // TOKEN_BYTES
+        self._lengths[length] -= 1
+        if not self._lengths[length]:
+            del self._lengths[length]
+
+
+def _bytes_of(cache: Cache) -> int:
+    return sum(array.nbytes for array in cache.values())

@@ -1,174 +1,127 @@
-"""A benchmark with its rows, limit and protocol: makes the questions, and a value of the answers."""
+"""A benchmark with its rows, limit and protocol: makes the questions, and a value of a model's answers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import lm_eval
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 
 from pipeline import store
-from pipeline.evals.score import benchmarks, local_data, tasks
-from pipeline.evals.score.harness import PipelineLM
-from pipeline.types import UserError
+from pipeline.evals.score import tasks, token_loss
+from pipeline.evals.score.benchmarks import Benchmark
+from pipeline.evals.score.loglikelihoods import ScoringError
+from pipeline.evals.score.tasks import HarnessResults
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The number of a benchmark that is reported.
+
+    Attributes:
+        metric: lm-eval's name of it, without its filter.
+        value, stderr: as a fraction (a loss as it is), and its standard error, None where lm-eval gives none.
+        documents: behind it.
+    """
+
+    metric: str
+    value: float
+    stderr: float | None
+    documents: int
 
 
 class Evaluation:
-    """One benchmark: `instances` are its questions, `evaluate` a model's results, `value` the number that is reported."""
+    """One benchmark over its rows.
+
+    Args:
+        benchmark: its definition.
+        data: folder of local rows; None takes them from the hub.
+        protocol: 'lm-eval' or 'v1'.
+        limit: documents a task at most; None is all of them.
+        project: where prompts are kept; by default the current directory.
+
+    Raises:
+        UserError: rows are missing, malformed, or cannot be fetched.
+    """
 
     def __init__(
-        self, benchmark: benchmarks.Benchmark, data: Path | None, protocol: str, limit: int | None
+        self,
+        benchmark: Benchmark,
+        data: Path | None,
+        protocol: str,
+        limit: int | None,
+        project: store.Project | None = None,
     ) -> None:
         self.benchmark, self.protocol, self.limit = benchmark, protocol, limit
-        self.loaded: tasks.Loaded | None = None
-        if benchmark.metric == "loss":
-            self.texts, self.source = _loss_rows(benchmark, data, limit)
-        else:
-            self.loaded = tasks.load(benchmark, data, protocol)
+        self.rows: tasks.LoadedTasks | token_loss.LossTexts = (
+            token_loss.load(benchmark, data, limit)
+            if benchmark.metric == "loss"
+            else tasks.load(benchmark, data, protocol, project)
+        )
 
     def instances(self) -> dict[str, list[Instance]]:
         """Kind of request → the questions, as lm-eval makes them."""
-        if self.loaded is None:
-            rows = [
-                Instance(
-                    "loglikelihood_rolling", {"text": text}, (text,), 0, (self.benchmark.name, number, 1)
-                )
-                for number, text in enumerate(self.texts)
-            ]
-            return {"loglikelihood_rolling": rows}
-        made: dict[str, list[Instance]] = {}
-        for task in self.loaded.tasks["tasks"].values():
-            task.set_fewshot_seed(tasks.SEED)
-            task.build_all_requests(limit=self.limit)
-            for instance in task.instances:
-                made.setdefault(instance.request_type, []).append(instance)
-        return made
+        return self.rows.instances(self.limit)
 
-    def evaluate(self, model: PipelineLM) -> dict[str, Any]:
-        """lm-eval's results of the model, or the token loss in their form."""
-        if self.loaded is None:
-            return self._loss(model)
-        for task in self.loaded.tasks["tasks"].values():
-            task.set_fewshot_seed(tasks.SEED)
-        return dict(
-            lm_eval.evaluate(
-                model, self.loaded.tasks, limit=self.limit, bootstrap_iters=1000, log_samples=True
-            )
-        )
+    def evaluate(self, model: LM) -> HarnessResults:
+        """lm-eval's results of the model; a token loss in the same form."""
+        return self.rows.evaluate(model, self.limit)
 
-    def _loss(self, model: PipelineLM) -> dict[str, Any]:
-        """Σ −log p / tokens / ln V (Gromov et al., §4.2), its standard error over documents (a ratio of two sums)."""
-        answers = model.rolling(self.instances()["loglikelihood_rolling"])
-        tokens, nats = sum(count for _, count in answers), -sum(value for value, _ in answers)
-        loss = nats / tokens
-        spread = math.sqrt(
-            sum((-value - loss * count) ** 2 for value, count in answers)
-            * len(answers)
-            / max(1, len(answers) - 1)
-        )
-        scale = math.log(store.read_json(model.folder / "config.json")["vocab_size"])
-        name = self.benchmark.name
-        found = {
-            "alias": name,
-            "loss,none": loss / scale,
-            "loss_stderr,none": spread / tokens / scale,
-            "tokens,none": tokens,
-        }
-        samples = [
-            {
-                "doc_id": k,
-                "doc": {"id": k},
-                "loglikelihood": value,
-                "tokens": count,
-                "filtered_resps": [],
-                "arguments": [],
-            }
-            for k, (value, count) in enumerate(answers)
-        ]
-        return {
-            "results": {name: found}, "versions": {name: 1}, "n-shot": {name: 0}, "samples": {name: samples},
-            "higher_is_better": {name: {"loss": False}},
-            "n-samples": {name: {"original": len(answers), "effective": len(answers)}},
-        }  # fmt: skip
-
-    def provenance(self) -> dict[str, Any]:
+    @property
+    def sources(self) -> tasks.Sources:
         """Where the rows came from."""
-        if self.loaded is None:
-            return {self.benchmark.name: {"validation": self.source.record()}}
-        return {
-            task: {split: s.record() for split, s in splits.items()}
-            for task, splits in self.loaded.sources.items()
-        }
+        return self.rows.sources
 
-    def value(self, found: dict[str, Any]) -> tuple[str, float, float | None, int]:
-        """(metric, value, standard error, documents) of lm-eval's results."""
-        counts = found["n-samples"]
-        n = sum(entry["effective"] for entry in counts.values())
-        metric = self.benchmark.metric or _first_metric(found["results"])
-        name, _, kept = metric.partition(",")
-        groups = found.get("groups") or {}
-        rows = (
-            [groups[self.benchmark.name]]
-            if self.benchmark.name in groups
-            else [found["results"][task] for task in counts]
-        )
-        own = {part.name: part.definition.metric.partition(",")[0] for part in self.benchmark.parts}
-        values, errors = [], []
-        for task, row in zip(counts, rows, strict=False):
-            key = name if len(rows) == 1 else own.get(task, name)
-            values.append(float(row[f"{key},{kept or 'none'}"]))
-            error = row.get(f"{key}_stderr,{kept or 'none'}")
-            errors.append(float(error) if isinstance(error, (int, float)) else None)
-        known = [error for error in errors if error is not None]
-        spread = (
-            math.sqrt(sum(error * error for error in known)) / len(values)
-            if len(known) == len(values)
-            else None
-        )
-        return name, sum(values) / len(values), spread, n
+    @property
+    def shots(self) -> str | None:
+        """Where few-shot examples came from, if not from the split that they should come from."""
+        return self.rows.shots
 
     def complete(self) -> bool | None:
-        return self.loaded.complete() if self.loaded else self.source.rows == self.source.official
+        """Whether all rows of the published set are there; None where they came from the hub."""
+        return self.rows.complete()
 
-    def shots(self) -> str | None:
-        return self.loaded.shots if self.loaded else None
+    def value(self, results: HarnessResults) -> Value:
+        """The number that is reported: a family's own, or the mean over tasks.
+
+        Raises:
+            ScoringError: the metric is not a finite number.
+        """
+        counts = results["n-samples"]
+        metric, _, chosen_filter = (self.benchmark.metric or _first_metric(results["results"])).partition(",")
+        groups = results.get("groups") or {}
+        if self.benchmark.name in groups:
+            rows = {self.benchmark.name: groups[self.benchmark.name]}
+        else:
+            rows = {task: results["results"][task] for task in counts}
+        own = {part.name: part.definition.metric.partition(",")[0] for part in self.benchmark.parts}
+        values, errors = [], []
+        for task, row in rows.items():
+            key = metric if len(rows) == 1 else own.get(task, metric)
+            values.append(float(row[f"{key},{chosen_filter or 'none'}"]))
+            errors.append(_number(row.get(f"{key}_stderr,{chosen_filter or 'none'}")))
+        if not all(map(math.isfinite, values)):
+            raise ScoringError(f"{metric} is not a finite number")
+        known = [error for error in errors if error is not None]
+        spread = math.sqrt(sum(error * error for error in known)) / len(values)
+        return Value(
+            metric=metric,
+            value=sum(values) / len(values),
+            stderr=spread if len(known) == len(values) else None,
+            documents=sum(entry["effective"] for entry in counts.values()),
+        )
 
 
-def _first_metric(rows: dict[str, dict[str, Any]]) -> str:
-    """The metric of a task of lm-eval's own: its normalised accuracy where it has one, else the first that it names."""
+def _number(error: object) -> float | None:
+    """A standard error; None where lm-eval writes 'N/A' or NaN."""
+    return float(error) if isinstance(error, int | float) and math.isfinite(error) else None
+
+
+def _first_metric(rows: Mapping[str, Mapping[str, object]]) -> str:
+    """The metric of a task of lm-eval's own: its normalised accuracy where it has one, else the first one."""
     row = next(iter(rows.values()))
     names = [key for key in row if "," in key and "_stderr" not in key]
     return next((key for key in names if key.startswith("acc_norm")), names[0])
-
-
-def _loss_rows(
-    benchmark: benchmarks.Benchmark, data: Path | None, limit: int | None
-) -> tuple[list[str], local_data.Source]:
-    part = benchmark.parts[0]
-    split = part.definition.data["validation"]
-    if data is None and not split.file.startswith("./"):
-        texts = _stream(split.home, limit)
-        return texts, local_data.Source(
-            Path(split.home), len(texts), split.rows, store.text_digest("\n".join(texts))
-        )
-    file = local_data.require(benchmark, part, "validation", data or Path())
-    rows = local_data.read(file, part.definition.columns)
-    return [row[part.definition.columns[0]] for row in rows[:limit]], local_data.source(
-        file, len(rows), split.rows
-    )
-
-
-def _stream(home: str, limit: int | None) -> list[str]:
-    """The first texts of the hub's C4, streamed: it is never fetched whole."""
-    import datasets
-
-    name, _, configuration = home.partition(", ")
-    try:
-        rows = datasets.load_dataset(name, configuration, split="validation", streaming=True)
-        return [row["text"] for row in rows.take(limit or 1000)]
-    except (OSError, datasets.exceptions.DatasetsError, ConnectionError, ValueError) as error:
-        raise UserError(
-            f"cannot fetch {home} from the hub ({str(error).splitlines()[0][:200]}); pass --data DIR with c4/validation.jsonl"
-        ) from None

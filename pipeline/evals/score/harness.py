@@ -1,4 +1,4 @@
-"""The language model that lm-eval sees: a graph or an engine, its answers computed once and kept."""
+"""The model that lm-eval sees: a graph or an engine, whose answers are computed once and kept."""
 
 from __future__ import annotations
 
@@ -16,76 +16,70 @@ from pipeline import store
 from pipeline.engines import opening
 from pipeline.evals import passed
 from pipeline.evals.score import prefixes, tokens
-from pipeline.evals.score.batches import Answer, Scorer, ScoringError, Work
 from pipeline.evals.score.journal import Journal
-from pipeline.evals.score.questions import Progress, Questions, groups, windows
-from pipeline.evals.score.words import Pair, TokenPair, Words
+from pipeline.evals.score.loglikelihoods import Answer, ScoringError
+from pipeline.evals.score.questions import ProgressListener, Questions, text_groups, windows
+from pipeline.evals.score.scorer import Scorer, Work
+from pipeline.evals.score.settings import ModelSettings
+from pipeline.evals.score.words import TextPair, TokenizerLM, TokenPair
 from pipeline.models import identity, tokenizer
 from pipeline.runtime.generation.greedy import greedy_batch
 from pipeline.runtime.runner import Runner
+from pipeline.types import first_line
 
 GENERATED_ROWS = 8
 """Texts that are written side by side."""
+GENERATED_TOKENS = 256
+"""Tokens of a text at most where the task does not say, as in lm-eval."""
+TAIL = 64
+"""Tokens at the end of a text in which stop strings are looked for."""
 
 
 @register_model("pipeline")
-class PipelineLM(Words):
+class PipelineLM(TokenizerLM):
     """An artefact under lm-eval: `--model pipeline --model_args artefact=graphs/…/base.fp32.onnx`.
 
     Args:
-        artefact: a graph or an engine whose check has passed; or a merged graph, whose variants are scored in one pass.
-        protocol: 'lm-eval' or 'v1' (no BOS).
-        batch_tokens: tokens of one forward pass.
-        memory_mb: of the prefix cache.
-        reuse: False computes each request whole.
-        threads: of the CPU; 0 is one a core.
-        unchecked: take an artefact that has passed no check.
-        fresh: forget the answers that earlier runs kept.
-        journal: False keeps no answers (for measuring).
+        artefact: a graph or an engine whose check has passed; or a merged graph, whose variants are scored in
+            one pass.
+        settings: how it answers; by default taken from `options`.
+        options: `ModelSettings` by name, as lm-eval's command passes them; others are ignored.
 
     Raises:
         UserError: the artefact is missing, unchecked, or lies beside another model's tokenizer.
     """
 
-    def __init__(
-        self,
-        artefact: str | Path,
-        protocol: str = "lm-eval",
-        batch_tokens: int = 2048,
-        memory_mb: int = 1024,
-        reuse: bool = True,
-        threads: int = 0,
-        unchecked: bool = False,
-        fresh: bool = False,
-        journal: bool = True,
-        **_: Any,
-    ) -> None:
+    def __init__(self, artefact: str | Path, settings: ModelSettings | None = None, **options: Any) -> None:
         self.path = Path(artefact)
-        self.variants = passed.variants(self.path, unchecked)
-        super().__init__(store.checkpoint_folder(self.path), protocol)
-        self.threads, self.batch_tokens, self.memory, self.reuse = (
-            threads,
-            batch_tokens,
-            memory_mb << 20,
-            reuse,
-        )
+        self.settings = settings or ModelSettings.of(options)
+        self.variants = passed.variants(self.path, self.settings.unchecked)
+        protocol = self.settings.protocol
+        super().__init__(store.checkpoint_folder(self.path), protocol, store.Project.of(self.path))
         self.journals = {
-            head: Journal(passed.journal_path(path, digest, protocol) if journal else None, fresh)
+            head: Journal(
+                passed.journal_path(path, digest, protocol) if self.settings.journal else None,
+                self.settings.fresh,
+            )
             for head, (path, digest) in self.variants.items()
         }
-        self.progress: Progress | None = None
+        self.progress: ProgressListener | None = None
 
-    # ---- what runs --------------------------------------------------------------------------------------------------
+    # ---- what runs ----------------------------------------------------------------------------------------
 
     @cached_property
     def runner(self) -> Runner:
         """Opened when the first question without an answer comes."""
-        return opening.open_runner(self.path, threads=self.threads)
+        return opening.open_runner(self.path, threads=self.settings.threads)
 
     @cached_property
     def scorer(self) -> Scorer:
-        reuse = self.reuse and (self.runner.has_cache or passed.has_no_attention(self.path))
-        return Scorer(self.runner, self.batch_tokens, self.memory, reuse)
+        """Made with the runner."""
+        reuse = self.settings.reuse and self._can_cache
+        return Scorer(self.runner, self.settings.batch_tokens, self.settings.memory_mb << 20, reuse)
+
+    @property
+    def _can_cache(self) -> bool:
+        return self.runner.has_cache or passed.has_no_attention(self.path)
 
     @property
     def work(self) -> Work:
@@ -99,7 +93,10 @@ class PipelineLM(Words):
         if "runner" in self.__dict__:
             self.runner.close()
 
-    # ---- what lm-eval asks ------------------------------------------------------------------------------------------
+    def _questions(self, keys: list[str], requests: list[Instance]) -> Questions:
+        return Questions(self.journals, keys, requests, self.progress)
+
+    # ---- log-likelihoods ----------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:  # noqa: ARG002 - lm-eval's signature
         """(log-likelihood in nats, greedy?) of each request's (context, continuation).
@@ -107,148 +104,152 @@ class PipelineLM(Words):
         Raises:
             ScoringError: some documents failed; all others' answers are kept.
         """
-        keys = [Journal.key("loglikelihood", *request.args) for request in requests]
-        asked = Questions(self.journals, keys, requests, self.progress)
-        with asked:
+        keys = [_pair_key(request.args) for request in requests]
+        with self._questions(keys, requests) as questions:
             ordered = sorted({request.args for request in requests})  # equal beginnings side by side
-            parts = list(windows(ordered))
-            wanted = [
-                part
-                for part in parts
-                if any(Journal.key("loglikelihood", *pair) in asked.missing for pair in part)
+            texts = [
+                window
+                for window in windows(ordered)
+                if any(_pair_key(pair) in questions.missing for pair in window)
             ]
-            for part, encoded in zip(wanted, tokens.windows(self, wanted), strict=True):
-                self._score(part, encoded, asked)
-        return [(answer[0], bool(answer[1])) for answer in asked.answers()]
+            for window, pairs in zip(texts, tokens.windows(self, texts), strict=True):
+                self._score(window, pairs, questions)
+        return [(answer[0], bool(answer[1])) for answer in questions.answers()]
 
-    def _score(self, part: list[Pair], encoded: list[TokenPair], asked: Questions) -> None:
+    def _score(self, window: list[TextPair], pairs: list[TokenPair], questions: Questions) -> None:
         """Computes the answers of a window that are not there yet."""
         keys, requests = list[str](), list[prefixes.Request]()
-        for pair, (context, continuation) in zip(part, encoded, strict=True):
-            if (key := Journal.key("loglikelihood", *pair)) not in asked.missing:
+        for texts, (context, continuation) in zip(window, pairs, strict=True):
+            if (key := _pair_key(texts)) not in questions.missing:
                 continue
             try:
                 requests.append(prefixes.request(context, continuation, self.max_length))
                 keys.append(key)
             except ValueError as error:
-                asked.take(key, ScoringError(str(error)))
-        self.scorer.run(requests, lambda number, answer: asked.take(keys[number], answer))
+                questions.finish(key, ScoringError(str(error)))
+        self.scorer.run(requests, lambda number, outcome: questions.finish(keys[number], outcome))
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002
-        """The log-likelihood of each whole text, in nats: disjoint windows, each token predicted once.
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002 - lm-eval's signature
+        """The log-likelihood of each whole text in nats: disjoint windows, each token predicted once.
 
         Raises:
             ScoringError: as `loglikelihood`.
         """
-        return [answer[0] for answer in self.rolling(requests)]
+        return [nats for nats, _ in self.rolling(requests)]
 
     def rolling(self, requests: list[Instance]) -> list[tuple[float, int]]:
-        """(log-likelihood in nats, number of tokens predicted) of each whole text."""
+        """(log-likelihood in nats, number of tokens predicted) of each whole text.
+
+        Raises:
+            ScoringError: as `loglikelihood`.
+        """
         keys = [Journal.key("rolling", *request.args) for request in requests]
-        asked = Questions(self.journals, keys, requests, self.progress)
-        with asked:
-            whole = {
+        with self._questions(keys, requests) as questions:
+            texts = {
                 key: request.args[0]
                 for key, request in zip(keys, requests, strict=True)
-                if key in asked.missing
+                if key in questions.missing
             }
-            for group in groups(list(whole), lambda key: len(whole[key])):
-                self._roll(group, whole, asked)
-        return [(answer[0], answer[1]) for answer in asked.answers()]
+            for group in text_groups(list(texts), lambda key: len(texts[key])):
+                self._roll({key: texts[key] for key in group}, questions)
+        return [(answer[0], answer[1]) for answer in questions.answers()]
 
-    def _roll(self, keys: list[str], whole: dict[str, str], asked: Questions) -> None:
-        owners, pieces = list[str](), list[prefixes.Request]()
-        for key in keys:
-            stream = self.tok_encode(whole[key])
-            cut = map(
-                make_disjoint_window,
-                get_rolling_token_windows(stream, self.prefix_token_id, self.max_length, 1),
-            )
-            mine = [prefixes.request(context, continuation, self.max_length) for context, continuation in cut]
-            pieces += mine
-            owners += [key] * len(mine)
-            if not mine:
-                asked.take(key, ScoringError("the text has no token"))
-        left, counts = Counter(owners), Counter[str]()
-        for owner, piece in zip(owners, pieces, strict=True):
-            counts[owner] += len(piece.targets)
-        found: dict[str, list[Answer | ScoringError]] = {key: [] for key in keys}
+    def _roll(self, texts: dict[str, str], questions: Questions) -> None:
+        """Computes the answers of whole texts, given by key."""
+        owners, requests = list[str](), list[prefixes.Request]()
+        for key, text in texts.items():
+            windows_of_text = self._rolling_requests(text)
+            requests += windows_of_text
+            owners += [key] * len(windows_of_text)
+            if not windows_of_text:
+                questions.finish(key, ScoringError("the text has no token"))
+        unfinished, counts = Counter(owners), Counter[str]()
+        for owner, request in zip(owners, requests, strict=True):
+            counts[owner] += len(request.targets)
+        outcomes: dict[str, list[Answer | ScoringError]] = {key: [] for key in texts}
 
-        def done(number: int, answer: Answer | ScoringError) -> None:
+        def done(number: int, outcome: Answer | ScoringError) -> None:
             key = owners[number]
-            found[key].append(answer)
-            left[key] -= 1
-            if not left[key]:
-                asked.take(key, _sum(found[key], counts[key]))
+            outcomes[key].append(outcome)
+            unfinished[key] -= 1
+            if not unfinished[key]:
+                questions.finish(key, _sum(outcomes[key], counts[key]))
 
-        self.scorer.run(pieces, done)
+        self.scorer.run(requests, done)
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
+    def _rolling_requests(self, text: str) -> list[prefixes.Request]:
+        """One request a window of the text, as lm-eval cuts it."""
+        stream = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
+        pairs = map(make_disjoint_window, stream)
+        return [prefixes.request(context, continuation, self.max_length) for context, continuation in pairs]
+
+    # ---- generated text -----------------------------------------------------------------------------------
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002 - lm-eval's signature
         """The greedy continuation of each context up to its stop strings, as the `hf` backend cuts it.
 
         Raises:
             UserError: sampling is asked for, or the graph has no cache to generate with.
             ScoringError: as `loglikelihood`.
         """
-        keys = [
-            Journal.key("generate", request.args[0], repr(sorted(request.args[1].items())))
-            for request in requests
-        ]
-        asked = Questions(self.journals, keys, requests, self.progress)
-        with asked:
+        keys = [Journal.key("generate", request.args[0], _generation_key(request)) for request in requests]
+        with self._questions(keys, requests) as questions:
             alike: dict[str, dict[str, Instance]] = {}
             for key, request in zip(keys, requests, strict=True):
-                if key in asked.missing:
-                    alike.setdefault(repr(sorted(request.args[1].items())), {})[key] = request
+                if key in questions.missing:
+                    alike.setdefault(_generation_key(request), {})[key] = request
             for group in alike.values():
-                self._generate(group, asked)
-        return [answer[0] for answer in asked.answers()]
+                self._generate(group, questions)
+        return [answer[0] for answer in questions.answers()]
 
-    def _generate(self, group: dict[str, Instance], asked: Questions) -> None:
-        """Texts with the same settings, side by side in batches of like length."""
-        if not self.runner.has_cache and not passed.has_no_attention(self.path):
+    def _generate(self, group: dict[str, Instance], questions: Questions) -> None:
+        """Writes texts with the same settings, given by key, side by side in batches of like length."""
+        if not self._can_cache:
             raise passed.no_cache(self.path)
-        settings: Any = normalize_gen_kwargs(next(iter(group.values())).args[1], 256)
+        settings: Any = normalize_gen_kwargs(next(iter(group.values())).args[1], GENERATED_TOKENS)
         passed.only_greedy(settings)
-        until = handle_stop_sequences(
-            settings["until"], self.tok_decode([self.eot_token_id], skip_special_tokens=False)
-        )
+        end_of_text = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
+        until = handle_stop_sequences(settings["until"], end_of_text)
         room = self.max_length - settings["max_gen_toks"]
         passed.has_room(room, self.max_length)
         prompts = {key: self.tok_encode(request.args[0])[-room:] for key, request in group.items()}
         order = sorted(prompts, key=lambda key: -len(prompts[key]))
         stop = tokenizer.stop_tokens(self.folder)
 
-        def ends(text: list[int]) -> bool:
-            tail = self.tok_decode(text[-64:], skip_special_tokens=False)
+        def is_finished(text: list[int]) -> bool:
+            tail = self.tok_decode(text[-TAIL:], skip_special_tokens=False)
             return text[-1] in stop or any(term and term in tail for term in until)
 
-        for row in greedy_batch(
-            self.runner, [prompts[key] for key in order], settings["max_gen_toks"], ends, GENERATED_ROWS
-        ):
+        in_order = [prompts[key] for key in order]
+        for row in greedy_batch(self.runner, in_order, settings["max_gen_toks"], is_finished, GENERATED_ROWS):
             key = order[row.number]
-            if row.error is not None:  # the backend's own; the documents are named at the end of the run
-                asked.take(key, ScoringError(" ".join(str(row.error).split())))
+            if row.error is not None:  # the documents are named when the call ends
+                questions.finish(key, ScoringError(first_line(row.error)))
             else:
-                asked.keep(key, {"": [postprocess_generated_text(self.tok_decode(row.tokens), until, None)]})
+                text = postprocess_generated_text(self.tok_decode(row.tokens), until, None)
+                questions.keep(key, {"": [text]})
 
-    # ---- what lm-eval wants to know ---------------------------------------------------------------------------------
+    # ---- what lm-eval asks of a model ---------------------------------------------------------------------
 
     @property
     def tokenizer_name(self) -> str:
+        """For lm-eval's cache of chat prompts."""
         return self.folder.resolve().name
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        return self.tokenizer.apply_chat_template(
+        """The prompt of a conversation, by the tokenizer's own template."""
+        prompt = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+        return str(prompt)
 
     def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval writes about the model into `config`."""
         return {
             "artefact": str(self.path),
             "sha256": {head: digest for head, (_, digest) in self.variants.items()},
@@ -258,12 +259,19 @@ class PipelineLM(Words):
         }
 
 
-def _sum(answers: list[Answer | ScoringError], count: int) -> Any:
-    """(sum of the windows' log-likelihoods, tokens) of each head, or the first window's error."""
-    for answer in answers:
-        if isinstance(answer, ScoringError):
-            return answer
-    return {
-        head: (sum(a[head][0] for a in answers if not isinstance(a, ScoringError)), count)
-        for head in answers[0]
-    }  # type: ignore[union-attr]
+def _pair_key(pair: tuple[Any, ...]) -> str:
+    return Journal.key("loglikelihood", *pair)
+
+
+def _generation_key(request: Instance) -> str:
+    return repr(sorted(request.args[1].items()))
+
+
+def _sum(outcomes: list[Answer | ScoringError], count: int) -> dict[str, tuple[float, int]] | ScoringError:
+    """Head → (sum of the windows' log-likelihoods, tokens predicted); or the first window's error."""
+    answers = list[Answer]()
+    for outcome in outcomes:
+        if isinstance(outcome, ScoringError):
+            return outcome
+        answers.append(outcome)
+    return {head: (sum(answer[head][0] for answer in answers), count) for head in answers[0]}

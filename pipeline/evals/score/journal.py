@@ -1,33 +1,36 @@
-"""Answers that are finished, kept on disk as they come, so that a run that was killed goes on where it was.
+"""Finished answers, written to disk as they come, so that a run that was killed resumes where it was.
 
-lm-eval has `CachingLM` for this: one SQLite file for everything, values pickled, keyed by the text alone. A score must
-not outlive the artefact or the protocol that it was measured with, and this file is read back; so: one file of JSON lines for
-each artefact and protocol, appended line by line.
+lm-eval has `CachingLM` for this: one SQLite file for everything, values pickled, keyed by the text alone. A
+score must not outlive the artefact or the protocol that it was measured with, and pickles are not safe to
+read back. So each artefact and protocol has its own file of JSON lines, to which answers are appended.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pipeline import store
 
+StoredAnswer = list[Any]
+"""[log-likelihood in nats, greedy?], [log-likelihood in nats, tokens predicted] or [generated text]."""
+
 
 class Journal:
-    """Key → answer, in memory and on disk. Two runs on the same artefact append to one file and do not disturb each other.
+    """Question key → answer, in memory and on disk. Two runs on one artefact may append to one file at once.
 
     Args:
         path: evals/results/<model>/<artefact>.answers-<digest>.jsonl; None keeps the answers in memory only.
-        fresh: forget what is there.
+        fresh: start without the answers of earlier runs.
     """
 
     def __init__(self, path: Path | None, fresh: bool = False) -> None:
         self.path = path
-        self.answers: dict[str, Any] = {}
+        self.answers: dict[str, StoredAnswer] = {}
         self.file: BinaryIO | None = None
         if path is None:
             return
@@ -37,19 +40,16 @@ class Journal:
         self.file = path.open("a+b")
         self.file.seek(0)
         for line in self.file:
-            try:
-                key, answer = json.loads(line)
-            except (json.JSONDecodeError, ValueError, TypeError):
-                continue  # the line that a killed run was writing; its question is asked again
-            self.answers[key] = answer
+            if entry := _entry(line):
+                self.answers[entry[0]] = entry[1]
 
     @staticmethod
     def key(kind: str, *parts: Hashable) -> str:
-        """The name of a question: its kind and texts, digested."""
+        """The name of a question: a digest of its kind and its texts."""
         return store.text_digest(json.dumps([kind, *parts], ensure_ascii=False))[:32]
 
-    def add(self, answers: dict[str, Any]) -> None:
-        """Keeps answers; they are on their way to the disk when this returns."""
+    def add(self, answers: Mapping[str, StoredAnswer]) -> None:
+        """Keeps answers; when this returns, the kernel has them, so that they survive the process."""
         self.answers.update(answers)
         if self.file is None:
             return
@@ -57,13 +57,14 @@ class Journal:
         fcntl.flock(self.file, fcntl.LOCK_EX)
         try:
             if self.file.seek(0, 2) and not _ends_with_newline(self.file):
-                lines = "\n" + lines  # behind a line that was cut short
+                lines = "\n" + lines  # the last line was cut short when its run was killed
             self.file.write(lines.encode())
             self.file.flush()
         finally:
             fcntl.flock(self.file, fcntl.LOCK_UN)
 
     def close(self) -> None:
+        """Closes the file."""
         if self.file is not None:
             self.file.close()
 
@@ -74,6 +75,15 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _entry(line: bytes) -> tuple[str, StoredAnswer] | None:
+    """(key, answer) of a line; None where a killed run did not finish it: its question is asked again."""
+    try:
+        key, answer = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    return (key, answer) if isinstance(key, str) and isinstance(answer, list) else None
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:

@@ -1,79 +1,74 @@
-"""Benchmark rows from local files, in the hub's column names: JSON lines, CSV or parquet. Nothing is looked up outside."""
+"""Benchmark rows from local files, in the hub's column names: JSON lines, CSV or parquet."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import store
 from pipeline.evals.score.benchmarks import Benchmark, Part, Split
+from pipeline.store.records import DataSource
 from pipeline.types import UserError
 
 Row = dict[str, Any]
+"""Column → value, in the benchmark's own form."""
 SUFFIXES = (".jsonl", ".csv", ".parquet")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the rows of a split came from, for the result.
-
-    Attributes:
-        rows: how many there are; `official` how many the published set has (of a subject: not known, None).
-    """
-
-    file: Path
-    rows: int
-    official: int | None
-    sha256: str
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "file": str(self.file),
-            "rows": self.rows,
-            "official_rows": self.official,
-            "sha256": self.sha256,
-        }
+ANY_SUFFIX = f"{SUFFIXES[0]} (or {', '.join(SUFFIXES[1:])})"
 
 
 def file_of(benchmark: Benchmark, part: Part, split: Split, data: Path | None) -> Path | None:
-    """The split's file; None where it is to come from the hub, or is missing."""
+    """The split's file.
+
+    Args:
+        benchmark: a file that begins with ./ is beside its YAML.
+        part: its subject stands for `{subject}` in the file's name.
+        split: which rows.
+        data: folder of all other files.
+
+    Returns:
+        None where the rows come from the hub, or the file is missing.
+    """
     name = split.file.replace("{subject}", part.subject)
     root = benchmark.folder if name.startswith("./") else data
     if root is None:
         return None
     stem = root / name.removeprefix("./")
-    return next(
-        (found for suffix in SUFFIXES if (found := stem.with_name(stem.name + suffix)).is_file()), None
-    )
+    candidates = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def require(benchmark: Benchmark, part: Part, split: str, data: Path) -> Path:
+def require(benchmark: Benchmark, part: Part, split_name: str, data: Path) -> Path:
     """The split's file.
 
     Raises:
         UserError: it is missing; says where to get it.
     """
-    wanted = part.definition.data[split]
-    if found := file_of(benchmark, part, wanted, data):
-        return found
-    name = wanted.file.replace("{subject}", part.subject)
+    split = part.definition.data[split_name]
+    if file := file_of(benchmark, part, split, data):
+        return file
+    name = split.file.replace("{subject}", part.subject)
     if name.startswith("./"):
         raise UserError(
-            f"{benchmark.folder}/{name[2:]}.jsonl (or .csv, .parquet) is missing: it belongs beside {benchmark.name}.yaml"
+            f"{benchmark.folder}/{name[2:]}{ANY_SUFFIX} is missing: it belongs beside {benchmark.name}.yaml"
         )
     raise UserError(
-        f"{data / name}.jsonl (or .csv, .parquet) is missing: the {split} rows of {benchmark.name}; save them there from "
-        f"https://huggingface.co/datasets/{wanted.home.split(',')[0]} ({wanted.home})"
+        f"{data / name}{ANY_SUFFIX} is missing: the {split_name} rows of {benchmark.name}; save them there "
+        f"from https://huggingface.co/datasets/{split.home.split(',')[0]} ({split.home})"
     )
 
 
-def read(file: Path, columns: list[str], form: str | None = None) -> list[Row]:
+def read(file: Path, columns: Sequence[str], form: str | None = None) -> list[Row]:
     """The rows of a file, each with all the columns.
 
+    Args:
+        file: with one of SUFFIXES.
+        columns: that each row must have.
+        form: 'meetings' for QMSum as its authors publish it.
+
     Raises:
-        UserError: a row is malformed (file and line), or there is none.
+        UserError: a row is malformed (file and line are named), or there is none.
     """
     try:
         rows = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}[file.suffix](file)
@@ -101,19 +96,29 @@ def dataset(file: Path, rows: list[Row]) -> Any:
     import datasets
     import pyarrow
 
+    refusals = (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError)
     try:
         return datasets.Dataset.from_list(rows)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+    except refusals as error:
         for number, row in enumerate(rows[1:], 2):
             try:
                 datasets.Dataset.from_list([rows[0], row])
-            except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as own:
-                raise UserError(f"{file}, row {number}: not of the form of the first row ({own})") from None
+            except refusals as reason:
+                raise UserError(
+                    f"{file}, row {number}: not of the form of the first row ({reason})"
+                ) from None
         raise UserError(f"{file}: the rows are not of one form ({error})") from None
 
 
-def source(file: Path, rows: int, official: int | None) -> Source:
-    return Source(file, rows, official, store.sha256(file))
+def source(file: Path, rows: int, official: int | None) -> DataSource:
+    """Where the rows came from.
+
+    Args:
+        file: that they were read from.
+        rows: how many there are.
+        official: how many the published set has.
+    """
+    return DataSource(file=str(file), rows=rows, official_rows=official, sha256=store.sha256(file))
 
 
 def _json_lines(file: Path) -> list[tuple[int, Row]]:
@@ -132,14 +137,17 @@ def _json_lines(file: Path) -> list[tuple[int, Row]]:
 
 
 def _csv(file: Path) -> list[tuple[int, Row]]:
-    """Lists and objects stand in their cells as JSON."""
+    """Rows by line; a cell may hold a list or an object as JSON."""
     import pandas
 
     try:
-        records = pandas.read_csv(file, keep_default_na=False).to_dict("records")
+        rows = pandas.read_csv(file, keep_default_na=False).to_dict("records")
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{file} is no CSV with a header line ({error})") from None
-    return [(number, {str(k): _cell(v) for k, v in row.items()}) for number, row in enumerate(records, 2)]
+    return [
+        (number, {str(column): _cell(value) for column, value in row.items()})
+        for number, row in enumerate(rows, 2)
+    ]
 
 
 def _cell(value: Any) -> Any:
@@ -164,12 +172,11 @@ def _parquet(file: Path) -> list[tuple[int, Row]]:
 def _queries(file: Path, line: int, meeting: Row) -> list[Row]:
     """A meeting as Yale-LILY/QMSum publishes it → one row a query, in LongBench's columns."""
     try:
-        context = "\n".join(
-            f"{turn['speaker']}: {turn['content']}" for turn in meeting["meeting_transcripts"]
-        )
-        asked = [*meeting["general_query_list"], *meeting["specific_query_list"]]
+        turns = [f"{turn['speaker']}: {turn['content']}" for turn in meeting["meeting_transcripts"]]
+        queries = [*meeting["general_query_list"], *meeting["specific_query_list"]]
         return [
-            {"context": context, "question": query["query"], "answers": [query["answer"]]} for query in asked
+            {"context": "\n".join(turns), "question": query["query"], "answers": [query["answer"]]}
+            for query in queries
         ]
     except (KeyError, TypeError) as error:
         raise UserError(f"{file}, line {line}: no meeting of QMSum: it lacks {error}") from None

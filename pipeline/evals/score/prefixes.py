@@ -1,8 +1,8 @@
-"""Which tokens must go through the model at all: the requests of a window as a radix tree.
+"""Which tokens must go through the model: the requests of a window as a radix tree.
 
-Requests that begin alike share a path; each node's tokens are computed once, and its keys and values serve every node
-below. A request's log-likelihood is the sum of log p(target | tokens before it) over its last positions, each of which lies
-on exactly one node of its path.
+Requests that begin alike share a path. Each node's tokens are computed once, and its keys and values serve
+every node below it. A request's log-likelihood is the sum of log p(target | tokens before it) over its last
+positions, each of which lies on exactly one node of its path.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import numpy.typing as npt
 Tokens = npt.NDArray[np.int32]
 
 PASS = 12
-"""Tokens that a forward pass costs beside its tokens: the weights are read whether there is one token or a hundred.
-Measured on SmolLM2 (2 cores): 24 ms for 1 token, 98 for 50, 179 for 100. A branching node must save as many, and so must padding."""
+"""Tokens that a forward pass costs beside its own: the weights are read for one token as for a hundred.
+
+Measured on SmolLM2 (2 cores): 24 ms for 1 token, 98 for 50, 179 for 100. A branching node must save as many,
+and so must padding.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What is asked of the model: log p of each target at the last len(targets) positions of the tokens fed.
+    """A question to the model: log p of each target at the last m positions of the tokens.
 
     Attributes:
-        tokens: [n] what is fed.
+        tokens: [n], what the model reads.
         targets: [m], m ≤ n: the token that should follow each of the last m positions.
     """
 
@@ -36,12 +39,15 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """Tokens `tokens[start:]` computed after those of the parents; a root starts at 0.
+    """Tokens `tokens[start:]`, computed after those of the parents; a root starts at 0.
 
     Attributes:
-        tokens: all tokens from the beginning to this node's end; `start` of them belong to its parents.
-        wanted: position → [(request, index of the target)]: whose log-likelihoods are read there.
-        requests: every request below (or at) this node, which fail with it.
+        tokens: all tokens from the beginning to this node's end.
+        start: how many of them belong to the parents.
+        parent: None for a root.
+        children: nodes that go on where this one ends.
+        wanted: position → [(request, index of its target)]: the log-likelihoods that are read there.
+        requests: every request at or below this node; they fail with it.
     """
 
     tokens: Tokens
@@ -53,19 +59,20 @@ class Node:
 
     @property
     def end(self) -> int:
+        """Tokens from the beginning to this node's end."""
         return len(self.tokens)
-
-    @property
-    def level(self) -> int:
-        """Number of parents."""
-        return 0 if self.parent is None else self.parent.level + 1
 
 
 def request(context: Sequence[int], continuation: Sequence[int], max_length: int) -> Request:
-    """A (context, continuation) pair as lm-eval's `hf` backend feeds it: too long a text loses tokens on its left.
+    """A pair as lm-eval's `hf` backend feeds it: a text that is too long loses tokens on its left.
+
+    Args:
+        context: tokens.
+        continuation: tokens.
+        max_length: tokens of the model's window.
 
     Raises:
-        ValueError: nothing to predict, nothing to predict it from, or a continuation that the window does not hold.
+        ValueError: nothing to predict, nothing to predict it from, or a continuation longer than the window.
     """
     if not continuation:
         raise ValueError("the continuation has no token")
@@ -85,40 +92,46 @@ def tree(
     """The roots of the radix tree over the requests.
 
     Args:
+        requests: what is scored.
         longest: tokens that one forward pass takes at most; longer nodes become chains.
-        piece: tokens that one pass best takes: longer nodes become chains of about that length.
         most_wanted: positions whose logits one pass gives at most, per row.
         share: False computes every request on its own (for graphs without a cache, and for comparison).
+        piece: tokens that one pass best takes: longer nodes become chains of about that length.
     """
-    by_input: dict[bytes, list[int]] = {}
-    for number, asked in enumerate(requests):
-        key = asked.tokens.astype(">i4").tobytes() + (b"" if share else number.to_bytes(4, "big"))
-        by_input.setdefault(key, []).append(number)
-    order = sorted(by_input)  # big-endian bytes sort as the token sequences do
-    groups = [by_input[key] for key in order]
-    inputs = [requests[group[0]].tokens for group in groups]
+    inputs, groups = _distinct_inputs(requests, share)
     roots: list[Node] = []
     if share:
         _grow(inputs, groups, roots)
     else:
-        roots = [
-            Node(tokens, 0, None, requests=list(group)) for tokens, group in zip(inputs, groups, strict=True)
-        ]
+        alone = zip(inputs, groups, strict=True)
+        roots = [Node(tokens, 0, None, requests=list(numbers)) for tokens, numbers in alone]
     leaves = [(number, node) for node in walk(roots) for number in node.requests]
     for number, leaf in leaves:
-        _want(leaf, number, requests[number])
+        _mark_wanted(leaf, number, requests[number])
     for node in walk(roots):
         pieces = max(1, round((node.end - node.start) / (piece or longest)))
         _split(node, min(longest, -(-(node.end - node.start) // pieces)), most_wanted, roots)
     return roots
 
 
+def _distinct_inputs(requests: Sequence[Request], share: bool) -> tuple[list[Tokens], list[list[int]]]:
+    """(distinct inputs in order, the requests that have each); without sharing, every request is distinct."""
+    by_input: dict[bytes, list[int]] = {}
+    for number, one in enumerate(requests):
+        # Big-endian bytes sort as the token sequences do.
+        key = one.tokens.astype(">i4").tobytes() + (b"" if share else number.to_bytes(4, "big"))
+        by_input.setdefault(key, []).append(number)
+    groups = [by_input[key] for key in sorted(by_input)]
+    return [requests[group[0]].tokens for group in groups], groups
+
+
 def _grow(inputs: list[Tokens], groups: list[list[int]], roots: list[Node]) -> None:
-    """Adds the nodes over sorted, distinct inputs; `groups[k]` are the requests that feed just `inputs[k]`."""
-    shared = np.array([0, *(_common(a, b) for a, b in pairwise(inputs))])
-    todo: list[tuple[int, int, int, Node | None]] = [(0, len(inputs), 0, None)]
-    while todo:  # (first input, behind the last, tokens that the parents hold, parent)
-        low, high, start, parent = todo.pop()
+    """Adds the nodes over sorted, distinct inputs; the requests `groups[k]` have the input `inputs[k]`."""
+    shared = np.array([0, *(_common(one, other) for one, other in pairwise(inputs))])
+    # (first input, behind the last, tokens that the parents have, parent)
+    stack: list[tuple[int, int, int, Node | None]] = [(0, len(inputs), 0, None)]
+    while stack:
+        low, high, start, parent = stack.pop()
         if low == high:
             continue
         siblings = roots if parent is None else parent.children
@@ -130,11 +143,11 @@ def _grow(inputs: list[Tokens], groups: list[list[int]], roots: list[Node]) -> N
         if common > start and (len(cuts) - 2) * (common - start) > PASS:
             node = Node(inputs[low][:common], start, parent)
             siblings.append(node)
-            if len(inputs[low]) == common:  # this input ends here, where the others go on
+            if len(inputs[low]) == common:  # this input ends here, and the others go on
                 node.requests, cuts = list(groups[low]), cuts[1:]
-            todo += [(a, b, common, node) for a, b in pairwise(cuts)]
+            stack += [(first, last, common, node) for first, last in pairwise(cuts)]
         else:
-            todo += [(a, b, start, parent) for a, b in pairwise(cuts)]
+            stack += [(first, last, start, parent) for first, last in pairwise(cuts)]
 
 
 def _common(one: Tokens, other: Tokens) -> int:
@@ -146,17 +159,17 @@ def _common(one: Tokens, other: Tokens) -> int:
 
 def walk(nodes: Sequence[Node]) -> list[Node]:
     """The nodes and all below them."""
-    found, todo = [], list(nodes)
-    while todo:
-        node = todo.pop()
-        found.append(node)
-        todo += node.children
-    return found
+    nodes_below, stack = list[Node](), list(nodes)
+    while stack:
+        node = stack.pop()
+        nodes_below.append(node)
+        stack += node.children
+    return nodes_below
 
 
-def _want(leaf: Node, number: int, asked: Request) -> None:
-    """Marks on the path up from `leaf` where the request's targets are predicted."""
-    first = len(asked.tokens) - len(asked.targets)
+def _mark_wanted(leaf: Node, number: int, one: Request) -> None:
+    """Marks, on the path up from `leaf`, where the targets of a request are predicted."""
+    first = len(one.tokens) - len(one.targets)
     node: Node | None = leaf
     while node is not None:
         if node is not leaf:
@@ -167,7 +180,7 @@ def _want(leaf: Node, number: int, asked: Request) -> None:
 
 
 def _split(node: Node, longest: int, most_wanted: int, roots: list[Node]) -> None:
-    """Makes a chain of a node that is too long for one pass, or wants too many logits of one."""
+    """Makes a chain of a node that is too long for one pass, or that wants too many logits of one."""
     while True:
         end = min(node.end, node.start + longest)
         positions = sorted(position for position in node.wanted if position < end)
@@ -176,9 +189,8 @@ def _split(node: Node, longest: int, most_wanted: int, roots: list[Node]) -> Non
         if end == node.end:
             return
         upper = Node(node.tokens[:end], node.start, node.parent, [node], requests=list(node.requests))
-        upper.wanted = {
-            position: node.wanted.pop(position) for position in list(node.wanted) if position < end
-        }
+        early = [position for position in node.wanted if position < end]
+        upper.wanted = {position: node.wanted.pop(position) for position in early}
         siblings = roots if node.parent is None else node.parent.children
         siblings[siblings.index(node)] = upper
         node.parent, node.start = upper, end

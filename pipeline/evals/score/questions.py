@@ -1,129 +1,150 @@
-"""The questions of one call: which have an answer already, which failed, and how they are cut into windows."""
+"""The questions of one call: which have an answer, which failed, and how they are cut into windows."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, Self
 
 from lm_eval.api.instance import Instance
 
-from pipeline.evals.score.batches import Answer, ScoringError
-from pipeline.evals.score.journal import Journal
-from pipeline.evals.score.words import Pair
+from pipeline.evals.score.journal import Journal, StoredAnswer
+from pipeline.evals.score.loglikelihoods import ScoringError
+from pipeline.evals.score.words import TextPair
 
 WINDOW = 2_000_000
 """Characters of the requests that are tokenised, and whose prefixes are searched, at a time."""
+GROUP = WINDOW // 8
+"""Characters of whole texts that are tokenised and scored at a time."""
+NAMED_FAILURES = 5
 
 
-class Progress(Protocol):
-    """Who wants to know how far the questions are."""
+class ProgressListener(Protocol):
+    """Shows how far the questions are."""
 
-    def begin(self, requests: list[Instance]) -> None: ...
+    def begin(self, requests: list[Instance]) -> None:
+        """These questions are asked now."""
 
-    def done(self, request: Instance) -> None: ...
+    def done(self, request: Instance) -> None:
+        """This one has its answer, or failed."""
 
 
 class Questions:
-    """The questions of one call, by key; answers go into the journals once a second."""
+    """The questions of one call, by key. Answers go into the journals once a second, and when the block ends.
+
+    Args:
+        journals: head → its answers.
+        keys: of the requests, in their order.
+        requests: lm-eval's.
+        progress: told of every request that is finished.
+
+    Raises:
+        ScoringError: at the end of the block, where some failed; all others' answers are kept then.
+    """
 
     def __init__(
         self,
-        journals: dict[str, Journal],
+        journals: Mapping[str, Journal],
         keys: list[str],
         requests: list[Instance],
-        progress: Progress | None,
+        progress: ProgressListener | None,
     ) -> None:
-        self.journals, self.keys, self.progress = journals, keys, progress
-        self.waiting: dict[str, list[Instance]] = {}
+        self._journals, self._keys, self._progress = journals, keys, progress
+        self._requests: dict[str, list[Instance]] = {}
         for key, request in zip(keys, requests, strict=True):
-            self.waiting.setdefault(key, []).append(request)
+            self._requests.setdefault(key, []).append(request)
         self.missing = {
             key for key in keys if not all(key in journal.answers for journal in journals.values())
         }
-        self.failed: dict[str, ScoringError] = {}
-        self.fresh: dict[str, dict[str, Any]] = {head: {} for head in journals}
-        self.written = time.monotonic()
+        self._failures: dict[str, ScoringError] = {}
+        self._unwritten: dict[str, dict[str, StoredAnswer]] = {head: {} for head in journals}
+        self._write_time = time.monotonic()
         if progress is not None:
             progress.begin(requests)
-        for key in self.waiting.keys() - self.missing:
-            self._tell(key)
+        for key in self._requests.keys() - self.missing:
+            self._report(key)
 
-    def take(self, key: str, answer: Answer | ScoringError) -> None:
-        """One answer, or the reason why there is none."""
-        if isinstance(answer, ScoringError):
-            self.failed[key] = answer
+    def finish(self, key: str, outcome: Mapping[str, tuple[float, object]] | ScoringError) -> None:
+        """Takes the answer of every head to one question, or the reason why there is none."""
+        if isinstance(outcome, ScoringError):
+            self._failures[key] = outcome
+            self.missing.discard(key)
+            self._report(key)
         else:
-            self.keep(key, {head: list(value) for head, value in answer.items()})
-            return
+            self.keep(key, {head: list(answer) for head, answer in outcome.items()})
+
+    def keep(self, key: str, answers: Mapping[str, StoredAnswer]) -> None:
+        """Takes the answer of every head to one question, in the form that journals have."""
+        for head, answer in answers.items():
+            self._unwritten[head][key] = answer
         self.missing.discard(key)
-        self._tell(key)
+        self._report(key)
+        if time.monotonic() > self._write_time + 1:
+            self._write()
 
-    def keep(self, key: str, values: dict[str, list[Any]]) -> None:
-        """One answer of every head, on its way to the journals."""
-        for head, value in values.items():
-            self.fresh[head][key] = value
-        self.missing.discard(key)
-        self._tell(key)
-        if time.monotonic() > self.written + 1:
-            self.write()
+    def _report(self, key: str) -> None:
+        if self._progress is not None:
+            for request in self._requests[key]:
+                self._progress.done(request)
 
-    def _tell(self, key: str) -> None:
-        if self.progress is not None:
-            for request in self.waiting[key]:
-                self.progress.done(request)
+    def _write(self) -> None:
+        for head, journal in self._journals.items():
+            if self._unwritten[head]:
+                journal.add(self._unwritten[head])
+            self._unwritten[head] = {}
+        self._write_time = time.monotonic()
 
-    def write(self) -> None:
-        for head, journal in self.journals.items():
-            if self.fresh[head]:
-                journal.add(self.fresh[head])
-            self.fresh[head] = {}
-        self.written = time.monotonic()
-
-    def answers(self) -> list[Any]:
+    def answers(self) -> list[StoredAnswer]:
         """The first head's answers, in the order of the requests."""
-        journal = next(iter(self.journals.values()))
-        return [journal.answers[key] for key in self.keys]
+        journal = next(iter(self._journals.values()))
+        return [journal.answers[key] for key in self._keys]
 
-    def __enter__(self) -> None:
-        return None
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.write()
-        if kind is None and self.failed:
-            lost = {
-                f"{r.task_name} {r.doc_id}": reason
-                for key, reason in self.failed.items()
-                for r in self.waiting[key]
-            }
-            first = "; ".join(f"{document}: {reason}" for document, reason in list(lost.items())[:5])
-            raise ScoringError(
-                f"{len(lost)} documents could not be scored: {first}" + ("; …" if len(lost) > 5 else "")
-            )
+        self._write()
+        if kind is None and self._failures:
+            raise ScoringError(self._failure_message())
+
+    def _failure_message(self) -> str:
+        reasons = {
+            f"{request.task_name} {request.doc_id}": reason
+            for key, reason in self._failures.items()
+            for request in self._requests[key]
+        }
+        named = [f"{document}: {reason}" for document, reason in list(reasons.items())[:NAMED_FAILURES]]
+        others = "; …" if len(reasons) > NAMED_FAILURES else ""
+        return f"{len(reasons)} documents could not be scored: {'; '.join(named)}{others}"
 
 
-def windows(pairs: list[Pair]) -> Iterator[list[Pair]]:
+def windows(pairs: list[TextPair]) -> Iterator[list[TextPair]]:
     """Windows of about WINDOW characters; the continuations of one context stay together."""
-    part, size = list[Pair](), 0
+    window, size = list[TextPair](), 0
     for number, pair in enumerate(pairs):
-        is_new = not number or pairs[number - 1][0] != pair[0]
-        if part and is_new and size > WINDOW:
-            yield part
-            part, size = [], 0
-        part.append(pair)
-        size += len(pair[1]) + (len(pair[0]) if is_new else 0)
-    if part:
-        yield part
+        is_new_context = not number or pairs[number - 1][0] != pair[0]
+        if window and is_new_context and size > WINDOW:
+            yield window
+            window, size = [], 0
+        window.append(pair)
+        size += len(pair[1]) + (len(pair[0]) if is_new_context else 0)
+    if window:
+        yield window
 
 
-def groups(items: list[str], size: Callable[[str], int]) -> Iterator[list[str]]:
-    """Runs of items of about WINDOW in size."""
+def text_groups(keys: list[str], size: Callable[[str], int]) -> Iterator[list[str]]:
+    """Runs of texts of about GROUP characters.
+
+    Args:
+        keys: of the texts.
+        size: characters of the text with a key.
+    """
     group, total = list[str](), 0
-    for item in items:
-        if group and total > WINDOW // 8:
+    for key in keys:
+        if group and total > GROUP:
             yield group
             group, total = [], 0
-        group.append(item)
-        total += size(item)
+        group.append(key)
+        total += size(key)
     if group:
         yield group

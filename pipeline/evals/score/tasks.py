@@ -1,10 +1,7 @@
-"""A benchmark as lm-eval's own task objects: its prompts, few-shot examples and metrics, over rows from here or the hub."""
+"""A benchmark as lm-eval's own task objects, over local rows or the hub's."""
 
 from __future__ import annotations
 
-import gzip
-import importlib.metadata
-import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -12,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import lm_eval
 from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
+from lm_eval.api.model import LM
 from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -22,53 +20,84 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from pipeline import store
 from pipeline.evals.score import local_data
 from pipeline.evals.score.benchmarks import Benchmark, Part
-from pipeline.types import UserError
+from pipeline.evals.score.cached_task import BAD_ROW, SEED, CachedTask
+from pipeline.store.records import DataSource
+from pipeline.types import UserError, first_line
 
-SEED = 1234
-"""lm-eval's own seed of the few-shot draw."""
 TaskDict = dict[str, Any]
 """What lm_eval.evaluate takes: {"tasks": {name: task}, "groups": {name: group}}."""
+TaskConfig = dict[str, Any]
+"""A task's YAML, as lm-eval reads it."""
+HarnessResults = dict[str, Any]
+"""What lm_eval.evaluate gives: 'results', 'samples', 'versions', 'n-samples', …"""
+Sources = dict[str, dict[str, DataSource]]
+"""Task → split → where its rows came from; empty for rows from the hub."""
+SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+BOOTSTRAP = 1000
+"""Resamples for the standard error of a metric that has no formula."""
+HUB_ERRORS = (OSError, datasets.exceptions.DatasetsError, ConnectionError)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A benchmark, ready to be asked.
+class LoadedTasks:
+    """A benchmark whose rows are read.
 
     Attributes:
-        sources: task → split → where its rows came from; empty for rows from the hub.
+        benchmark: its definition.
+        tasks: lm-eval's objects.
+        sources: where the rows came from.
         shots: where few-shot examples came from, if not from the split that they should come from.
     """
 
     benchmark: Benchmark
     tasks: TaskDict
-    sources: dict[str, dict[str, local_data.Source]]
+    sources: Sources
     shots: str | None
 
-    @property
-    def names(self) -> list[str]:
-        return list(self.tasks["tasks"])
+    def instances(self, limit: int | None) -> dict[str, list[Instance]]:
+        """Kind of request → the questions of the first `limit` documents of each task."""
+        questions: dict[str, list[Instance]] = {}
+        for task in self.tasks["tasks"].values():
+            task.set_fewshot_seed(SEED)
+            task.build_all_requests(limit=limit)
+            for instance in task.instances:
+                questions.setdefault(instance.request_type, []).append(instance)
+        return questions
+
+    def evaluate(self, model: LM, limit: int | None) -> HarnessResults:
+        """lm-eval's results of a model."""
+        for task in self.tasks["tasks"].values():
+            task.set_fewshot_seed(SEED)
+        results = lm_eval.evaluate(
+            model, self.tasks, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=True
+        )
+        return dict(results)
 
     def complete(self) -> bool | None:
-        """Whether all rows of the published set are there; None where they came from the hub or nothing is known."""
+        """Whether all rows of the published set are there; None where they came from the hub."""
         if not self.sources:
             return None
         if self.shots:
             return False
-        every = [(split, source) for of_task in self.sources.values() for split, source in of_task.items()]
+        splits = [(split, source) for task in self.sources.values() for split, source in task.items()]
         if not self.benchmark.is_family:
-            return all(source.rows == source.official for _, source in every)
-        counts = Counter[str]()  # of a family the published counts are those of all subjects together
-        for split, source in every:
+            return all(source.rows == source.official_rows for _, source in splits)
+        counts = Counter[str]()  # a family's published counts are those of all its subjects together
+        for split, source in splits:
             counts[split] += source.rows
-        return all(counts[split] == source.official for split, source in every)
+        return all(counts[split] == source.official_rows for split, source in splits)
 
 
-def load(benchmark: Benchmark, data: Path | None, protocol: str) -> Loaded:
-    """The benchmark's tasks.
+def load(
+    benchmark: Benchmark, data: Path | None, protocol: str, project: store.Project | None = None
+) -> LoadedTasks:
+    """Reads the rows of a benchmark's tasks.
 
     Args:
+        benchmark: its definition.
         data: folder of local rows; None takes them from the hub, through lm-eval.
         protocol: 'v1' averages a family's subjects unweighted, 'lm-eval' by their size.
+        project: where prompts are kept; by default the current directory.
 
     Raises:
         UserError: rows are missing, malformed, or cannot be fetched.
@@ -77,179 +106,114 @@ def load(benchmark: Benchmark, data: Path | None, protocol: str) -> Loaded:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns that local rows take no keyword arguments
     if not benchmark.parts:
         return _of_harness(benchmark, data)
-    sources: dict[str, dict[str, local_data.Source]] = {}
-    made, shots = [], None
+    sources: Sources = {}
+    tasks, shots = list[CachedTask](), None
     for part in benchmark.parts:
-        config, sources[part.name], replaced = _config(benchmark, part, data)
-        shots = shots or replaced
-        made.append(_task(config, part))
-    tasks: TaskDict = {"tasks": {task.task_name: task for task in made}, "groups": {}}
-    if benchmark.is_family and len(made) > 1:
-        tasks["groups"] = {benchmark.name: _group(benchmark, made, protocol)}
-        tasks["group_map"] = {benchmark.name: list(tasks["tasks"])}
-    return Loaded(benchmark, tasks, {name: found for name, found in sources.items() if found}, shots)
+        if data is None and not all(split.file.startswith("./") for split in part.definition.data.values()):
+            config = _base_config(part)
+        else:
+            config, sources[part.name], other_shots = _local_config(benchmark, part, data or Path())
+            shots = shots or other_shots
+        tasks.append(_task(config, part, project or store.Project()))
+    by_name: TaskDict = {"tasks": {task.task_name: task for task in tasks}, "groups": {}}
+    if benchmark.is_family and len(tasks) > 1:
+        by_name["groups"] = {benchmark.name: _group(benchmark, tasks, protocol)}
+        by_name["group_map"] = {benchmark.name: list(by_name["tasks"])}
+    return LoadedTasks(benchmark, by_name, sources, shots)
 
 
-def _config(
-    benchmark: Benchmark, part: Part, data: Path | None
-) -> tuple[dict[str, Any], dict[str, local_data.Source], str | None]:
-    """(the task's configuration, where its rows came from, where its shots came from instead of their own split)."""
+def _base_config(part: Part) -> TaskConfig:
+    """lm-eval's YAML of the task, under the part's name and with its number of shots."""
     assert part.harness is not None
-    config = load_yaml(part.harness)
+    config: TaskConfig = dict(load_yaml(part.harness))
     for key in ("tag", "group", "task_list"):
         config.pop(key, None)
-    definition = part.definition
-    config |= {"task": part.name, "num_fewshot": definition.num_fewshot}
-    if data is None and not all(split.file.startswith("./") for split in definition.data.values()):
-        return config, {}, None
+    return config | {"task": part.name, "num_fewshot": part.definition.num_fewshot}
+
+
+def _local_config(
+    benchmark: Benchmark, part: Part, data: Path
+) -> tuple[TaskConfig, dict[str, DataSource], str | None]:
+    """(configuration, where the rows came from, where the shots came from if not from their own split)."""
+    config, definition = _base_config(part), part.definition
     evaluated = config.get("test_split") or config["validation_split"]
+    has_own_shots = "samples" in (config.get("fewshot_config") or {})
     pool, shots = evaluated, None
-    if definition.num_fewshot and "samples" not in (config.get("fewshot_config") or {}):
-        pool = next((split for split in definition.data if split != evaluated), evaluated)
-        if pool == evaluated or local_data.file_of(benchmark, part, definition.data[pool], data) is None:
-            why = "" if pool == evaluated else f": {definition.data[pool].file} is missing"
-            pool, shots = evaluated, f"{evaluated} rows of the benchmark itself{why}"
+    if definition.num_fewshot and not has_own_shots:
+        pool, shots = _shots_split(benchmark, part, evaluated, data)
     rows, sources = {}, {}
     for split in dict.fromkeys([evaluated, pool]):
-        file = local_data.require(benchmark, part, split, data or Path())
-        found = local_data.read(file, definition.columns, definition.form)
+        file = local_data.require(benchmark, part, split, data)
+        read = local_data.read(file, definition.columns, definition.form)
         official = definition.data[split].rows
-        sources[split] = local_data.source(file, len(found), official)
-        rows[split] = local_data.dataset(file, found)
-        if split != evaluated and not benchmark.is_family and len(found) != official:
-            shots = f"{file}: {len(found)} rows, the official {split} split has {official}"
-    kept = {name: config.get(name) if config.get(name) in rows else None for name in _SPLITS}
-    if "samples" not in (config.get("fewshot_config") or {}):
-        kept["fewshot_split"] = pool
+        sources[split] = local_data.source(file, len(read), official)
+        rows[split] = local_data.dataset(file, read)
+        if split != evaluated and not benchmark.is_family and len(read) != official:
+            shots = f"{file}: {len(read)} rows, the official {split} split has {official}"
+    config |= {name: config.get(name) if config.get(name) in rows else None for name in SPLITS}
+    if not has_own_shots:
+        config["fewshot_split"] = pool
     dataset = datasets.DatasetDict(rows)
-    config |= kept | {"custom_dataset": lambda **_: dataset, "dataset_path": "local", "dataset_kwargs": None}
+    config |= {"custom_dataset": lambda **_: dataset, "dataset_path": "local", "dataset_kwargs": None}
     return config, sources, shots
 
 
-_SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+def _shots_split(benchmark: Benchmark, part: Part, evaluated: str, data: Path) -> tuple[str, str | None]:
+    """(the split of the few-shot examples, a note where that is the benchmark's own rows)."""
+    splits = part.definition.data
+    pool = next((split for split in splits if split != evaluated), evaluated)
+    if pool != evaluated and local_data.file_of(benchmark, part, splits[pool], data):
+        return pool, None
+    why = "" if pool == evaluated else f": {splits[pool].file} is missing"
+    return evaluated, f"{evaluated} rows of the benchmark itself{why}"
 
 
-def _task(config: dict[str, Any], part: Part) -> KeptTask:
+def _task(config: TaskConfig, part: Part, project: store.Project) -> CachedTask:
     try:
-        task = KeptTask(config=config)
-    except (OSError, datasets.exceptions.DatasetsError, ConnectionError) as error:
+        task = CachedTask(config=config)
+    except HUB_ERRORS as error:
         home = next(iter(part.definition.data.values())).home
         raise UserError(
             f"cannot fetch the rows of {part.name} ({home}) from the hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:200]}); pass --data DIR with local rows, or set PIPELINE_DATA"
+            f"{first_line(error)}); pass --data DIR with local rows, or set PIPELINE_DATA"
         ) from None
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except BAD_ROW as error:
         raise UserError(
             f"the first row of {part.name} makes no prompt: {type(error).__name__} {error}"
         ) from None
+    task.project = project
     task.set_fewshot_seed(SEED)
     return task
 
 
-def _group(benchmark: Benchmark, tasks: list[KeptTask], protocol: str) -> Group:
+def _group(benchmark: Benchmark, tasks: list[CachedTask], protocol: str) -> Group:
     """The family as lm-eval's group, which computes its mean and pooled standard error."""
-    metric, _, kept = benchmark.metric.partition(",")
-    aggregation = {"metric": metric, "weight_by_size": protocol != "v1", "filter_list": [kept or "none"]}
+    metric, _, chosen_filter = benchmark.metric.partition(",")
+    aggregation = {
+        "metric": metric,
+        "weight_by_size": protocol != "v1",
+        "filter_list": [chosen_filter or "none"],
+    }
     group = Group.from_config(GroupConfig(group=benchmark.name, aggregate_metric_list=[aggregation]))  # type: ignore[list-item]
     for task in tasks:
         group.add(task)
     return group
 
 
-def _of_harness(benchmark: Benchmark, data: Path | None) -> Loaded:
-    """A task of lm-eval's by its own name; with a data folder, its splits are files of DATA/<task>/."""
+def _of_harness(benchmark: Benchmark, data: Path | None) -> LoadedTasks:
+    """A task of lm-eval's by its own name, with rows from the hub."""
     manager = TaskManager()
     try:
         loaded = manager.load([benchmark.name])
-    except (OSError, datasets.exceptions.DatasetsError, ConnectionError) as error:
+    except HUB_ERRORS as error:
         hint = f"; this project knows no local form of it, so {data} does not help" if data else ""
-        raise UserError(
-            f"cannot fetch the rows of {benchmark.name} ({str(error).splitlines()[0][:200]}){hint}"
-        ) from None
+        raise UserError(f"cannot fetch the rows of {benchmark.name} ({first_line(error)}){hint}") from None
     except ImportError as error:
-        raise UserError(
-            f"{benchmark.name} needs a package that is not here: {str(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"{benchmark.name} needs a package that is not here: {first_line(error)}") from None
     for task in loaded["tasks"].values():
         if benchmark.num_fewshot is not None:
             task.set_config(key="num_fewshot", value=benchmark.num_fewshot)
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(SEED)
-    return Loaded(benchmark, dict(loaded), {}, None)
-
-
-class KeptTask(ConfigurableTask):
-    """A task whose prompts are built once and kept on disk.
-
-    lm-eval's own request cache pickles, and names a file by the task alone: other rows under the same task name would
-    get the old prompts. This one is JSON, named by all that the prompts depend on.
-    """
-
-    _instances: list[Instance]
-
-    def build_all_requests(self, *, limit: int | None = None, **rest: Any) -> None:
-        documents = dict(self.doc_iterator(limit=limit))
-        file = store.prompts_path(self._identity(limit, rest))
-        if not file.is_file():
-            try:
-                super().build_all_requests(limit=limit, **rest)
-            except (KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
-                raise self._blame(documents, error) from None
-            _write(file, self._instances)
-        self._instances = _read(file, documents)
-
-    def _identity(self, limit: int | None, rest: dict[str, Any]) -> str:
-        """Everything that the prompts depend on, digested."""
-        config = {
-            key: str(value)
-            for key, value in self.config.to_dict(keep_callable=False).items()
-            if key != "custom_dataset"
-        }
-        rows = {
-            split: store.text_digest(json.dumps(list(data), default=str))
-            for split, data in self.dataset.items()
-        }
-        template = {key: str(value) for key, value in rest.items() if key != "chat_template"}
-        told = [importlib.metadata.version("lm_eval"), config, rows, limit, SEED, template]
-        return store.text_digest(json.dumps(told, sort_keys=True, default=str))
-
-    def _blame(self, documents: dict[int, Any], error: Exception) -> UserError:
-        """Names the row that makes no prompt."""
-        for number, document in documents.items():
-            try:
-                self.doc_to_text(document), self.doc_to_target(document)
-                if self.config.doc_to_choice is not None:
-                    self.doc_to_choice(document)
-            except (KeyError, IndexError, TypeError, ValueError) as own:
-                return UserError(
-                    f"row {number + 1} of {self.task_name} makes no prompt: {type(own).__name__} {own}"
-                )
-        return UserError(
-            f"{self.task_name}: no prompts can be made of its rows: {str(error) or type(error).__name__}"
-        )
-
-
-def _write(file: Path, instances: list[Instance]) -> None:
-    """Contexts are written once: the choices of a question share theirs."""
-    contexts = {context: number for number, context in enumerate(dict.fromkeys(i.args[0] for i in instances))}
-    rows = [
-        [i.request_type, i.task_name, i.doc_id, i.repeats, i.idx, contexts[i.args[0]], list(i.args[1:])]
-        for i in instances
-    ]
-    with (
-        store.atomic(file) as temporary,
-        gzip.open(temporary, "wt", compresslevel=1, encoding="utf-8") as out,
-    ):
-        json.dump({"contexts": list(contexts), "instances": rows}, out)
-
-
-def _read(file: Path, documents: dict[int, Any]) -> list[Instance]:
-    with gzip.open(file, "rt", encoding="utf-8") as held:
-        data = json.load(held)
-    return [
-        Instance(
-            kind, documents[document], (data["contexts"][context], *rest), idx, (task, document, repeats)
-        )
-        for kind, task, document, repeats, idx, context, rest in data["instances"]
-    ]
+    return LoadedTasks(benchmark, dict(loaded), {}, None)

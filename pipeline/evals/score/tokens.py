@@ -1,7 +1,7 @@
-"""Windows of requests as tokens: made once per tokenizer by a process beside the model's, and kept on disk.
+"""Windows of requests as tokens, made once per tokenizer by a process beside the model's, and kept on disk.
 
-A window's file holds each context once. It is named by the digest of the texts, the tokenizer and the protocol, so that
-every variant, and every later run, finds it; nothing in it can be stale.
+A window's file has each context once. Its name is the digest of the texts, the tokenizer and the protocol,
+so that every variant and every later run finds it, and nothing in it can be out of date.
 """
 
 from __future__ import annotations
@@ -9,104 +9,113 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline import store
-from pipeline.evals.score.words import Pair, TokenPair, Words
+from pipeline.evals.score.words import TextPair, TokenizerLM, TokenPair
 from pipeline.models import identity
-from pipeline.store.processes import end_with_parent
+from pipeline.store import processes
 
 FEW = 200_000
 """Characters below which starting a process takes longer than tokenising."""
 AHEAD = 2
 """Windows that are tokenised while one is scored."""
+FORMAT = 1
+"""Of the files; part of their names."""
 
-_words: Words | None = None
+Int32s = npt.NDArray[np.int32]
+
+_model: TokenizerLM | None = None
+"""The tokenizer of the process beside."""
 
 
-def windows(words: Words, parts: list[list[Pair]]) -> Iterator[list[TokenPair]]:
-    """The tokens of each window in turn."""
-    version = f"{identity.tokenizer_digest(words.folder)} {words.protocol} 1"
-    files = [_file(words.folder, version, part) for part in parts]
+def windows(model: TokenizerLM, texts: list[list[TextPair]]) -> Iterator[list[TokenPair]]:
+    """The tokens of each window in turn.
+
+    Args:
+        model: whose tokenizer is used.
+        texts: the windows.
+    """
+    version = f"{identity.tokenizer_digest(model.folder)} {model.protocol} {FORMAT}"
+    files = [_file(model.requests, version, window) for window in texts]
     missing = [number for number, file in enumerate(files) if not file.is_file()]
-    size = sum(len(text) for number in missing for pair in parts[number] for text in pair)
-    pool = _pool(words) if size > FEW else nullcontext()
-    with pool as workers:
+    size = sum(len(text) for number in missing for pair in texts[number] for text in pair)
+    with _pool(model) if size > FEW else nullcontext() as pool:
         pending: dict[int, Future[None]] = {}
         for number, file in enumerate(files):
-            for ahead in missing[: AHEAD + 1 - len(pending)] if workers else []:
-                assert workers is not None
-                pending[ahead] = workers.submit(_encode_beside, files[ahead], parts[ahead])
+            for ahead in missing[: AHEAD + 1 - len(pending)] if pool else []:
+                assert pool is not None
+                pending[ahead] = pool.submit(_encode_beside, files[ahead], texts[ahead])
                 missing.remove(ahead)
             if number in pending:
                 pending.pop(number).result()
             elif not file.is_file():
-                _write(words, file, parts[number])
+                _write(model, file, texts[number])
             yield _read(file)
 
 
-def _file(folder: Path, version: str, part: list[Pair]) -> Path:
-    return store.requests_dir(folder) / f"{store.text_digest(version + json.dumps(part))[:32]}.npz"
+def _file(folder: Path, version: str, window: list[TextPair]) -> Path:
+    return folder / f"{store.text_digest(version + json.dumps(window))[:32]}.npz"
 
 
-def _pool(words: Words) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # a fork would copy a process whose threads hold locks
-    return ProcessPoolExecutor(1, context, _begin, (words.folder, words.protocol))
+def _pool(model: TokenizerLM) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+    return ProcessPoolExecutor(1, context, _begin, (model.folder, model.protocol))
 
 
 def _begin(folder: Path, protocol: str) -> None:
-    """In the process beside: ends with its parent, however that ends, and leaves Ctrl-C to it."""
-    global _words
+    """Prepares the process beside: it ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    global _model
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    _words = Words(folder, protocol)
+    processes.end_with_parent()
+    _model = TokenizerLM(folder, protocol)
 
 
-def _encode_beside(file: Path, part: list[Pair]) -> None:
-    assert _words is not None
-    _write(_words, file, part)
+def _encode_beside(file: Path, window: list[TextPair]) -> None:
+    assert _model is not None
+    _write(_model, file, window)
 
 
-def _write(words: Words, file: Path, part: list[Pair]) -> None:
-    encoded = words.encode_pairs(part)
-    contexts = {tuple(context): None for context, _ in encoded}
+def _write(model: TokenizerLM, file: Path, window: list[TextPair]) -> None:
+    pairs = model.encode_pairs(window)
+    contexts = {tuple(context): None for context, _ in pairs}
     numbers = {context: number for number, context in enumerate(contexts)}
+    continuations = [continuation for _, continuation in pairs]
     with store.atomic(file) as temporary, temporary.open("wb") as out:
         np.savez(
             out,
             contexts=_flat(contexts),
             context_lengths=_lengths(contexts),
-            context_of=np.array([numbers[tuple(context)] for context, _ in encoded], np.int32),
-            continuations=_flat(continuation for _, continuation in encoded),
-            continuation_lengths=_lengths(continuation for _, continuation in encoded),
+            context_of=np.array([numbers[tuple(context)] for context, _ in pairs], np.int32),
+            continuations=_flat(continuations),
+            continuation_lengths=_lengths(continuations),
         )
 
 
 def _read(file: Path) -> list[TokenPair]:
-    with np.load(file, allow_pickle=False) as held:
-        contexts = _pieces(held["contexts"], held["context_lengths"])
-        continuations = _pieces(held["continuations"], held["continuation_lengths"])
-        return [
-            (contexts[k], continuation)
-            for k, continuation in zip(held["context_of"], continuations, strict=True)
-        ]
+    with np.load(file, allow_pickle=False) as arrays:
+        contexts = _sequences(arrays["contexts"], arrays["context_lengths"])
+        continuations = _sequences(arrays["continuations"], arrays["continuation_lengths"])
+        numbers = arrays["context_of"].tolist()
+    return [(contexts[k], continuation) for k, continuation in zip(numbers, continuations, strict=True)]
 
 
-def _flat(parts: Any) -> Any:
-    return np.array([token for part in parts for token in part], np.int32)
+def _flat(sequences: Iterable[Sequence[int]]) -> Int32s:
+    return np.array([token for sequence in sequences for token in sequence], np.int32)
 
 
-def _lengths(parts: Any) -> Any:
-    return np.array([len(part) for part in parts], np.int32)
+def _lengths(sequences: Iterable[Sequence[int]]) -> Int32s:
+    return np.array([len(sequence) for sequence in sequences], np.int32)
 
 
-def _pieces(flat: Any, lengths: Any) -> list[list[int]]:
+def _sequences(flat: Int32s, lengths: Int32s) -> list[list[int]]:
+    """The inverse of `_flat` and `_lengths`."""
     ends = np.cumsum(lengths).tolist()
     whole = flat.tolist()
     return [whole[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]

@@ -1,5 +1,8 @@
-"""Texts → tokens, as lm-eval's `hf` backend makes them: the tokenizer's own BOS rule, the boundary between context and
-continuation, the prefix token before an empty context."""
+"""Texts → tokens, as lm-eval's `hf` backend makes them.
+
+That backend decides on the tokenizer's own BOS, where the context ends and the continuation begins, and which
+token stands before an empty context.
+"""
 
 from __future__ import annotations
 
@@ -16,82 +19,101 @@ from pipeline import store
 from pipeline.models import tokenizer
 from pipeline.types import UserError
 
-Pair = tuple[str, str]
+TextPair = tuple[str, str]
 """(context, continuation)."""
 TokenPair = tuple[list[int], list[int]]
+"""(tokens of the context, tokens of the continuation)."""
 
 PROTOCOLS = ("lm-eval", "v1")
 """lm-eval: the harness of today, the tokenizer's own BOS rule. v1: Open LLM Leaderboard v1, never a BOS."""
+DEFAULT_WINDOW = 2048
+"""Tokens of the window where config.json does not say, as in lm-eval."""
 
 
-class Words(TemplateLM):
-    """A model's tokenizer, as a language model that answers with the tokens it was asked about.
+class TokenizerLM(TemplateLM):
+    """A model's tokenizer, as a language model that answers with the tokens of its questions.
 
     Args:
-        folder: where config and tokenizer lie.
-        protocol: whether a text gets the tokenizer's BOS.
+        folder: where config.json and the tokenizer are.
+        protocol: one of PROTOCOLS.
+        project: where the tokens of requests are kept; by default the folder's own.
+
+    Raises:
+        UserError: the protocol is unknown.
     """
 
-    def __init__(self, folder: Path, protocol: str = "lm-eval") -> None:
+    def __init__(self, folder: Path, protocol: str = "lm-eval", project: store.Project | None = None) -> None:
         super().__init__()
         if protocol not in PROTOCOLS:
             raise UserError(f"--protocol {protocol!r} is unknown; choose from {', '.join(PROTOCOLS)}")
         self.folder, self.protocol = folder, protocol
+        self.project = project or store.Project.of(folder / "config.json")
         self._encode = lru_cache(maxsize=64)(self._encode_now)  # the choices of a question share its context
+
+    @property
+    def requests(self) -> Path:
+        """The folder of the tokens of requests."""
+        return self.project.requests(self.folder.resolve().name)
 
     @cached_property
     def tokenizer(self) -> Any:  # type: ignore[override]
+        """The tokenizer of transformers."""
         return tokenizer.load(self.folder)
 
     @cached_property
     def max_length(self) -> int:
-        """The model's window in tokens."""
-        return resolve_max_length(
-            SimpleNamespace(**store.read_json(self.folder / "config.json")), default=2048
-        )
+        """Tokens of the model's window."""
+        config = SimpleNamespace(**store.read_json(self.folder / "config.json"))
+        return int(resolve_max_length(config, default=DEFAULT_WINDOW))
 
     @property
     def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
+        """The token that ends a text."""
+        return int(self.tokenizer.eos_token_id)
 
     @cached_property
     def prefix_token_id(self) -> int:
-        """What stands before an empty context: BOS, else EOS."""
+        """The token that stands before an empty context: BOS, else EOS."""
         bos = self.tokenizer.bos_token_id
-        return self.tokenizer.eos_token_id if bos is None else bos
+        return self.eot_token_id if bos is None else int(bos)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """The tokens of a text; by default with the special tokens that the protocol adds."""
         return list(self._encode(string, add_special_tokens))
 
     def _encode_now(self, string: str, add_special_tokens: bool | None) -> list[int]:
         if add_special_tokens is None:
-            twice = has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
-            add_special_tokens = self.protocol != "v1" and not twice
-        return self.tokenizer.encode(string, verbose=False, add_special_tokens=add_special_tokens)
+            has_bos = has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
+            add_special_tokens = self.protocol != "v1" and not has_bos
+        return list(self.tokenizer.encode(string, verbose=False, add_special_tokens=add_special_tokens))
 
     def tok_decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+        """The text of tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
 
-    def encode_pairs(self, pairs: list[Pair]) -> list[TokenPair]:
-        """(tokens of the context, tokens of the continuation) of each pair, by lm-eval's own rules.
+    def encode_pairs(self, pairs: list[TextPair]) -> list[TokenPair]:
+        """The tokens of each pair, by lm-eval's own rules.
 
         A pair that those rules cannot take (nothing to predict) comes out with an empty continuation.
         """
         return [self._encode_one(pair) for pair in pairs]
 
-    def _encode_one(self, pair: Pair) -> TokenPair:
+    def _encode_one(self, pair: TextPair) -> TokenPair:
+        questions = [Instance("loglikelihood", {}, pair, 0)]
         try:
-            return TemplateLM.loglikelihood(
-                self, [Instance("loglikelihood", {}, pair, 0)], disable_tqdm=True
-            )[0]  # type: ignore
+            (tokens,) = TemplateLM.loglikelihood(self, questions, disable_tqdm=True)
         except IndexError:  # lm-eval reads the first token of a continuation that has none
             return [self.prefix_token_id], []
+        context, continuation = tokens  # `_loglikelihood_tokens` below gives tokens, not numbers
+        return context, continuation
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[Any]:
         return [(context, continuation) for _, context, continuation in requests]
 
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Not there: a tokenizer predicts nothing."""
         raise NotImplementedError("a tokenizer predicts nothing")
 
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Not there: a tokenizer writes nothing."""
         raise NotImplementedError("a tokenizer writes nothing")

@@ -1,0 +1,108 @@
+"""A task of lm-eval's whose prompts are built once and kept on disk.
+
+lm-eval's own request cache pickles, and names a file by the task alone: other rows under the same task name
+would get the old prompts. Here the file is JSON, and its name is a digest of all that the prompts depend on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+from pipeline import store
+from pipeline.types import UserError
+
+SEED = 1234
+"""lm-eval's own seed of the few-shot draw."""
+BAD_ROW = (KeyError, IndexError, TypeError, ValueError)
+"""What lm-eval's templates raise on a row that they cannot take."""
+
+
+class CachedTask(ConfigurableTask):
+    """A task whose prompts are kept in the cache of `project`."""
+
+    project = store.Project()
+    _instances: list[Instance]
+
+    def build_all_requests(self, *, limit: int | None = None, **options: Any) -> None:
+        """Makes the questions, or reads them where they have been made of the same rows.
+
+        Args:
+            limit: documents at most.
+            options: lm-eval's own.
+
+        Raises:
+            UserError: a row makes no prompt.
+        """
+        documents = dict(self.doc_iterator(limit=limit))
+        file = self.project.prompts(self._digest(limit, options))
+        if not file.is_file():
+            try:
+                super().build_all_requests(limit=limit, **options)
+            except (*BAD_ROW, AssertionError) as error:
+                raise self._bad_row(documents, error) from None
+            write_instances(file, self._instances)
+        self._instances = read_instances(file, documents)
+
+    def _digest(self, limit: int | None, options: dict[str, Any]) -> str:
+        """A digest of everything that the prompts depend on."""
+        config = {
+            key: str(value)
+            for key, value in self.config.to_dict(keep_callable=False).items()
+            if key != "custom_dataset"
+        }
+        rows = {
+            split: store.text_digest(json.dumps(list(data), default=str))
+            for split, data in self.dataset.items()
+        }
+        template = {key: str(value) for key, value in options.items() if key != "chat_template"}
+        version = importlib.metadata.version("lm_eval")
+        inputs = [version, config, rows, limit, SEED, template]
+        return store.text_digest(json.dumps(inputs, sort_keys=True, default=str))
+
+    def _bad_row(self, documents: dict[int, Any], error: Exception) -> UserError:
+        """The error that names the row which makes no prompt."""
+        for number, document in documents.items():
+            try:
+                self.doc_to_text(document), self.doc_to_target(document)
+                if self.config.doc_to_choice is not None:
+                    self.doc_to_choice(document)
+            except BAD_ROW as reason:
+                return UserError(
+                    f"row {number + 1} of {self.task_name} makes no prompt: {type(reason).__name__} {reason}"
+                )
+        return UserError(
+            f"{self.task_name}: no prompts can be made of its rows: {str(error) or type(error).__name__}"
+        )
+
+
+def write_instances(file: Path, instances: list[Instance]) -> None:
+    """Writes questions; a context that the choices of a question share is written once."""
+    contexts = dict.fromkeys(instance.args[0] for instance in instances)
+    numbers = {context: number for number, context in enumerate(contexts)}
+    rows = [
+        [i.request_type, i.task_name, i.doc_id, i.repeats, i.idx, numbers[i.args[0]], list(i.args[1:])]
+        for i in instances
+    ]
+    with (
+        store.atomic(file) as temporary,
+        gzip.open(temporary, "wt", compresslevel=1, encoding="utf-8") as out,
+    ):
+        json.dump({"contexts": list(contexts), "instances": rows}, out)
+
+
+def read_instances(file: Path, documents: dict[int, Any]) -> list[Instance]:
+    """The questions in a file, with their documents."""
+    with gzip.open(file, "rt", encoding="utf-8") as text:
+        data = json.load(text)
+    contexts = data["contexts"]
+    return [
+        Instance(kind, documents[document], (contexts[context], *rest), idx, (task, document, repeats))
+        for kind, task, document, repeats, idx, context, rest in data["instances"]
+    ]

@@ -1,14 +1,16 @@
-"""Where each sublayer joins the residual stream of an ONNX graph, found by structure and not by names.
+"""Where each sublayer joins the residual stream of an ONNX graph, by structure and not by names.
 
-A sublayer is a branch f(norm(x)) that an `Add` brings back to the stream x. A branch is told from any other operand
-of an `Add` by two facts: it descends from the stream, and on the way it went through a product with a weight.
-(`Add(x, 0.0447·x³)` of a GELU descends too, but through no weight.) It is an attention when it holds a softmax, an
-`Attention` operator or a cache; else an MLP. This finds the graphs authored here, those that optimum traces (where a
-norm is six nodes), and parallel layers, where both branches read the same stream or are summed before they join it.
+A sublayer is a branch f(norm(x)) that an `Add` brings back to the stream x. Two facts distinguish a branch
+from any other operand of an `Add`: it descends from the stream, and it does so through a product with a
+weight. (`Add(x, 0.0447·x³)` of a GELU descends too, but through no weight.) A branch with a softmax or an
+`Attention` operator is attention, any other an MLP. This holds for graphs authored here, for those that
+optimum traces (where a norm is six nodes), and for parallel layers, whose branches read the same stream or are
+summed before they join it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +21,7 @@ from pipeline.types import SkipSet, Sublayer, UserError
 _PRODUCTS = {"MatMul", "Gemm", "FusedMatMul", "MatMulNBits"}
 _SOFTMAX = {"Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention"}
 _SAME_STREAM = {"Reshape", "Identity", "Cast"}  # OPT flattens its stream around the MLP
+_REFUSED = "this graph is not cut"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Join:
         layer: index in the original model.
         kind: 'attn' or 'mlp'.
         branch: the value that the sublayer adds to the stream, [B, S, C].
-        stream: the residual stream once it is added (and, where a layer sums its branches first, the other one too).
+        stream: the residual stream after it (after both branches, where a layer sums them first).
     """
 
     layer: int
@@ -39,6 +42,7 @@ class Join:
 
     @property
     def sublayer(self) -> Sublayer:
+        """(layer, kind)."""
         return (self.layer, self.kind)
 
 
@@ -53,28 +57,35 @@ def find(model: ir.Model, num_layers: int, skip: SkipSet) -> list[Join]:
     Raises:
         UserError: the joins are not just the expected ones; names the layer and the node.
     """
-    expected: list[Sublayer] = [
-        s for i in range(num_layers) for s in ((i, "attn"), (i, "mlp")) if s not in skip
-    ]  # type: ignore[misc]
+    expected = [sublayer for sublayer in _sublayers(num_layers) if sublayer not in skip]
     joins: list[Join] = []
     for branch, kind, stream in _Scan(model).joins():
         if len(joins) == len(expected):
             raise UserError(
-                f"node {_node_name(branch)} joins the residual stream beyond the {num_layers} layers; this graph is not cut"
+                f"node {_node_name(branch)} joins the residual stream beyond the {num_layers} layers; "
+                f"{_REFUSED}"
             )
         layer, wanted = expected[len(joins)]
         if kind != wanted:
             raise UserError(
-                f"layer {layer}: node {_node_name(branch)} joins the stream as {kind}, expected {wanted}; this graph is not cut"
+                f"layer {layer}: node {_node_name(branch)} joins the stream as {kind}, expected {wanted}; "
+                f"{_REFUSED}"
             )
         joins.append(Join(layer, kind, branch, stream))
     if len(joins) < len(expected):
         layer, kind = expected[len(joins)]
         last = _node_name(joins[-1].branch) if joins else "none"
         raise UserError(
-            f"layer {layer}: no {kind} joins the residual stream (the last that does: {last}); this graph is not cut"
+            f"layer {layer}: no {kind} joins the residual stream (the last that does: {last}); {_REFUSED}"
         )
     return joins
+
+
+def _sublayers(num_layers: int) -> Iterator[Sublayer]:
+    """Every sublayer of the original model, in the order of the stream."""
+    for layer in range(num_layers):
+        yield layer, "attn"
+        yield layer, "mlp"
 
 
 def join_node(branch: ir.Value) -> ir.Node:
@@ -82,7 +93,8 @@ def join_node(branch: ir.Value) -> ir.Node:
     readers = [use.node for use in branch.uses()]
     if len(readers) != 1 or readers[0].op_type != "Add":
         raise UserError(
-            f"node {_node_name(branch)} has {len(readers)} readers where one residual Add was expected; this graph is not cut"
+            f"node {_node_name(branch)} has {len(readers)} readers where one residual Add was expected; "
+            f"{_REFUSED}"
         )
     return readers[0]
 
@@ -101,7 +113,8 @@ def _node_name(value: ir.Value) -> str:
     return repr(producer.name if producer else value.name)
 
 
-_Branch = tuple[ir.Value, Literal["attn", "mlp"]]
+_Kind = Literal["attn", "mlp"]
+_Branch = tuple[ir.Value, _Kind]
 
 
 class _Scan:
@@ -110,29 +123,28 @@ class _Scan:
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
         self.constants = _constants(model)
-        self.streams: set[ir.Value] = set()  # every stage of the stream so far
+        self.streams: set[ir.Value] = set()  # the stream after each join so far, and before the first
         self.current: ir.Value | None = None
 
-    def joins(self) -> list[tuple[ir.Value, Literal["attn", "mlp"], ir.Value]]:
-        """(branch, kind, stream after it) in order; attention first where a layer sums its branches before the join."""
-        found = []
+    def joins(self) -> list[tuple[ir.Value, _Kind, ir.Value]]:
+        """(branch, kind, stream after it), in order; attention before an MLP that it is summed with."""
+        joins: list[tuple[ir.Value, _Kind, ir.Value]] = []
         for add in self.graph:
             if add.op_type != "Add" or any(v is None or v in self.constants for v in add.inputs):
                 continue
             for stream in add.inputs:
-                if stream is not None and (
-                    branches := self._branches(_origin(stream), other_operand(add, stream))
-                ):
-                    self.streams |= {_origin(stream), add.outputs[0]}
-                    self.current = add.outputs[0]
-                    found += [
-                        (branch, kind, self.current) for branch, kind in sorted(branches, key=lambda b: b[1])
-                    ]
+                if stream is None:
+                    continue
+                if branches := self._branches(_origin(stream), other_operand(add, stream)):
+                    after = add.outputs[0]
+                    self.streams |= {_origin(stream), after}
+                    self.current = after
+                    joins += [(branch, kind, after) for branch, kind in sorted(branches, key=lambda b: b[1])]
                     break
-        return found
+        return joins
 
     def _branches(self, stream: ir.Value, operand: ir.Value) -> list[_Branch]:
-        """The branches that an `Add` of `operand` brings to `stream`: none where it is no join, two where they are summed first."""
+        """The branches that an `Add` brings to the stream: none where it is no join, two if summed first."""
         if self.current is not None and stream is not self.current:
             return []
         streams = self.streams | {stream}
@@ -145,8 +157,8 @@ class _Scan:
                 return [(value, part_kind) for value, part_kind in parts if part_kind]
         return [(operand, kind)]
 
-    def _kind(self, value: ir.Value, streams: set[ir.Value]) -> Literal["attn", "mlp"] | None:
-        """Walks back from a value to the stream: which kind of sublayer lies between, None where none does."""
+    def _kind(self, value: ir.Value, streams: set[ir.Value]) -> _Kind | None:
+        """Which kind of sublayer lies between the stream and a value, walking back; None where none does."""
         from_stream = through_weight = through_softmax = False
         open_values, seen = [value], {value}
         while open_values:

@@ -165,7 +165,7 @@ def _precision(model: ir.Model) -> Precision:
     dtype = next(value.dtype for value in model.graph.inputs if graphfile.is_cache(value))
     names: dict[ir.DataType | None, Precision] = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
     if dtype not in names:
-        raise UserError(f"a graph in {dtype} is not taken; export it in fp32 or fp16")
+        raise UserError(f"a graph in {dtype} is not supported; export it in fp32 or fp16")
     return names[dtype]
 
 

@@ -19,14 +19,16 @@ def decoder(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Deco
     """The decoder of the checkpoint's architecture, ready to `author()`.
 
     Raises:
-        UserError: the architecture is not authored here, or the config asks for something that it does not do.
+        UserError: the architecture is not authored here, or not as the config asks for it.
     """
     model_type = checkpoint.config.get("model_type")
     if model_type not in supported():
         raise UserError(
-            f"{checkpoint.folder}: architecture {model_type!r} is not authored here ({', '.join(supported())} are); "
-            "export it with `optimum-cli export onnx --task text-generation-with-past` and use `pipeline export --from-onnx FOLDER`"
+            f"{checkpoint.folder}: architecture {model_type!r} is not authored here "
+            f"({', '.join(supported())} are); export it with "
+            "`optimum-cli export onnx --task text-generation-with-past` "
+            "and use `pipeline export --from-onnx FOLDER`"
         )
-    room = importlib.import_module(f"{__name__}.{model_type}")
-    made: Decoder = room.Architecture(checkpoint, precision, skip)
-    return made
+    module = importlib.import_module(f"{__name__}.{model_type}")
+    authored: Decoder = module.Architecture(checkpoint, precision, skip)
+    return authored

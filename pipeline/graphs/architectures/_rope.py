@@ -20,7 +20,14 @@ Frequencies = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Rope:
-    """Inverse frequencies [D_rot/2], the factor on cos and sin, and for LongRoPE the ones beyond `switch` tokens."""
+    """How positions become angles.
+
+    Attributes:
+        frequencies: inverse frequencies [D_rot/2].
+        factor: on cosines and sines.
+        long_frequencies: those of LongRoPE, for texts of more than `switch` tokens.
+        switch: tokens.
+    """
 
     frequencies: Frequencies
     factor: float = 1.0
@@ -32,7 +39,7 @@ def rope(config: Config, head_dim: int) -> Rope:
     """The rotary embedding that a config.json asks for.
 
     Args:
-        config: config.json; both `rope_theta` + `rope_scaling` and transformers 5's `rope_parameters` are read.
+        config: config.json, with `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`.
         head_dim: D; `partial_rotary_factor` of it is rotated.
 
     Raises:
@@ -53,12 +60,12 @@ def rope(config: Config, head_dim: int) -> Rope:
     if kind in ("longrope", "su"):
         return _longrope(base, config, parameters)
     raise UserError(
-        f"rope scaling {kind!r} is not authored here (default, linear, llama3 and longrope are); use --from-onnx"
+        """Llama 3.1: `factor` stretches long wavelengths; short ones stay, those between are interpolated."""
     )
 
 
 def _llama3(base: Frequencies, parameters: dict[str, Any]) -> Frequencies:
-    """Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
+    """Llama 3.1: `factor` stretches long wavelengths, keeps short ones, and interpolates between."""
     factor, old = parameters["factor"], parameters["original_max_position_embeddings"]
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     wavelength = 2 * math.pi / base

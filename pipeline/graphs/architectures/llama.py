@@ -11,12 +11,15 @@ from pipeline.graphs.architectures._decoder import Decoder
 
 
 class Architecture(Decoder):
+    """Projections of their own for q, k, v, gate and up; biases where the config says so."""
+
     def biases(self) -> tuple[bool, bool]:
         """Whether q, k, v and the output projection have biases."""
         has = bool(self.config.get("attention_bias", False))
         return has, has
 
     def attention(self, x: ir.Value, i: int) -> ir.Value:
+        """[B, S, C] → [B, S, C]."""
         name, (qkv_bias, o_bias) = f"model.layers.{i}.self_attn", self.biases()
         q = self.linear(x, f"{name}.q_proj", self.C, self.H * self.D, bias=qkv_bias)
         k = self.linear(x, f"{name}.k_proj", self.C, self.G * self.D, bias=qkv_bias)
@@ -24,6 +27,7 @@ class Architecture(Decoder):
         return self.linear(self.attend(q, k, v, i), f"{name}.o_proj", self.H * self.D, self.C, bias=o_bias)
 
     def mlp(self, x: ir.Value, i: int) -> ir.Value:
+        """[B, S, C] → [B, S, C]."""
         name, bias = f"model.layers.{i}.mlp", bool(self.config.get("mlp_bias", False))
         gate = self.linear(x, f"{name}.gate_proj", self.C, self.F, bias=bias)
         up = self.linear(x, f"{name}.up_proj", self.C, self.F, bias=bias)

@@ -6,8 +6,12 @@ from pipeline.graphs.architectures import llama
 
 
 class Architecture(llama.Architecture):
+    """No biases; one window for all layers."""
+
     def biases(self) -> tuple[bool, bool]:
+        """None anywhere."""
         return False, False
 
-    def window(self, i: int) -> int | None:  # noqa: ARG002  (the same for every layer)
+    def window(self, i: int) -> int | None:  # noqa: ARG002 - the same for every layer
+        """Keys that a query sees."""
         return self.config.get("sliding_window")

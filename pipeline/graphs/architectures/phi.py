@@ -1,7 +1,7 @@
-"""Phi-1, Phi-1.5 and Phi-2: attention and MLP in parallel behind one LayerNorm, biases, partial rotary embedding.
+"""Phi-1, Phi-1.5 and Phi-2: attention and MLP in parallel behind one LayerNorm, biases, partial rotary.
 
-Ground truth: transformers `modeling_phi.py`. Both branches read the norm of the same stream; they are added one after
-the other (x + attention, then + mlp), so that each sublayer has its own join like everywhere else.
+Ground truth: transformers `modeling_phi.py`. Both branches read the norm of the same stream. They are added
+one after the other (x + attention, then + mlp), so that each sublayer has its own join as everywhere else.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_
 
 
 class Architecture(Decoder):
+    """Parallel sublayers with biases."""
+
     final_norm = "model.final_layernorm"
 
     def layer(self, x: ir.Value, i: int) -> ir.Value:
-        start, joined = x, x
+        """One layer: x + attention(norm(x)) + mlp(norm(x))."""
         if (i, "attn") in self.skip and (i, "mlp") in self.skip:
             return x
-        normed = self.norm(start, f"model.layers.{i}.input_layernorm")
+        normed = self.norm(x, f"model.layers.{i}.input_layernorm")
         if (i, "attn") not in self.skip:
             with self.scope("attention"):
-                joined = self.op("Add", [joined, self.attention(normed, i)], label="residual")
+                x = self.op("Add", [x, self.attention(normed, i)], label="residual")
         if (i, "mlp") not in self.skip:
             with self.scope("mlp"):
-                joined = self.op("Add", [joined, self.mlp(normed, i)], label="residual")
-        return joined
+                x = self.op("Add", [x, self.mlp(normed, i)], label="residual")
+        return x
 
     def norm(self, x: ir.Value, name: str, size: int = 0) -> ir.Value:
-        scale, bias = (
-            self.weight(f"{name}.weight", size or self.C),
-            self.weight(f"{name}.bias", size or self.C),
-        )
+        """LayerNorm with FP32 statistics over the last axis (Ba et al. 2016)."""
+        size = size or self.C
+        scale, bias = self.weight(f"{name}.weight", size), self.weight(f"{name}.bias", size)
         epsilon = float(self.config["layer_norm_eps"])
         return self.op(
             "LayerNormalization",
@@ -46,6 +47,7 @@ class Architecture(Decoder):
         )
 
     def attention(self, x: ir.Value, i: int) -> ir.Value:
+        """[B, S, C] → [B, S, C]."""
         if self.config.get("qk_layernorm"):
             raise UserError(
                 f"{self.checkpoint.folder}: qk_layernorm is not authored for phi; use --from-onnx"
@@ -57,15 +59,16 @@ class Architecture(Decoder):
         return self.linear(self.attend(q, k, v, i), f"{name}.dense", self.H * self.D, self.C, bias=True)
 
     def mlp(self, x: ir.Value, i: int) -> ir.Value:
+        """[B, S, C] → [B, S, C]."""
         name, act = f"model.layers.{i}.mlp", self.config.get("hidden_act", "gelu_new")
         if act not in _GELU:
             raise UserError(
                 f"{self.checkpoint.folder}: hidden_act {act!r} is not authored for phi; use --from-onnx"
             )
         up = self.linear(x, f"{name}.fc1", self.C, self.F, bias=True)
-        return self.linear(
-            self.op("Gelu", [up], approximate=_GELU[act]), f"{name}.fc2", self.F, self.C, bias=True
-        )
+        active = self.op("Gelu", [up], approximate=_GELU[act])
+        return self.linear(active, f"{name}.fc2", self.F, self.C, bias=True)
 
     def head(self, x: ir.Value) -> ir.Value:
+        """[B, K, C] → [B, K, V]; never tied."""
         return self.linear(x, "lm_head", self.C, self.V, bias=True)

@@ -1,4 +1,7 @@
-"""Qwen2 and Qwen2.5: Llama with biases on q, k and v, and windows on some layers. Ground truth: `modeling_qwen2.py`."""
+"""Qwen2 and Qwen2.5: Llama with biases on q, k and v, and windows on some layers.
+
+Ground truth: transformers `modeling_qwen2.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,17 @@ from pipeline.graphs.architectures import llama
 
 
 class Architecture(llama.Architecture):
+    """Biases on q, k and v; the config says which layers have a window."""
+
     def biases(self) -> tuple[bool, bool]:
+        """On q, k and v alone."""
         return True, False
 
     def window(self, i: int) -> int | None:
-        """`layer_types` says it in newer configs; older ones give every layer from `max_window_layers` on a window."""
+        """Keys that a query of layer i sees.
+
+        Newer configs list `layer_types`; in older ones layers from `max_window_layers` on have the window.
+        """
         if not self.config.get("use_sliding_window", False):
             return None
         kinds = self.config.get("layer_types")

@@ -1,4 +1,4 @@
-"""Turns a graph that gives the logits asked for into one that gives those of every position."""
+"""Makes a graph give the logits of every position."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class AllLogitsPass(InPlacePass):
     """Takes `logits_positions` out: the head reads every position."""
 
     def call(self, model: ir.Model) -> PassResult:
+        """Every reader of the gathered positions reads the whole sequence."""
         gather = next((node for node in model.graph if node.op_type == "GatherND"), None)
         positions = next((value for value in model.graph.inputs if value.name == "logits_positions"), None)
         if gather is None or positions is None or gather.inputs[0] is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -11,7 +13,12 @@ from pipeline.types import SkipSet, UserError
 
 
 class SkipPass(InPlacePass):
-    """Leaves the sublayers of a skip set out of a base graph."""
+    """Leaves the sublayers of a skip set out of a base graph.
+
+    Args:
+        skip: what to leave out.
+        num_layers: L of the model.
+    """
 
     def __init__(self, skip: SkipSet, num_layers: int) -> None:
         super().__init__()
@@ -23,13 +30,14 @@ class SkipPass(InPlacePass):
         self.joins = anatomy.find(model, self.num_layers, SkipSet())
 
     def call(self, model: ir.Model) -> PassResult:
+        """Bypasses each skipped sublayer's `Add`, then removes what nothing reaches."""
         for join in self.joins:
             if join.sublayer in self.skip:
                 add = anatomy.join_node(join.branch)
                 add.outputs[0].replace_all_uses_with(
                     anatomy.other_operand(add, join.branch), replace_graph_outputs=True
                 )
-                # The Add goes at once: left in place it would read the branch of its parallel sibling a second time.
+                # Left in place, the Add would read the branch of its parallel sibling a second time.
                 model.graph.remove(add, safe=True)
         _drop_cache_outputs(model, self.skip)
         RemoveUnusedNodesPass()(model)
@@ -46,18 +54,15 @@ class SkipPass(InPlacePass):
         ]
         if left:
             raise UserError(
-                f"cache tensor {left[0]} is still used after its attention was left out; this graph is not cut"
+                f"cache tensor {left[0]} is still used after its attention was left out; "
+                "this graph is not cut"
             )
 
 
 def _cache_layer(value: ir.Value) -> int | None:
-    """Which layer's keys or values a graph input or output holds."""
-    parts = (value.name or "").split(".")
-    return (
-        int(parts[1])
-        if parts[0] in ("past_key_values", "present") and len(parts) == 3 and parts[1].isdigit()
-        else None
-    )
+    """Which layer's keys or values a graph input or output holds; None where it is no cache tensor."""
+    match = re.fullmatch(r"(?:past_key_values|present)\.(\d+)\.[^.]+", value.name or "")
+    return int(match[1]) if match else None
 
 
 def _drop_cache_outputs(model: ir.Model, skip: SkipSet) -> None:
@@ -66,7 +71,7 @@ def _drop_cache_outputs(model: ir.Model, skip: SkipSet) -> None:
 
 
 def _drop_cache_inputs(model: ir.Model, skip: SkipSet) -> None:
-    """Removes the inputs; a tracer hangs the mask's length on the cache of layer 0, which then moves to another layer."""
+    """Removes the inputs; where a tracer took the mask's length from one, another layer's replaces it."""
     gone = [v for v in model.graph.inputs if _cache_layer(v) in skip.attention]
     heir = next((v for v in model.graph.inputs if _cache_layer(v) is not None and v not in gone), None)
     for value in gone:

@@ -88,31 +88,32 @@ def bench(
     Example: `pipeline bench graphs/*/mlp22-29.fp32.onnx --sequences 100 --tasks smoke`
     """
     from pipeline.evals.bench import bench as stage
+    from pipeline.evals.bench import table as latencies
     from pipeline.evals.score import tables
 
     taken = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
     if tasks:
         prerequisites.known_tasks(tasks, taken)  # a misspelt name costs no hour of timing
     others = tuple(part for part in (compare or "").split(",") if part)
-    report = stage.bench(
-        prerequisites.checked(taken, unchecked),
+    settings = stage.BenchSettings(
         sequences=sequences,
         lengths=tuple(arguments.numbers(lengths, "--lengths")),
         batch=batch,
         decode=decode,
         compare=others,
-        optimum_graphs=prerequisites.optimum_twins(taken) if "optimum" in others else {},
         threads=threads,
         unchecked=unchecked,
     )
-    measured = [Path(artefact) for artefact in stage.short(report)]
-    scores = prerequisites.scored(measured, tasks, limit, data, unchecked)
+    twins = prerequisites.optimum_twins(taken) if "optimum" in others else {}
+    report = stage.bench(prerequisites.checked(taken, unchecked), settings, optimum_graphs=twins)
+    beside = latencies.short(report)
+    scores = prerequisites.scored([Path(path) for path in beside], tasks, limit, data, unchecked)
     if as_json:
-        show_result({**report.record(), "scores": [score.plain() for score in scores]}, True)
+        show_result({**report.plain(), "scores": [score.plain() for score in scores]}, True)
         return
-    arguments.print_table(stage.table(report))
+    arguments.print_table(latencies.table(report))
     if scores:
-        arguments.print_table(tables.table(scores, stage.short(report)))
+        arguments.print_table(tables.table(scores, beside))
 
 
 @app.command(rich_help_panel=MEASURE)

@@ -1,6 +1,6 @@
 """Stages that a command runs before its own: the fp16 twin before a build, the check before a measurement.
 
-Stages never import each other; the command and the demo chain them, here. Each is imported where it is needed.
+Stages never import each other; the commands chain them, here. Each stage is imported where it is used.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from pipeline import store
 from pipeline.cli import arguments
 from pipeline.store import records
+from pipeline.store.records import Score, SublayerTimes, TimesRecord
 from pipeline.types import SkipSet, UserError
 
 if TYPE_CHECKING:
     from pipeline.calib import latency_budget
-    from pipeline.store.records import Score
-    from pipeline.store.records import SublayerTimes
+    from pipeline.evals.bench.table import BenchReport
 
 PROBES = 20
 """Sequences on which a time is measured for a choice."""
@@ -30,9 +30,17 @@ def has_gpu() -> bool:
     return tensorrt_library.gpu_target() is not None
 
 
+# ---- graphs ---------------------------------------------------------------------------------------------
+
+
 @cache
-def _fp16_base(folder: Path, _cwd: Path) -> Path:
-    """The fp16 base graph of a checkpoint, made or found once a command; a relative folder means another one after a chdir."""
+def _fp16_base(folder: Path, _directory: Path) -> Path:
+    """The fp16 base graph of a checkpoint, looked for once a command.
+
+    Args:
+        folder: of the checkpoint.
+        _directory: the current one, by which a relative folder is another.
+    """
     from pipeline.graphs import export as stage
     from pipeline.models import checkpoint
 
@@ -40,16 +48,16 @@ def _fp16_base(folder: Path, _cwd: Path) -> Path:
 
 
 def fp16_twin(path: Path) -> Path:
-    """The same variant in fp16, cut from the fp16 base."""
+    """The same variant in fp16, cut from the fp16 base; optimum's graphs stay as they are."""
     from pipeline.graphs import variants as surgery
 
-    record = store.read_sidecar(path)
-    variant = store.variant_of(record)
-    if variant.precision == "fp16" or record["contract"] != "authored":
+    sidecar = store.graph_sidecar(path)
+    variant = sidecar.as_variant()
+    if variant.precision == "fp16" or sidecar.contract != "authored":
         return path
     twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
-    healed = store.healed_weights(path)
-    return surgery.graft(twin, healed, variant.adapter) if healed and variant.adapter else twin
+    tensors = store.healed_weights(path)
+    return surgery.graft(twin, tensors, variant.adapter) if tensors and variant.adapter else twin
 
 
 def healed(graph: Path, adapter: str) -> Path:
@@ -58,40 +66,60 @@ def healed(graph: Path, adapter: str) -> Path:
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint
 
-    skip = store.variant_of(store.read_sidecar(graph)).skip
+    skip = store.variant(graph).skip
     with arguments.busy(f"merging adapter {adapter} of {skip.name}"):
-        return surgery.graft(
-            graph, adapters.merge(checkpoint.open_checkpoint(graph.parent), skip, adapter), adapter
-        )
-
-
-def checked(paths: list[Path], unchecked: bool) -> list[Path]:
-    """The paths and their bases, each checked now where it has not passed: no number stands for an unchecked artefact."""
-    from pipeline.evals.bench import bench
-    from pipeline.evals.check import check as stage
-
-    for path in [] if unchecked else bench.with_bases(paths):
-        if not store.check_passed(path):
-            with arguments.busy(f"checking {path} first"):
-                stage.check(path)
-    return paths
+        tensors = adapters.merge(checkpoint.open_checkpoint(graph.parent), skip, adapter)
+        return surgery.graft(graph, tensors, adapter)
 
 
 def merged(paths: list[Path], unchecked: bool) -> Path:
-    """One graph of all these graphs, none of which is unchecked unless that is allowed.
+    """One graph of all these graphs.
+
+    Args:
+        paths: graphs of one base.
+        unchecked: also those that have passed no check.
 
     Raises:
         UserError: one is an engine, or has passed no check.
     """
+    from pipeline.evals import passed
     from pipeline.graphs import merge as stage
 
     for path in paths:
         if path.suffix != ".onnx":
             raise UserError(f"--together takes graphs (.onnx), and {path} is none")
-        if not unchecked and not store.check_passed(path):
-            raise UserError(f"{path} has passed no check; run `pipeline check {path}`, or pass --unchecked")
+        if not unchecked:
+            passed.require_check(path)
     with arguments.busy(f"merging {len(paths)} graphs"):
         return stage.merge(paths)
+
+
+def optimum_twins(paths: list[Path]) -> dict[Path, Path]:
+    """The same variants, cut out of the graph that optimum exports of the same checkpoint."""
+    from pipeline.graphs import export as stage
+    from pipeline.graphs import variants as surgery
+
+    return {path: surgery.cut(stage.optimum_base(path.parent), store.variant(path).skip) for path in paths}
+
+
+# ---- checks and scores ----------------------------------------------------------------------------------
+
+
+def checked(paths: list[Path], unchecked: bool) -> list[Path]:
+    """The same paths, after a check of each and of its base where they have not passed one.
+
+    Args:
+        paths: graphs and engines.
+        unchecked: leave the checks out.
+    """
+    from pipeline.evals.bench import contestants
+    from pipeline.evals.check import check as stage
+
+    for path in [] if unchecked else contestants.with_bases(paths):
+        if not store.check_passed(path):
+            with arguments.busy(f"checking {path} first"):
+                stage.check(path)
+    return paths
 
 
 def known_tasks(tasks: str, paths: list[Path]) -> list[str]:
@@ -108,7 +136,7 @@ def known_tasks(tasks: str, paths: list[Path]) -> list[str]:
 def scored(
     paths: list[Path], tasks: str | None, limit: int | None, data: Path | None, unchecked: bool
 ) -> list[Score]:
-    """The scores that exist of the artefacts, once the benchmarks named have been run on them."""
+    """The scores that exist of the artefacts, once the benchmarks that are named have been run on them."""
     from pipeline.evals.score import results
 
     if tasks:
@@ -119,66 +147,92 @@ def scored(
     return [score for path in paths for score in results.scores_of(path)]
 
 
+# ---- times ----------------------------------------------------------------------------------------------
+
+
 def sublayer_times(base: Path, length: int) -> SublayerTimes:
-    """What a sublayer of each kind takes inside the graph on this machine, from the last third of them left out; kept in calib/."""
+    """What a sublayer of each kind takes inside the graph on this machine; kept in calib/.
+
+    It is measured by leaving out the last third of the layers' attention, and of their MLPs.
+
+    Args:
+        base: a base graph.
+        length: tokens of a sequence.
+    """
     from pipeline.evals import machine
-    from pipeline.evals.bench import bench
+
+    sidecar = store.graph_sidecar(base)
+    folder = store.Project.of(base).calib(sidecar.model)
+    path = folder / f"times-{sidecar.precision}-{length}.json"
+    device = machine.device(base)
+    if path.is_file():
+        record = records.read(TimesRecord, path)
+        if record.matches({"base": sidecar.sha256, "device": device, "length": length}):
+            return record.seconds
+    times = _measured_times(base, sidecar.num_layers, length)
+    record = TimesRecord(base=sidecar.sha256, device=device, length=length, sequences=PROBES, seconds=times)
+    store.write_json(path, record.plain())
+    return times
+
+
+def _measured_times(base: Path, num_layers: int, length: int) -> SublayerTimes:
     from pipeline.graphs import variants as surgery
 
-    record = store.read_sidecar(base)
-    path = store.calib_dir(record["model"]) / f"times-{record['precision']}-{length}.json"
-    settings = {"what": "times", "base": record["sha256"], "device": machine.device(base), "length": length}
-    if path.is_file() and settings.items() <= store.read_json(path).items():
-        return records.read(records.TimesRecord, path).seconds
-    layers = record["num_layers"]
-    third = range(layers - max(1, layers // 3), layers)
-    probes = {kind: surgery.cut(base, SkipSet.of(kind, third)) for kind in ("attn", "mlp")}
-    report = bench.bench(
-        list(probes.values()), sequences=PROBES, lengths=(length,), unchecked=True, write=False
-    )
-    saved = {row.artefact: row.improvement / 100 for row in report.rows}
+    third = range(num_layers - max(1, num_layers // 3), num_layers)
+    attn, mlp = (surgery.cut(base, SkipSet.of(kind, third)) for kind in ("attn", "mlp"))
+    report = _quick_bench([attn, mlp], length, is_probe=True)
     whole = next(row.p50 for row in report.rows if row.artefact == str(base)) / 1e3
-    each = {kind: max(0.0, whole * saved[str(probe)] / len(third)) for kind, probe in probes.items()}
-    store.write_json(path, {**settings, "sequences": PROBES, "seconds": {"whole": whole, **each}})
-    return records.SublayerTimes(whole=whole, attn=each["attn"], mlp=each["mlp"])
+    seconds = {row.artefact: max(0.0, whole * row.improvement / 100 / len(third)) for row in report.rows}
+    return SublayerTimes(whole=whole, attn=seconds[str(attn)], mlp=seconds[str(mlp)])
+
+
+def _quick_bench(paths: list[Path], length: int, is_probe: bool) -> BenchReport:
+    """A short measurement; that of a probe needs no check and leaves no result behind."""
+    from pipeline.evals.bench import bench as stage
+
+    settings = stage.BenchSettings(
+        sequences=PROBES, lengths=(length,), unchecked=is_probe, write=not is_probe
+    )
+    return stage.bench(paths, settings)
 
 
 def within_budget(
     folder: Path, kind: str, speedup: float | None, latency_ms: float | None, length: int
 ) -> tuple[list[latency_budget.Round], bool, SublayerTimes]:
-    """Chooses what to leave out for a time, and measures what was chosen: (rounds, whether it was reached, times)."""
+    """Chooses what to leave out for a time, and measures what was chosen.
+
+    Args:
+        folder: of the checkpoint.
+        kind: 'attn', 'mlp', 'block' or 'any'.
+        speedup: over the whole model; or else
+        latency_ms: milliseconds of a prefill.
+        length: tokens of it.
+
+    Returns:
+        The rounds, whether the last one reached the time, and the times that were predicted with.
+
+    Raises:
+        UserError: the whole model already keeps the time, or nothing reaches it.
+    """
     from pipeline.calib import latency_budget, similarity
-    from pipeline.evals.bench import bench
     from pipeline.graphs import export as stage
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint
 
-    told = similarity.of_checkpoint(folder)
-    damage = latency_budget.candidates(kind, told)
+    damage = latency_budget.candidates(kind, similarity.of_checkpoint(folder))
     base = stage.export_base(checkpoint.open_checkpoint(folder), "fp32")
     times = sublayer_times(base, length)
     wanted = speedup if speedup is not None else times.whole / ((latency_ms or 0.0) / 1e3)
     if latency_ms is not None and wanted <= 1:
         raise UserError(
-            f"{latency_ms:g} ms is what the whole model already keeps: it takes {times.whole * 1e3:.0f} ms for {length} tokens"
+            f"{latency_ms:g} ms is what the whole model already keeps: "
+            f"it takes {times.whole * 1e3:.0f} ms for {length} tokens"
         )
 
     def measure(skip: SkipSet) -> float:
         path = surgery.cut(base, skip)
-        report = bench.bench(checked([path], False), sequences=PROBES, lengths=(length,))
+        report = _quick_bench(checked([path], False), length, is_probe=False)
         return 1 / (1 - next(row.improvement for row in report.rows if row.artefact == str(path)) / 100)
 
     rounds, reached = latency_budget.choose(damage, times, wanted, measure)
     return rounds, reached, times
-
-
-def optimum_twins(paths: list[Path]) -> dict[Path, Path]:
-    """The same variants cut out of the graph that optimum exports of the same checkpoint."""
-    from pipeline.graphs import export as stage
-    from pipeline.graphs import variants as surgery
-
-    twins = {}
-    for path in paths:
-        base = stage.optimum_base(path.parent)
-        twins[path] = surgery.cut(base, store.variant_of(store.read_sidecar(path)).skip)
-    return twins

@@ -1,34 +1,34 @@
-"""Stage: the papers' measurement. The time to predict 1 token for each of 1000 sequences (Tyukin et al. 2024, §3.3).
+"""Stage: the papers' measurement, the time to predict 1 token for each of 1000 sequences.
 
-Sequences are real text cut to exact length, batch 1, K = 1. Base and variants (and, where asked, PyTorch and optimum's
-graph of the same variant) are interleaved sequence by sequence in one process. Every contestant returns what the next
-step would need, the logits and the cache; feeds are made before the clock starts.
+The protocol is that of Tyukin et al. 2024, §3.3.
+Sequences are real text cut to exact length, batch 1, K = 1. Base and variants (and, where wanted, PyTorch and
+optimum's graph of the same variant) are interleaved sequence by sequence in one process.
 """
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from pipeline import store
-from pipeline.evals import machine
-from pipeline.evals.bench import contestants, stopwatch
-from pipeline.evals.bench.contestants import Contestant
-from pipeline.evals.bench.latency import Latency, Report, short, table
-from pipeline.models import costs, texts
-from pipeline.types import UserError, Variant
+from pipeline.evals import machine, passed
+from pipeline.evals.bench import contestants, memory, stopwatch
+from pipeline.evals.bench.contestants import Contestant, RunSequence
+from pipeline.evals.bench.latency import Setting, latency
+from pipeline.evals.bench.memory import Resident
+from pipeline.evals.bench.table import RECOGNISED, BenchReport
+from pipeline.models import texts
+from pipeline.store import records
+from pipeline.store.records import BenchRecord, Conditions, Latency
+from pipeline.types import UserError
 
-__all__ = ["Report", "bench", "short", "table"]
-
-log = logging.getLogger(__name__)
 _PACKAGES = (
     "skip-pipeline",
     "onnxruntime-gpu",
@@ -38,162 +38,183 @@ _PACKAGES = (
     "optimum-onnx",
     "numpy",
 )
-Memory = dict[Path, tuple[float, float] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """How a measurement is run.
+
+    Attributes:
+        sequences: of each length.
+        lengths: in tokens.
+        batch: sequences at once.
+        decode: time one further token on a cache of each length instead of the prefill.
+        compare: 'torch' and 'optimum' add the same variants under PyTorch eager and optimum's graph.
+        threads: of every contestant; 0 is one a core.
+        unchecked: measure what has passed no check, and record that.
+        write: False leaves no result behind, for a measurement that serves another one.
+
+    Raises:
+        UserError: a number is out of range, or there is no such comparison.
+    """
+
+    sequences: int = 1000
+    lengths: tuple[int, ...] = (50, 100)
+    batch: int = 1
+    decode: bool = False
+    compare: tuple[str, ...] = ()
+    threads: int = 0
+    unchecked: bool = False
+    write: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.sequences, self.batch, *self.lengths, len(self.lengths)) < 1 or self.threads < 0:
+            raise UserError(
+                "--sequences, --batch and --lengths must be at least 1, and --threads not negative"
+            )
+        if unknown := set(self.compare) - {"torch", "optimum"}:
+            raise UserError(f"--compare takes torch and optimum, not {', '.join(sorted(unknown))}")
 
 
 def bench(
     paths: list[Path],
+    settings: BenchSettings | None = None,
     *,
-    sequences: int = 1000,
-    lengths: tuple[int, ...] = (50, 100),
-    batch: int = 1,
-    decode: bool = False,
-    compare: tuple[str, ...] = (),
-    optimum_graphs: dict[Path, Path] | None = None,
-    threads: int = 0,
-    unchecked: bool = False,
-    write: bool = True,
+    optimum_graphs: Mapping[Path, Path] | None = None,
     clock: stopwatch.Clock | None = None,
-) -> Report:
-    """Times the artefacts and their base, and writes evals/results/<model>/<artefact>.bench.json for each.
+) -> BenchReport:
+    """Times the artefacts and their base, and writes evals/results/<model>/….bench.json for each.
 
     Args:
-        decode: time one further token on a cache of each length instead of the prefill.
-        compare: 'torch' and 'optimum' add the same variants under PyTorch eager and optimum's graph.
-        optimum_graphs: artefact → optimum's graph of the same variant.
-        threads: of every contestant; 0 is one a core.
-        write: False leaves no result behind, for a measurement that serves another one.
+        paths: graphs and engines of one model.
+        settings: the papers' by default.
+        optimum_graphs: artefact → optimum's graph of the same variant, for that comparison.
         clock: the machine's by default; tests bring their own.
 
     Raises:
-        UserError: an artefact has not passed its check, does not run here, or all of them do not fit into memory at once.
+        UserError: an artefact has not passed its check, does not run here, or all of them do not fit into
+            memory at once.
     """
-    if sequences < 1 or batch < 1 or threads < 0 or not lengths or min(lengths) < 1:
-        raise UserError("--sequences, --batch and --lengths must be at least 1, and --threads not negative")
-    if strange := set(compare) - {"torch", "optimum"}:
-        raise UserError(f"--compare takes torch and optimum, not {', '.join(sorted(strange))}")
-    paths = with_bases(paths)
-    for path in () if unchecked else paths:
-        if not store.check_passed(path):
-            raise UserError(f"{path} has passed no check; run `pipeline check {path}`, or pass --unchecked")
-    clock = clock or stopwatch.SystemClock()
-    threads = threads or clock.processors
-    memory: Memory = {path: contestants.peak_memory(path, batch, max(lengths), threads) for path in paths}
-    _must_fit(memory)
-    taking_part = _contestants(paths, compare, optimum_graphs or {}, threads, decode)
-    conditions = _conditions(sequences, batch, decode, threads, unchecked, clock, taking_part)
-    folder, rows = store.checkpoint_folder(paths[0]), list[Latency]()
-    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
-        for length in lengths:
-            tokens, source = texts.sequences(folder, length + decode, sequences * batch)
-            conditions["tokens"] = source
-            runs = [c.start(tokens.reshape(sequences, batch, -1)) for c in taking_part]
-            conditions["agreement"][str(length)] = _warm_up(taking_part, runs)
-            settle = contestants.SETTLE if "torch" in compare else 0.0
-            tick = _ticker(bar, f"{length} tokens", sequences)
-            samples = stopwatch.interleave(runs, sequences, tick, settle=settle, clock=clock)
-            rows += _rows(taking_part, samples, length, decode, batch, memory)
-    results = [str(_write(c, rows, conditions)) for c in taking_part if c.kind == "artefact" and write]
-    return Report(rows, conditions, results)
-
-
-# ---- who takes part -------------------------------------------------------------------------------------------------
-
-
-def with_bases(paths: list[Path]) -> list[Path]:
-    """The artefacts of one model, each with its base before it.
-
-    Raises:
-        UserError: a base is missing, a graph is a merged one, or the artefacts are of several models.
-    """
-    found = [path for given in paths for path in (_base_of(given), given)]
-    models = {store.read_sidecar(path)["model"] for path in found}
-    if len(models) != 1:
-        raise UserError(f"one model at a time: these are of {', '.join(sorted(models)) or 'none'}")
-    return list(dict.fromkeys(found))
-
-
-def _base_of(path: Path) -> Path:
-    record = store.read_sidecar(path)
-    if record.get("artefact") == "merged":
-        raise UserError(f"{path} is a merged graph; measure the variants that it was merged from")
-    precision = store.variant_of(record).precision
-    base = (
-        path.with_name(f"base.{precision}.onnx")
-        if path.suffix == ".onnx"
-        else path.parent.parent / "base" / path.name
+    paths, clock = contestants.with_bases(paths), clock or stopwatch.SystemClock()
+    settings = settings or BenchSettings()
+    settings = dataclasses.replace(settings, threads=settings.threads or clock.processors)
+    for path in () if settings.unchecked else paths:
+        passed.require_check(path)
+    resident = {
+        path: memory.resident(path, settings.batch, max(settings.lengths), settings.threads) for path in paths
+    }
+    memory.require_room(resident)
+    everyone = contestants.line_up(
+        paths,
+        compare=settings.compare,
+        optimum_graphs=optimum_graphs,
+        threads=settings.threads,
+        decode=settings.decode,
     )
-    if not base.is_file():
-        command = "export" if path.suffix == ".onnx" else "build-engine"
-        raise UserError(
-            f"{base} is missing: a variant is measured beside its base; make it with `pipeline {command}`"
-        )
-    return base
+    run = _Run(everyone, settings, clock, resident)
+    rows, conditions = run.measured()
+    own = [contestant for contestant in everyone if contestant.kind == "artefact" and settings.write]
+    return BenchReport(rows, conditions, tuple(_write(one, rows, conditions) for one in own))
 
 
-def _contestants(
-    paths: list[Path], compare: tuple[str, ...], twins: dict[Path, Path], threads: int, decode: bool
-) -> list[Contestant]:
-    found: list[Contestant] = []
-    for path in paths:
-        variant, name = _named(path)
-        start = contestants.of_artefact(path, threads, decode)
-        found.append(
-            Contestant(name, path, variant, "artefact", start, "logits and cache; feeds as numpy arrays")
-        )
-    for path in paths if "torch" in compare else ():
-        variant, name = _named(path)
-        healed = store.healed_weights(path)
-        start = contestants.of_torch(
-            store.checkpoint_folder(path), variant.skip, variant.precision, threads, decode, healed
-        )
-        how = "transformers, attn_implementation='eager', use_cache=True, logits_to_keep=1"
-        found.append(Contestant(f"{name} (torch)", path, variant, "torch", start, how))
-    for path, twin in twins.items() if "optimum" in compare else ():
-        variant, name = _named(path)
-        start = contestants.of_artefact(twin, threads, decode)
-        how = f"{twin}: logits of all tokens and cache; feeds as numpy arrays"
-        found.append(Contestant(f"{name} (optimum)", path, variant, "optimum", start, how))
-    return found
+# ---- the run --------------------------------------------------------------------------------------------
 
 
-def _named(path: Path) -> tuple[Variant, str]:
-    variant = store.variant_of(store.read_sidecar(path))
-    return variant, variant.stem if path.suffix == ".onnx" else f"{variant.name}/{path.stem}"
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One interleaved measurement of all contestants."""
 
+    everyone: list[Contestant]
+    settings: BenchSettings
+    clock: stopwatch.Clock
+    resident: dict[Path, Resident | None]
 
-def _must_fit(memory: Memory) -> None:
-    """All contestants are loaded at once: a machine that swaps measures its disk."""
-    needed, free = sum(m[0] - m[1] for m in memory.values() if m), contestants.free_memory()
-    if free is not None and needed > free:
-        raise UserError(
-            f"{len(memory)} artefacts at once need {needed:.0f} MB, and {free:.0f} MB are free; name fewer of them"
-        )
+    def measured(self) -> tuple[tuple[Latency, ...], Conditions]:
+        """All rows, length by length, and how they came to be."""
+        settings, rows, agreement, source = self.settings, list[Latency](), {}, ""
+        folder = store.checkpoint_folder(self.everyone[0].path)
+        settle = contestants.SETTLE if "torch" in settings.compare else 0.0
+        with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+            for length in settings.lengths:
+                count = settings.sequences * settings.batch
+                tokens, source = texts.sequences(folder, length + settings.decode, count)
+                batches = tokens.reshape(settings.sequences, settings.batch, -1)
+                runs = [contestant.start(batches) for contestant in self.everyone]
+                agreement[str(length)] = self._warm_up(runs)
+                tick = _ticker(bar, f"{length} tokens", settings.sequences)
+                samples = stopwatch.interleave(
+                    runs, settings.sequences, tick, settle=settle, clock=self.clock
+                )
+                rows += self._rows(samples, length)
+        return tuple(rows), self._conditions(agreement, source)
 
+    def _warm_up(self, runs: list[RunSequence]) -> dict[str, float]:
+        """Two runs each, so that kernels are chosen and memory is there.
 
-# ---- the run --------------------------------------------------------------------------------------------------------
+        Returns:
+            Name of PyTorch's or optimum's contestant → largest difference of its logits from the artefact's.
 
+        Raises:
+            UserError: a comparison does not compute what its artefact computes; its time would say nothing.
+        """
+        logits = {}
+        for contestant, run in zip(self.everyone, runs, strict=True):
+            run(0)
+            logits[contestant.name] = np.array(run(0), np.float64)[:, -1]
+        differences = {}
+        for contestant in self.everyone:
+            if contestant.kind == "artefact":
+                continue
+            own = logits[contestants.name_of(contestant.path)]
+            difference = float(np.abs(own - logits[contestant.name]).max())
+            share = 0.1 if contestant.variant.precision == "fp16" else 0.01
+            if not difference <= share * max(1.0, float(np.abs(own).max())):
+                raise UserError(
+                    f"{contestant.name} and {contestant.path} give other logits ({difference:.2g} apart); "
+                    "run `pipeline check --force`"
+                )
+            differences[contestant.name] = difference
+        return differences
 
-def _warm_up(taking_part: list[Contestant], runs: list[Callable[[int], Any]]) -> dict[str, float]:
-    """Two runs each, so that kernels are chosen and memory is there → {PyTorch's or optimum's: largest logit difference}.
-
-    Raises:
-        UserError: a comparison does not compute what its artefact computes; its time would say nothing.
-    """
-    logits: dict[str, Any] = {}
-    for contestant, run in zip(taking_part, runs, strict=True):
-        run(0)
-        logits[contestant.name] = np.array(run(0), np.float64)[:, -1]
-    apart = {}
-    for c in (c for c in taking_part if c.kind != "artefact"):
-        own = logits[_named(c.path)[1]]
-        apart[c.name] = float(np.abs(own - logits[c.name]).max())
-        limit = (0.1 if c.variant.precision == "fp16" else 0.01) * max(1.0, float(np.abs(own).max()))
-        if not apart[c.name] <= limit:
-            raise UserError(
-                f"{c.name} and {c.path} give other logits ({apart[c.name]:.2g} apart); run `pipeline check --force`"
+    def _rows(self, samples: list[stopwatch.Samples], length: int) -> list[Latency]:
+        setting = Setting(length, self.settings.decode, self.settings.batch)
+        own = {
+            contestant.path: one
+            for contestant, one in zip(self.everyone, samples, strict=True)
+            if contestant.kind == "artefact"
+        }
+        return [
+            latency(
+                contestant,
+                one,
+                own[contestants.base_of(contestant.path)],
+                setting,
+                self.resident.get(contestant.path) if contestant.kind == "artefact" else None,
             )
-    return apart
+            for contestant, one in zip(self.everyone, samples, strict=True)
+        ]
+
+    def _conditions(self, agreement: dict[str, dict[str, float]], source: str) -> Conditions:
+        settings, is_recognised = self.settings, self.clock.idle() is not None
+        allowance = f"max({stopwatch.TICK} s, {stopwatch.SHARE:.0%} of the processors' time)"
+        return Conditions(
+            measure=(
+                "one further token on a cache" if settings.decode else "1 token for each sequence (prefill)"
+            ),
+            decode=settings.decode,
+            sequences=settings.sequences,
+            batch=settings.batch,
+            threads=settings.threads,
+            device=machine.device(self.everyone[0].path),
+            checked=not settings.unchecked,
+            foreign_load=RECOGNISED if is_recognised else "not measured on this system",
+            allowance=allowance if is_recognised else None,
+            how={contestant.name: contestant.how for contestant in self.everyone},
+            agreement=agreement,
+            ceiling_of="bytes read" if settings.decode else "FLOPs",
+            versions=store.versions(*_PACKAGES),
+            tokens=source,
+        )
 
 
 def _ticker(bar: Progress, words: str, total: int) -> Callable[[], None]:
@@ -210,115 +231,17 @@ def _ticker(bar: Progress, words: str, total: int) -> Callable[[], None]:
     return tick
 
 
-# ---- what comes out -------------------------------------------------------------------------------------------------
-
-
-def _rows(
-    taking_part: list[Contestant],
-    samples: list[stopwatch.Samples],
-    length: int,
-    decode: bool,
-    batch: int,
-    memory: Memory,
-) -> list[Latency]:
-    by_name = {c.name: s for c, s in zip(taking_part, samples, strict=True)}
-    return [
-        _row(c, by_name[c.name], by_name[_named(_base_of(c.path))[1]], length, decode, batch, memory)
-        for c in taking_part
-    ]
-
-
-def _row(
-    c: Contestant,
-    mine: stopwatch.Samples,
-    base: stopwatch.Samples,
-    length: int,
-    decode: bool,
-    batch: int,
-    memory: Memory,
-) -> Latency:
-    ratio, low, high = stopwatch.speedup(base, mine)
-    ceiling, weights, cache = _costs(c, length, decode, batch)
-    counts = c.kind == "artefact" and bool(c.variant.skip) and ceiling is not None
-    seconds = np.array(mine.trusted)
-    quantiles = [float(q) * 1e3 for q in np.quantile(seconds, [0.5, 0.9, 0.99])]
-    peak = memory.get(c.path) if c.kind == "artefact" else None
-    return Latency(
-        artefact=str(c.path), name=c.name, kind=c.kind, length=length, total=float(seconds.mean()) * len(mine.seconds),
-        p50=quantiles[0], p90=quantiles[1], p99=quantiles[2],
-        improvement=_saved(ratio), interval=(_saved(low), _saved(high)),
-        ceiling=None if ceiling is None else _saved(ceiling),
-        share=_saved(ratio) / _saved(ceiling) if counts and ceiling else None,
-        above_ceiling=counts and ceiling is not None and low > ceiling,
-        disturbed=mine.disturbed, clean=mine.clean.count(True), enough_clean=mine.enough,
-        peak_mb=peak[0] if peak else None, before_mb=peak[1] if peak else None,
-        weight_mb=weights, cache_bytes_per_token=cache,
-    )  # fmt: skip
-
-
-def _saved(speedup: float) -> float:
-    """A speed-up as % of the time saved: 2 → 50."""
-    return 100 * (1 - 1 / speedup)
-
-
-def _costs(
-    c: Contestant, length: int, decode: bool, batch: int
-) -> tuple[float | None, float | None, int | None]:
-    """(ceiling as a speed-up, MB of weights, bytes of cache a token); None where the config does not tell."""
-    config, skip, precision = (
-        store.read_json(store.checkpoint_folder(c.path) / "config.json"),
-        c.variant.skip,
-        c.variant.precision,
+def _write(contestant: Contestant, rows: tuple[Latency, ...], conditions: Conditions) -> Path:
+    """Writes the artefact's own rows, and those of PyTorch and optimum on the same variant."""
+    path = contestant.path
+    result = store.result_of(path, "bench.decode" if conditions.decode else "bench")
+    artefact = store.relative(path, result)
+    record = BenchRecord(
+        **records.variant_fields(contestant.variant),
+        artefact=artefact,
+        sha256=store.sha256(path),
+        conditions=conditions,
+        rows=tuple(row.replaced(artefact=artefact) for row in rows if row.artefact == str(path)),
     )
-    try:
-        ceiling = costs.ceiling(config, skip, precision, length, decode, batch)
-    except UserError as error:
-        log.warning("%s", error)
-        return None, None, None
-    return (
-        ceiling,
-        costs.weight_bytes(config, skip, precision) / 1e6,
-        costs.cache_bytes(config, skip, precision),
-    )
-
-
-def _conditions(
-    sequences: int,
-    batch: int,
-    decode: bool,
-    threads: int,
-    unchecked: bool,
-    clock: stopwatch.Clock,
-    taking_part: list[Contestant],
-) -> dict[str, Any]:
-    told = clock.idle() is not None
-    return {
-        "measure": "one further token on a cache" if decode else "1 token for each sequence (prefill)",
-        "decode": decode,
-        "sequences": sequences,
-        "batch": batch,
-        "threads": threads,
-        "device": machine.device(taking_part[0].path),
-        "checked": not unchecked,
-        "foreign_load": "recognised" if told else "not measured on this system",
-        "allowance": f"max({stopwatch.TICK} s, {stopwatch.SHARE:.0%} of the processors' time)"
-        if told
-        else None,
-        "how": {c.name: c.how for c in taking_part},
-        "agreement": {},
-        "ceiling_of": "bytes read" if decode else "FLOPs",
-        "versions": store.versions(*_PACKAGES),
-    }
-
-
-def _write(contestant: Contestant, rows: list[Latency], conditions: dict[str, Any]) -> Path:
-    """The artefact's own rows, and those of PyTorch and optimum on the same variant."""
-    path, variant = contestant.path, contestant.variant
-    names = {contestant.name, f"{contestant.name} (torch)", f"{contestant.name} (optimum)"}
-    result = store.result_path(
-        store.model_of(path), path, "bench.decode" if conditions["decode"] else "bench"
-    )
-    identity = {**store.variant_record(variant), "artefact": str(path), "sha256": store.sha256(path)}
-    mine = [asdict(row) for row in rows if row.name in names]
-    store.write_json(result, {"what": "bench", **identity, "conditions": conditions, "rows": mine})
+    store.write_json(result, record.plain())
     return result

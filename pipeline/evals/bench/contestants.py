@@ -1,32 +1,32 @@
-"""What a measurement times: a graph or an engine, or PyTorch with the same sublayers left out; and what each holds in memory.
+"""What a measurement times: a graph or an engine, or PyTorch with the same sublayers left out.
 
-Every contestant computes the same: the logits of the last token (optimum's graphs give those of all tokens, they have no
-other form) and the cache that the next token needs. Feeds are made before the clock starts.
+Every contestant computes the same: the logits of the last token (optimum's graphs give those of all tokens,
+they have no other form) and the cache that the next token needs. Feeds are made before the clock starts.
 
-Legend: B batch, S tokens of a sequence, N sequences, V vocabulary.
+Legend: B batch, S tokens of a sequence, N sequences, K wanted positions, V vocabulary.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from pipeline import store
 from pipeline.engines import opening
 from pipeline.runtime.runner import Array
-from pipeline.types import Precision, SkipSet, UserError, Variant
+from pipeline.types import UserError, Variant
 
-Start = Callable[[Array], Callable[[int], Array]]
-"""Tokens [N, B, S] → what runs sequence k and returns its logits [B, K, V]. For decode the first S − 1 tokens are cached."""
+RunSequence = Callable[[int], Array]
+"""Runs sequence k and returns its logits [B, K, V]."""
+Start = Callable[[Array], RunSequence]
+"""Tokens [N, B, S] → what runs them. For decode the first S − 1 tokens are cached."""
 
 SETTLE = 0.01
-"""Seconds that PyTorch's OpenMP threads spin on after a call (measured: 7.5 ms), longer than the next sample may wait."""
+"""Seconds that PyTorch's OpenMP threads spin on after a call (measured: 7.5 ms): the next sample waits."""
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,131 @@ class Contestant:
         name: unique in the run.
         path: the artefact whose variant it is.
         kind: 'artefact' itself, or 'torch' or 'optimum' on the same variant.
+        start: takes the tokens, and gives what is timed.
         how: how it is run, in words.
     """
 
     name: str
     path: Path
     variant: Variant
-    kind: str
+    kind: Literal["artefact", "torch", "optimum"]
     start: Start
     how: str
 
 
-def of_artefact(path: Path, threads: int, decode: bool) -> Start:
+def name_of(path: Path) -> str:
+    """'attn22-29.fp32' of a graph, 'attn22-29/tensorrt-rtx-sm80-fp16' of an engine."""
+    variant = store.variant(path, quick=True)
+    return variant.stem if path.suffix == ".onnx" else f"{variant.name}/{path.stem}"
+
+
+def base_of(path: Path) -> Path:
+    """The base that an artefact is compared with, which lies where it does.
+
+    Raises:
+        UserError: the base is missing, or the artefact is a merged graph.
+    """
+    if store.sidecar(path, quick=True).artefact == "merged":
+        raise UserError(f"{path} is a merged graph; measure the variants that it was merged from")
+    if path.suffix == ".onnx":
+        base, command = path.with_name(f"base.{store.variant(path, quick=True).precision}.onnx"), "export"
+    else:
+        base, command = path.parent.parent / "base" / path.name, "build-engine"
+    if not base.is_file():
+        raise UserError(
+            f"{base} is missing: a variant is measured beside its base; make it with `pipeline {command}`"
+        )
+    return base
+
+
+def with_bases(paths: list[Path]) -> list[Path]:
+    """The artefacts of one model, each with its base before it.
+
+    Raises:
+        UserError: a base is missing, a graph is a merged one, or the artefacts are of several models.
+    """
+    both = [path for artefact in paths for path in (base_of(artefact), artefact)]
+    models = {store.sidecar(path, quick=True).model for path in both}
+    if len(models) != 1:
+        raise UserError(f"one model at a time: these are of {', '.join(sorted(models)) or 'none'}")
+    return list(dict.fromkeys(both))
+
+
+def line_up(
+    paths: list[Path],
+    *,
+    compare: tuple[str, ...] = (),
+    optimum_graphs: Mapping[Path, Path] | None = None,
+    threads: int,
+    decode: bool,
+) -> list[Contestant]:
+    """Everything that is timed, each loaded once.
+
+    Args:
+        paths: graphs and engines.
+        compare: 'torch' and 'optimum' add the same variants under PyTorch eager and optimum's graph.
+        optimum_graphs: artefact → optimum's graph of the same variant.
+        threads: of each.
+        decode: time one further token on a cache.
+    """
+    contestants = [of_artefact(path, threads, decode) for path in paths]
+    if "torch" in compare:
+        contestants += [of_torch(path, threads, decode) for path in paths]
+    if "optimum" in compare:
+        contestants += [
+            of_optimum(path, graph, threads, decode) for path, graph in (optimum_graphs or {}).items()
+        ]
+    return contestants
+
+
+def of_artefact(path: Path, threads: int, decode: bool) -> Contestant:
+    """A graph or an engine."""
+    variant, start = store.variant(path, quick=True), _graph_start(path, threads, decode)
+    return Contestant(
+        name_of(path), path, variant, "artefact", start, "logits and cache; feeds as numpy arrays"
+    )
+
+
+def of_optimum(path: Path, graph: Path, threads: int, decode: bool) -> Contestant:
+    """Optimum's graph of the same variant as the artefact."""
+    return Contestant(
+        f"{name_of(path)} (optimum)",
+        path,
+        store.variant(path, quick=True),
+        "optimum",
+        _graph_start(graph, threads, decode),
+        f"{graph}: logits of all tokens and cache; feeds as numpy arrays",
+    )
+
+
+def of_torch(path: Path, threads: int, decode: bool) -> Contestant:
+    """PyTorch eager as Hugging Face runs it: use_cache=True, the LM head at the last token only."""
+    import torch
+
+    from pipeline.models.reference import Reference
+
+    torch.set_num_threads(threads)
+    variant = store.variant(path, quick=True)
+    folder, healed = store.checkpoint_folder(path), store.healed_weights(path)
+    model = Reference(folder, variant.skip, variant.precision, healed).model
+
+    def start(tokens: Array) -> RunSequence:
+        rows = [torch.from_numpy(np.ascontiguousarray(part)) for part in tokens]
+        return _torch_decode(model, rows) if decode else _torch_prefill(model, rows)
+
+    how = "transformers, attn_implementation='eager', use_cache=True, logits_to_keep=1"
+    return Contestant(f"{name_of(path)} (torch)", path, variant, "torch", start, how)
+
+
+def _graph_start(path: Path, threads: int, decode: bool) -> Start:
     """A graph or an engine, opened once.
 
-    Every decoded sequence stands on the first one's cache: what the cache holds changes no work, and one prefill is enough.
+    Every decoded sequence uses the first one's cache: what the cache holds changes no work, and one prefill
+    is enough.
     """
     runner = opening.open_runner(path, threads=threads)
 
-    def start(tokens: Array) -> Callable[[int], Array]:
+    def start(tokens: Array) -> RunSequence:
         if decode:
             _, cache = runner.forward(tokens[0][:, :-1])
             feeds = [runner.feeds(rows[:, -1:], cache, np.ones_like(rows)) for rows in tokens]
@@ -66,25 +172,7 @@ def of_artefact(path: Path, threads: int, decode: bool) -> Start:
     return start
 
 
-def of_torch(
-    folder: Path, skip: SkipSet, precision: Precision, threads: int, decode: bool, healed: Path | None = None
-) -> Start:
-    """PyTorch eager as Hugging Face runs it: use_cache=True, the LM head at the last token only."""
-    import torch
-
-    from pipeline.models.reference import Reference
-
-    torch.set_num_threads(threads)
-    model = Reference(folder, skip, precision, healed).model
-
-    def start(tokens: Array) -> Callable[[int], Array]:
-        rows = [torch.from_numpy(np.ascontiguousarray(part)) for part in tokens]
-        return _torch_decode(model, rows) if decode else _torch_prefill(model, rows)
-
-    return start
-
-
-def _torch_prefill(model: Any, rows: list[Any]) -> Callable[[int], Array]:
+def _torch_prefill(model: Any, rows: list[Any]) -> RunSequence:
     import torch
 
     def run(k: int) -> Array:
@@ -95,94 +183,36 @@ def _torch_prefill(model: Any, rows: list[Any]) -> Callable[[int], Array]:
     return run
 
 
-def _torch_decode(model: Any, rows: list[Any]) -> Callable[[int], Array]:
+def _torch_decode(model: Any, rows: list[Any]) -> RunSequence:
     """One token on the first sequence's cache, which is cropped again by replacing its tensors (no copy).
 
-    Positions and a whole mask are given: transformers would ask layer 0's cache for the length, and that attention may be
-    left out.
+    Positions and a whole mask are passed in: transformers would ask layer 0's cache for the length, and that
+    attention may be left out.
     """
     import torch
     from transformers import DynamicCache
 
     batch, total = rows[0].shape
     position = torch.tensor([total - 1])
-    mask = torch.zeros(batch, 1, 1, total, dtype=model.dtype)
     cache = DynamicCache()
     with torch.inference_mode():
         model(input_ids=rows[0][:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
-    kept = [
-        (layer, layer.keys, layer.values)
-        for layer in cache.layers
-        if getattr(layer, "keys", None) is not None
-    ]
+    layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+    cropped = [(layer, layer.keys, layer.values) for layer in layers]
+    options = {
+        "attention_mask": torch.zeros(batch, 1, 1, total, dtype=model.dtype),
+        "position_ids": position.expand(batch, 1),
+        "cache_position": position,
+        "past_key_values": cache,
+        "use_cache": True,
+        "logits_to_keep": 1,
+    }
 
     def run(k: int) -> Array:
-        for layer, keys, values in kept:
+        for layer, keys, values in cropped:
             layer.keys, layer.values = keys, values
         with torch.inference_mode():
-            logits: Array = model(
-                input_ids=rows[k][:, -1:],
-                attention_mask=mask,
-                position_ids=position.expand(batch, 1),
-                cache_position=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits.numpy()
+            logits: Array = model(input_ids=rows[k][:, -1:], **options).logits.numpy()
         return logits
 
     return run
-
-
-_CHILD = """
-import sys
-from pathlib import Path
-import numpy as np
-from pipeline.engines import opening
-import pipeline.graphs.graphfile, pipeline.runtime.onnxruntime
-def status(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(key))) / 1024
-before = status("VmRSS")
-path, batch, length, threads = Path(sys.argv[1]), *map(int, sys.argv[2:])
-opening.open_runner(path, threads=threads).forward(np.full((batch, length), 5))
-print("MB", status("VmHWM"), before)
-"""
-
-
-def peak_memory(path: Path, batch: int, length: int, threads: int) -> tuple[float, float] | None:
-    """(peak resident MB of a fresh process that loads this artefact alone and runs one sequence, MB of it before the load).
-
-    Memory on a GPU is not in it. The weights file is mapped, and its pages count as resident. None where /proc is missing.
-
-    Raises:
-        UserError: the artefact does not run.
-    """
-    if not Path("/proc/self/status").is_file():
-        return None
-    command = [sys.executable, "-c", _CHILD, str(path), str(batch), str(length), str(threads)]
-    # from a checkout that is not installed the child would not find this package
-    here = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": here}
-    )
-    found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("MB ")]
-    if done.returncode or not found:
-        reason = (done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"])[-1]
-        own = "pipeline.types.UserError: "  # a refusal of ours says it all
-        raise UserError(
-            reason.removeprefix(own) if reason.startswith(own) else f"{path} does not run: {reason}"
-        )
-    return float(found[0][0]), float(found[0][1])
-
-
-def free_memory() -> float | None:
-    """MB that new processes can have; None where the system does not tell."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return None
-    return next(
-        int(line.split()[1]) / 1024
-        for line in meminfo.read_text().splitlines()
-        if line.startswith("MemAvailable")
-    )

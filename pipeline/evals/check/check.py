@@ -27,6 +27,7 @@ from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs, j
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
 from pipeline.models import texts
+from pipeline.models.checkpoint import read_config
 from pipeline.runtime.runner import Array
 from pipeline.store import records
 from pipeline.store.records import CheckRecord
@@ -207,7 +208,7 @@ def _agreements(
 
 def _feeds(folder: Path, seed: int) -> tuple[list[Feed], str]:
     """(the feeds, where their tokens are from)."""
-    config = store.read_json(folder / "config.json")
+    config = read_config(folder)
     # Beyond the original context rotary frequencies change, and a short prefill rightly differs from the
     # whole pass.
     context = min(

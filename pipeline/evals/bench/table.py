@@ -1,0 +1,96 @@
+"""All rows of one measurement, and their table for a person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.store.records import Conditions, Latency
+
+COLUMNS = ("variant", "tokens", "p50 ms", "saved %", "ceiling %", "of it", "peak MB", "KV B/token")
+"""What a reader needs, in 100 columns; --json and the result files have everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """All rows of one run, how it was run, and the result files."""
+
+    rows: tuple[Latency, ...]
+    conditions: Conditions
+    results: tuple[Path, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "conditions": self.conditions.plain(),
+            "rows": [row.plain() for row in self.rows],
+            "results": [str(path) for path in self.results],
+        }
+
+
+def table(report: BenchReport) -> Table:
+    """The report for a person; what a row does not have stays empty."""
+    how = report.conditions
+    title = (
+        f"{how.measure}, {how.sequences} sequences, batch {how.batch}, {how.threads} threads, {how.device}"
+    )
+    rows = Table(title=title, caption=_caption(report))
+    for heading in COLUMNS:
+        is_name = heading == "variant"
+        rows.add_column(heading, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
+    for row in report.rows:
+        rows.add_row(
+            row.name + ("" if row.enough_clean else " ?"),
+            str(row.length),
+            f"{row.p50:.1f}",
+            f"{row.improvement:.1f}",
+            _number(row.ceiling, ".1f"),
+            _number(row.share, ".0%") + (" !" if row.above_ceiling else ""),
+            _number(row.peak_mb, ".0f"),
+            _number(row.cache_bytes_per_token, "d"),
+        )
+    return rows
+
+
+def short(report: BenchReport) -> dict[str, dict[str, str]]:
+    """Artefact → heading → what is saved at the longest length, to stand beside scores."""
+    longest = max(row.length for row in report.rows)
+    return {
+        row.artefact: {
+            f"saved %\n(ceiling)\nat {longest}": (
+                "" if row.ceiling is None else f"{row.improvement:.1f} ({row.ceiling:.1f})"
+            )
+        }
+        for row in report.rows
+        if row.kind == "artefact" and row.length == longest
+    }
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _caption(report: BenchReport) -> str:
+    """What a reader must know before believing the table."""
+    how = report.conditions
+    notes = [
+        f"ceiling: what the removed {how.ceiling_of} allow; of it: saved / ceiling, by medians against base"
+    ]
+    if any(row.above_ceiling for row in report.rows):
+        notes.append(
+            "! above its ceiling beyond noise: a bug in the measurement, or time that is not spent on "
+            f"{how.ceiling_of}"
+        )
+    if any(not row.enough_clean for row in report.rows):
+        notes.append("? too few undisturbed samples: other work had the processors, so do not quote this row")
+    if not how.checked:
+        notes.append("unchecked: nothing says that these artefacts compute the right thing")
+    if how.foreign_load != RECOGNISED:
+        notes.append("whether other work disturbed the samples is not measured on this system")
+    return "\n".join(notes)
+
+
+RECOGNISED = "recognised"

@@ -4,8 +4,8 @@ A sublayer is a branch f(norm(x)) that an `Add` brings back to the stream x. Two
 from any other operand of an `Add`: it descends from the stream, and it does so through a product with a
 weight. (`Add(x, 0.0447·x³)` of a GELU descends too, but through no weight.) A branch with a softmax or an
 `Attention` operator is attention, any other an MLP. This holds for graphs authored here, for those that
-optimum traces (where a norm is six nodes), and for parallel layers, whose branches read the same stream or are
-summed before they join it.
+optimum traces (where a norm is six nodes), and for parallel layers, whose branches read the same stream or
+are summed before they join it.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def rope(config: Config, head_dim: int) -> Rope:
     if kind in ("longrope", "su"):
         return _longrope(base, config, parameters)
     raise UserError(
-        """Llama 3.1: `factor` stretches long wavelengths; short ones stay, those between are interpolated."""
+        f"rope scaling {kind!r} is not authored here (default, linear, llama3 and longrope are); "
+        "use --from-onnx"
     )
 
 

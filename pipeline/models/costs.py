@@ -1,25 +1,36 @@
-"""What a variant costs, from config.json and the skip set alone: parameters, FLOPs, bytes; and the ceiling of a speed-up.
+"""What a variant costs, from config.json and the skip set alone: parameters, FLOPs, bytes, the ceiling of a speed-up.
 
-Legend: S new tokens, T = P + S, K positions whose logits are wanted, H query heads, G key/value heads, D head dimension,
-C hidden size, F feed-forward size, V vocabulary. A multiply-add counts as two FLOPs.
+Legend: S new tokens, P cached tokens, T = P + S, K positions whose logits are wanted, H query heads, G key/value heads,
+D head dimension, C hidden size, F feed-forward size, V vocabulary. A multiply-add counts as two FLOPs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 from pipeline.models.checkpoint import Config
+from pipeline.models.sizes import SizeRules, rules_of
 from pipeline.types import BASE, SkipSet, UserError
 
 BYTES = {"fp32": 4, "fp16": 2}
-_PLAIN = ("phi", "gpt_neox", "opt")
-"""LayerNorms and biases everywhere, an MLP without a gate."""
+"""Of a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Parameters of one attention and one MLP sublayer (weights of matrix products apart), and of what every variant has."""
+    """Parameters of a model's parts, as numbers.
+
+    Attributes:
+        attention, mlp: of one sublayer.
+        attention_products, mlp_products: of those, the weights of matrix products.
+        embedding: of the tables of tokens and of learned positions.
+        head: of the head's matrix; head_bias: of its bias.
+        final_norm: of the norm before the head.
+        tied: the head is the embedding.
+        layers: L.
+        score_flops: 4 · H · D: FLOPs of one attention for a query and a key.
+        cache: 2 · G · D: numbers that one attention keeps of a token.
+    """
 
     attention: int
     attention_products: int
@@ -27,17 +38,19 @@ class Sizes:
     mlp_products: int
     embedding: int
     head: int
+    head_bias: int
+    final_norm: int
     tied: bool
     layers: int
-    score_flops: int  # per query and key of one attention: 4 · H · D
-    cache: int  # numbers per token of one attention: 2 · G · D
+    score_flops: int
+    cache: int
 
 
 def sizes(config: Config) -> Sizes:
-    """The sizes that a config.json implies, for the architectures authored here and for GPT-NeoX and OPT.
+    """The sizes that a config.json implies.
 
     Raises:
-        UserError: the config names its sizes otherwise (GPT-2's n_embd, say).
+        UserError: the config names its sizes otherwise than Llama's does (GPT-2's n_embd, say).
     """
     try:
         c, v, h = config["hidden_size"], config["vocab_size"], config["num_attention_heads"]
@@ -48,54 +61,65 @@ def sizes(config: Config) -> Sizes:
         ) from None
     g = config.get("num_key_value_heads") or h
     d = config.get("head_dim") or c // h
-    kind = config.get("model_type")
-    plain = kind in _PLAIN
+    rules = rules_of(config.get("model_type"))
+    norm = 2 * c if rules.layer_norms else c
     attention = c * d * (h + 2 * g) + h * d * c
-    mlp = (2 if plain else 3) * c * f
-    norm = 2 * c if plain else c
-    biases = d * (h + 2 * g) if plain or kind == "qwen2" or config.get("attention_bias") else 0
-    biases += c if plain or (kind == "llama" and config.get("attention_bias")) else 0
-    extra = (2 * d if kind == "qwen3" else 0) + biases
-    # phi has one norm a layer, read by both branches; it is counted with the attention
-    mlp_rest = (
-        (f + c if plain else 0)
-        + (0 if kind == "phi" else norm)
-        + (2 * f + c if config.get("mlp_bias") else 0)
-    )
+    mlp = (3 if rules.gated_mlp else 2) * c * f
+    has_positions = rules.learned_positions is not None
+    positions = config["max_position_embeddings"] + rules.learned_positions if has_positions else 0
     return Sizes(
-        attention=attention + norm + extra,
+        attention=attention + norm + _attention_rest(config, rules, d * (h + 2 * g), d, c),
         attention_products=attention,
-        mlp=mlp + mlp_rest,
+        mlp=mlp + (0 if rules.shared_norm else norm) + _mlp_biases(config, rules, f, c),
         mlp_products=mlp,
-        # OPT learns its positions, two more than it uses
-        embedding=v * c + ((config["max_position_embeddings"] + 2) * c if kind == "opt" else 0),
+        embedding=(v + positions) * c,
         head=c * v,
-        tied=bool(config.get("tie_word_embeddings", kind == "opt")),
+        head_bias=v if rules.head_bias else 0,
+        final_norm=norm,
+        tied=bool(config.get("tie_word_embeddings", rules.tied)),
         layers=layers,
         score_flops=4 * h * d,
         cache=2 * g * d,
     )
 
 
+def _attention_rest(config: Config, rules: SizeRules, qkv: int, d: int, c: int) -> int:
+    """Biases of the attention's matrices, which have `qkv` and `c` outputs, and norms of its heads."""
+    asked = bool(config.get("attention_bias"))
+    qkv_bias = asked if rules.qkv_bias is None else rules.qkv_bias
+    output_bias = asked if rules.output_bias is None else rules.output_bias
+    return qkv * qkv_bias + c * output_bias + 2 * d * rules.head_norms
+
+
+def _mlp_biases(config: Config, rules: SizeRules, f: int, c: int) -> int:
+    has_bias = bool(config.get("mlp_bias")) if rules.mlp_bias is None else rules.mlp_bias
+    return ((2 if rules.gated_mlp else 1) * f + c) * has_bias
+
+
 def parameters(config: Config, skip: SkipSet = BASE) -> int:
     """Parameters that a variant still has; a tied head counts once."""
-    s, kind = sizes(config), config.get("model_type")
-    head = 0 if s.tied else s.head + (config["vocab_size"] if kind == "phi" else 0)
-    rest = s.embedding + head + config["hidden_size"] * (2 if kind in _PLAIN else 1)
-    return rest + (s.layers - len(skip.attention)) * s.attention + (s.layers - len(skip.mlp)) * s.mlp
+    s = sizes(config)
+    fixed = s.embedding + (0 if s.tied else s.head + s.head_bias) + s.final_norm
+    return fixed + (s.layers - len(skip.attention)) * s.attention + (s.layers - len(skip.mlp)) * s.mlp
 
 
 def flops(config: Config, skip: SkipSet, new: int, past: int = 0, wanted: int = 1) -> int:
-    """FLOPs of one sequence's forward pass: matrix products and attention scores; norms and activations are left out.
+    """FLOPs of one sequence's forward pass: matrix products and attention scores, no norms and no activations.
 
     Scores are counted whole (S · T), masked half included, which is what kernels without a causal shortcut compute.
+
+    Args:
+        config: of the model.
+        skip: what is left out.
+        new: S.
+        past: P.
+        wanted: K.
     """
     s = sizes(config)
     attention = 2 * s.attention_products * new + s.score_flops * new * (past + new)
-    products = (s.layers - len(skip.attention)) * attention + (
-        s.layers - len(skip.mlp)
-    ) * 2 * s.mlp_products * new
-    return products + 2 * s.head * wanted
+    mlp = 2 * s.mlp_products * new
+    layers = (s.layers - len(skip.attention)) * attention + (s.layers - len(skip.mlp)) * mlp
+    return layers + 2 * s.head * wanted
 
 
 def cache_bytes(config: Config, skip: SkipSet, precision: str) -> int:
@@ -105,11 +129,20 @@ def cache_bytes(config: Config, skip: SkipSet, precision: str) -> int:
 
 
 def weight_bytes(config: Config, skip: SkipSet, precision: str) -> int:
+    """Bytes of a variant's weights."""
     return parameters(config, skip) * BYTES[precision]
 
 
 def streamed_bytes(config: Config, skip: SkipSet, precision: str, past: int, batch: int = 1) -> int:
-    """Bytes that decoding one token reads: every weight but the embedding table's other rows, and the cache."""
+    """Bytes that decoding one token reads: every weight but the embedding table's other rows, and the cache.
+
+    Args:
+        config: of the model.
+        skip: what is left out.
+        precision: of weights and cache.
+        past: P of each sequence.
+        batch: sequences, which share the weights.
+    """
     s = sizes(config)
     weights = parameters(config, skip) - (0 if s.tied else s.embedding)
     return weights * BYTES[precision] + batch * past * cache_bytes(config, skip, precision)
@@ -120,9 +153,17 @@ def ceiling(
 ) -> float:
     """The speed-up over base that the removed work allows: FLOPs in prefill, bytes in decoding one token.
 
-    Below it lies what any kernel can reach that is bound by that work; a measured speed-up above it is a measurement bug.
+    No kernel that is bound by that work can be faster; a measured speed-up above it is a bug in the measurement.
+
+    Args:
+        config: of the model.
+        skip: what is left out.
+        precision: of weights and cache.
+        length: S in prefill, P in decoding.
+        decode: whether one token is decoded.
+        batch: sequences.
     """
     if decode:
-        streamed = [streamed_bytes(config, which, precision, length, batch) for which in (BASE, skip)]
-        return streamed[0] / streamed[1]
+        base, variant = (streamed_bytes(config, which, precision, length, batch) for which in (BASE, skip))
+        return base / variant
     return flops(config, BASE, length) / flops(config, skip, length)

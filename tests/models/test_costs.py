@@ -1,4 +1,4 @@
-"""Costs against published sizes, against transformers' own parameter counts, and against the known ceilings."""
+"""Costs against published sizes, transformers' own parameter counts, and known ceilings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ LLAMA_2_7B = {
     "num_attention_heads": 32, "vocab_size": 32000,
 }  # fmt: skip
 LLAMA_2_70B = LLAMA_2_7B | {
-    "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+    "num_key_value_heads": 8,
 }  # fmt: skip
 
 
@@ -39,17 +40,12 @@ def test_published_sizes() -> None:
         (last("block", 8), True, 0, 1.33),
         (last("block", 11), True, 0, 1.51),
         (last("attn", 11), False, 128, 1.13),
-        (
-            last("attn", 11),
-            False,
-            2048,
-            1.15,
-        ),  # 1.14 there: it counts the causal half of the scores; our kernels compute the whole
+        (last("attn", 11), False, 2048, 1.15),  # 1.14 if only the causal half of the scores were computed
         (last("attn", 16), False, 128, 1.20),
     ],
 )
 def test_known_ceilings_of_llama_2_7b(skip: SkipSet, decode: bool, length: int, expected: float) -> None:
-    """The numbers of shared/facts/peers.md, §2, computed there by hand."""
+    """Computed by hand from the published sizes."""
     assert costs.ceiling(LLAMA_2_7B, skip, "fp16", length, decode) == pytest.approx(expected, abs=0.01)
 
 
@@ -62,6 +58,20 @@ def test_parameters_are_those_of_transformers(model_type: str, tied: bool) -> No
         "tie_word_embeddings": tied and model_type != "phi",
     }
     config = AutoConfig.for_model(model_type, **settings)
+    model = AutoModelForCausalLM.from_config(config)
+    assert costs.parameters(config.to_dict()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("llama", {"attention_bias": True}),
+        ("llama", {"mlp_bias": True}),
+        ("qwen3", {"attention_bias": True}),
+    ],
+)
+def test_biases_that_the_config_asks_for_are_counted(model_type: str, changes: dict[str, bool]) -> None:
+    config = AutoConfig.for_model(model_type, **{**tiny.COMMON, **tiny.DIALECTS[model_type], **changes})
     model = AutoModelForCausalLM.from_config(config)
     assert costs.parameters(config.to_dict()) == sum(p.numel() for p in model.parameters())
 

@@ -1,0 +1,49 @@
+"""What an architecture's parameters are beside the matrices that config.json gives the sizes of.
+
+One architecture a file, named by its model_type, with `RULES`. One without a file has Llama's sizes: RMSNorms, a gated
+MLP, biases where the config asks for them.
+
+Legend: C hidden size, D head dimension, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRules:
+    """What one architecture has.
+
+    Attributes:
+        gated_mlp: the MLP has a gate, an up and a down matrix; without a gate, up and down.
+        layer_norms: norms have a scale and a bias (LayerNorm); else a scale alone (RMSNorm).
+        shared_norm: attention and MLP read one norm, which is counted with the attention.
+        head_norms: queries and keys have a norm of D numbers each.
+        qkv_bias, output_bias: of the attention's matrices; None: as the config's `attention_bias` says.
+        mlp_bias: None: as the config's `mlp_bias` says.
+        head_bias: the head has a bias of V numbers.
+        learned_positions: a table of positions has so many rows more than the context; None: there is no such table.
+        tied: whether head and embedding are one where the config does not say.
+    """
+
+    gated_mlp: bool = True
+    layer_norms: bool = False
+    shared_norm: bool = False
+    head_norms: bool = False
+    qkv_bias: bool | None = None
+    output_bias: bool | None = None
+    mlp_bias: bool | None = None
+    head_bias: bool = False
+    learned_positions: int | None = None
+    tied: bool = False
+
+
+def rules_of(model_type: str | None) -> SizeRules:
+    """The rules of an architecture; Llama's where it has no file here."""
+    if model_type not in {module.name for module in pkgutil.iter_modules(__path__)}:
+        return SizeRules()
+    rules: SizeRules = importlib.import_module(f"{__name__}.{model_type}").RULES
+    return rules

@@ -1,0 +1,13 @@
+"""OPT: LayerNorms, biases everywhere, an MLP without a gate, and a learned table of positions, two rows too long."""
+
+from pipeline.models.sizes import SizeRules
+
+RULES = SizeRules(
+    gated_mlp=False,
+    layer_norms=True,
+    qkv_bias=True,
+    output_bias=True,
+    mlp_bias=True,
+    learned_positions=2,
+    tied=True,
+)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.store.records.base import read_bytes
 from pipeline.types import UserError
 
 
@@ -47,16 +48,18 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file.
+    """The JSON in a file of another program (config.json, say); this project's own are read by `records.read`.
 
     Raises:
-        UserError: it is missing or no JSON.
+        UserError: it is missing, no regular file, too large, or no JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(read_bytes(path).decode())
+    except RecursionError:
+        raise UserError(f"{path} cannot be read as JSON: nested too deep") from None
+    except UserError:
+        raise
+    except ValueError as error:  # no UTF-8, no JSON, or an integer of thousands of digits
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
 
 

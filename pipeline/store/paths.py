@@ -17,6 +17,8 @@ DEMO = "demo"
 SOURCE = "source.json"
 """Written last into a model's folder: the checkpoint there is complete, and this is where it came from."""
 FOLDERS = ("calib", "graphs", "engines", "evals")
+MAX_DEPTH = 5
+"""Folders between a project and its deepest record: calib/<model>/<variant>/adapters/<name>/heal.json."""
 MAX_NAME = 200
 """Bytes of a file's name that are left for a model or a variant."""
 
@@ -34,7 +36,7 @@ class Project:
         A checkpoint with graphs written in place lies in none; its project is the current directory.
         """
         here = Path.cwd()
-        for folder in list(path.resolve().parents)[:4]:
+        for folder in list(path.resolve().parents)[:MAX_DEPTH]:
             if folder.name in FOLDERS:
                 return cls(Path() if folder.parent == here else folder.parent)
         return cls()

@@ -89,7 +89,8 @@ def test_statistics_make_the_rest_of_the_plan(project: Path) -> None:
     path = put(text + "[calibrate]\nsamples = 2\nlength = 16\n")
     _, plan = planned(path)
     assert len(plan.pending) == 4
-    calibrate.calibrate(Path("graphs/tiny"), texts.OWN, samples=2, length=16)
+    settings = calibrate.CalibrationSettings(samples=2, length=16)
+    calibrate.calibrate(Path("graphs/tiny"), texts.OWN, settings)
     _, plan = planned(path)
     assert not plan.pending
     statistics = selectors.ModelStatistics(Path("graphs/tiny"))

@@ -1,0 +1,107 @@
+"""Atomic writes, locks, JSON and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import store
+from pipeline.types import UserError
+from tests import tiny
+
+
+def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "é.json"
+    store.write_json(path, {"a": [1, "é"]})
+    store.write_json(path, {"b": None})
+    assert store.read_json(path) == {"b": None} and path.read_text().endswith("}\n")
+    assert list(path.parent.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), store.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_leaves_the_old_file_and_a_temporary_that_goes(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pipeline import store\n"
+        "with store.atomic(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    writer = subprocess.run([sys.executable, "-c", script, str(path)], env=tiny.environment(), check=False)
+    assert writer.returncode == -signal.SIGKILL and path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    with store.lock(tmp_path):
+        store.sweep_temporaries(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"a.json", ".lock"}
+
+
+def test_a_long_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 240}.json"
+    store.write_json(path, 1)
+    assert store.read_json(path) == 1
+
+
+def _hold(folder: str, ready: str) -> None:
+    with store.lock(Path(folder)):
+        os.write(int(ready), b"x")
+        signal.pause()
+
+
+def test_one_writer_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(str(tmp_path), str(writing)))
+    holder.start()
+    try:
+        assert os.read(reading, 1) == b"x"
+        with pytest.raises(BlockingIOError), store.lock(tmp_path, wait=False):
+            pass
+    finally:
+        holder.kill()
+        holder.join()
+        os.close(reading)
+        os.close(writing)
+    with store.lock(tmp_path, wait=False):
+        pass
+
+
+def test_digests_are_sha_256(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc" * 100_000)
+    assert store.sha256(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert store.text_digest("é") == hashlib.sha256("é".encode()).hexdigest()
+
+
+@pytest.mark.parametrize("data", [b"{", b"", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_is_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="cannot be read as JSON") as error:
+        store.read_json(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        store.read_json(tmp_path / "none.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        store.read_json(tmp_path)

@@ -1,0 +1,67 @@
+"""The recipe: what is read from TOML, and what is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.sweep import recipe
+from pipeline.types import UserError
+from tests.grids import put
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('fraction = [0.1]\nmodels = ["demo"]', "unknown key fraction; did you mean fractions?"),
+        ('models = ["demo"]\n[bench]\nsequence = 3', "unknown key bench.sequence; did you mean sequences?"),
+        ('models = [{ name = "demo", layer = 3 }]', "layer; did you mean layers?"),
+        ('models = [{ name = "demo", layers = 10001 }]', "less than or equal to 10000, not 10001"),
+        ('models = ["demo"]\nfractions = [1.5]', "fractions.0"),
+        ('models = ["demo"]\nfractions = [nan]', "fractions.0"),
+        ('models = ["demo"]\n[heal]\nlr = inf', "heal.lr"),
+        ('models = ["demo"]\nkinds = ["layer"]', "'attn', 'mlp' or 'block'"),
+        ('models = ["demo"]\nselectors = ["first"]', "no selector 'first'; choose from angular"),
+        ('models = ["demo", "org/SmolLM2-135M-Instruct"]', "name each once"),
+        ('models = ["demo"]\ntasks = ["smoke"]\nstages = ["export"]', "stages lacks score"),
+        ('models = ["demo"]\nstages = ["score"]', "tasks names no benchmark"),
+        ('models = ["demo"]\nstages = ["build"]', '"fp16"'),
+        ('models = ["demo"]\nstages = ["export"]\nmeasure = "engines"', "needs build"),
+        ('models = ["demo"]\nstages = ["export"]\n[score.limits]\nsmoke = 3', "score.limits names smoke"),
+        ("models = [", "cannot be read as TOML"),
+        ("models = []", "models"),
+        (f"models = {'[' * 10_000}", "cannot be read as TOML"),
+        (f"seed = {'9' * 10_000}", "cannot be read as TOML"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused_in_one_line(workdir: Path, change: str, words: str) -> None:
+    defaults = {"kinds": '["attn"]', "fractions": "[0.1]", "selectors": '["last"]', "stages": '["export"]'}
+    top = change.split("\n[")[0]
+    tables = change[len(top) :]
+    lines = [f"{key} = {value}" for key, value in defaults.items() if f"\n{key}" not in f"\n{top}"]
+    path = put("\n".join([top, *lines]) + tables)
+    with pytest.raises(UserError) as error:
+        recipe.read(path)
+    assert words in str(error.value) and "\n" not in str(error.value).strip()
+
+
+def test_what_is_no_recipe_is_refused_in_one_line(workdir: Path) -> None:
+    with pytest.raises(UserError, match="does not exist; recipes lie in evals/recipes/"):
+        recipe.read(Path("missing.toml"))
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        recipe.read(workdir)
+    Path("bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"bytes\.toml cannot be read as TOML"):
+        recipe.read(Path("bytes.toml"))
+
+
+def test_a_recipe_is_read_with_its_defaults(workdir: Path) -> None:
+    text = 'models = ["org/m x", { name = "demo", layers = 30 }]\nkinds = ["attn"]\nfractions = [0.25]\n'
+    settings = recipe.read(
+        put(text + 'selectors = ["last"]\ntasks = ["arc", "mmlu"]\n[score]\nlimits.arc = 7\n')
+    )
+    assert [model.folder for model in settings.models] == ["m x", "SmolLM2-135M-Instruct"]
+    assert settings.models[1].layers == 30 and settings.precisions == ("fp32",) and not settings.unchecked
+    assert [settings.score.limit_of(task) for task in settings.tasks] == [7, None]
+    assert settings.bench.lengths == (50, 100) and settings.heal.lr == 3e-4

@@ -1,0 +1,29 @@
+"""What a selector reads before it can choose."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.sweep.rules import reads
+from pipeline.types import UserError
+
+
+@pytest.mark.parametrize(
+    ("rule", "statistic"),
+    [
+        ("last", None),
+        ("last-but-final", None),
+        ("random", None),
+        ("cosine", "calibrate"),
+        ("angular", "calibrate"),
+        ("joint", "calibrate"),
+        ("greedy", "measure"),
+    ],
+)
+def test_what_a_rule_reads_is_learnt_by_running_it(rule: str, statistic: str | None) -> None:
+    assert reads(rule, "block") == statistic
+
+
+def test_a_rule_that_does_not_choose_a_kind_says_so() -> None:
+    with pytest.raises(UserError, match="angular"):
+        reads("angular", "attn")

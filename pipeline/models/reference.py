@@ -1,16 +1,15 @@
-"""PyTorch (transformers) with a skip set applied by replacing modules: the ground truth, written without the graph code.
+"""PyTorch (transformers) with sublayers left out by replacing modules: the ground truth, without the graph code.
 
-Legend: B batch, T tokens, V vocabulary, G key/value heads, D head dimension, C hidden size.
+Legend: B batch, T tokens, K wanted positions, V vocabulary, G key/value heads, D head dimension, C hidden size.
 
-A skipped attention is a module that returns zeros and never sees the cache, a skipped MLP one that returns zeros:
-x + 0 is x, bit for bit. Every pass is one whole forward without a past, so that a graph's cache is held against
-recomputation and not against another cache.
+A skipped sublayer is a module that returns zeros: x + 0 is x, bit for bit. Every pass is one whole forward without a
+past, so that a graph's cache is compared with recomputation and not with another cache.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,30 +19,16 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
-from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError
+from pipeline.models import sublayers
+from pipeline.models.sublayers import keep_input, keep_output
+from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError, first_line
 
 Array = npt.NDArray[Any]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 FAST = {"attn_implementation": "sdpa"}
-"""For what runs long and is compared with itself: PyTorch's fused attention, a sixth faster on a CPU than the plain one."""
-_ATTENTION = ("self_attn", "attention", "attn")
-_MLP = ("mlp", "fc2")  # OPT has no MLP module: its last linear is where the MLP joins the stream
-
-
-class _NoAttention(nn.Module):
-    def forward(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> tuple[torch.Tensor, None]:
-        return torch.zeros_like(hidden_states), None
-
-
-class _NoMlp(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states.new_zeros(*hidden_states.shape[:-1], self.width)
+"""For long runs that are compared with themselves: PyTorch's fused attention, a sixth faster on a CPU."""
 
 
 class Reference:
@@ -55,6 +40,11 @@ class Reference:
         dtype: 'fp32' or 'fp16', of weights and activations (transformers keeps norm statistics and angles in fp32).
         healed: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`).
         load: further arguments of from_pretrained (another attention kernel, quantisation).
+
+    Attributes:
+        model: transformers' model.
+        layers: its decoder layers.
+        skip: what is left out for good; `without` leaves out more for a while.
 
     Raises:
         UserError: no checkpoint there, a layer does not exist, or a decoder layer is built in an unknown way.
@@ -68,96 +58,93 @@ class Reference:
         healed: Path | None = None,
         load: dict[str, Any] | None = None,
     ) -> None:
+        options = {"attn_implementation": "eager", "dtype": _DTYPES[dtype], **(load or {})}
         try:
-            settings = {"attn_implementation": "eager", "dtype": _DTYPES[dtype], **(load or {})}
-            self.model = AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, **settings
-            ).eval()
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, **options
+            )
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"{folder} holds no checkpoint that transformers can load ({reason}); check needs one to compare with"
+                f"{folder} holds no checkpoint that transformers can load ({first_line(error)}); "
+                "check needs one to compare with"
             ) from None
+        self.model.eval()
         self.skip = skip
-        self.layers = _decoder_layers(self.model, folder)
-        self.gives_tuples = (
-            False  # whether a layer gives (stream, …) or the stream itself; seen by `entering`
-        )
+        self.layers = sublayers.decoder_layers(self.model, folder)
+        # Whether a layer returns (stream, …) or the stream itself; `entering` finds out.
+        self._gives_tuples = False
         skip.within(len(self.layers))
         if healed is not None:
             self.model.load_state_dict(load_file(healed), strict=False)
         self._leave_out(skip)
 
     def _leave_out(self, skip: SkipSet) -> list[tuple[nn.Module, str, nn.Module]]:
-        """Replaces the sublayers; gives (layer, name, what was there)."""
-        folder, had = Path(self.model.name_or_path), []
+        """Replaces the sublayers; gives (layer, name, the module that was there)."""
+        replaced = []
+        for (index, kind), layer, name in self._places():
+            if (index, kind) in skip:
+                replaced.append((layer, name, getattr(layer, name)))
+                width = self.model.config.hidden_size
+                setattr(layer, name, sublayers.NoAttention() if kind == "attn" else sublayers.NoMlp(width))
+        return replaced
+
+    def _places(self) -> Iterator[tuple[Sublayer, nn.Module, str]]:
+        """Each sublayer, its decoder layer, and its name there."""
+        folder = Path(self.model.name_or_path)
         for i, layer in enumerate(self.layers):
-            for part, names in _parts(i):
-                if part in skip:
-                    name = _child(layer, names, folder)
-                    had.append((layer, name, getattr(layer, name)))
-                    setattr(
-                        layer,
-                        name,
-                        _NoAttention() if part[1] == "attn" else _NoMlp(self.model.config.hidden_size),
-                    )
-        return had
+            for sublayer, names in sublayers.of_layer(i):
+                yield sublayer, layer, sublayers.module_name(layer, names, folder)
 
     @contextmanager
     def without(self, skip: SkipSet) -> Iterator[None]:
         """Leaves further sublayers out for a while."""
-        had = self._leave_out(skip)
+        replaced = self._leave_out(skip)
         try:
             yield
         finally:
-            for layer, name, module in had:
+            for layer, name, module in replaced:
                 setattr(layer, name, module)
 
     @contextmanager
     def entering(self) -> Iterator[dict[int, torch.Tensor]]:
-        """Keeps the residual stream [B, T, C] before each layer of the passes made meanwhile: layer → stream."""
-        found: dict[int, torch.Tensor] = {}
+        """Keeps the residual stream [B, T, C] before each layer, of the passes made meanwhile."""
+        kept: dict[int, torch.Tensor] = {}
         hooks = [
-            layer.register_forward_pre_hook(_keep_input(found, i), with_kwargs=True)
+            layer.register_forward_pre_hook(keep_input(kept, i), with_kwargs=True)
             for i, layer in enumerate(self.layers)
         ]
-        hooks.append(self.layers[0].register_forward_hook(self._see_form))
-        try:
-            yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with _removed_after([*hooks, self.layers[0].register_forward_hook(self._see_form)]):
+            yield kept
 
     @contextmanager
     def leaving(self, layers: list[int]) -> Iterator[dict[int, torch.Tensor]]:
-        """Keeps the residual stream [B, T, C] after these layers of the passes made meanwhile: layer → stream."""
-        found: dict[int, torch.Tensor] = {}
-        hooks = [self.layers[i].register_forward_hook(_keep_output(found, i)) for i in layers]
-        try:
-            yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
+        """Keeps the residual stream [B, T, C] after these layers, of the passes made meanwhile."""
+        kept: dict[int, torch.Tensor] = {}
+        with _removed_after([self.layers[i].register_forward_hook(keep_output(kept, i)) for i in layers]):
+            yield kept
 
     def sublayers(self) -> dict[Sublayer, nn.Module]:
         """(layer, kind) → its module, of those that are there."""
-        folder = Path(self.model.name_or_path)
-        found: dict[Sublayer, nn.Module] = {}
-        for i, layer in enumerate(self.layers):
-            for part, names in _parts(i):
-                if part not in self.skip:
-                    found[part] = getattr(layer, _child(layer, names, folder))
-        return found
+        return {
+            sublayer: getattr(layer, name)
+            for sublayer, layer, name in self._places()
+            if sublayer not in self.skip
+        }
 
     def _see_form(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        self.gives_tuples = isinstance(output, tuple)
+        self._gives_tuples = isinstance(output, tuple)
 
     @contextmanager
     def taken_up(self, first: int, stream: torch.Tensor | None) -> Iterator[None]:
-        """Passes made meanwhile begin before layer `first` with a stream [B, T, C] that `entering` kept; the layers below do nothing."""
-        given = (stream,) if self.gives_tuples else stream
+        """Lets the passes made meanwhile begin before a layer; the layers below it do nothing.
+
+        Args:
+            first: the layer; 0 for whole passes.
+            stream: [B, T, C], what `entering` kept before it.
+        """
+        output = (stream,) if self._gives_tuples else stream
         for layer in self.layers[:first]:
-            layer.forward = lambda *_args, **_kwargs: given
+            layer.forward = lambda *_args, **_kwargs: output
         try:
             yield
         finally:
@@ -170,8 +157,9 @@ class Reference:
         """One whole pass without a past; inputs [B, T] int64.
 
         Returns:
-            logits [B, T, V] in the reference's dtype, and {layer: (keys, values)}, each [B, G, T, D], of the layers whose
-            attention is there. What stands at padded positions means nothing: transformers masks padded queries otherwise.
+            logits [B, T, V] in the reference's dtype, and {layer: (keys, values)}, each [B, G, T, D], of the layers
+            whose attention is there. At padded positions the numbers mean nothing: transformers masks padded queries
+            in another way than graphs do.
         """
         cache = DynamicCache()  # without a config no layer crops its keys to a sliding window
         with torch.inference_mode():
@@ -201,36 +189,47 @@ class Reference:
     def trace(
         self, input_ids: Array, attention_mask: Array, position_ids: Array
     ) -> tuple[dict[Sublayer, Array], dict[Sublayer, Array], Array]:
-        """(the stream after each sublayer, what each sublayer adds to it, the stream before layer 0), each [B, T, C]."""
-        entering: dict[int, torch.Tensor] = {}
-        leaving: dict[int, torch.Tensor] = {}
+        """What happens to the residual stream; inputs as `forward`.
+
+        Returns:
+            The stream after each sublayer, what each sublayer adds to it, and the stream before layer 0, each
+            [B, T, C].
+        """
         branches: dict[Sublayer, torch.Tensor] = {}
-        hooks = []
-        for i, layer in enumerate(self.layers):
-            hooks.append(layer.register_forward_pre_hook(_keep_input(entering, i), with_kwargs=True))
-            hooks.append(layer.register_forward_hook(_keep_output(leaving, i)))
-        for part, module in self.sublayers().items():
-            hooks.append(module.register_forward_hook(_keep_output(branches, part)))
-        try:
+        hooks = [
+            module.register_forward_hook(keep_output(branches, sublayer))
+            for sublayer, module in self.sublayers().items()
+        ]
+        everything = list(range(len(self.layers)))
+        with _removed_after(hooks), self.entering() as entering, self.leaving(everything) as leaving:
             self.forward(input_ids, attention_mask, position_ids)
-        finally:
-            for hook in hooks:
-                hook.remove()
         batch, tokens = input_ids.shape
-        shaped = {part: branch.reshape(batch, tokens, -1) for part, branch in branches.items()}
-        ordered: list[Sublayer] = [
-            p for i in range(len(self.layers)) for p in ((i, "attn"), (i, "mlp")) if p in shaped
-        ]  # type: ignore[misc]
-        streams = {
-            p: (entering[p[0]] + shaped[p] if p[1] == "attn" else leaving[p[0]]).numpy() for p in ordered
+        added = {
+            sublayer: branches[sublayer].reshape(batch, tokens, -1).numpy()
+            for sublayer, _, _ in self._places()
+            if sublayer in branches
         }
-        return streams, {p: shaped[p].numpy() for p in ordered}, entering[0].numpy()
+        streams = {
+            (layer, kind): entering[layer].numpy() + branch if kind == "attn" else leaving[layer].numpy()
+            for (layer, kind), branch in added.items()
+        }
+        return streams, added, entering[0].numpy()
 
     def logits_at(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """[B, K, V]: the logits at K positions [K] of a pass without a cache, and no others where the model can leave them out."""
+        """[B, K, V]: the logits at K positions of a pass without a cache.
+
+        The head is computed at no other positions where the model can leave them out.
+
+        Args:
+            input_ids: [B, T].
+            positions: [K].
+        """
+        logits: torch.Tensor
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            return self.model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
-        return self.model(input_ids=input_ids, use_cache=False).logits[:, positions]
+            logits = self.model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
+        else:
+            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, positions]
+        return logits
 
     def generate(self, prompt_ids: list[int] | Array, max_new_tokens: int) -> list[int]:
         """The greedy continuation of one prompt, new tokens only, ended by the model's end-of-text token.
@@ -239,17 +238,15 @@ class Reference:
         DynamicCache asks layer 0 for its length, and layer 0 may have no attention.
         """
         ids = torch.as_tensor(np.asarray(prompt_ids, np.int64)).reshape(1, -1)
-        had = self.model.generation_config
-        stop = had.eos_token_id
-        self.model.generation_config = GenerationConfig(
-            eos_token_id=stop,
-            pad_token_id=had.pad_token_id
-            if had.pad_token_id is not None
-            else (stop[0] if isinstance(stop, list) else stop),
-        )
+        published = self.model.generation_config
+        stop, padding = published.eos_token_id, published.pad_token_id
+        if padding is None:
+            padding = stop[0] if isinstance(stop, list) else stop
+        plain: Any = GenerationConfig
+        self.model.generation_config = plain(eos_token_id=stop, pad_token_id=padding)
         try:
             with torch.inference_mode():
-                made = self.model.generate(
+                tokens = self.model.generate(
                     ids,
                     attention_mask=torch.ones_like(ids),
                     max_new_tokens=max_new_tokens,
@@ -257,45 +254,15 @@ class Reference:
                     use_cache=False,
                 )
         finally:
-            self.model.generation_config = had
-        return [int(token) for token in made[0, ids.shape[1] :]]
+            self.model.generation_config = published
+        return [int(token) for token in tokens[0, ids.shape[1] :]]
 
 
-def _decoder_layers(model: PreTrainedModel, folder: Path) -> nn.ModuleList:
-    """The list of decoder layers: the outermost ModuleList with as many entries as the config has layers."""
-    count = model.config.num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise UserError(
-        f"{folder}: no list of {count} decoder layers in {type(model).__name__}; check cannot skip its sublayers"
-    )
-
-
-def _parts(layer: int) -> tuple[tuple[Sublayer, tuple[str, ...]], ...]:
-    """A layer's sublayers and the names that their modules go by."""
-    return ((layer, "attn"), _ATTENTION), ((layer, "mlp"), _MLP)
-
-
-def _child(layer: nn.Module, names: tuple[str, ...], folder: Path) -> str:
-    """The name under which a decoder layer keeps a sublayer."""
-    for name in names:
-        if isinstance(getattr(layer, name, None), nn.Module):
-            return name
-    raise UserError(
-        f"{folder}: {type(layer).__name__} has none of {', '.join(names)}; check cannot skip its sublayers"
-    )
-
-
-def _keep_input(into: dict[int, torch.Tensor], key: int) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        into[key] = args[0] if args else kwargs["hidden_states"]
-
-    return hook
-
-
-def _keep_output(into: dict[Any, torch.Tensor], key: Any) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        into[key] = output if isinstance(output, torch.Tensor) else output[0]
-
-    return hook
+@contextmanager
+def _removed_after(hooks: list[Any]) -> Iterator[None]:
+    """Removes hooks in the end."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

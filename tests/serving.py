@@ -1,33 +1,42 @@
-"""What the tests of shipping and serving share: tiny checked variants, a repository of them, and when to skip."""
+"""What the tests of shipping and serving share: tiny checked variants, a repository of them, when to skip."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from pipeline import store
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
-from pipeline.ship.triton import wheel
+from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.sampling import Sampling
+from pipeline.runtime.runner import Runner
+from pipeline.ship.triton import checks, http, wheel
+from pipeline.ship.triton.server import Server
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
-CHAT = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+CHAT = (
+    "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 WINDOW = 4096
 
 
-def project(root: Path, names: tuple[str, ...] = ("base", "attn2-3")) -> list[Path]:
+def project(root: Path, names: tuple[str, ...] = ("base", "attn2-3"), model: str = "tiny") -> list[Path]:
     """A tiny Llama with tokenizer and chat template under root/graphs, its variants recorded as checked."""
     folder = tiny.checkpoint(
-        root / "models" / "tiny",
+        root / "models" / model,
         vocab_size=tiny.WORDS,
         num_hidden_layers=4,
         max_position_embeddings=WINDOW,
@@ -38,9 +47,7 @@ def project(root: Path, names: tuple[str, ...] = ("base", "attn2-3")) -> list[Pa
     base = export.export_base(checkpoint.resolve(str(folder)))
     graphs = [variants.cut(base, SkipSet.parse(name)) for name in names]
     for graph in graphs:
-        store.write_json(
-            store.result_path("tiny", graph, "check"), {"passed": True, "sha256": store.sha256(graph)}
-        )
+        tiny.passed(graph)
     return graphs
 
 
@@ -56,7 +63,7 @@ def within(folder: Path):
 
 
 def triton() -> wheel.Wheel:
-    """The server's environment; where it cannot be had the test skips with the reason, in CI it fails."""
+    """The server's environment. Without one the test skips with the reason; in CI it fails."""
     try:
         return wheel.find()
     except UserError as error:
@@ -66,7 +73,7 @@ def triton() -> wheel.Wheel:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command's exit code and words, run in a process of its own."""
+    """The command, run in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline.cli", *arguments],
         capture_output=True,
@@ -77,21 +84,58 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def until(condition: Callable[[], Any], seconds: float = 30) -> None:
-    """Waits until it is so."""
+    """Waits until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.05)
 
 
-def stubs(prefix: str) -> list[int]:
-    """Processes whose command line holds the text: the Python models of one server."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:  # it ended meanwhile
-            continue
-        if prefix in line and "triton" in line:
-            found.append(int(entry.name))
-    return found
+def stubs(text: str) -> list[int]:
+    """Processes of Triton whose command line holds the text: the Python models of one server."""
+    lines = {
+        process.pid: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    }
+    return [pid for pid, line in lines.items() if text in line and "triton" in line]
+
+
+BASE, CUT, NARROW = "tiny-base", "tiny-attn2-3", "narrow"
+PROMPTS = [
+    "the time",
+    "a way to see the world in a day",
+    "people",
+    "work and life and the place of the hand in the eye of the child",
+    "point",
+    "number of the week",
+    "case",
+    "woman and man " * 12,
+]
+
+
+@dataclass
+class Served:
+    """A server, its repository, and the same graphs run directly."""
+
+    server: Server
+    repo: Path
+    runners: dict[str, Runner]
+    prompts: Prompts
+
+    def url(self, model: str, what: str = "generate") -> str:
+        return f"{self.server.http}/v2/models/{model}_generate/{what}"
+
+    def generate(self, model: str, text: str, **fields: Any) -> str:
+        status, answer = http.post(self.url(model), {"text_input": text, **fields})
+        assert status == 200 and "text_output" in answer, answer
+        return answer["text_output"]
+
+    def streamed(self, model: str, text: str, **fields: Any) -> list[str]:
+        body = {"text_input": text, "stream": True, **fields}
+        return [event["text_output"] for event in http.stream(self.url(model, "generate_stream"), body)]
+
+    def direct(self, model: str, text: str, **fields: Any) -> str:
+        return checks.direct(self.runners[model], self.prompts, text, Sampling(**fields))
+
+    def metric(self, name: str, model: str) -> float:
+        text = http.get(self.server.metrics).text
+        return float(re.search(rf'^{name}{{model="{model}_generate"}} (\S+)', text, re.M)[1])

@@ -43,8 +43,9 @@ def ship(
     if to[0] != "triton":
         raise UserError(f"--to takes triton and a folder, not {to[0]!r}")
     with arguments.busy(f"shipping {len(artefacts)} artefacts"):
-        manifest = stage.ship(artefacts, to[1], name, unchecked, stage.Settings(rows, cache_tokens, queue))
-    show_result(manifest, as_json, f"{stage.described(manifest)}\n{to[1]}")
+        settings = stage.settings_of(rows, cache_tokens, queue)
+        shipment = stage.ship(artefacts, to[1], name, unchecked, settings)
+    show_result(shipment.plain(), as_json, f"{shipment.described()}\n{to[1]}")
 
 
 @app.command(rich_help_panel=DELIVER)
@@ -64,27 +65,28 @@ def serve(
     log_file: Annotated[Path | None, typer.Option(help="Keep Triton's own output here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Starts the real Triton server on this machine, on the CPU; Ctrl-C stops it. Its first start fetches the server (400 MB).
+    """Starts the real Triton server on this machine, on the CPU (fetched once, 400 MB); Ctrl-C stops it.
 
     Example: `pipeline serve engines/triton --smoke`
     """
+    import shlex
     from dataclasses import asdict
 
-    from pipeline.ship import serve as stage
+    from pipeline.ship.ports import Ports
     from pipeline.ship.triton import page, repository
-    from pipeline.ship.triton.server import Ports
 
     if docker:
-        print(page.docker(str(folder.resolve()), repository.read(folder)))
+        print(page.docker(shlex.quote(str(folder.resolve())), repository.read(folder)))
         return
+    from pipeline.ship import serve as stage
+
     if not smoke:
         stage.serve(
             folder, Ports(http_port, grpc_port, metrics_port), openai_port if openai else None, log_file
         )
         return
-    found = stage.smoke(folder)
-    bad = sum(not check.passed for check in found)
-    show_result(
-        [asdict(check) for check in found], as_json, f"{len(found) - bad} checks passed, {bad} failed"
-    )
-    sys.exit(1 if bad else 0)
+    checks = stage.smoke(folder)
+    failed = sum(not check.passed for check in checks)
+    text = f"{len(checks) - failed} checks passed, {failed} failed"
+    show_result([asdict(check) for check in checks], as_json, text)
+    sys.exit(1 if failed else 0)

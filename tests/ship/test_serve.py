@@ -1,4 +1,4 @@
-"""`pipeline serve` where things go wrong: killed models, swapped weights, taken ports, a server that dies, and how it stops."""
+"""`pipeline serve` where things go wrong: killed models, swapped weights, taken ports, a server that dies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import store
 from pipeline.ship import ship
-from pipeline.ship.triton import checks, repository, wheel
-from pipeline.ship.triton.server import Ports, Server
+from pipeline.ship.ports import Ports
+from pipeline.ship.triton import checks, http, repository, wheel
+from pipeline.ship.triton.server import Server
 from pipeline.types import Failed, UserError
 from tests import serving, soak
 from tests.serving import command, until
@@ -41,13 +41,13 @@ def test_smoke_checks_and_leaves_nothing(repo: Path) -> None:
 
 
 def test_a_killed_model_is_noticed_and_loaded_again(repo: Path) -> None:
-    """Triton goes on calling it ready; the readiness that asks for a token does not, and `serve` mends it. Ctrl-C ends all."""
+    """Triton goes on calling it ready; a request for a token finds out. Ctrl-C ends all."""
     with soak.served(repo, "--openai", "--openai-port", "0") as serve:
         before = {path.name for path in Path("/dev/shm").glob("pipeline-*")}
         killed = serve.stub(TEXT)
         os.kill(killed, signal.SIGKILL)
-        until(lambda: checks.answers(serve.http, TEXT) is not None, 10)
-        until(lambda: checks.answers(serve.http, TEXT) is None, 60)
+        until(lambda: checks.problem(serve.http, TEXT) is not None, 10)
+        until(lambda: checks.problem(serve.http, TEXT) is None, 60)
         assert serve.stub(TEXT) != killed
         port = int(serve.http.rsplit(":", 1)[1])
     assert serve.process.returncode == 0
@@ -74,9 +74,9 @@ def test_a_killed_command_takes_the_server_along(repo: Path) -> None:
 def test_swapped_weights_are_refused(repo: Path) -> None:
     """By the command, and by the model itself on a server of the user's own."""
     data = repo / "tiny-base/1/model.onnx/model.data"
-    held = bytearray(data.read_bytes())
-    held[100] ^= 1
-    data.write_bytes(held)
+    content = bytearray(data.read_bytes())
+    content[100] ^= 1
+    data.write_bytes(content)
     done = command("serve", str(repo), "--smoke")
     assert done.returncode == 2 and "model.data is not what was shipped" in done.stderr
     with (
@@ -84,8 +84,8 @@ def test_swapped_weights_are_refused(repo: Path) -> None:
         Server(wheel.find(), repo, [TEXT], Ports(0, 0, 0)),
     ):
         pass
-    held[100] ^= 1
-    data.write_bytes(held)
+    content[100] ^= 1
+    data.write_bytes(content)
     (repo / TEXT / "1" / "model.py").write_text("print('mine')")
     with pytest.raises(UserError, match=r"model\.py is not what was shipped"):
         repository.verify(repo, repository.read(repo))
@@ -109,10 +109,8 @@ def test_taken_ports_and_other_folders_are_one_line(repo: Path) -> None:
         port = one.getsockname()[1]
         done = command("serve", str(repo), "--http-port", str(port))
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == f"error: port {port} is taken; stop what listens there, or choose others (--http-port …)\n"
-    )
+    advice = "stop what listens there, or choose another --http-port"
+    assert done.stderr == f"error: port {port} is taken; {advice}\n"
     done = command("serve", "graphs")
     assert done.returncode == 2 and "holds no SHIP.json" in done.stderr
     done = command("serve", str(repo), "--docker")
@@ -122,7 +120,7 @@ def test_taken_ports_and_other_folders_are_one_line(repo: Path) -> None:
 
 
 def test_a_plan_is_stood_in_for(workdir: Path) -> None:
-    """The shipped config of a TensorRT plan loads unchanged; the graph that it was built from runs, and that is said."""
+    """The shipped config of a TensorRT plan loads unchanged; the graph that it was built from runs."""
     from tests.ship.test_ship import plan
 
     serving.triton()
@@ -133,27 +131,19 @@ def test_a_plan_is_stood_in_for(workdir: Path) -> None:
     assert done.returncode == 0 and "8 checks passed" in done.stdout, done.stderr
     assert "plans are not executed here" in done.stderr
     with soak.served(repo) as serve:
-        text = checks.post(
-            f"{serve.http}/v2/models/tiny-attn2-3_generate/generate", {"text_input": "a", "max_tokens": 4}
-        )[1]
-        assert "text_output" in text
-    assert (
-        store.read_json(repo / "SHIP.json")["models"]["tiny-attn2-3"]["versions"]["1"]["kind"]
-        == "tensorrt plan"
-    )
+        url = f"{serve.http}/v2/models/tiny-attn2-3_generate/generate"
+        assert "text_output" in http.post(url, {"text_input": "a", "max_tokens": 4})[1]
+    assert repository.read(repo).models["tiny-attn2-3"].versions["1"].kind == "tensorrt plan"
 
 
 def test_soak(tmp_path: Path) -> None:
-    """Seconds of what `make soak` does for minutes: nothing lost, nothing wrong, two killed models survived."""
+    """Seconds of what `make soak` does for minutes: nothing lost or wrong, two killed models survived."""
     report = soak.run(tmp_path, 30)
     assert report.kills == 2 and not report.wrong, report.wrong[:3]
     assert report.counts["whole"] > 20 and report.counts["stream"] > 20 and report.counts["hang up"] > 5
-    # Triton never answers what was in a Python model when its process died: those clients wait for their own time-out
-    assert (
-        sum(count for kind, count in report.counts.items() if kind.startswith("connection"))
-        <= report.kills * soak.CLIENTS
-    )
+    # Triton never answers what was in a model when its process died: those clients wait for their time-out.
+    broken = sum(count for kind, count in report.counts.items() if kind.startswith("connection"))
+    assert broken <= report.kills * soak.CLIENTS
     memory = [megabytes for _, megabytes in report.memory]
-    assert (
-        memory[-1] < 1.2 * max(memory[: len(memory) // 2]) + 50
-    )  # the first sample may lack a model that is loading
+    # The first samples may lack a model that is loading.
+    assert memory[-1] < 1.2 * max(memory[: len(memory) // 2]) + 50

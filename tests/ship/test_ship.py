@@ -20,7 +20,6 @@ from tritonclient.grpc import model_config_pb2
 from pipeline import store
 from pipeline.engines import opening
 from pipeline.graphs import graphfile
-from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 from pipeline.ship import ship
 from pipeline.ship.triton import page, repository
@@ -29,6 +28,7 @@ from tests import serving, tiny
 from tests.serving import command
 
 REPO = Path("engines/triton")
+TO = ("--to", "triton", str(REPO))
 
 
 @pytest.fixture
@@ -41,43 +41,33 @@ def config(model: str, file: str = "config.pbtxt") -> Any:
 
 
 def test_a_repository_holds_two_models_a_variant(graphs: list[Path]) -> None:
-    manifest = ship.ship(graphs, REPO)
-    assert manifest["shipped"] == [("tiny-base", 1), ("tiny-attn2-3", 1)]
-    assert repository.served(manifest) == [
-        "tiny-base",
-        "tiny-base_generate",
-        "tiny-attn2-3",
-        "tiny-attn2-3_generate",
-    ]
-    repository.verify(REPO, repository.read(REPO))
-    assert sorted(path.name for path in REPO.iterdir()) == sorted(
-        [*repository.served(manifest), "README.md", "SHIP.json"]
-    )
-    raw = config("tiny-attn2-3")
-    assert (raw.backend, raw.max_batch_size, raw.instance_group[0].count) == ("onnxruntime", 16, 1)
-    names = {entry.name: list(entry.dims) for entry in raw.input}
-    assert (
-        names["past_key_values.0.key"] == [2, -1, 32]
-        and names["input_ids"] == [-1]
-        and "past_key_values.2.key" not in names
-    )
-    assert {entry.name for entry in raw.output} == {
-        "logits",
-        *(f"present.{i}.{x}" for i in (0, 1) for x in ("key", "value")),
-    }
-    assert set(raw.model_warmup[0].inputs) == set(names)
+    shipment = ship.ship(graphs, REPO)
+    assert shipment.shipped == (("tiny-base", 1), ("tiny-attn2-3", 1))
+    models = ["tiny-base", "tiny-base_generate", "tiny-attn2-3", "tiny-attn2-3_generate"]
+    assert repository.served(shipment.record) == models
+    assert repository.read(REPO) == shipment.record
+    repository.verify(REPO, shipment.record)
+    assert {path.name for path in REPO.iterdir()} == {*models, "README.md", "SHIP.json"}
+    assert config("tiny-attn2-3").backend == "onnxruntime"
     text = config("tiny-base_generate")
-    assert (
-        text.model_transaction_policy.decoupled
-        and text.backend == "python"
-        and all(entry.optional for entry in text.input)
-    )
-    assert text.parameters["rows"].string_value == "16"
-    told = repository.newest(manifest)["tiny-attn2-3"][1]
-    assert (
-        told["check"] == "passed" and told["kv_bytes_per_token"] == 2 * 2 * 2 * 32 * 4
-    )  # 2 layers, k and v, 2 heads
+    assert text.backend == "python" and text.parameters["rows"].string_value == "16"
+    version = repository.newest(shipment.record)["tiny-attn2-3"][1]
+    assert version.check == "passed" and version.raw_model and version.kind == "onnx graph"
+    assert version.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4  # 2 layers, k and v, 2 heads, D, fp32
+    assert store.resolved(version.artefact, REPO / "SHIP.json") == graphs[1]
     assert "tiny-attn2-3" in (REPO / "README.md").read_text()
+
+
+def test_what_json_and_a_person_read(graphs: list[Path]) -> None:
+    done = command("ship", str(graphs[0]), *TO, "--json")
+    shown = json.loads(done.stdout)
+    assert shown["shipped"] == [["tiny-base", 1]]
+    assert {**store.read_json(REPO / "SHIP.json"), "shipped": shown["shipped"]} == shown
+    assert shown["skip-pipeline"] and shown["format"] == 1
+    done = command("ship", str(graphs[1]), *TO)
+    line, folder = done.stdout.strip().splitlines()
+    assert line.startswith("tiny-attn2-3 and tiny-attn2-3_generate, version 1: onnx graph, ")
+    assert line.endswith("MB, check passed") and folder == str(REPO)
 
 
 def test_only_the_weights_that_a_variant_uses_are_copied(graphs: list[Path]) -> None:
@@ -88,9 +78,8 @@ def test_only_the_weights_that_a_variant_uses_are_copied(graphs: list[Path]) -> 
     saved = (whole / "model.data").stat().st_size - (cut / "model.data").stat().st_size
     assert abs(saved - attention) < 2 * 5 * 4096  # but for the alignment of ten tensors
     for value in graphfile.load(cut / "model.onnx").graph.initializers.values():
-        assert (
-            not isinstance(value.const_value, ir.ExternalTensor) or value.const_value.location == "model.data"
-        )
+        tensor = value.const_value
+        assert not isinstance(tensor, ir.ExternalTensor) or tensor.location == "model.data"
     ids = np.arange(3, 20)[None]
     with (
         opening.open_runner(graphs[1]) as here,
@@ -99,107 +88,109 @@ def test_only_the_weights_that_a_variant_uses_are_copied(graphs: list[Path]) -> 
         np.testing.assert_array_equal(here.forward(ids)[0], there.forward(ids)[0])
 
 
-def test_the_shipped_code_is_the_codes_own(graphs: list[Path]) -> None:
-    """The same files that `pipeline generate` runs, and they import nothing else of the package."""
-    ship.ship(graphs[:1], REPO)
-    folder = REPO / "tiny-base_generate" / "1"
-    carried = [
-        ship.PACKAGE / "types.py",
-        *(ship.PACKAGE / "runtime").rglob("*.py"),
-        *(ship.PACKAGE / ship.IN_TRITON).glob("*.py"),
-    ]
-    assert len(carried) > 10
-    for file in carried:
-        assert (folder / "pipeline" / file.relative_to(ship.PACKAGE)).read_bytes() == file.read_bytes()
-    script = (
-        "import sys; sys.path.insert(0, '.')\n"
-        "import pipeline.runtime.generation.batcher, pipeline.runtime.generation.writer, pipeline.runtime.onnxruntime\n"
-        "print(pipeline.__file__, sorted({'torch', 'onnx', 'transformers', 'polygraphy'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", script], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == f"{folder.resolve() / 'pipeline' / '__init__.py'} []", done.stderr
-    assert Prompts.load(folder).encode("the time") == json.loads(
-        subprocess.run(
-            [sys.executable, "-c", "from pipeline.models import tokenizer; from pathlib import Path; import json;"
-             "print(json.dumps(tokenizer.load(Path('graphs/tiny')).encode('the time')))"],
-            capture_output=True, text=True, check=True, env=tiny.environment(),
-        ).stdout
-    )  # fmt: skip
-
-
 def test_what_has_passed_no_check_is_refused_or_recorded(graphs: list[Path]) -> None:
-    store.result_path("tiny", graphs[1], "check").unlink()
+    store.result_of(graphs[1], "check").unlink()
     with pytest.raises(UserError, match=r"attn2-3\.fp32\.onnx has passed no check; run `pipeline check"):
         ship.ship(graphs, REPO)
     assert not REPO.exists() and not list(REPO.parent.glob(".*.tmp"))
-    manifest = ship.ship(graphs, REPO, unchecked=True)
-    assert [told["check"] for _, told in repository.newest(manifest).values()] == ["passed", "not checked"]
+    record = ship.ship(graphs, REPO, unchecked=True).record
+    assert [version.check for _, version in repository.newest(record).values()] == ["passed", "not checked"]
 
 
 def test_a_new_version_stands_beside_the_old_one(graphs: list[Path]) -> None:
     ship.ship(graphs[:1], REPO, name="llm")
     before = (REPO / "llm/1/model.onnx/model.data").stat()
-    assert ship.ship(graphs[:1], REPO, name="llm")["shipped"] == [("llm", 1)]  # nothing to do
-    manifest = ship.ship(graphs[1:], REPO, name="llm")
-    assert (
-        manifest["shipped"] == [("llm", 2)] and repository.newest(manifest)["llm"][1]["variant"] == "attn2-3"
-    )
+    assert ship.ship(graphs[:1], REPO, name="llm").shipped == (("llm", 1),)  # nothing to do
+    shipment = ship.ship(graphs[1:], REPO, name="llm")
+    assert shipment.shipped == (("llm", 2),)
+    assert repository.newest(shipment.record)["llm"][1].variant == "attn2-3"
     assert (REPO / "llm/1/model.onnx/model.data").stat().st_ino == before.st_ino
     for model in ("llm", "llm_generate"):
         assert list(config(model).version_policy.specific.versions) == [2]
         assert list(config(model, "configs/v1.pbtxt").version_policy.specific.versions) == [1]
     repository.verify(REPO, repository.read(REPO))
-    assert ship.ship(graphs[:1], REPO, name="other", settings=ship.Settings(rows=2))["shipped"] == [
-        ("other", 1)
-    ]
-    assert set(repository.read(REPO)["models"]) == {"llm", "other"}
+    settings = ship.settings_of(rows=2, cache_tokens=100, queue=1)
+    assert ship.ship(graphs[:1], REPO, name="other", settings=settings).shipped == (("other", 1),)
+    assert ship.ship(graphs[:1], REPO, name="other").shipped == (("other", 2),)  # the settings are others
+    assert set(repository.read(REPO).models) == {"llm", "other"}
+
+
+def test_from_any_directory_and_with_any_letters(
+    tmp_path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The artefact's path says which project it is of; names of Triton models are ASCII, as parts of URLs."""
+    graph = serving.project(workdir, ("base",), model="my model é 模型")[0].resolve()
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    shipment = ship.ship([graph], Path("my models/triton"))
+    assert shipment.shipped == (("my_model_e___-base", 1),)
+    version = repository.newest(repository.read(Path("my models/triton")))["my_model_e___-base"][1]
+    assert version.model == "my model é 模型" and version.check == "passed"
+    record = Path("my models/triton/SHIP.json")
+    assert store.resolved(version.artefact, record).resolve() == graph
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["my models"]
 
 
 def plan(graph: Path, backend: str) -> Path:
     """A file in the place of an engine, with the sidecar that `build-engine` writes; no test here runs it."""
-    record = store.read_sidecar(graph)
-    path = store.engine_path("tiny", record["variant"], backend, "sm80", "fp32")
+    sidecar = store.graph_sidecar(graph)
+    path = store.Project.of(graph).engine("tiny", sidecar.variant, backend, "sm80", "fp32")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"a plan")
-    told = {
-        key: record[key]
-        for key in ("model", "variant", "skip", "precision", "adapter", "head", "contract", "tokenizer")
-    }
     ranges = {"batch": [1, 1, 8], "length": [1, 100, 512], "past": [0, 100, 512], "wanted": [1, 1, 1]}
     store.write_sidecar(
         path,
         {
-            "artefact": "engine", **told, "backend": backend, "backend_version": "11.1.0", "targets": ["sm80"], "ranges": ranges,
-            "stripped": False, "profiles": [], "folder": str(graph.parent), "graph": {"file": graph.name, "sha256": record["sha256"]},
+            **store.records.variant_fields(sidecar.as_variant()),
+            "artefact": "engine",
+            "tokenizer": sidecar.tokenizer,
+            "weights": sidecar.weights,
+            "backend": backend,
+            "backend_version": "11.1.0",
+            "targets": ["sm80"],
+            "ranges": ranges,
+            "stripped": False,
+            "profiles": [{"input_ids": [[1, 1], [1, 100], [8, 512]]}],
+            "folder": store.relative(graph.parent, path),
+            "graph": {"file": graph.name, "sha256": sidecar.sha256},
         },
-    )  # fmt: skip
+    )
     return path
 
 
 def test_plans(graphs: list[Path]) -> None:
-    """A TensorRT plan is served as tensorrt_plan; one of TensorRT-RTX, which Triton cannot load, as text only."""
+    """A TensorRT plan is a tensorrt_plan; one of TensorRT-RTX, which Triton cannot load, takes text only."""
     real, rtx = plan(graphs[0], "tensorrt"), plan(graphs[0], "tensorrt-rtx")
     with pytest.raises(UserError, match="has passed no check"):
         ship.ship([real], REPO)
     ship.ship([real], REPO, name="trt", unchecked=True)
-    manifest = ship.ship([rtx], REPO, name="rtx", unchecked=True)
-    assert repository.served(manifest) == ["trt", "trt_generate", "rtx_generate"]
+    record = ship.ship([rtx], REPO, name="rtx", unchecked=True).record
+    assert repository.served(record) == ["trt", "trt_generate", "rtx_generate"]
     raw = config("trt")
     assert (raw.platform, raw.max_batch_size, raw.default_model_filename) == ("tensorrt_plan", 8, "")
-    assert (REPO / "trt/1/model.plan").read_bytes() == b"a plan" and (
-        REPO / "trt/1/graph/model.onnx"
-    ).is_file()
+    assert (REPO / "trt/1/model.plan").read_bytes() == b"a plan"
+    assert (REPO / "trt/1/graph/model.onnx").is_file()
     assert (REPO / "rtx_generate/1/model.plan").is_file() and not (REPO / "rtx").exists()
-    assert "tensorrt==11.1.0" in page.docker(
-        "/x", manifest
-    ) and "tensorrt-rtx-cu13-libs==11.1.0" in page.docker("/x", manifest)
+    shown = page.docker("/x", record)
+    assert "tensorrt==11.1.0" in shown and "tensorrt-rtx-cu13-libs==11.1.0" in shown
     with pytest.raises(UserError, match=r"trt holds versions of another kind \(tensorrt plan\)"):
         ship.ship(graphs[:1], REPO, name="trt")
-    store.write_sidecar(real, {**store.read_sidecar(real), "stripped": True})
+
+
+def test_plans_that_cannot_be_served_are_refused(graphs: list[Path]) -> None:
+    path = plan(graphs[0], "tensorrt")
+    fields = store.engine_sidecar(path).plain()
+    store.write_sidecar(path, {**fields, "stripped": True})
     with pytest.raises(UserError, match="built without its weights"):
-        ship.ship([real], REPO, name="trt", unchecked=True)
+        ship.ship([path], REPO, unchecked=True)
+    store.write_sidecar(path, {**fields, "graph": {"file": graphs[0].name, "sha256": "0" * 64}})
+    with pytest.raises(UserError, match=r"is not the graph that .* was built from; build the engine again"):
+        ship.ship([path], REPO, unchecked=True)
+    store.write_sidecar(path, {**fields, "skip": None, "variants": {"base": "0" * 64, "attn2-3": "1" * 64}})
+    with pytest.raises(UserError, match="holds several variants"):
+        ship.ship([path], REPO, unchecked=True)
+    assert not REPO.exists()
 
 
 @pytest.mark.parametrize(
@@ -210,39 +201,30 @@ def test_plans(graphs: list[Path]) -> None:
         (("BASE", "--name", "../x"), "cannot be a file name here"),
         (("BASE", "--name", "x_generate"), "ends in _generate"),
         (("BASE", "--rows", "0"), "--rows 0 is not above 0"),
+        (("BASE", "--cache-tokens", "-5"), "--cache-tokens -5 is not above 0"),
+        (("BASE", "--queue", str(1 << 70)), "is too large"),
         (("BASE", "--to", "somewhere", "engines/triton"), "--to takes triton and a folder"),
         (("BASE", "--to", "triton", "models"), "holds no SHIP.json; ship into an empty or a new folder"),
     ],
 )
 def test_bad_input_is_one_line(graphs: list[Path], arguments: tuple[str, ...], message: str) -> None:
-    done = command(
-        "ship",
-        *(str(graphs[0]) if a == "BASE" else a for a in arguments),
-        *(() if "--to" in arguments else TO),
-    )
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, (
-        done.stderr
-    )
+    paths = (str(graphs[0]) if argument == "BASE" else argument for argument in arguments)
+    done = command("ship", *paths, *(() if "--to" in arguments else TO))
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not REPO.exists() and list(Path("models").iterdir()) == [Path("models/tiny")]
 
 
-TO = ("--to", "triton", str(REPO))
-
-
 def test_truncated_weights_and_edited_sources_are_refused(graphs: list[Path]) -> None:
-    weights = Path("graphs/tiny/model.safetensors")
-    known = {
-        **store.read_json(Path("graphs/tiny/source.json")),
-        "sha256": {weights.name: store.sha256(weights)},
-    }
-    store.write_json(Path("graphs/tiny/source.json"), known)
+    weights, source = Path("graphs/tiny/model.safetensors"), Path("graphs/tiny/source.json")
+    store.write_json(source, {**store.read_json(source), "sha256": {weights.name: store.sha256(weights)}})
     ship.ship(graphs, REPO)
-    held = bytearray(weights.read_bytes())
-    held[-1] ^= 1
-    weights.write_bytes(held)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
     with pytest.raises(UserError, match="is not what was fetched"):
         ship.ship(graphs, Path("engines/other"))
-    weights.write_bytes(held[:-4096])
+    weights.write_bytes(content[:-4096])
     with pytest.raises(UserError, match="truncated"):
         ship.ship(graphs, Path("engines/other"))
     assert not Path("engines/other").exists()
@@ -250,7 +232,7 @@ def test_truncated_weights_and_edited_sources_are_refused(graphs: list[Path]) ->
 
 @pytest.mark.slow
 def test_a_killed_ship_leaves_nothing_half_made(graphs: list[Path]) -> None:
-    """Killed with -9 at many moments, first into nothing, then beside what is there: always all or nothing."""
+    """Killed with -9 at many moments, in a new folder and beside what is there: always all or nothing."""
     arguments = [sys.executable, "-m", "pipeline.cli", "ship", str(graphs[1]), "--name", "x", *TO]
     for there in (False, True):
         for moment in range(6):
@@ -259,23 +241,19 @@ def test_a_killed_ship_leaves_nothing_half_made(graphs: list[Path]) -> None:
             child = subprocess.Popen(
                 arguments, env=tiny.environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
             )
-            until = time.monotonic() + 60
-            while (
-                not list(REPO.parent.glob(".triton.*.tmp"))
-                and child.poll() is None
-                and time.monotonic() < until
-            ):
+            end = time.monotonic() + 60
+            while not list(REPO.parent.glob(".triton.*.tmp")) and child.poll() is None:
+                assert time.monotonic() < end
                 time.sleep(0.002)
             time.sleep(0.03 * moment)
             child.send_signal(signal.SIGKILL)
             child.wait()
             assert REPO.exists() or not there
             if REPO.exists():
-                manifest = repository.read(REPO)
-                repository.verify(REPO, manifest)
+                repository.verify(REPO, repository.read(REPO))
             ship.ship(graphs[1:], REPO, name="x")
-            manifest = repository.read(REPO)
-            repository.verify(REPO, manifest)
-            assert repository.newest(manifest)["x"][1]["variant"] == "attn2-3"
+            record = repository.read(REPO)
+            repository.verify(REPO, record)
+            assert repository.newest(record)["x"][1].variant == "attn2-3"
             assert not list(REPO.parent.glob(".triton.*.tmp"))
             shutil.rmtree(REPO)

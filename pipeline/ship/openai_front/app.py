@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,71 +10,56 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
-from pipeline.ship.openai_front.answers import Writer
-from pipeline.ship.openai_front.asked import AskedChat, AskedCompletion, Refusal, bad
-from pipeline.ship.openai_front.pieces import Triton
-
-CHAT_TOKENS = 256
-"""New tokens of a chat where the client names no number; the cache keeps room for that many."""
-COMPLETION_TOKENS = 16
+from pipeline.ship.openai_front.events import TextModels
+from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, Refusal, bad
+from pipeline.ship.openai_front.responses import answer
 
 
-def application(triton: Triton) -> FastAPI:
-    """The endpoints."""
+def application(models: TextModels) -> FastAPI:
+    """The endpoints before these models."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if triton.client is not None:
-            await triton.client.close()
+        if models.client is not None:
+            await models.client.close()
 
-    app = FastAPI(title="skip-pipeline", docs_url=None, redoc_url=None, lifespan=lifespan)
-
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, error: Refusal) -> Response:
-        return JSONResponse(error.body, error.status)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return JSONResponse(bad(f"{where or 'body'}: {first['msg']}", where or None).body, 400)
+    handlers: dict[Any, Any] = {Refusal: _refused, RequestValidationError: _malformed}
+    app = FastAPI(
+        title="skip-pipeline", docs_url=None, redoc_url=None, lifespan=lifespan, exception_handlers=handlers
+    )
 
     @app.get("/v1/models")
-    async def models() -> Any:
-        return {"object": "list", "data": [_described(triton, name) for name in triton.models]}
+    async def all_models() -> Any:
+        return {"object": "list", "data": [models.described(name) for name in models.models]}
 
     @app.get("/v1/models/{name}")
     async def one_model(name: str) -> Any:
-        triton.model(name)
-        return _described(triton, name)
+        return models.described(name)
 
     @app.get("/health/ready")
     async def ready() -> Response:
-        for model in triton.models.values():
-            async for _ in triton.pieces(model, {"text_input": "a", "max_tokens": 1}):
+        for name in models.models:
+            async for _ in models.events(name, {"text_input": "a", "max_tokens": 1}):
                 pass
         return Response(status_code=200)
 
     @app.post("/v1/completions")
-    async def completions(asked: AskedCompletion, request: Request) -> Any:
-        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-        if not prompts:
-            raise bad("prompt is an empty list", "prompt")
-        fields = asked.fields(COMPLETION_TOKENS if asked.max_tokens is None else asked.max_tokens)
-        writer = Writer(triton, asked, "cmpl", request, prompts if asked.echo else None)
-        return await writer.answer([{"text_input": prompt, **fields} for prompt in prompts])
+    async def completions(body: CompletionRequest, connection: Request) -> Any:
+        return await answer(models, body, connection)
 
     @app.post("/v1/chat/completions")
-    async def chat(asked: AskedChat, request: Request) -> Any:
-        named = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
-        fields = asked.fields(CHAT_TOKENS if named is None else named)
-        return await Writer(triton, asked, "chatcmpl", request).answer(
-            [{"messages": json.dumps(asked.plain()), **fields}]
-        )
+    async def chat(body: ChatRequest, connection: Request) -> Any:
+        return await answer(models, body, connection)
 
     return app
 
 
-def _described(triton: Triton, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": triton.born, "owned_by": "skip-pipeline"}
+async def _refused(_: Request, error: Refusal) -> Response:
+    return JSONResponse(error.body, error.status)
+
+
+async def _malformed(_: Request, error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    return JSONResponse(bad(f"{where or 'body'}: {first['msg']}", where or None).body, 400)

@@ -1,1 +1,1 @@
-"""NVIDIA Triton Inference Server: the model repository, the files that run inside the server, and the server itself."""
+"""NVIDIA Triton Inference Server: the model repository, what runs inside it, and the server itself."""

@@ -1,6 +1,6 @@
-"""config.pbtxt of the two models that a variant becomes, built as Triton's own protobuf message.
+"""config.pbtxt of the two models that a variant becomes, as Triton's own protobuf message.
 
-`NAME` is the artefact with its tensors as they are; `NAME_generate` takes text and streams text.
+`NAME` is the artefact with its tensors as they are. `NAME_generate` takes text and streams text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from pipeline.graphs import graphfile
+from pipeline.ship import extra
 from pipeline.types import UserError
 
 TYPES = {
@@ -40,7 +41,7 @@ REQUEST = {
     "return_num_input_tokens": ("TYPE_BOOL", 1),
     "return_num_output_tokens": ("TYPE_BOOL", 1),
 }
-"""Input of NAME_generate → type and dimension; every one is optional to Triton, so that the model itself can say what is missing."""
+"""Input of NAME_generate → type and dimension. To Triton all are optional: the model says what is missing."""
 ANSWER = {
     "text_output": "TYPE_STRING",
     "finish_reason": "TYPE_STRING",
@@ -50,12 +51,17 @@ ANSWER = {
 
 
 def raw(name: str, graph: Path, is_plan: bool, rows: int, version: int) -> str:
-    """config.pbtxt of the artefact itself: its tensors, batching over requests of equal shapes, a warm-up.
+    """config.pbtxt of the artefact itself: its tensors, batches of requests of equal shapes, a warm-up.
 
     Args:
+        name: of the model.
         graph: where names, types and shapes are read; for a plan the graph that it was built from.
+        is_plan: it is a TensorRT plan.
         rows: the largest batch.
         version: the one that is served.
+
+    Raises:
+        UserError: a tensor's type is not known to Triton, or tritonclient is missing.
     """
     pb = _protobuf()
     config = pb.ModelConfig(name=name, max_batch_size=rows)
@@ -64,27 +70,34 @@ def raw(name: str, graph: Path, is_plan: bool, rows: int, version: int) -> str:
     else:
         config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
     config.version_policy.specific.versions.append(version)
-    config.instance_group.add(count=1)  # Triton's own default on a CPU is two, with the weights twice
+    config.instance_group.add(count=1)  # Triton's default on a CPU is two, with the weights twice
     config.dynamic_batching.max_queue_delay_microseconds = 500
     warm = config.model_warmup.add(name="one token on a cache of one", batch_size=1)
     model = graphfile.load(graph)
-    for values, add in ((model.graph.inputs, config.input.add), (model.graph.outputs, config.output.add)):
-        for value in values:
-            kind, dims = _kind(value), _dims(value)
-            add(name=value.name, data_type=kind, dims=dims)
-            if values is model.graph.inputs:
-                # all padding, which the mask's diagonal allows: any token, nothing looked at
-                shape = [1 if dim < 0 else dim for dim in dims] if value.name != "attention_mask" else [2]
-                warm.inputs[value.name].CopyFrom(
-                    pb.ModelWarmup.Input(data_type=kind, dims=shape, zero_data=True)
-                )
+    for value in model.graph.inputs:
+        kind, dims = _kind(value), _dims(value)
+        config.input.add(name=value.name, data_type=kind, dims=dims)
+        # All is padding, which the mask's diagonal allows.
+        shape = [2] if value.name == "attention_mask" else [1 if dim < 0 else dim for dim in dims]
+        warm.inputs[value.name].CopyFrom(pb.ModelWarmup.Input(data_type=kind, dims=shape, zero_data=True))
+    for value in model.graph.outputs:
+        config.output.add(name=value.name, data_type=_kind(value), dims=_dims(value))
     return _text(config)
 
 
-def generate(name: str, version: int, parameters: Mapping[str, Any]) -> str:
-    """config.pbtxt of the model that takes text: decoupled, in the Python backend, one process that owns cache and loop."""
+def generate(name: str, version: int, parameters: Mapping[str, str | int]) -> str:
+    """config.pbtxt of the model that takes text: decoupled, in the Python backend, in one process.
+
+    Args:
+        name: of the model.
+        version: the one that is served.
+        parameters: what the model reads from its config (`in_triton.parameters`).
+
+    Raises:
+        UserError: tritonclient is missing.
+    """
     pb = _protobuf()
-    # max_batch_size 1 gives the shape [1, 1] that TensorRT-LLM's clients and Triton's OpenAI frontend send
+    # max_batch_size 1 gives the shape [1, 1] that TensorRT-LLM's clients and Triton's OpenAI frontend send.
     config = pb.ModelConfig(name=name, backend="python", max_batch_size=1)
     config.model_transaction_policy.decoupled = True
     config.version_policy.specific.versions.append(version)
@@ -92,7 +105,7 @@ def generate(name: str, version: int, parameters: Mapping[str, Any]) -> str:
         config.input.add(name=key, data_type=kind, dims=[size], optional=True)
     for key, kind in ANSWER.items():
         config.output.add(name=key, data_type=kind, dims=[1])
-    # The process opens the GPU itself, where there is one; a second instance would be a second cache.
+    # The process opens the GPU itself, where there is one. A second instance would be a second cache.
     config.instance_group.add(count=1, kind="KIND_CPU")
     for key, value in parameters.items():
         config.parameters[key].string_value = str(value)
@@ -113,12 +126,8 @@ def _dims(value: ir.Value) -> Sequence[int]:
 
 
 def _protobuf() -> Any:
-    try:
+    with extra.needed_by("shipping and serving need"):
         from tritonclient.grpc import model_config_pb2
-    except ImportError:
-        raise UserError(
-            "shipping and serving need tritonclient; run `pip install 'skip-pipeline[serve]'`"
-        ) from None
     return model_config_pb2
 
 

@@ -1,15 +1,17 @@
-"""A graph and just the weights that it uses, copied into a folder of their own: `model.onnx` and `model.data`."""
+"""A graph and just the weights that it uses, in a folder of their own: `model.onnx` and `model.data`."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx_ir as ir
 
 from pipeline import store
 from pipeline.graphs import graphfile
+from pipeline.store import records
 from pipeline.types import UserError
 
 DATA = "model.data"
@@ -18,62 +20,72 @@ ALIGNMENT = 4096
 """Bytes: ONNX Runtime maps external data where it begins on a page."""
 
 
+class _DataFile:
+    """model.data while it is written: each range of bytes once, aligned, with a digest of all of it."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.out, self.digest = out, hashlib.sha256()
+        self.offsets: dict[tuple[Path, int, int], int] = {}
+
+    def add(self, file: Path, offset: int, length: int) -> int:
+        """Copies a range of bytes out of a file; returns where it begins in model.data."""
+        key = file, offset, length
+        if key not in self.offsets:
+            self._write(bytes(-self.out.tell() % ALIGNMENT))
+            self.offsets[key] = self.out.tell()
+            self._copy(file, offset, length)
+        return self.offsets[key]
+
+    def _copy(self, file: Path, offset: int, length: int) -> None:
+        with file.open("rb") as source:
+            source.seek(offset)
+            while length:
+                chunk = source.read(min(CHUNK, length))
+                if not chunk:
+                    raise UserError(f"{file} ends before its tensors do; restore it")
+                self._write(chunk)
+                length -= len(chunk)
+
+    def _write(self, data: bytes) -> None:
+        self.out.write(data)
+        self.digest.update(data)
+
+
 def repack(graph: Path, folder: Path) -> None:
-    """Writes `model.onnx` and `model.data`: byte ranges streamed out of the checkpoint, each once, in the graph's order.
+    """Writes `model.onnx` and `model.data`: byte ranges of the checkpoint, each once, in the graph's order.
 
     Raises:
-        UserError: the weights are not what the checkpoint's source.json says, or what was written reads back differently.
+        UserError: the weights are not what source.json says, or what was written reads back differently.
     """
     model = graphfile.load(graph)
     folder.mkdir(parents=True)
     _verify_sources(graph.parent)
-    moved: dict[tuple[str, int, int], int] = {}
-    digest = hashlib.sha256()
     with (folder / DATA).open("wb") as out:
+        data = _DataFile(out)
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
             if not isinstance(tensor, ir.ExternalTensor):
                 continue
-            source = (str(tensor.location), tensor.offset or 0, tensor.length or 0)
-            if source not in moved:
-                gap = bytes(-out.tell() % ALIGNMENT)
-                out.write(gap)
-                digest.update(gap)
-                moved[source] = out.tell()
-                _stream(graph.parent / source[0], source[1], source[2], out, digest)
+            length = tensor.length or 0
+            offset = data.add(graph.parent / str(tensor.location), tensor.offset or 0, length)
             value.const_value = ir.ExternalTensor(
-                DATA, moved[source], source[2], tensor.dtype, shape=tensor.shape, name=name, base_dir=folder
+                DATA, offset, length, tensor.dtype, shape=tensor.shape, name=name, base_dir=folder
             )
         out.flush()
         os.fsync(out.fileno())
-    if store.sha256(folder / DATA) != digest.hexdigest():
+    if store.sha256(folder / DATA) != data.digest.hexdigest():
         raise UserError(f"{folder / DATA} does not read back as it was written; the disk is failing")
     (folder / "model.onnx").write_bytes(ir.to_proto(model).SerializeToString())
 
 
-def _stream(file: Path, offset: int, length: int, out: object, digest: object) -> None:
-    with file.open("rb") as source:
-        source.seek(offset)
-        while length:
-            chunk = source.read(min(CHUNK, length))
-            if not chunk:
-                raise UserError(f"{file} ends before its tensors do; restore it")
-            out.write(chunk)  # type: ignore[attr-defined]
-            digest.update(chunk)  # type: ignore[attr-defined]
-            length -= len(chunk)
-
-
 def _verify_sources(folder: Path) -> None:
-    """Compares the checkpoint's files with the SHA-256 that the hub or `export --verify` gave, where one is known."""
+    """Compares the checkpoint with the SHA-256 that the hub or `export --verify` gave, where one is known."""
     path = folder / store.SOURCE
-    source = store.read_json(path) if path.is_file() else {}
-    known = {**source.get("etags", {}), **source.get("sha256", {})}
-    for name, digest in known.items():
+    if not path.is_file():
+        return
+    source = records.read(records.CheckpointSource, path)
+    for name, digest in {**source.etags, **source.sha256}.items():
         file = folder / name
-        if (
-            name.endswith(".safetensors")
-            and len(digest) == 64
-            and file.is_file()
-            and store.sha256(file) != digest
-        ):
+        is_known = name.endswith(".safetensors") and len(digest) == 64
+        if is_known and file.is_file() and store.sha256(file) != digest:
             raise UserError(f"{file} is not what was fetched (SHA-256 differs); remove it and export again")

@@ -1,4 +1,4 @@
-"""The server as a process of ours: started, watched, and stopped without leaving processes, ports or shared memory."""
+"""The server as a child process: when it is stopped, no process, port or shared memory is left."""
 
 from __future__ import annotations
 
@@ -6,63 +6,33 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.ship import extra
+from pipeline.ship.ports import HOST, Ports
+from pipeline.ship.triton import http
 from pipeline.ship.triton.wheel import Wheel
 from pipeline.store.processes import end_with_parent
-from pipeline.types import Failed, UserError
+from pipeline.types import Failed
 
-HOST = "127.0.0.1"
+with extra.needed_by("serving needs"):
+    import httpx
+    import tritonclient.http as client
+
 STANDIN = Path(__file__).with_name("standin.py")
 STOOD_IN = ("onnxruntime", "tensorrt")
 LOAD_RATE = 50e6
 """Bytes a second that a model is hashed and loaded with, on a slow disk."""
 HARMLESS = ("CudaDriverHelper", "NVML", "DCGM", "CUDA memory pool")
 """Complaints about the missing GPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Of HTTP, gRPC and metrics; 0 picks a free one."""
-
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
-
-    def fixed(self) -> Ports:
-        """With free ports in the place of 0.
-
-        Raises:
-            UserError: a port is taken.
-        """
-        held: list[socket.socket] = []
-        try:
-            for port in (self.http, self.grpc, self.metrics):
-                one = socket.socket()
-                held.append(one)
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    one.bind((HOST, port))
-                except OSError:
-                    raise UserError(
-                        f"port {port} is taken; stop what listens there, or choose others (--http-port …)"
-                    ) from None
-            return Ports(*(one.getsockname()[1] for one in held))
-        finally:
-            for one in held:
-                one.close()
 
 
 class Server:
@@ -116,33 +86,50 @@ class Server:
         self._install_backends()
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                self._command(), stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self._environment(),
-                start_new_session=True, preexec_fn=partial(end_with_parent, signal.SIGTERM),
-            )  # fmt: skip
+                self._command(),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment(),
+                start_new_session=True,
+                preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),
+            )
         until = time.monotonic() + seconds
         while not self.is_healthy():
             if self.process.poll() is not None:
-                raise Failed(
-                    f"the Triton server ended with {self.process.returncode} before it was ready: {self.reason()}"
-                )
+                code, reason = self.process.returncode, self.reason()
+                raise Failed(f"the Triton server ended with {code} before it was ready: {reason}")
             if time.monotonic() > until:
                 raise Failed(f"the Triton server was not ready after {seconds:.0f} s: {self.reason()}")
             time.sleep(0.05)
 
     def is_healthy(self) -> bool:
-        """Whether the server says that it and its models are ready (a crashed Python model says so too: see `checks`)."""
-        with (
-            contextlib.suppress(OSError, urllib.error.URLError),
-            urllib.request.urlopen(f"{self.http}/v2/health/ready", timeout=5) as answer,
-        ):
-            return bool(answer.status == 200)
-        return False
+        """Whether the server says that it and its models are ready. A crashed Python model says so too."""
+        try:
+            return http.get(f"{self.http}/v2/health/ready").status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
 
     def is_running(self) -> bool:
+        """Whether the process is there."""
         return self.process is not None and self.process.poll() is None
 
+    def reload(self, model: str, seconds: float = 30) -> None:
+        """Unloads a model, waits until it is gone, and loads it again.
+
+        Args:
+            model: its name.
+            seconds: to wait for it to be gone.
+        """
+        with client.InferenceServerClient(self.http.removeprefix("http://"), network_timeout=120) as triton:
+            triton.unload_model(model)
+            until = time.monotonic() + seconds
+            while triton.is_model_ready(model) and time.monotonic() < until:
+                time.sleep(0.1)
+            triton.load_model(model)
+
     def stop(self, grace: float = 20) -> None:
-        """SIGTERM, time for the models to unload, then SIGKILL for the whole session; shared memory is swept."""
+        """SIGTERM, time for the models to unload, SIGKILL for all its processes; shared memory is removed."""
         process, self.process = self.process, None
         if process is not None:
             if process.poll() is None:
@@ -152,34 +139,27 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the stubs are in its process group
             process.wait(10)
-        for left in Path("/dev/shm").glob(f"{self.shm_prefix}*"):
-            left.unlink(missing_ok=True)
+        for region in Path("/dev/shm").glob(f"{self.shm_prefix}*"):
+            region.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def tail(self, lines: int = 40) -> str:
         """The end of the server's log."""
-        return (
-            "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-            if self.log.is_file()
-            else ""
-        )
+        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        return "\n".join(text.splitlines()[-lines:])
 
     def reason(self) -> str:
         """The last complaint in the log."""
         lines = [line for line in self.tail(200).splitlines() if not any(word in line for word in HARMLESS)]
-        complaints = [
-            line for line in lines if line.startswith("E") or "rror:" in line or line.startswith("Signal (")
-        ]
+        complaints = [line for line in lines if line.startswith(("E", "Signal (")) or "rror:" in line]
         return (complaints or ["no reason in its log"])[-1]
 
     def _install_backends(self) -> None:
-        """A backend folder of our own: the wheel keeps the Python stubs apart; and the stand-ins."""
+        """Puts the Python backend, its stub (the wheel keeps it apart) and the stand-ins into one folder."""
         python = self.folder / "backends" / "python"
         python.mkdir(parents=True)
-        for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-            shutil.copy(
-                self.wheel.root / "backends" / "python" / name, python / name
-            )  # Triton refuses links here
+        for name in ("libtriton_python.so", "triton_python_backend_utils.py"):  # Triton refuses links here
+            shutil.copy(self.wheel.root / "backends" / "python" / name, python / name)
         shutil.copy(self.wheel.stub, python)
         (python / self.wheel.stub.name).chmod(0o755)
         for name in STOOD_IN:
@@ -187,19 +167,23 @@ class Server:
             shutil.copy(STANDIN, self.folder / "backends" / name / "model.py")
 
     def _command(self) -> list[str]:
+        root, ports = self.wheel.root, self.ports
+        addresses = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
         return [
-            str(self.wheel.root / "bin" / "tritonserver"),
+            str(root / "bin" / "tritonserver"),
             f"--model-repository={self.repository.resolve()}",
             f"--backend-directory={self.folder / 'backends'}",
-            f"--cache-directory={self.wheel.root / 'caches'}",
+            f"--cache-directory={root / 'caches'}",
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self.models),
-            f"--http-address={HOST}", f"--http-port={self.ports.http}", "--http-thread-count=16",
-            f"--grpc-address={HOST}", f"--grpc-port={self.ports.grpc}",
-            f"--metrics-address={HOST}", f"--metrics-port={self.ports.metrics}", "--allow-gpu-metrics=false",
-            "--pinned-memory-pool-byte-size=0", "--exit-timeout-secs=5",
+            *(f"--{name}-address={HOST}" for name in addresses),
+            *(f"--{name}-port={port}" for name, port in addresses.items()),
+            "--http-thread-count=16",
+            "--allow-gpu-metrics=false",
+            "--pinned-memory-pool-byte-size=0",
+            "--exit-timeout-secs=5",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
-        ]  # fmt: skip
+        ]
 
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
@@ -207,6 +191,7 @@ class Server:
         return {
             **kept,
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-            "PATH": f"{self.wheel.python.parent}{os.pathsep}{kept.get('PATH', '')}",  # the stub runs `python3` of this environment
+            # The stub runs the first `python3` of PATH.
+            "PATH": f"{self.wheel.python.parent}{os.pathsep}{kept.get('PATH', '')}",
             "PIPELINE_STANDIN": "1",
         }

@@ -1,6 +1,6 @@
-"""The real Triton server of the `nvidia-pytriton` wheel, in an environment of its own: CPU, HTTP, gRPC, Python backend.
+"""The real Triton server of the `nvidia-pytriton` wheel: CPU, HTTP, gRPC, Python backend.
 
-The wheel's Python stub needs numpy below 2, which this project's own environment does not have: hence two environments.
+It has an environment of its own, because the wheel's Python stub needs numpy below 2.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ PYTHONS = ("3.11", "3.12")
 _PROBE = """
 import importlib.util as u, json, sys, sysconfig
 from importlib.metadata import version
-print(json.dumps({"origin": u.find_spec("pytriton").origin, "version": "%d.%d" % sys.version_info[:2], "python": sys.executable,
-                  "libdir": sysconfig.get_config_var("LIBDIR"), "numpy": version("numpy")}))
+print(json.dumps({
+    "origin": u.find_spec("pytriton").origin, "version": "%d.%d" % sys.version_info[:2],
+    "python": sys.executable, "libdir": sysconfig.get_config_var("LIBDIR"), "numpy": version("numpy"),
+}))
 """
 
 
@@ -39,7 +41,7 @@ class Wheel:
     Attributes:
         python: the environment's interpreter.
         root: the wheel's `tritonserver` folder.
-        libraries: folders for LD_LIBRARY_PATH: the interpreter's own libpython, then the wheel's libraries.
+        libraries: folders for LD_LIBRARY_PATH: that of the interpreter's libpython, then the wheel's.
         stub: the Python backend's stub for this interpreter.
     """
 
@@ -50,10 +52,12 @@ class Wheel:
 
 
 def find() -> Wheel:
-    """The server's environment: TRITON_PYTHON, else the cached one, made now where it is missing (a minute, 400 MB).
+    """The server's environment: that of TRITON_PYTHON, else the cached one.
+
+    A missing one is made, which takes a minute and 400 MB.
 
     Raises:
-        UserError: no Python that the wheel runs on, the packages cannot be fetched, or TRITON_PYTHON is of no use.
+        UserError: no Python that the wheel runs on, no packages, or a TRITON_PYTHON that is of no use.
     """
     if named := os.environ.get("TRITON_PYTHON"):
         return _probe(Path(named))
@@ -78,8 +82,8 @@ def _make(venv: Path) -> None:
     ):
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise UserError(f"cannot make the Triton server's environment in {venv}: {reason}")
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            raise UserError(f"cannot make the Triton server's environment in {venv}: {lines[-1]}")
 
 
 def _interpreter() -> str:
@@ -87,12 +91,13 @@ def _interpreter() -> str:
     if "{}.{}".format(*sys.version_info[:2]) in PYTHONS:
         return sys.executable
     for version in PYTHONS:
-        if (found := shutil.which(f"python{version}")) and not subprocess.run(
-            [found, "-c", ""], capture_output=True
-        ).returncode:
-            return found
+        path = shutil.which(f"python{version}")
+        # A shim of pyenv is there even where the version is not.
+        if path and not subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode:
+            return path
     raise UserError(
-        f"the Triton wheel needs Python {' or '.join(PYTHONS)}; install one, or name its interpreter in TRITON_PYTHON"
+        f"the Triton wheel needs Python {' or '.join(PYTHONS)}; install one, "
+        "or name its interpreter in TRITON_PYTHON"
     )
 
 
@@ -102,18 +107,17 @@ def _probe(python: Path) -> Wheel:
         raise UserError(
             f"{python} has no nvidia-pytriton; unset TRITON_PYTHON, or `{python} -m pip install {PYTRITON}`"
         )
-    told = json.loads(done.stdout)
-    if int(told["numpy"].split(".")[0]) >= 2:  # its stub crashes then, or gives empty tensors
+    facts = json.loads(done.stdout)
+    if int(facts["numpy"].split(".")[0]) >= 2:  # the stub crashes then, or gives empty tensors
         raise UserError(
-            f"{python} has numpy {told['numpy']}, and the Triton wheel's stub needs numpy below 2"
+            f"{python} has numpy {facts['numpy']}, and the Triton wheel's stub needs numpy below 2"
         )
-    package = Path(told["origin"]).parent
+    package = Path(facts["origin"]).parent
     root = package / "tritonserver"
-    stub = root / "python_backend_stubs" / told["version"] / "triton_python_backend_stub"
+    stub = root / "python_backend_stubs" / facts["version"] / "triton_python_backend_stub"
     if not stub.is_file():
         raise UserError(
-            f"the Triton wheel has no Python stub for Python {told['version']}; use {' or '.join(PYTHONS)}"
+            f"the Triton wheel has no Python stub for Python {facts['version']}; use {' or '.join(PYTHONS)}"
         )
-    return Wheel(
-        Path(told["python"]), root, (Path(told["libdir"]), package.parent / "nvidia_pytriton.libs"), stub
-    )
+    libraries = Path(facts["libdir"]), package.parent / "nvidia_pytriton.libs"
+    return Wheel(Path(facts["python"]), root, libraries, stub)

@@ -1,1 +1,5 @@
-"""What runs inside the Triton server."""
+"""The code of the Triton model NAME_generate. It imports `pipeline.types` and `pipeline.runtime` alone.
+
+`pipeline ship` copies this folder beside those two into the repository, so that the model runs where only
+numpy, tokenizers, jinja2 and the runtime of its artefact are installed.
+"""

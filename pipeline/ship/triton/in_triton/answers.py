@@ -1,8 +1,9 @@
-"""What goes back to Triton for each request of NAME_generate, sent beside the batch and not within its steps."""
+"""Responses to each request of NAME_generate. They are sent beside the batch, not within its steps."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -12,10 +13,40 @@ import triton_python_backend_utils as pb_utils
 from pipeline.runtime.generation.writer import Piece
 
 
-class Outbox:
-    """Sends answers from a thread of its own, so that no step of the batch waits for the server (2 to 20 ms a response).
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What the responses to a request hold.
 
-    Where sending falls behind, the pieces of a text that came meanwhile go out as one response.
+    Attributes:
+        stream: a response for each new piece of text, not one at the end.
+        exclude_input_in_output: the text does not begin with the prompt.
+        return_finish_reason, return_num_input_tokens, return_num_output_tokens: these outputs are there.
+        prompt, prompt_tokens: the prompt and its number of tokens.
+    """
+
+    stream: bool = False
+    exclude_input_in_output: bool = True
+    return_finish_reason: bool = False
+    return_num_input_tokens: bool = False
+    return_num_output_tokens: bool = False
+    prompt: str = ""
+    prompt_tokens: int = 0
+
+
+FLAGS = (
+    "stream",
+    "exclude_input_in_output",
+    "return_finish_reason",
+    "return_num_input_tokens",
+    "return_num_output_tokens",
+)
+"""Fields of a request that say what its responses hold."""
+
+
+class Outbox:
+    """Sends answers from a thread of its own, because the server takes 2 to 20 ms for each response.
+
+    Where sending falls behind, all text that is waiting goes out as one response.
 
     Attributes:
         tokens: written so far, over all answers.
@@ -28,7 +59,7 @@ class Outbox:
         self.thread.start()
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends what is left, then ends the thread."""
         self.queue.put(None)
         self.thread.join(timeout=20)
 
@@ -36,26 +67,21 @@ class Outbox:
         while (answer := self.queue.get()) is not None:
             try:
                 answer.send()
-            except Exception as error:  # the server's own; the request is gone
+            except Exception as error:  # noqa: BLE001 - the server's own error; that request is gone, others go on
                 pb_utils.Logger.log_warn(f"an answer could not be sent: {error}")
 
 
 class Answer:
-    """What goes back for one request: a response for the pieces that are there, or one for all of them."""
-
-    stream = False
-    exclude_input_in_output = True
-    return_finish_reason = return_num_input_tokens = return_num_output_tokens = False
-    prompt, prompt_tokens = "", 0
+    """The responses to one request."""
 
     def __init__(self, sender: Any, outbox: Outbox) -> None:
-        self.sender, self.outbox = sender, outbox
+        self.sender, self.outbox, self.form = sender, outbox, AnswerForm()
         self.lock, self.is_queued, self.is_first = threading.Lock(), False, True
         self.text, self.tokens, self.finish = "", 0, ""
         self.error: Any = None
 
     def take(self, piece: Piece) -> None:
-        """Keeps what the piece brings, to be sent."""
+        """Keeps a piece of the text until it is sent."""
         if piece.error is not None:
             self.fail(piece.error, pb_utils.TritonError.INTERNAL)
             return
@@ -66,7 +92,7 @@ class Answer:
         with self.lock:
             self.text, self.finish = self.text + piece.text, piece.finish or ""
             self.tokens += piece.token is not None
-            self._queue(bool(piece.finish or (self.stream and piece.text)))
+            self._queue(bool(piece.finish or (self.form.stream and piece.text)))
 
     def fail(self, error: Exception, code: int) -> None:
         """Ends the answer with an error."""
@@ -75,7 +101,7 @@ class Answer:
             self._queue(True)
 
     def send(self) -> None:
-        """One response with all that is there; called by the outbox."""
+        """Sends one response with all text that is waiting. The outbox calls it."""
         with self.lock:
             self.is_queued = False
             text, tokens, finish, error = self.text, self.tokens, self.finish, self.error
@@ -84,21 +110,24 @@ class Answer:
         if error is not None:
             self.sender.send(pb_utils.InferenceResponse(error=error), flags=final)
             return
-        if not self.exclude_input_in_output and self.is_first:
-            text = self.prompt + text
+        if not self.form.exclude_input_in_output and self.is_first:
+            text = self.form.prompt + text
         self.is_first = False
+        response = pb_utils.InferenceResponse(output_tensors=self._tensors(text, tokens, finish))
+        self.sender.send(response, flags=final if finish else 0)
+
+    def _tensors(self, text: str, tokens: int, finish: str) -> list[Any]:
         values: dict[str, Any] = {"text_output": np.array([[text.encode()]], np.object_)}
-        if self.return_finish_reason:
+        if self.form.return_finish_reason:
             values["finish_reason"] = np.array([[finish.encode()]], np.object_)
-        if self.return_num_input_tokens:
-            values["num_input_tokens"] = np.array([[self.prompt_tokens]], np.uint32)
-        if self.return_num_output_tokens:
+        if self.form.return_num_input_tokens:
+            values["num_input_tokens"] = np.array([[self.form.prompt_tokens]], np.uint32)
+        if self.form.return_num_output_tokens:
             values["num_output_tokens"] = np.array([[tokens]], np.uint32)
-        tensors = [pb_utils.Tensor(name, value) for name, value in values.items()]
-        self.sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=final if finish else 0)
+        return [pb_utils.Tensor(name, value) for name, value in values.items()]
 
     def _queue(self, is_due: bool) -> None:
-        """Hands itself to the outbox, once until it has been sent. Call it under the lock."""
+        """Puts itself into the outbox, once until it has been sent. Call it under the lock."""
         if is_due and not self.is_queued:
             self.is_queued = True
             self.outbox.queue.put(self)

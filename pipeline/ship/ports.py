@@ -1,0 +1,55 @@
+"""Ports on this machine: chosen, and kept while something starts to listen on them."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from pipeline.types import UserError
+
+HOST = "127.0.0.1"
+
+
+def bound(port: int, option: str) -> socket.socket:
+    """A socket that is bound to a port of 127.0.0.1; 0 picks a free one.
+
+    Args:
+        port: its number.
+        option: of the command line, by which another one is chosen.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError:
+        listener.close()
+        raise UserError(
+            f"port {port} is taken; stop what listens there, or choose another {option}"
+        ) from None
+    return listener
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Of HTTP, gRPC and metrics; 0 picks a free one."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def fixed(self) -> Ports:
+        """The same, with free ports in place of 0.
+
+        Raises:
+            UserError: a port is taken.
+        """
+        with ExitStack() as stack:
+            numbers = [
+                stack.enter_context(bound(getattr(self, name), f"--{name}-port")).getsockname()[1]
+                for name in ("http", "grpc", "metrics")
+            ]
+        return Ports(*numbers)

@@ -1,0 +1,102 @@
+"""A request of NAME_generate, read from Triton's tensors. Field names are those of TensorRT-LLM's backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.sampling import Sampling
+from pipeline.ship.triton.in_triton.answers import FLAGS, AnswerForm
+from pipeline.types import UserError
+
+SAMPLING: dict[str, Callable[[Any], Any]] = {
+    "max_tokens": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "seed": int,
+    "repetition_penalty": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+    "ignore_eos": bool,
+}
+"""Field of a request → its type."""
+RESERVED = ("triton_", "sequence_", "priority", "timeout", "binary_")
+"""Beginnings of the parameters that Triton itself puts into a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """What is asked for.
+
+    Attributes:
+        prompt: its tokens.
+        sampling: how the text is written.
+        form: what the responses hold.
+    """
+
+    prompt: list[int]
+    sampling: Sampling
+    form: AnswerForm
+
+    @classmethod
+    def read(cls, request: Any, prompts: Prompts) -> TextRequest:
+        """Reads a request of Triton's Python backend.
+
+        Args:
+            request: its `InferenceRequest`.
+            prompts: the model's tokenizer and chat template.
+
+        Raises:
+            UserError: a field is missing, wrong or unknown.
+        """
+        fields = _fields(request)
+        text, messages = fields.pop("text_input", None), fields.pop("messages", None)
+        if (text is None) == (messages is None):
+            raise UserError("exactly one of text_input and messages is needed")
+        flags = {name: bool(fields.pop(name)) for name in FLAGS if name in fields}
+        stop = tuple(fields.pop("stop_words", ()))
+        sampling = Sampling(stop=stop, **{name: SAMPLING[name](value) for name, value in fields.items()})
+        if messages is not None:
+            try:
+                text = prompts.render(json.loads(messages))
+            except json.JSONDecodeError as error:
+                raise UserError(f"messages is not JSON: {error}") from None
+        prompt = prompts.encode(text or "", begin=messages is None)
+        return cls(prompt, sampling, AnswerForm(**flags, prompt=text or "", prompt_tokens=len(prompt)))
+
+
+def _fields(request: Any) -> dict[str, Any]:
+    """Name → value, from the input tensors and from the request's parameters.
+
+    Triton's `generate` endpoint puts JSON keys that are no inputs into the parameters.
+
+    Raises:
+        UserError: an unknown name, text that is not UTF-8, or several values.
+    """
+    fields = {tensor.name(): _value(tensor.name(), tensor.as_numpy()) for tensor in request.inputs()}
+    parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
+    for name, value in parameters.items():
+        if name.startswith(RESERVED) or name in fields:
+            continue
+        if name not in SAMPLING and name not in FLAGS:
+            raise UserError(f"there is no field {name!r}; the fields are in config.pbtxt")
+        fields[name] = value
+    return fields
+
+
+def _value(name: str, array: Any) -> Any:
+    if array.dtype == np.object_ or array.dtype.kind == "S":
+        try:
+            texts = [item.decode() if isinstance(item, bytes) else str(item) for item in array.reshape(-1)]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name} is no UTF-8 text ({error.reason} at byte {error.start})") from None
+        return texts if name == "stop_words" else "".join(texts)
+    if array.size != 1:
+        raise UserError(f"{name} has {array.size} values; one is expected")
+    return array.reshape(-1)[0].item()

@@ -1,0 +1,172 @@
+"""NAME_generate in the real Triton server: its texts are those of the graph run directly."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tritonclient.grpc as grpcclient
+
+from pipeline.ship.triton import http, text_model
+from tests.serving import BASE, NARROW, PROMPTS, Served, until
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+
+def test_streams_over_http_and_grpc(healthy: Served) -> None:
+    whole = healthy.direct(BASE, PROMPTS[0], max_tokens=20)
+    pieces = healthy.streamed(BASE, PROMPTS[0], max_tokens=20)
+    assert "".join(pieces) == whole and len(pieces) > 1
+    fields = {"text_input": PROMPTS[0], "max_tokens": 20, "stream": True}
+    pieces = list(text_model.stream(healthy.server.grpc, f"{BASE}_generate", fields))
+    assert "".join(pieces) == whole and len(pieces) > 1
+
+
+def test_sixteen_streams_of_mixed_lengths_are_as_alone(healthy: Served) -> None:
+    """They join and leave one batch; each gets the tokens that it gets alone."""
+    requests = [(PROMPTS[k % 8], 4 + 5 * k) for k in range(16)]
+    alone = [healthy.direct(BASE, text, max_tokens=length, ignore_eos=True) for text, length in requests]
+    before = healthy.metric("pipeline_generated_tokens_total", BASE)
+
+    def run(request: tuple[str, int]) -> str:
+        return "".join(healthy.streamed(BASE, request[0], max_tokens=request[1], ignore_eos=True))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(run, requests)) == alone
+    written = healthy.metric("pipeline_generated_tokens_total", BASE) - before
+    assert written == sum(length for _, length in requests)
+
+
+def test_sampling_is_seeded_and_the_same_as_in_process(healthy: Served) -> None:
+    """The fields may stand in the body, or as vLLM's parameters."""
+    fields = {"temperature": 0.9, "top_k": 40, "top_p": 0.9, "seed": 7, "max_tokens": 16}
+    fields["repetition_penalty"] = 1.2
+    text = healthy.generate(BASE, PROMPTS[2], **fields)
+    assert text == healthy.generate(BASE, PROMPTS[2], **fields) == healthy.direct(BASE, PROMPTS[2], **fields)
+    assert text == healthy.generate(BASE, PROMPTS[2], parameters={**fields})
+    assert text != healthy.generate(BASE, PROMPTS[2], **{**fields, "seed": 8})
+
+
+def test_fields_of_the_answer(healthy: Served) -> None:
+    whole = healthy.generate(BASE, PROMPTS[3], max_tokens=24)
+    stop = whole[6:9]
+    body = {
+        "text_input": PROMPTS[3],
+        "max_tokens": 24,
+        "stop_words": [stop, "§"],
+        "exclude_input_in_output": False,
+        "return_finish_reason": True,
+        "return_num_input_tokens": True,
+        "return_num_output_tokens": True,
+    }
+    status, answer = http.post(healthy.url(BASE), body)
+    assert status == 200 and answer["text_output"] == PROMPTS[3] + whole[: whole.find(stop)]
+    assert answer["finish_reason"] == "stop"
+    assert answer["num_input_tokens"] == len(healthy.prompts.encode(PROMPTS[3]))
+    assert 0 < answer["num_output_tokens"] <= 24
+
+
+def test_chat(healthy: Served) -> None:
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the time?"}]
+    status, answer = http.post(healthy.url(BASE), {"messages": json.dumps(messages), "max_tokens": 9})
+    assert status == 200
+    assert answer["text_output"] == healthy.direct(BASE, healthy.prompts.render(messages), max_tokens=9)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"max_tokens": 3}, 400, "exactly one of text_input and messages is needed"),
+        ({"text_input": ""}, 400, "the prompt is empty"),
+        ({"text_input": "a " * 5000, "max_tokens": 4}, 400, "together the context holds 4096"),
+        ({"text_input": "a", "max_tokens": 10_000}, 400, "together the context holds 4096"),
+        ({"text_input": "a", "max_tokens": -1}, 400, "max_tokens -1 is not between 1 and"),
+        ({"text_input": "a", "max_tokens": 0}, 400, "max_tokens 0 is not between 1 and"),
+        (b'{"text_input": "a", "temperature": NaN}', 400, "temperature nan is not between 0 and 100"),
+        ({"text_input": "a", "temperature": 1e39}, 400, "temperature inf is not between 0 and 100"),
+        ({"text_input": "a", "top_p": 0}, 400, "top_p 0.0 is not above 0"),
+        ({"text_input": "a", "max_token": 3}, 400, "there is no field 'max_token'"),
+        ({"text_input": "a", "stop_words": [""]}, 400, "a stop string is empty"),
+        ({"messages": "no json"}, 400, "messages is not JSON"),
+        ({"messages": '[{"role": "robot", "content": "x"}]'}, 400, "messages[0] is not a role"),
+        ({"text_input": ["a", "b"]}, 400, "batch-size must be <= 1"),
+        # 500 is Triton's own choice for what it cannot parse.
+        ({"text_input": 5}, 500, "Unable to parse JSON bytes array"),
+        ({"text_input": "a", "max_tokens": "x"}, 500, "Unable to parse 'data'"),
+        (b'{"text_input": ', 500, "failed to parse the request JSON buffer"),
+        (
+            {"text_input": "a b " * 2_500_000},
+            400,
+            "the prompt of 10,000,000 bytes is longer than the context",
+        ),
+    ],
+)
+def test_bad_input_gets_a_clear_error(healthy: Served, body: Any, status: int, message: str) -> None:
+    got, answer = http.post(healthy.url(BASE), body)
+    assert got == status and message in answer["error"], (got, str(answer)[:300])
+
+
+def test_unknown_models_tensors_and_types(healthy: Served) -> None:
+    status, answer = http.post(healthy.url("nobody"), {"text_input": "a"})
+    assert status == 404 or "unknown model" in str(answer)
+    for field, message in (
+        ({"texts": "b"}, "unexpected inference input 'texts'"),
+        ({"top_k": 1.5}, "data-type"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            list(text_model.stream(healthy.server.grpc, f"{BASE}_generate", {"text_input": "a", **field}))
+
+
+@contextmanager
+def long_request(
+    served: Served, model: str, tokens: int = 4000
+) -> Iterator[grpcclient.InferenceServerClient]:
+    """A stream over gRPC that writes until it is cancelled; its first response is there."""
+    responses: queue.Queue[Any] = queue.Queue()
+    fields = {"text_input": "the time", "max_tokens": tokens, "stream": True, "ignore_eos": True}
+    with grpcclient.InferenceServerClient(served.server.grpc) as triton:
+        triton.start_stream(lambda result, error: responses.put((result, error)))
+        inputs = text_model.tensors(fields)
+        triton.async_stream_infer(f"{model}_generate", inputs, enable_empty_final_response=True)
+        assert responses.get(timeout=30)[1] is None
+        yield triton
+
+
+def test_a_cancelled_request_makes_room(healthy: Served) -> None:
+    """The narrow model runs one at a time: a second request starts when the first is cancelled."""
+    before = healthy.metric("pipeline_generated_tokens_total", NARROW)
+    with long_request(healthy, NARROW) as triton:
+        triton.stop_stream(cancel_requests=True)
+        text = healthy.generate(NARROW, "people", max_tokens=3)
+        assert text == healthy.direct(NARROW, "people", max_tokens=3)
+        until(lambda: healthy.metric("pipeline_running_requests", NARROW) == 0)
+        assert healthy.metric("pipeline_generated_tokens_total", NARROW) - before < 4000
+
+
+def test_a_client_that_hangs_up_makes_room(healthy: Served) -> None:
+    body = {"text_input": "the time", "max_tokens": 4000, "stream": True, "ignore_eos": True}
+    before = healthy.metric("pipeline_generated_tokens_total", NARROW)
+    events = http.stream(healthy.url(NARROW, "generate_stream"), body)
+    next(events)
+    events.close()
+    until(lambda: healthy.metric("pipeline_running_requests", NARROW) == 0)
+    assert healthy.metric("pipeline_generated_tokens_total", NARROW) - before < 4000
+
+
+def test_a_full_queue_refuses_and_loses_nothing(healthy: Served) -> None:
+    """One runs, two wait, the fourth is refused; the three get their whole texts."""
+    with long_request(healthy, NARROW) as triton, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(healthy.generate, NARROW, text, max_tokens=5) for text in PROMPTS[:2]]
+        until(lambda: healthy.metric("pipeline_waiting_requests", NARROW) == 2)
+        status, answer = http.post(healthy.url(NARROW), {"text_input": "a", "max_tokens": 1})
+        # Triton 24.10's generate makes 400 of every error of a model; this one is UNAVAILABLE.
+        assert status == 400
+        assert "the queue is full: 2 requests wait; try again later" in answer["error"]
+        triton.stop_stream(cancel_requests=True)
+        texts = [future.result(timeout=60) for future in waiting]
+    assert texts == [healthy.direct(NARROW, text, max_tokens=5) for text in PROMPTS[:2]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -44,25 +44,30 @@ def build_engine(
     Example: `pipeline build-engine graphs/*/attn19-28.fp16.onnx --target sm80`
     """
     from pipeline.engines import build as stage
+    from pipeline.engines.settings import BuildSettings
     from pipeline.runtime import tensorrt_library
 
     tensorrt_library.library(backend)  # no twin is cut for a backend that is not there
-    ranges: Any = {
-        "batch": arguments.triple(batch, "--batch"),
-        "length": arguments.triple(length, "--length"),
-        "past": arguments.triple(past, "--past"),
-    }
+    settings = BuildSettings(
+        backend=backend,
+        targets=tuple(target or ()),
+        batch=arguments.triple(batch, "--batch"),
+        length=arguments.triple(length, "--length"),
+        past=arguments.triple(past, "--past"),
+        strip_weights=strip_weights,
+        keep_precision=keep_precision,
+        force=force,
+    )
     taken = arguments.artefacts(graphs)
     twins = taken if keep_precision else list(dict.fromkeys(prerequisites.fp16_twin(path) for path in taken))
     if together:
         twins = [
             prerequisites.merged(twins, unchecked=True)
         ]  # a built engine is checked on its own, on a GPU
-    flags: Any = {"strip_weights": strip_weights, "keep_precision": keep_precision, "force": force}
     built = []
     for path in twins:
         with arguments.busy(f"building {path}"):
-            built.append(stage.build(path, backend=backend, targets=tuple(target or ()), **flags, **ranges))
+            built.append(stage.build(path, settings))
     show_result(
         [{"path": str(p), **store.read_sidecar(p)} for p in built], as_json, "\n".join(str(p) for p in built)
     )

@@ -1,225 +1,187 @@
-"""Stage: a graph → a TensorRT engine. Precision comes with the graph; weights are read where they lie.
-
-Legend: B batch, S new tokens, P cached tokens, T = P + S, K positions whose logits are wanted, V vocabulary.
-"""
+"""Stage: a graph → a TensorRT engine. Precision comes with the graph, weights from the checkpoint's files."""
 
 from __future__ import annotations
 
 import logging
 import resource
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.engines import builder as builders
-from pipeline.engines import lint
+from pipeline.engines import lint, profiles
+from pipeline.engines.builder import Builder
+from pipeline.engines.settings import DEFAULTS, BuildSettings, choose_targets
 from pipeline.graphs import graphfile
 from pipeline.runtime import tensorrt_library
-from pipeline.runtime.tensorrt_library import Profile, Range, Shape
+from pipeline.runtime.tensorrt_library import Profile
+from pipeline.store.records import BuildFigures, EngineRecord, GraphRecord, MergedRecord, Ranges
 from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
-_DATACENTRE = {"sm90", "sm100", "sm103"}
+_TIMING_CACHE = "timing.cache"
 
 
-def build(
-    graph: Path,
-    *,
-    backend: str = "tensorrt-rtx",
-    targets: tuple[str, ...] = (),
-    batch: Range = (1, 1, 8),
-    length: Range = (1, 100, 2048),
-    past: Range = (0, 100, 2048),
-    strip_weights: bool = False,
-    keep_precision: bool = False,
-    force: bool = False,
-) -> Path:
-    """Writes engines/<model>/<variant>/<backend>-<targets>-<precision>.plan and its sidecar, or finds them there.
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One build.
 
-    Args:
-        targets: 'sm80', …; by default the GPU here, else sm80. TensorRT proper builds for the GPU here only.
-        batch, length, past: ranges of B, of S in prefill, and of P; cut to the model's longest context.
-        strip_weights: leave the weights out of the plan; they are put back from the graph when it is loaded.
-        keep_precision: build an fp32 graph as it is, its attention marked decomposable.
-        force: build again what is there and matches.
+    Attributes:
+        graph: what is built.
+        path: of the plan.
+        wanted: fields of its sidecar that say what it must be; where they match, nothing is built.
+        targets: of the plan.
+        ranges: of B, S, P and K.
+        decomposed: attention is taken apart: there is no fused kernel for FP32.
+        stripped: without weights.
+    """
+
+    graph: Path
+    path: Path
+    wanted: Mapping[str, Any]
+    targets: list[str]
+    ranges: Ranges
+    decomposed: bool
+    stripped: bool
+
+
+def build(graph: Path, settings: BuildSettings = DEFAULTS) -> Path:
+    """Writes engines/<model>/<variant>/<backend>-<targets>-<precision>.plan and its sidecar, or finds it.
 
     Raises:
-        UserError: the graph is not for TensorRT, the backend is missing, or parser or builder fail. No plan is left then.
+        UserError: the graph is not for TensorRT, the backend is missing, or parser or builder fail. No plan
+            is left then.
     """
-    record = store.read_sidecar(graph)
-    identity = _identity(graph, record, keep_precision)
-    builder = builders.Builder(backend)
-    chosen = _targets(builder, targets)
-    if strip_weights and tensorrt_library.gpu_target() is None:
-        raise UserError(
-            f"--strip-weights needs a GPU: {backend} cannot strip a plan on a CPU; leave it out to build a whole plan"
-        )
-    wanted = {
-        **identity,
-        "backend": backend,
-        "backend_version": builder.version,
-        "targets": chosen,
-        "ranges": _ranges(graph.parent, batch, length, past),
-        "stripped": strip_weights,
-    }
-    precision = identity["precision"] + (".all" if identity["head"] == "all" else "")
-    path = store.engine_path(identity["model"], identity["variant"], backend, "+".join(chosen), precision)
-    if not force and store.is_current(path, wanted):
-        log.info("%s is there and matches; nothing to do", path)
-        return path
-    decomposed = identity["precision"] == "fp32"  # there is no fused kernel for FP32 attention
-    lint.require(graphfile.load(graph), graph, decomposed)
-    with store.lock(path.parent):
-        store.sweep_temporaries(path.parent)
-        log.info("building %s from %s", path, graph)
-        _write(builder, graph, path, wanted, decomposed)
-    return path
+    record = store.sidecar(graph)
+    if isinstance(record, EngineRecord):
+        raise UserError(f"{graph} is no graph but an engine; name the graph that it was built from")
+    _refuse_precision(graph, record, settings.keep_precision)
+    builder = Builder(settings.backend)
+    job = _plan_job(graph, record, builder, settings)
+    if not settings.force and store.is_current(job.path, job.wanted):
+        _refer_to(job.path, graph.parent)
+        log.info("%s is there and matches; nothing to do", job.path)
+        return job.path
+    profiles.log_cut(job.ranges, settings.length, settings.past)
+    lint.require(graphfile.load(graph), graph, job.decomposed)
+    with store.lock(job.path.parent):
+        store.sweep_temporaries(job.path.parent)
+        log.info("building %s from %s", job.path, graph)
+        _write(builder, job)
+    return job.path
 
 
-def _identity(graph: Path, record: dict[str, Any], keep_precision: bool) -> dict[str, Any]:
-    """What an engine's sidecar says of what it computes and where it came from.
-
-    Raises:
-        UserError: an engine is not built from such a graph.
-    """
-    if record.get("artefact") == "merged":  # one engine with one logits output a variant
-        fields = {"variant": graph.name.removesuffix(f".{record['precision']}.onnx"), "adapter": None}
-        fields |= {key: record[key] for key in ("model", "precision", "head", "variants")}
-    elif record.get("artefact") == "graph":
-        fields = store.variant_record(store.variant_of(record))
-    else:
-        raise UserError(f"{graph} is no graph (it is: {record.get('artefact')})")
-    if fields["precision"] != "fp16" and not keep_precision:
-        how = (
-            "export it with --precision fp16"
-            if record["contract"] == "authored"
-            else "export it in fp16 with optimum"
-        )
-        raise UserError(
-            f"{graph} is {fields['precision']}, and engines are built from fp16 graphs: {how}, or pass --keep-precision"
-        )
-    return {
-        **fields,
-        "folder": str(graph.parent),
-        "graph": {"file": graph.name, "sha256": record["sha256"]},
-        "weights": record["weights"],
-        "tokenizer": record.get("tokenizer"),
-    }
-
-
-def _targets(builder: builders.Builder, targets: tuple[str, ...]) -> list[str]:
-    """The targets to build for, ascending, checked against what the backend can do."""
-    here = tensorrt_library.gpu_target()
-    asked = {part.strip().lower() for target in targets for part in target.split(",")}
-    if builder.backend == "tensorrt":
-        if here is None:
-            raise UserError(
-                "TensorRT builds on and for an NVIDIA GPU, and none is seen here; use --backend tensorrt-rtx"
-            )
-        if asked - {here}:
-            raise UserError(f"TensorRT builds for the GPU it runs on ({here}); leave --target out")
-        return [here]
-    known = builder.targets()
-    chosen = asked or {here or "sm80"}
-    for target in sorted(chosen - set(known)):
-        if target in _DATACENTRE:
-            raise UserError(
-                f"TensorRT-RTX has no code for {target} (H100, H200, B200): use --backend tensorrt on that GPU"
-            )
-        raise UserError(f"TensorRT-RTX has no target {target!r}; choose from {', '.join(known)}")
-    if "sm75" in chosen and len(chosen) > 1:
-        raise UserError(
-            "sm75 goes into a plan of its own: beside newer targets it would set the code for all of them"
-        )
-    return [target for target in known if target in chosen]
-
-
-def _ranges(folder: Path, batch: Range, length: Range, past: Range) -> dict[str, list[int]]:
-    """The ranges that are built, which is said where the model's context cuts them."""
-    made = builders.ranges(folder, batch, length, past)
-    if (made["length"], made["past"]) != (list(length), list(past)):
-        context = max(made["length"][2], made["past"][2] + 1)  # one of them reaches it
-        cut = (_comma(made["length"]), _comma(made["past"]))
-        log.info("the model's context is %d tokens: building for --length %s --past %s", context, *cut)
-    return made
-
-
-def _comma(numbers: list[int]) -> str:
-    return ",".join(map(str, numbers))
-
-
-def profiles(inputs: dict[str, Shape], ranges: dict[str, list[int]]) -> list[Profile]:
-    """One profile for prefill (S over its range, P from 0) and one for decode (S = 1, P over its range).
-
-    T is P + S in both, also where no attention is left to read it. K is 1 in decode.
-
-    Args:
-        inputs: network inputs, -1 where dynamic.
-        ranges: min, opt, max of B ("batch"), S ("length"), P ("past") and K ("wanted").
-    """
-    past = ranges["past"]
-    made = []
-    for length, cached, wanted in (
-        (ranges["length"], [0, 0, past[2]], ranges["wanted"]),
-        ([1, 1, 1], past, [1, 1, 1]),
-    ):
-        at = [
-            {name: _shape(name, shape, *sizes) for name, shape in inputs.items()}
-            for sizes in zip(ranges["batch"], length, cached, wanted, strict=True)
-        ]
-        made.append({name: (at[0][name], at[1][name], at[2][name]) for name in inputs})
-    return made
-
-
-def _shape(name: str, shape: Shape, b: int, s: int, p: int, k: int) -> Shape:
-    """The shape of one input at B = b, S = s, P = p, K = k."""
-    if name.startswith("past_key_values."):
-        sizes = {0: b, 2: p}
-    else:
-        sizes = {0: b, 1: {"attention_mask": s + p, "logits_positions": k}.get(name, s)}
-    return tuple(sizes[axis] if size < 0 else size for axis, size in enumerate(shape))
-
-
-def _write(
-    builder: builders.Builder, graph: Path, path: Path, wanted: dict[str, Any], decomposed: bool
-) -> None:
-    """Parses, builds, writes plan, sidecar and log; on failure the log alone."""
-    timing_cache = (
-        store.engines_dir(wanted["model"], "timing.cache") if builder.backend == "tensorrt" else None
+def _refuse_precision(graph: Path, record: GraphRecord | MergedRecord, keep_precision: bool) -> None:
+    """An fp32 engine is slow: the user must have said that it is wanted."""
+    if record.precision == "fp16" or keep_precision:
+        return
+    authored = record.contract == "authored"
+    mend = "export it with --precision fp16" if authored else "export it in fp16 with optimum"
+    raise UserError(
+        f"{graph} is {record.precision}, and engines are built from fp16 graphs: {mend}, "
+        "or pass --keep-precision"
     )
-    log_file = path.with_suffix(".log")
+
+
+def _plan_job(
+    graph: Path, record: GraphRecord | MergedRecord, builder: Builder, settings: BuildSettings
+) -> _Job:
+    """What there is to build, and where it goes."""
+    targets = choose_targets(builder, settings.targets)
+    if settings.strip_weights and tensorrt_library.gpu_target() is None:
+        raise UserError(
+            f"--strip-weights needs a GPU: {settings.backend} cannot strip a plan on a CPU; "
+            "leave it out to build a whole plan"
+        )
+    built = profiles.ranges(graph.parent, settings.batch, settings.length, settings.past)
+    identity = _identity(graph, record)
+    wanted = {
+        "artefact": "engine",
+        **identity,
+        "graph": {"file": graph.name, "sha256": record.sha256},
+        "weights": record.weights,
+        "tokenizer": record.tokenizer,
+        "backend": settings.backend,
+        "backend_version": builder.version,
+        "targets": targets,
+        "ranges": built.plain(),
+        "stripped": settings.strip_weights,
+    }
+    precision = record.precision + (".all" if record.head == "all" else "")
+    names = (record.model, identity["variant"], settings.backend, "+".join(targets), precision)
+    path = store.Project.of(graph).engine(*names)
+    return _Job(graph, path, wanted, targets, built, record.precision == "fp32", settings.strip_weights)
+
+
+def _identity(graph: Path, record: GraphRecord | MergedRecord) -> dict[str, Any]:
+    """What an engine's sidecar says of what it computes: a variant, or the variants of a merged graph."""
+    if isinstance(record, GraphRecord):
+        return store.variant_record(record.as_variant())
+    return {
+        "model": record.model,
+        "variant": graph.name.removesuffix(f".{record.precision}.onnx"),
+        "precision": record.precision,
+        "head": record.head,
+        "variants": record.variants,
+    }
+
+
+def _refer_to(path: Path, folder: Path) -> None:
+    """Writes the checkpoint's folder into the sidecar of a plan that matches, where it is another one now."""
+    record = store.engine_sidecar(path, quick=True)
+    if record.folder != (place := store.relative(folder, path)):
+        store.write_sidecar(path, record.replaced(folder=place).plain())
+
+
+def _write(builder: Builder, job: _Job) -> None:
+    """Parses, builds, writes plan, sidecar and log; on failure the log alone."""
+    log_file = job.path.with_suffix(".log")
     started = time.monotonic()
     try:
-        builder.parse(graph, decomposed)
+        builder.parse(job.graph, job.decomposed)
         parsed = time.monotonic()
-        made = profiles(builder.inputs(), wanted["ranges"])
-        plan = builder.build(made, wanted["targets"], wanted["stripped"], timing_cache)
+        shapes = profiles.profiles(builder.inputs(), job.ranges)
+        plan = builder.build(shapes, job.targets, job.stripped, _timing_cache(builder, job))
     except UserError as error:
         raise UserError(f"{error}; TensorRT's own log: {log_file}") from None
     finally:
         with store.atomic(log_file) as temporary:
             temporary.write_text("\n".join(builder.lines) + "\n")
-    done = time.monotonic()
-    with store.atomic(path) as temporary:
+    seconds = (parsed - started, time.monotonic() - parsed)
+    with store.atomic(job.path) as temporary:
         temporary.write_bytes(plan)
-    layers = builder.layers()
-    figures = {
-        "layers": layers,
-        "num_layers": sum(layers.values()),
-        **builder.memory(),
-        "parse_seconds": round(parsed - started, 3),
-        "build_seconds": round(done - parsed, 3),
-        "process_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-    where = "on a CPU" if tensorrt_library.gpu_target() is None else "on a GPU"
-    store.write_sidecar(
-        path,
-        {
-            "artefact": "engine",
-            **wanted,
-            "profiles": made,
-            "build": figures,
-            "proven": f"parsed and built {where}; not run",
-        },
+    _write_sidecar(job, shapes, _figures(builder, *seconds))
+
+
+def _timing_cache(builder: Builder, job: _Job) -> Path | None:
+    """Where TensorRT keeps the kernels that it timed, a file a model; TensorRT-RTX times none."""
+    if builder.backend != "tensorrt":
+        return None
+    return store.Project.of(job.graph).engines(job.wanted["model"], _TIMING_CACHE)
+
+
+def _figures(builder: Builder, parse_seconds: float, build_seconds: float) -> BuildFigures:
+    layers, memory = builder.layers(), builder.memory()
+    return BuildFigures(
+        layers=layers,
+        num_layers=sum(layers.values()),
+        activation_bytes=memory.activations,
+        weights_bytes=memory.weights,
+        parse_seconds=round(parse_seconds, 3),
+        build_seconds=round(build_seconds, 3),
+        process_peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     )
+
+
+def _write_sidecar(job: _Job, shapes: tuple[Profile, ...], figures: BuildFigures) -> None:
+    where = "on a CPU" if tensorrt_library.gpu_target() is None else "on a GPU"
+    fields = {
+        **job.wanted,
+        "folder": store.relative(job.graph.parent, job.path),
+        "profiles": shapes,
+        "build": figures.plain(),
+        "proven": f"parsed and built {where}; not run",
+    }
+    store.write_sidecar(job.path, fields)

@@ -1,8 +1,9 @@
 """TensorRT and TensorRT-RTX behind one adapter: parse and build; `runtime/tensorrt.py` runs what was built.
 
-TensorRT-RTX builds ahead of time on any CPU; engines of either run on an NVIDIA GPU only. Networks are strongly typed:
-precision lives in the graph (TensorRT 11 has no precision flags). What only a GPU can show was written from NVIDIA's
-documentation (TensorRT 11, "Refitting an Engine", "Working with Dynamic Shapes") and is marked `gpu` in the tests.
+TensorRT-RTX builds ahead of time on any CPU; engines of either run on an NVIDIA GPU only. Networks are
+strongly typed: precision lives in the graph (TensorRT 11 has no precision flags). What only a GPU can show
+was written from NVIDIA's documentation (TensorRT 11, "Refitting an Engine", "Working with Dynamic Shapes");
+its tests are marked `gpu`.
 """
 
 from __future__ import annotations
@@ -14,47 +15,38 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import store
-from pipeline.runtime.tensorrt_library import Profile, Range, Shape, library, logger_of, one_line
+from pipeline.runtime.tensorrt_library import Profile, Shape, library, logger_of, one_line
 from pipeline.types import UserError
 
-MAX_WANTED = 128
-"""K at most: positions whose logits an engine gives at once. Every one costs B·V numbers of activation memory."""
 
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """What the builder says of GPU memory, in bytes.
 
-def ranges(folder: Path, batch: Range, length: Range, past: Range) -> dict[str, list[int]]:
-    """The ranges of an engine: no longer than the model's context.
-
-    Args:
-        folder: of the checkpoint.
-        batch, length, past: of B, of S in prefill, and of P.
-
-    Returns:
-        "batch", "length", "past" and "wanted" (K) → minimum, optimum, maximum.
-
-    Raises:
-        UserError: one is not in ascending order.
+    Attributes:
+        activations: of each profile.
+        weights: of the engine.
     """
-    for option, (low, best, high), least in (
-        ("--batch", batch, 1),
-        ("--length", length, 1),
-        ("--past", past, 0),
-    ):
-        if not least <= low <= best <= high:
-            raise UserError(
-                f"{option} {low},{best},{high} is not min,opt,max in ascending order from {least}"
-            )
-    context = store.read_json(folder / "config.json").get("max_position_embeddings")
-    cut = {"length": list(length), "past": list(past)}
-    if isinstance(context, int):
-        cut = {"length": [min(n, context) for n in length], "past": [min(n, context - 1) for n in past]}
-    return {"batch": list(batch), **cut, "wanted": [1, 1, min(MAX_WANTED, cut["length"][2])]}
+
+    activations: tuple[int, ...]
+    weights: tuple[int, ...]
 
 
 class Builder:
-    """One build with one backend. TensorRT's own words are kept in `lines`, newest last."""
+    """One build with one backend.
+
+    Attributes:
+        backend: 'tensorrt-rtx' or 'tensorrt'.
+        lines: TensorRT's log, newest last.
+
+    Raises:
+        UserError: the backend is not installed.
+    """
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
@@ -65,6 +57,7 @@ class Builder:
 
     @property
     def version(self) -> str:
+        """Of the backend."""
         return str(self.trt.__version__)
 
     def targets(self) -> list[str]:
@@ -73,7 +66,11 @@ class Builder:
         return sorted((name.lower() for name in names), key=lambda name: int(name[2:]))
 
     def parse(self, graph: Path, decomposable: bool) -> None:
-        """Reads the graph into a network; external weights resolve beside the file.
+        """Reads the graph into a network, its external weights from the files beside it.
+
+        Args:
+            graph: an ONNX file.
+            decomposable: attention may be taken apart into other operators.
 
         Raises:
             UserError: the parser refuses it; names node, operator and TensorRT's reason.
@@ -88,14 +85,13 @@ class Builder:
             errors = [self.parser.get_error(i) for i in range(self.parser.num_errors)]
             named = bool(errors) and bool(errors[0].node_name() or errors[0].node_operator())
             where = f"node {errors[0].node_name()!r} ({errors[0].node_operator()}): " if named else ""
-            raise UserError(
-                f"{self.backend} cannot parse {graph}: {where}{one_line(errors[0].desc()) if errors else self.first_error()}"
-            )
+            reason = one_line(errors[0].desc()) if errors else self.first_error()
+            raise UserError(f"{self.backend} cannot parse {graph}: {where}{reason}")
         if decomposable:
             self._decompose_attention()
 
     def _decompose_attention(self) -> None:
-        """FP32 attention has no fused kernel: allow TensorRT to take it apart (the API's only way to say so)."""
+        """Allows TensorRT to take attention apart, for which FP32 has no fused kernel."""
         for layer in (self.network.get_layer(i) for i in range(self.network.num_layers)):
             if layer.type == self.trt.LayerType.ATTENTION_INPUT:
                 layer.__class__ = self.trt.IAttentionInputLayer
@@ -114,16 +110,17 @@ class Builder:
         )
         return dict(Counter(kinds).most_common())
 
-    def memory(self) -> dict[str, list[int]]:
-        """What the builder said of GPU memory, in bytes: activations of each profile, weights of the engine."""
-        said = re.findall(r"Total (Activation|Weights) Memory: (\d+) bytes", "\n".join(self.lines))
-        return {
-            f"{kind.lower()}_bytes": [int(size) for what, size in said if what == kind]
+    def memory(self) -> EngineMemory:
+        """GPU memory of the engine, from the builder's log."""
+        log = "\n".join(self.lines)
+        sizes = {
+            kind: tuple(int(size) for size in re.findall(rf"Total {kind} Memory: (\d+) bytes", log))
             for kind in ("Activation", "Weights")
         }
+        return EngineMemory(sizes["Activation"], sizes["Weights"])
 
     def first_error(self) -> str:
-        """TensorRT's first error, which is the cause of the others; that the CPU has no CUDA driver is none."""
+        """TensorRT's first error, the cause of the others; a CPU without a CUDA driver is no error."""
         errors = (
             line
             for line in self.lines
@@ -140,23 +137,16 @@ class Builder:
     ) -> memoryview:
         """The serialised engine.
 
+        Args:
+            profiles: shapes of the inputs, one mapping a profile.
+            targets: compute capabilities of TensorRT-RTX; TensorRT builds for the GPU here.
+            strip_weights: leave the weights out.
+            timing_cache: read before the build and written after it; None for no cache.
+
         Raises:
             UserError: the builder fails; gives its first error.
         """
-        trt, config = self.trt, self.builder.create_builder_config()
-        config.clear_flag(trt.BuilderFlag.TF32)  # on by default; what the graph says is FP32 stays FP32
-        for shapes in profiles:
-            profile = self.builder.create_optimization_profile()
-            for name, (low, best, high) in shapes.items():
-                profile.set_shape(name, low, best, high)
-            config.add_optimization_profile(profile)
-        if self.backend == "tensorrt-rtx":
-            config.num_compute_capabilities = len(targets)
-            for k, target in enumerate(targets):
-                config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), k)
-        if strip_weights:
-            config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-            config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+        config = self._config(profiles, targets, strip_weights)
         if timing_cache is not None:
             known = timing_cache.read_bytes() if timing_cache.is_file() else b""
             # A cache of another GPU or version is refused.
@@ -171,10 +161,28 @@ class Builder:
                 temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
         return memoryview(plan)
 
+    def _config(self, profiles: Sequence[Profile], targets: Sequence[str], strip_weights: bool) -> Any:
+        """TensorRT's IBuilderConfig."""
+        trt, config = self.trt, self.builder.create_builder_config()
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default; what the graph says is FP32 stays FP32
+        for shapes in profiles:
+            profile = self.builder.create_optimization_profile()
+            for name, (low, best, high) in shapes.items():
+                profile.set_shape(name, low, best, high)
+            config.add_optimization_profile(profile)
+        if self.backend == "tensorrt-rtx":
+            config.num_compute_capabilities = len(targets)
+            for k, target in enumerate(targets):
+                config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), k)
+        if strip_weights:
+            config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+            config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+        return config
+
 
 @contextlib.contextmanager
 def _native_stderr(lines: list[str]) -> Iterator[None]:
-    """Puts what parser and compiler write to the process's stderr, past TensorRT's logger, with the logger's lines."""
+    """Appends to the log what parser and compiler write to the process's stderr, past TensorRT's logger."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:

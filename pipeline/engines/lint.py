@@ -1,7 +1,7 @@
-"""What TensorRT refuses late or, worse, reads without a word as something else: found in the graph before a build.
+"""What TensorRT refuses late or, worse, silently misreads: recognised in the graph before a build.
 
-Each rule was seen in a parser or builder (TensorRT-RTX 1.7.1; TensorRT 11 shares the parser). ONNX Runtime honours most of
-these, so a check there passes and the engine is wrong.
+Each rule was seen in a parser or builder (TensorRT-RTX 1.7.1; TensorRT 11 shares the parser). ONNX Runtime
+honours most of these, so a check there passes and the engine is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.types import UserError
 
 MAX_OPSET = 24
 HEAD_DIMS = (12, 256)
-"""Head dimensions, smallest and largest, for which there are fused attention kernels (10 and 320 failed to build)."""
+"""Smallest and largest head dimension with a fused attention kernel (10 and 320 failed to build)."""
 _PAST_INPUTS = {
     4: "past_key is refused by the parser",
     5: "past_value is refused by the parser",
@@ -31,16 +31,17 @@ _ATTRIBUTES = {
 
 
 def lint(model: ir.Model, decomposed: bool = False) -> list[str]:
-    """One line for each node that TensorRT would refuse or misread; empty where the graph is fine.
+    """One line for each node that TensorRT would refuse or misread; none where the graph is fine.
 
     Args:
-        decomposed: attention is going to be taken apart, so that kernels need not be there for its head dimension.
+        model: the graph; the types of its inner values are inferred.
+        decomposed: attention will be taken apart, so that its head dimension needs no kernel.
     """
-    ShapeInferencePass()(model)  # types of inner values; the weights stay external
-    found = []
+    ShapeInferencePass()(model)  # the weights stay external
+    problems = []
     opset = model.graph.opset_imports.get("", 0)
     if opset > MAX_OPSET:
-        found.append(f"the graph has opset {opset}; TensorRT 11 parses up to {MAX_OPSET}")
+        problems.append(f"the graph has opset {opset}; TensorRT 11 parses up to {MAX_OPSET}")
     for node in _nodes(model):
         problem = _domain(node, model)
         if problem is None and node.op_type == "Attention":
@@ -48,16 +49,25 @@ def lint(model: ir.Model, decomposed: bool = False) -> list[str]:
         if problem is None and node.op_type == "TensorScatter":
             problem = _scatter(node)
         if problem:
-            found.append(f"node {node.name!r} ({node.op_type}): {problem}")
-    return found
+            problems.append(f"node {node.name!r} ({node.op_type}): {problem}")
+    return problems
 
 
 def require(model: ir.Model, path: Path, decomposed: bool = False) -> None:
-    """Raises a UserError with the first findings, where there are any."""
-    if found := lint(model, decomposed):
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    """Refuses a graph that TensorRT would refuse or misread.
+
+    Args:
+        model: the graph.
+        path: its file, for the message.
+        decomposed: as `lint` takes it.
+
+    Raises:
+        UserError: names the first problem and counts the others.
+    """
+    if problems := lint(model, decomposed):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(
-            f"{path} is not what TensorRT would run: {found[0]}{more}; export it with `pipeline export`"
+            f"{path} is not what TensorRT would run: {problems[0]}{more}; export it with `pipeline export`"
         )
 
 
@@ -76,8 +86,11 @@ def _domain(node: ir.Node, model: ir.Model) -> str | None:
 
 def _attention(node: ir.Node) -> str | None:
     if _value(node, "is_causal"):
-        # With a mask beside it the parser refuses it; without one, decode (S < T) would see the first tokens only.
-        return "is_causal is read as aligned to the upper left, which is wrong as soon as there is a cache; use a bool mask"
+        # With a mask the parser refuses it; without one, decode (S < T) would see the first tokens only.
+        return (
+            "is_causal is read as aligned to the upper left, which is wrong as soon as there is a cache; "
+            "use a bool mask"
+        )
     for index, problem in _PAST_INPUTS.items():
         if index < len(node.inputs) and node.inputs[index] is not None:
             return f"the input {problem}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import store
 from pipeline.runtime.runner import Runner
+from pipeline.store.records import EngineRecord
 from pipeline.types import UserError
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ def open_runner(path: Path, threads: int = 0, provider: str = "cpu") -> Runner:
     Raises:
         UserError: no such artefact, or this machine cannot run it (with the reason).
     """
-    store.read_sidecar(path)
+    record = store.sidecar(path)
+    if isinstance(record, EngineRecord):
+        return _engine(path, record)
     if path.suffix == ".onnx":
         return _graph(path, threads, provider)
-    if path.suffix == ".plan":
-        return _engine(path)
     raise UserError(f"{path} is neither a graph (.onnx) nor an engine (.plan)")
 
 
@@ -41,22 +42,29 @@ def _graph(path: Path, threads: int, provider: str) -> Runner:
     return OnnxRunner(path, open_session(path, path.parent, threads, provider))
 
 
-def _engine(path: Path) -> Runner:
+def _engine(path: Path, record: EngineRecord) -> Runner:
     from pipeline.runtime.tensorrt import TrtRunner
 
-    return TrtRunner(path, plan_of(store.read_sidecar(path)))
+    return TrtRunner(path, plan_of(record, path))
 
 
-def plan_of(record: dict[str, Any]) -> Plan:
-    """What an engine's sidecar tells its runner."""
+def plan_of(record: EngineRecord, path: Path) -> Plan:
+    """What an engine's runner must know of it.
+
+    Args:
+        record: its sidecar.
+        path: the plan: a stripped one takes its weights from the graph that the sidecar names from there.
+    """
     from pipeline.runtime.runner import Limits
     from pipeline.runtime.tensorrt import Plan
 
+    sizes = record.ranges
+    graph = store.resolved(record.folder, path) / record.graph.file
     return Plan(
-        backend=record["backend"],
-        version=record["backend_version"],
-        targets=tuple(record["targets"]),
-        profiles=tuple(record["profiles"]),
-        limits=Limits(*(record["ranges"][name][2] for name in ("batch", "length", "past", "wanted"))),
-        weights=Path(record["folder"]) / record["graph"]["file"] if record["stripped"] else None,
+        backend=record.backend,
+        version=record.backend_version,
+        targets=record.targets,
+        profiles=record.profiles,
+        limits=Limits(sizes.batch[2], sizes.length[2], sizes.past[2], sizes.wanted[2]),
+        weights=graph if record.stripped else None,
     )

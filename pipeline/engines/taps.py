@@ -1,4 +1,4 @@
-"""A graph in memory whose inner values are outputs too: the residual stream at every join.
+"""A graph in memory with inner values among its outputs: the residual stream at every join.
 
 Legend: T tokens, L layers, C hidden size, M = L + 1.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,11 +15,18 @@ from pipeline import store
 from pipeline.calib.streams import Streams
 from pipeline.graphs import anatomy, graphfile
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
+from pipeline.runtime.runner import Array
 from pipeline.types import BASE, UserError
 
 
 def tapped(path: Path, model: ir.Model, values: Iterable[ir.Value]) -> OnnxRunner:
-    """The graph of `path`, loaded as `model`, in ONNX Runtime with these values among its outputs. The file stays as it is."""
+    """A graph in ONNX Runtime with inner values among its outputs; the file is not changed.
+
+    Args:
+        path: the graph.
+        model: the same, loaded.
+        values: of `model`, to be outputs.
+    """
     for value in dict.fromkeys(values):
         if value not in model.graph.outputs:
             model.graph.outputs.append(value)
@@ -41,20 +47,18 @@ def graph_streams(path: Path) -> Streams:
     Raises:
         UserError: the graph is of a variant, or adds attention and MLP up before they join the stream.
     """
-    record = store.read_sidecar(path)
-    if store.variant_of(record).skip:
+    record = store.graph_sidecar(path)
+    if record.skip_set:
         raise UserError(f"{path} leaves sublayers out; similarity is measured on a base graph")
     model = graphfile.load(path)
-    layers = int(record["num_layers"])
-    joins = {join.sublayer: join for join in anatomy.find(model, layers, BASE)}
-    outer = (joins[layer, kind].stream for layer in range(layers) for kind in ("attn", "mlp"))
-    values = [stream_before(joins[0, "attn"]), *outer]
+    joins = anatomy.find(model, record.num_layers, BASE)
+    values = [stream_before(joins[0]), *(join.stream for join in joins)]
     if len({id(value) for value in values}) != len(values):
         raise UserError(f"{path} adds attention and MLP up before they join the stream; take --runner torch")
     runner = tapped(path, model, values)
     names = [value.name or "" for value in values]
 
-    def streams(row: Any) -> tuple[Any, Any]:
+    def streams(row: Array) -> tuple[Array, Array]:
         ids = np.asarray(row, np.int64)[None]
         outputs = runner.infer(runner.feeds(ids), names)
         stages = [outputs[name].reshape(ids.shape[1], -1) for name in names]

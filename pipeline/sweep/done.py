@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline import store
 from pipeline.calib import adapters, similarity
-from pipeline.engines import builder
+from pipeline.engines import profiles
 from pipeline.graphs import graphfile
 from pipeline.models import identity, texts
 from pipeline.models.checkpoint import open_checkpoint
@@ -117,7 +117,7 @@ def _build(job: Job, recipe: Recipe) -> bool:
         "graph": {"file": graph.name, "sha256": digest(graph)},
         "backend": settings.backend,
         "targets": [settings.target],
-        "ranges": builder.ranges(graph.parent, settings.batch, settings.length, settings.past),
+        "ranges": profiles.ranges(graph.parent, settings.batch, settings.length, settings.past).plain(),
         "stripped": False,
     }
     return store.sidecar(job.outputs[0], quick=True).matches(wanted)

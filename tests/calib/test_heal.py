@@ -16,6 +16,7 @@ from pipeline import store
 from pipeline.calib import adapters, heal, healer, losses, training
 from pipeline.cli import prerequisites
 from pipeline.engines import build, opening
+from pipeline.engines.settings import BuildSettings
 from pipeline.evals.check import check
 from pipeline.graphs import export, graphfile, merge, variants
 from pipeline.models import checkpoint, texts
@@ -208,7 +209,7 @@ def test_another_adapter_makes_another_graph_that_no_earlier_result_speaks_for(b
 
 @needs.rtx
 def test_a_healed_graph_builds_with_tensorrt_rtx(base: Path) -> None:
-    plan = build.build(prerequisites.fp16_twin(healed(base, steps=1)), targets=("sm80",))
+    plan = build.build(prerequisites.fp16_twin(healed(base, steps=1)), BuildSettings(targets=("sm80",)))
     assert plan == Path("engines/tiny/block2~heal/tensorrt-rtx-sm80-fp16.plan")
     assert store.variant(plan).adapter == "heal"
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import store
 from pipeline.engines import build, opening
+from pipeline.engines.settings import BuildSettings
 from pipeline.evals.check import check
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, texts
@@ -60,7 +61,7 @@ def test_check_passes(name: str, precision: str, model: checkpoint.Checkpoint) -
 @pytest.mark.parametrize("name", ["base", "attn22-29", "mlp22-29", "block22-29"])
 def test_rtx_builds(name: str, model: checkpoint.Checkpoint) -> None:
     graph = variants.cut(export.export_base(model, "fp16"), SkipSet.parse(name))
-    record = store.read_sidecar(build.build(graph, targets=("sm86",)))
+    record = store.read_sidecar(build.build(graph, BuildSettings(targets=("sm86",))))
     assert record["bytes"] > 2e8 and record["build"]["num_layers"] > 1000
 
 

@@ -139,7 +139,7 @@ def _write_artefact(artefact: Shippable, staging: Path, home: Path) -> ServedArt
         graph=str((graph / "model.onnx").relative_to(staging)),
         files={name: file.sha256 for name, file in repository.digests(staging, home).items()},
         plan=str(plan.relative_to(staging)) if plan else None,
-        engine=opening.plan_of(artefact.engine.plain()) if artefact.engine else None,
+        engine=opening.plan_of(artefact.engine, artefact.path) if artefact.engine else None,
     )
 
 

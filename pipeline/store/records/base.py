@@ -96,7 +96,7 @@ def parse(form: type[Form] | TypeAdapter[Form], data: bytes, path: Path) -> Form
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        where = f" at {place!r}" if place else ""
+        where = f" at {place!r:.200}" if place else ""
         kind = "missing" if first["type"] == "missing" else first["msg"]
         raise UserError(f"{path} is not a valid record{where}: {kind}") from None
     except UnicodeDecodeError as error:

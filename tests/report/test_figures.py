@@ -1,94 +1,85 @@
-"""Figures: three files each, numbers that are those of the statistics, and one clear line where there are none."""
+"""A figure is one file: what it has decides where it is drawn."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pipeline import store
-from pipeline.calib import calibrate, similarity
-from pipeline.evals.check import check
-from pipeline.evals.score import score
-from pipeline.graphs import export, variants
-from pipeline.models import checkpoint, texts
-from pipeline.report import figures
-from pipeline.types import SkipSet, UserError
-from tests import tiny
+from pipeline.report import collect, figures
+from pipeline.report.charts import Chart
+from pipeline.store import Project
+from pipeline.types import UserError
+from tests import results
 
-LAYERS = 5
+MODEL = "Llama-2-7b-hf"
 
 
-@pytest.fixture
-def base(workdir: Path) -> Path:
-    source = tiny.checkpoint(workdir / "models" / "tiny", vocab_size=tiny.WORDS, num_hidden_layers=LAYERS)
-    tiny.tokenizer(source)
-    found = checkpoint.resolve("models/tiny")
-    calibrate.calibrate(found.folder, texts.OWN, calibrate.CalibrationSettings(3, 16, 2))
-    return export.export_base(found)
+def test_charts_are_figures_that_plotly_takes(workdir: Path) -> None:
+    import plotly.graph_objects as go
+
+    results.healed_grid(MODEL)
+    results.statistics(MODEL, 5)
+    charts = figures.charts(collect.collect())
+    assert [c.name for c in charts if c.gap] == []
+    for chart in charts:
+        go.Figure(chart.figure)  # refuses what is no attribute of plotly.js
+    names = [c.name for c in charts]
+    first = ["pareto-saved", "pareto-latency", "pareto-cache", "pareto-weights", "ceiling", "latency-spread"]
+    assert names[:6] == first and names[-3:] == ["cosine-0", "angular-0", "heatmap-0"]
+    assert {"mmlu", "c4-loss", "rules-mmlu", "rules-c4-loss"} <= set(names[6:-3])
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def test_charts_without_a_measurement_name_the_command(workdir: Path) -> None:
+    results.check(MODEL, "base")
+    charts = figures.charts(collect.collect())
+    assert len(charts) == 6 and all(c.gap and "pipeline bench" in c.gap for c in charts)
 
 
-@pytest.mark.parametrize("name", ["angular", "cosine", "heatmap"])
-def test_pictures_and_their_numbers(base: Path, name: str) -> None:
-    png, svg, table = figures.write("tiny", name)
-    assert png.read_bytes().startswith(b"\x89PNG") and b"<svg" in svg.read_bytes()[:400]
-    first = svg.read_bytes()
-    figures.write("tiny", name)
-    assert svg.read_bytes() == first  # the same numbers, the same file
-    told = similarity.of_model("tiny")
-    held = rows(table)
-    if name == "cosine":
-        assert len(held) == 3 * LAYERS
-        assert [float(row["cosine"]) for row in held if row["what"] == "MLP"] == pytest.approx(
-            list(told.cosine("mlp"))
-        )
-    else:
-        assert len(held) == sum(LAYERS - n + 1 for n in range(1, LAYERS))
-    if name == "angular":
-        d = told.distances()
-        assert all(
-            float(row["d"]) == pytest.approx(d[int(row["l"]), int(row["l"]) + int(row["n"])]) for row in held
-        )
-        assert [int(row["n"]) for row in held if row["is_best"] == "True"] == list(range(1, LAYERS))
-    if name == "heatmap":
-        values = np.array([float(row["normalised_d"]) for row in held])
-        assert values.min() == 0 and values.max() == 1
+def test_the_papers_figures_and_their_gaps() -> None:
+    def chart(name: str, gap: str | None = None) -> Chart:
+        return Chart(name, f"title of {name}", "", {}, gap)
 
-
-def test_loss_against_fraction_comes_from_the_results(base: Path) -> None:
-    with pytest.raises(UserError, match="--tasks smoke-loss"):
-        figures.write("tiny", "loss")
-    graphs = [
-        base,
-        variants.cut(base, SkipSet.parse("block4")),
-        variants.cut(base, SkipSet.parse("block3-4")),
+    shown = figures.paper_figures([chart("cosine-0"), chart("cosine-1"), chart("mmlu", "no layers")])
+    assert [(one.figure.split(":")[0], one.words, one.chart) for one in shown[:4]] == [
+        ("Tyukin et al., Figure 1", "title of cosine-0", "cosine-0"),
+        ("Tyukin et al., Figure 1", "title of cosine-1", "cosine-1"),
+        ("Gromov et al., Figure 1c", "not run: `pipeline calibrate MODEL`", None),
+        ("Gromov et al., Figure 2", "no layers", None),
     ]
-    for graph in graphs:
-        assert check.check(graph).passed
-    scores = score.score(graphs, ["smoke-loss"], score.ScoreSettings(limit=6))
-    held = rows(figures.write("tiny", "loss")[2])
-    assert {row["variant"]: float(row["percent"]) for row in held} == {
-        "base": 0,
-        "block4": 20,
-        "block3-4": 40,
-    }
-    assert {row["variant"]: float(row["loss_over_log_v"]) for row in held} == {
-        one.variant: pytest.approx(one.value) for one in scores
-    }
+    assert [one.figure for one in shown[4:]] == [
+        "Gromov et al., Figure 3: C4 loss before and after healing",
+        "Gromov et al., Figure 4: heat map of the angular distance",
+        "Gromov et al., Figure 5, MMLU: angular beside last-but-final",
+        "Gromov et al., Figure 5, BoolQ: angular beside last-but-final",
+        "Gromov et al., Figure 5, C4 loss: angular beside last-but-final",
+        *(
+            f"Gromov et al., Figure 6, {name}"
+            for name in ("qmsum", "cot-mmlu", "boolq", "gsm8k", "hellaswag")
+        ),
+    ]
 
 
-def test_what_is_missing_is_said(workdir: Path) -> None:
-    tiny.tokenizer(tiny.checkpoint(workdir / "models" / "tiny", vocab_size=tiny.WORDS))
-    checkpoint.resolve("models/tiny")
-    with pytest.raises(UserError, match="`pipeline calibrate tiny`"):
-        figures.write("tiny", "cosine")
+def test_a_figure_is_one_file(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file draws on the page, to files, or both, and nothing else is edited."""
+    (workdir / "pie_chart.py").write_text(
+        "from pipeline.report import drawing\n"
+        "from pipeline.report.charts import Chart\n"
+        "PLACE = 15\n"
+        "def charts(collection):\n"
+        "    return [Chart('pie', 'Pie', '', {'data': [], 'layout': {}})]\n"
+        "def draw(model, project):\n"
+        "    return drawing.Drawing(drawing.axes(model, 'x', 'y')[0], ('x',), [(1,)])\n"
+    )
+    monkeypatch.setattr(figures, "__path__", [*figures.__path__, str(workdir)])
+    results.check("m", "base")
+    names = [chart.name for chart in figures.charts(collect.collect())]
+    assert names.index("pie") == names.index("ceiling") - 1 and "pie-chart" in figures.names()
+    written = figures.write("m", "pie-chart")
+    assert written[0] == Path("evals/figures/m/pie-chart.png") and written[0].is_file()
+
+
+def test_unknown_figures_are_refused(workdir: Path) -> None:
     with pytest.raises(UserError, match="no figure 'pie'; choose from angular, cosine, heatmap, loss"):
         figures.write("tiny", "pie")
-    assert not store.figures_dir("tiny").exists()
+    assert not Project().figures("tiny").exists()

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import pytest
+
+from pipeline.report import collect
+from pipeline.report.charts import Chart
+from pipeline.report.figures import pareto
+from tests import results
+
+MODEL = "SmolLM2-135M-Instruct"
+
+
+def charts() -> dict[str, Chart]:
+    return {chart.name: chart for chart in pareto.charts(collect.collect())}
+
+
+def test_every_variant_is_a_point_and_the_best_are_joined(workdir: Path) -> None:
+    results.small_grid(MODEL)
+    traces = {t["name"]: t for t in charts()["pareto-saved"].figure["data"]}
+    own = {name: (t["x"], t["y"]) for name, t in traces.items() if name.startswith(MODEL)}
+    assert own == {
+        f"{MODEL}, base": ([0], [pytest.approx(60)]),
+        f"{MODEL}, attention": ([8], [pytest.approx(59.5)]),
+        f"{MODEL}, MLP": ([18], [pytest.approx(50)]),
+        f"{MODEL}, block": ([25], [pytest.approx(58.5)]),
+    }
+    frontier = traces["frontier"]
+    assert frontier["x"] == [25, 8, 0] and frontier["y"] == pytest.approx([58.5, 59.5, 60])
+    text = html.unescape(traces[f"{MODEL}, attention"]["text"][0])
+    assert text == f"{MODEL} attn24-31.fp32: average 59.5 ±0.5, 8.0 % of the base's time saved"
+    paper = traces["Tyukin et al. 7B, attention"]
+    assert dict(zip(paper["x"], paper["y"], strict=True))[14.02] == 53.6
+
+
+def test_less_is_better_for_the_other_costs(workdir: Path) -> None:
+    results.small_grid(MODEL)
+    latency, weights = charts()["pareto-latency"], charts()["pareto-weights"]
+    frontier = next(t for t in latency.figure["data"] if t["name"] == "frontier")
+    assert frontier["x"] == [150, 184, 200]  # ms at 100 tokens
+    assert not any("Tyukin" in t["name"] for t in latency.figure["data"])
+    assert next(t["x"] for t in weights.figure["data"] if t["meta"]["kind"] == "attn") == [492]
+
+
+def test_the_papers_averages_stand_beside_averages_only(workdir: Path) -> None:
+    for variant, saved, value in (("base", 0.0, 0.78), ("attn24-31", 8.0, 0.775)):
+        results.bench(MODEL, variant, saved)
+        results.score(MODEL, variant, "smoke", value)
+    chart = charts()["pareto-saved"]
+    assert not any("Tyukin" in t["name"] for t in chart.figure["data"])
+    assert chart.caption.startswith("Up is better: smoke in %")

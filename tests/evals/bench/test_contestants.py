@@ -1,0 +1,65 @@
+"""What is timed: which artefacts, with which bases, and what each contestant computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.evals.bench import contestants
+from pipeline.models import texts
+from pipeline.types import UserError
+from tests.timing import graph
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_decode_times_the_token_that_follows_the_cache(model: Path, batch: int) -> None:
+    """Its logits are those of the whole prefill's last token, of the graph and of PyTorch."""
+    tokens, _ = texts.sequences(graph(model, "base").parent, 6, 2 * batch)
+    sequences = tokens.reshape(2, batch, 6)
+    path = graph(model, "attn0")
+    whole = contestants.of_artefact(path, 1, decode=False).start(sequences)(0)
+    for one in (contestants.of_artefact(path, 1, decode=True), contestants.of_torch(path, 1, decode=True)):
+        step = one.start(sequences)
+        assert whole.shape == step(0).shape == (batch, 1, whole.shape[-1])
+        np.testing.assert_allclose(step(0), whole, atol=1e-4)
+        np.testing.assert_allclose(step(0), whole, atol=1e-4)  # the cache does not grow between runs
+    prefill = contestants.of_torch(path, 1, decode=False).start(sequences)(0)
+    np.testing.assert_allclose(prefill, whole, atol=1e-4)
+
+
+def test_who_takes_part(model: Path) -> None:
+    path = graph(model, "mlp2")
+    everyone = contestants.line_up(
+        [graph(model, "base"), path],
+        compare=("torch", "optimum"),
+        optimum_graphs={path: path},
+        threads=1,
+        decode=False,
+    )
+    assert [(one.name, one.kind) for one in everyone] == [
+        ("base.fp32", "artefact"),
+        ("mlp2.fp32", "artefact"),
+        ("base.fp32 (torch)", "torch"),
+        ("mlp2.fp32 (torch)", "torch"),
+        ("mlp2.fp32 (optimum)", "optimum"),
+    ]
+    assert [one.path for one in everyone[1::2]] == [path, path] and everyone[-1].variant.skip.mlp == (2,)
+
+
+def test_each_artefact_has_its_base_before_it_once(model: Path) -> None:
+    base, mlp, attn = (graph(model, name) for name in ("base", "mlp2", "attn0"))
+    assert contestants.with_bases([mlp, base, attn]) == [base, mlp, attn]
+    assert contestants.with_bases([base]) == [base]
+
+
+def test_a_missing_base_of_an_engine_names_its_command(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Engine:
+        artefact = "engine"
+
+    monkeypatch.setattr("pipeline.store.sidecar", lambda *_, **__: Engine())
+    with pytest.raises(UserError, match=r"engines/m/base/x\.plan is missing.*pipeline build-engine"):
+        contestants.base_of(Path("engines/m/mlp2/x.plan"))

@@ -18,7 +18,7 @@ from pipeline.types import UserError
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary name in the same folder; on success it is synced and renamed to `path`, else removed."""
+    """Yields a temporary name beside `path`; on success it is synced and renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -43,12 +43,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
+    """Writes data as JSON, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file of another program (config.json, say); this project's own are read by `records.read`.
+    """The JSON in a file of another program, config.json say; `records.read` reads this project's own.
 
     Raises:
         UserError: it is missing, no regular file, too large, or no JSON.
@@ -83,9 +84,11 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_digest(text: str) -> str:
+    """The SHA-256 of a text in UTF-8, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()

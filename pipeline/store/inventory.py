@@ -30,7 +30,7 @@ def default_model() -> str:
 
 
 def graphs_of(model: str, project: Project | None = None) -> list[Path]:
-    """The model's graphs that stages work on: base first, then by name; no `--head all` twins, no merged graphs."""
+    """The graphs that stages work on, base first, then by name; no `--head all` twins, no merged graphs."""
     graphs = [
         path
         for path in (project or Project()).graphs(model).glob("*.onnx")

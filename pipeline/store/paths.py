@@ -1,7 +1,7 @@
-"""Where every file lies: the top level is the data flow, calib → graphs → engines → evals. Nobody else joins paths.
+"""Where every file lies: the top level is the data flow, calib → graphs → engines → evals.
 
-A project is a folder that holds these four. An artefact's own path tells which project it is of, whatever the current
-directory; the current directory only decides where a new project begins.
+A project is a folder that holds these four. An artefact's own path says which project it is of, whatever the
+current directory; the current directory only decides where a new project begins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Project:
 
     @classmethod
     def of(cls, path: Path) -> Project:
-        """The project that a file or a folder of a model belongs to: the parent of its graphs/, engines/, calib/ or evals/.
+        """The project of a file: the parent of the graphs/, engines/, calib/ or evals/ that holds it.
 
         A checkpoint with graphs written in place lies in none; its project is the current directory.
         """
@@ -41,7 +41,7 @@ class Project:
                 return cls(Path() if folder.parent == here else folder.parent)
         return cls()
 
-    # ---- folders ----------------------------------------------------------------------------------------------------
+    # ---- folders ----
 
     def graphs(self, model: str) -> Path:
         """graphs/<model>"""
@@ -79,14 +79,14 @@ class Project:
         """evals/cache/<model>: the tokens of benchmark requests."""
         return self.root / "evals" / "cache" / plain_name(model)
 
-    # ---- files ------------------------------------------------------------------------------------------------------
+    # ---- files ----
 
     def engine(self, model: str, variant: str, backend: str, targets: str, precision: str) -> Path:
         """engines/<model>/<variant>/<backend>-<targets>-<precision>.plan"""
         return self.engines(model, variant) / f"{backend}-{targets}-{precision}.plan"
 
     def result(self, artefact: Path, what: str) -> Path:
-        """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json for what = check, bench, …"""
+        """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json, for what = check, bench, …"""
         stem = artefact.stem if artefact.suffix == ".onnx" else f"{artefact.parent.name}.{artefact.stem}"
         return self.results(model_of(artefact)) / f"{stem}.{what}.json"
 
@@ -142,7 +142,8 @@ def plain_name(name: str) -> str:
     """
     if not re.fullmatch(r"[^/\\\0]+", name) or not name.isprintable() or name[0] in ". " or name[-1] == " ":
         raise UserError(
-            f"{name!r} cannot be a file name here: it is hidden, or has a slash, an edge or a control character"
+            f"{name!r} cannot be a file name here: it is hidden, or has a slash, a space at an end, "
+            "or a character that does not print"
         )
     if len(os.fsencode(name)) > MAX_NAME:
         raise UserError(f"{name[:40]!r}… is too long for a file name: {MAX_NAME} bytes at most")
@@ -150,7 +151,7 @@ def plain_name(name: str) -> str:
 
 
 def relative(path: Path, to: Path) -> str:
-    """A path as a record in the file `to` keeps it: relative to that file inside a project, absolute outside of it."""
+    """A path as a record in the file `to` keeps it: relative to it in its project, absolute elsewhere."""
     absolute, record = path.resolve(), to.resolve()
     root = Project.of(record).root.resolve()
     return os.path.relpath(absolute, record.parent) if absolute.is_relative_to(root) else str(absolute)

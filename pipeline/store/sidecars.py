@@ -1,4 +1,4 @@
-"""The JSON beside an artefact that says how it came to be. A reader refuses one that does not match its artefact."""
+"""The JSON beside an artefact that says how it came to be, refused where it does not match the artefact."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.store import records
 from pipeline.store.files import sha256, write_json
-from pipeline.store.paths import healed_path, relative, resolved, result_of, sidecar_path
+from pipeline.store.paths import healed_path, resolved, result_of, sidecar_path
 from pipeline.store.records import CheckRecord, EngineRecord, GraphRecord, Sidecar
 from pipeline.types import UserError, Variant
 
@@ -46,7 +46,8 @@ def read_graph(artefact: Path, quick: bool = False) -> GraphRecord:
     record = read(artefact, quick)
     if not isinstance(record, GraphRecord):
         raise UserError(
-            f"{artefact} is no variant's graph but {KINDS[record.artefact]}; name a graph that `pipeline export` wrote"
+            f"{artefact} is no variant's graph but {KINDS[record.artefact]}; "
+            "name a graph that `pipeline export` wrote"
         )
     return record
 
@@ -107,13 +108,8 @@ def checkpoint_folder(artefact: Path) -> Path:
     return resolved(read_engine(artefact, quick=True).folder, artefact)
 
 
-def folder_field(folder: Path, artefact: Path) -> str:
-    """The folder as the sidecar of `artefact` names it."""
-    return relative(folder, artefact)
-
-
 def healed_weights(artefact: Path) -> Path | None:
-    """The safetensors that hold the weights which a healed artefact's adapter touched; None where it has no adapter.
+    """The safetensors with the weights that an artefact's adapter changed; None where it has no adapter.
 
     Raises:
         UserError: they are missing, or not what the artefact was made with.

@@ -150,7 +150,7 @@ class Ranges(Record):
 
 
 class EngineRecord(Written):
-    """The sidecar of an engine: of one variant, or of a merged graph (then `variants` is there and `skip` is not).
+    """The sidecar of an engine of one variant, or of a merged graph: then it has `variants` and no `skip`.
 
     Attributes:
         folder: of the checkpoint and the graph, relative to the engine's folder.

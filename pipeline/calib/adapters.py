@@ -1,8 +1,8 @@
 """LoRA adapters that heal a variant: where they lie, what they were trained for, and their merged weights.
 
-An adapter lies in calib/<model>/<variant>/adapters/<name>/ in peft's own layout, with `heal.json` beside it. A merge
-writes only the tensors that it touched, once, to graphs/<model>/<variant>~<name>.safetensors; graphs of both precisions
-point there.
+An adapter lies in calib/<model>/<variant>/adapters/<name>/ in peft's own layout, with `heal.json` beside it.
+A merge writes only the tensors that it touched, once, to graphs/<model>/<variant>~<name>.safetensors; graphs
+of both precisions point there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, Adapte
     """The adapter's folder and its record, after a check that it was made for this variant of these weights.
 
     Raises:
-        UserError: there is none, it is not finished, it is of another variant or of other weights, or it was changed.
+        UserError: there is none, it is not finished, it is of another variant or of other weights, or it was
+            changed.
     """
     place = folder(checkpoint.calib, skip, name)
     graph = store.graph_path(checkpoint.folder, Variant(checkpoint.model, skip))
@@ -47,7 +48,8 @@ def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, Adapte
     record = records.read(AdapterRecord, place / RECORD)
     if record.variant != skip.name or record.weights != checkpoint.identity:
         raise UserError(
-            f"{place} was trained for {record.variant} of other weights or another variant; train one with {command}"
+            f"{place} was trained for {record.variant} of other weights or another variant; "
+            f"train one with {command}"
         )
     weights = place / WEIGHTS
     if not weights.is_file() or store.sha256(weights) != record.sha256:

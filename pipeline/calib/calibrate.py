@@ -1,7 +1,7 @@
 """Stage: texts → how alike the residual stream is along the model, calib/<model>/similarity.json and .npz.
 
-A sequence at a time goes through PyTorch, or through a graph whose stream is an output. Only sums are kept. They are
-written to disk every few seconds, so that a run that was stopped goes on where it was.
+A sequence at a time goes through PyTorch, or through a graph whose stream is an output. Only sums are kept.
+They are written to disk every few seconds, so that a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations

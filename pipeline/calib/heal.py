@@ -1,4 +1,4 @@
-"""Stage: a variant → a LoRA adapter that heals it (Gromov et al. 2024, §3.2 step 4), trained by transformers and peft.
+"""Stage: a variant → a LoRA adapter that heals it (Gromov et al. 2024, §3.2 step 4), trained with peft.
 
 Legend: N sequences, T tokens.
 """
@@ -32,7 +32,7 @@ def heal(
     name: str = "heal",
     force: bool = False,
 ) -> Path:
-    """Trains an adapter for a variant, or finds it trained with these very settings; goes on with one that was stopped.
+    """Trains an adapter for a variant, or finds it trained with these settings; resumes one that was stopped.
 
     Args:
         graph: the variant's graph; its skip set is what the student lacks.
@@ -45,8 +45,8 @@ def heal(
         The adapter's folder.
 
     Raises:
-        UserError: the graph leaves nothing out, has an adapter already, no module can be trained, a setting is out of
-            range, or the text is too short.
+        UserError: the graph leaves nothing out, has an adapter already, no module can be trained, a setting
+            is out of range, or the text is too short.
     """
     _check(settings)
     variant = store.variant(graph)
@@ -81,7 +81,8 @@ def _check(settings: HealSettings) -> None:
         raise UserError(f"--quantize {settings.quantize} is not known; 4bit is")
     if settings.quantize and not torch.cuda.is_available():
         raise UserError(
-            "--quantize 4bit needs an NVIDIA GPU, and none is seen here; leave it out to train plain LoRA on the CPU"
+            "--quantize 4bit needs an NVIDIA GPU, and none is seen here; "
+            "leave it out to train plain LoRA on the CPU"
         )
 
 
@@ -93,7 +94,8 @@ def _tokens(
     tokens, source = texts.cut(checkpoint.folder, text_input, settings.length, wanted, when_short="fewer")
     if len(tokens) <= HELD_OUT:
         raise UserError(
-            f"the text fills {len(tokens)} sequences of {settings.length} tokens; healing needs more than {HELD_OUT}"
+            f"the text fills {len(tokens)} sequences of {settings.length} tokens; "
+            f"healing needs more than {HELD_OUT}"
         )
     return tokens, source
 
@@ -114,7 +116,8 @@ def _train(
     after = healer.mean_loss(held_out)
     if not np.isfinite([base, before, after]).all():
         raise UserError(
-            f"training {request.variant} diverged (losses {base:.3f}, {before:.3f}, {after:.3f}); try a lower --lr"
+            f"training {request.variant} diverged (losses {base:.3f}, {before:.3f}, {after:.3f}); "
+            "try a lower --lr"
         )
     healer.student.save_pretrained(str(place))
     record = AdapterRecord(

@@ -1,7 +1,7 @@
 """Student and teacher in one model: what a LoRA adapter learns, and from whom.
 
-The student is the model without the variant's sublayers. The teacher, for two of the three losses, is the same model in
-the same memory, with the sublayers back and the adapter off.
+The student is the model without the variant's sublayers. The teacher, for two of the three losses, is the
+same model in the same memory, with the sublayers back and the adapter off.
 
 Legend: B batch, N sequences, T tokens.
 """
@@ -48,7 +48,8 @@ class Healer:
         modules = targets(self.reference, skip, settings.targets)
         if not modules:
             raise UserError(
-                f"no linear module of {skip.name} matches --targets {','.join(settings.targets)}: nothing to train"
+                f"no linear module of {skip.name} matches --targets {','.join(settings.targets)}: "
+                "nothing to train"
             )
         config = LoraConfig(
             r=settings.rank,
@@ -82,8 +83,8 @@ class Healer:
         device = next(self.student.parameters()).device
         losses = []
         with torch.no_grad(), self._teaching() if teacher else self.reference.without(self.skip):
-            for row in torch.from_numpy(tokens).split(1):
-                ids = row.to(device)
+            for row in torch.from_numpy(tokens):
+                ids = row[None].to(device)
                 losses.append(float(cross_entropy(self.student(input_ids=ids, use_cache=False).logits, ids)))
         return float(np.mean(losses))
 
@@ -124,7 +125,7 @@ def _quantized() -> dict[str, Any]:
     """Arguments of from_pretrained for 4-bit weights on the first GPU (QLoRA)."""
     from transformers import BitsAndBytesConfig
 
-    nf4 = BitsAndBytesConfig(
+    nf4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
     return {"quantization_config": nf4, "device_map": {"": 0}}

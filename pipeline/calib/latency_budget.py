@@ -2,8 +2,8 @@
 
     minimise Σ cᵢ·xᵢ   such that   Σ tᵢ·xᵢ ≥ s,   x ∈ {0, 1}
 
-cᵢ is the predicted damage of leaving sublayer i out, 1 − cosine of the stream before and after it; tᵢ the seconds that
-it takes; s the seconds to save. scipy solves it (HiGHS).
+cᵢ is the predicted damage of leaving sublayer i out, 1 − cosine of the stream before and after it; tᵢ the
+seconds that it takes; s the seconds to save. scipy solves it (HiGHS).
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def divergence(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 def mismatch(stream: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Distance of two residual streams: |x − y|² / |y|² (Gromov et al. 2024, equation 8), mean over tokens.
 
-    The equation has no denominator. In Llama-style models the first token's stream is a thousand times as large as the
-    others'; relative to its own size it counts as one token among others.
+    The equation has no denominator. In Llama-style models the first token's stream is a thousand times as
+    large as the others'; relative to its own size it counts as one token among others.
 
     Args:
         stream: [B, T, C], of the student.

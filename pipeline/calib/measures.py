@@ -1,10 +1,11 @@
 """What one sequence's residual stream says of a model's layers, summed up over sequences.
 
-Legend: N sequences, T tokens, L layers, C hidden size, K position buckets, M = L + 1 streams (before each layer, and
-the last).
+Legend: N sequences, T tokens, L layers, C hidden size, K position buckets, M = L + 1 streams (before each
+layer, and the last).
 
-Cosine: Tyukin et al. 2024, Figure 1 (neighbouring layers), and the same for every sublayer. Angular distance: Gromov
-et al. 2024, equation 7, d = arccos(x·y / |x||y|) / π between the inputs of layers ℓ and ℓ + n, for all ℓ and n at once.
+Cosine: Tyukin et al. 2024, Figure 1 (neighbouring layers), and the same for every sublayer. Angular distance:
+Gromov et al. 2024, equation 7, d = arccos(x·y / |x||y|) / π between the inputs of layers ℓ and ℓ + n, for all
+ℓ and n at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline.types import UserError
 
 Array = npt.NDArray[Any]
 MEASURES = ("cosine_layer", "cosine_attn", "cosine_mlp", "angular", "angular_mean")
-"""cosine_*: [K, L], means over the tokens of a bucket; angular: [M, M] at the final token; angular_mean: [K, M, M]."""
+"""cosine_* [K, L], angular_mean [K, M, M]: means over a bucket's tokens; angular [M, M]: of the last one."""
 
 
 @dataclass(slots=True)
@@ -44,8 +45,8 @@ class Sums:
         for name, value in values.items():
             if not np.isfinite(value).all():
                 raise UserError(
-                    f"the activations of sequence {self.count} are not finite ({name}); a weight is NaN or infinite: "
-                    "look with `pipeline check --localize`"
+                    f"the activations of sequence {self.count} are not finite ({name}); "
+                    "a weight is NaN or infinite: look with `pipeline check --localize`"
                 )
             value = value.astype(np.float64)
             self.total[name] = self.total.get(name, 0.0) + value
@@ -62,7 +63,8 @@ class Sums:
         if self.count < 2:
             return np.zeros_like(self.total[name])
         spread = np.maximum(self.squares[name] / self.count - self.mean(name) ** 2, 0)
-        return np.sqrt(spread / (self.count - 1))
+        error: Array = np.sqrt(spread / (self.count - 1))
+        return error
 
 
 def measure(streams: Array, middles: Array, buckets: int) -> dict[str, Array]:

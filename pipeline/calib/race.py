@@ -1,9 +1,11 @@
 """Candidates for removal measured beside each other: the one whose absence costs least wins.
 
-What makes it cheap: the layers below a candidate are computed once for all candidates; the head is computed at every
-second position; and a candidate whose loss is beyond doubt above the best one's is not measured on further sequences.
+What makes it cheap: the layers below a candidate are computed once for all candidates; the head is computed
+at every second position; and a candidate whose loss is beyond doubt above the best one's is not measured on
+further sequences.
 
-Legend: N sequences, T tokens, B sequences a batch, K positions of a sequence whose loss is read, C hidden size.
+Legend: N sequences, T tokens, B sequences a batch, K positions of a sequence whose loss is read, C hidden
+size.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ BATCH = 2
 EVERY = 2
 """The loss is read at every second position."""
 DOUBT = 1.5
-"""Standard errors of the difference, position by position, behind the best at which a candidate is dropped."""
+"""Standard errors behind the best, position by position, at which a candidate is dropped."""
 
 
 class Race:
@@ -97,7 +99,7 @@ class Race:
         return losses
 
     def _batches(self) -> Iterator[torch.Tensor]:
-        return iter(torch.from_numpy(self.tokens).split(BATCH))
+        return iter(torch.split(torch.from_numpy(self.tokens), BATCH))
 
     def _trunk(self, batch: torch.Tensor) -> dict[int, torch.Tensor]:
         """Layer → the stream [B, T, C] before it."""
@@ -123,7 +125,7 @@ class Race:
 
 
 def still_racing(racing: list[SkipSet], losses: Losses) -> list[SkipSet]:
-    """The candidates that may yet turn out best: not beyond doubt above the best mean, position by position."""
+    """The candidates that may yet win: not beyond doubt above the best mean, position by position."""
     whole = {candidate: np.concatenate(losses[candidate.name]).astype(np.float64) for candidate in racing}
     best = min(racing, key=lambda candidate: float(whole[candidate].mean()))
 

@@ -1,7 +1,7 @@
-"""The greedy order of removals: how the loss rises as sublayers go one at a time (in the manner of SLEB and BlockPruner).
+"""The greedy order of removals: how the loss rises as sublayers go one at a time, as in SLEB and BlockPruner.
 
-Every step measures each candidate that is still there and removes the one whose absence costs least (`race.py`). The
-order is kept in calib/<model>/greedy-<kind>.json; a longer one goes on from a shorter one.
+Every step measures each candidate that is still there and removes the one whose absence costs least
+(`race.py`). The order is kept in calib/<model>/greedy-<kind>.json; a longer one goes on from a shorter one.
 
 Legend: N sequences, T tokens.
 """

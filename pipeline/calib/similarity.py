@@ -44,7 +44,7 @@ class Similarity:
         return cosine
 
     def cosine_error(self, kind: str) -> Array:
-        """[L]: its standard error, an upper bound: the mean of the buckets' errors, as if the buckets were one."""
+        """[L]: its standard error, as the mean of the buckets' errors, which is an upper bound."""
         error: Array = self.stderr[f"cosine_{kind}"].mean(axis=0)
         return error
 
@@ -54,7 +54,7 @@ class Similarity:
 
 
 def block_curves(distances: Array) -> Array:
-    """Angular distance of every block of layers, each block size scaled to 0 … 1 (Gromov et al. 2024, Figure 4).
+    """Angular distance of every block, each block size scaled to 0 … 1 (Gromov et al. 2024, Figure 4).
 
     Args:
         distances: [M, M].
@@ -113,7 +113,8 @@ def read(folder: Path, weights: records.Weights | None) -> Similarity:
     command = f"`pipeline calibrate {shlex.quote(folder.resolve().name)}`"
     if not json_path.is_file() or not npz_path.is_file():
         raise UserError(
-            f"{json_path} is missing: this selector needs the model's similarity statistics; make them with {command}"
+            f"{json_path} is missing: this selector needs the model's similarity statistics; "
+            f"make them with {command}"
         )
     record = records.read(SimilarityRecord, json_path)
     if record.weights != weights:
@@ -146,7 +147,10 @@ def of_model(model: str, project: store.Project | None = None) -> Similarity:
 
 
 def table(model: str, similarity: Similarity) -> Table:
-    """Cosines by layer, and attention's by position bucket: whether deep attention matters more late in the context."""
+    """Cosines by layer, and attention's by position bucket.
+
+    The buckets show whether deep attention matters more late in the context.
+    """
     buckets, length = similarity.record.buckets, similarity.record.length
     rows = Table(
         title=f"{model}: cosine of the stream before and after, "

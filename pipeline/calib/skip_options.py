@@ -1,4 +1,4 @@
-"""What the options of `pipeline export` say is left out: --skip with --frac, --count, --layers or --select."""
+"""What `pipeline export` leaves out, by its options: --skip with --frac, --count, --layers or --select."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class SkipOptions:
     """The options, as they were typed.
 
     Attributes:
-        skip: a kind (attn, mlp, block) with one of frac, count or layers; or a whole skip set, 'attn20-28+mlp25-31'.
+        skip: a kind (attn, mlp, block) with one of frac, count or layers; or a whole skip set,
+            'attn20-28+mlp25-31'.
         frac, count, layers: how many, or which.
         select: the rule; `last` where none is named.
         seed: of rules that draw.
@@ -34,8 +35,8 @@ class SkipOptions:
             statistics: of the model, for selectors that need some.
 
         Raises:
-            UserError: options that contradict or lack each other, layers that do not exist, or statistics that are
-                not there.
+            UserError: options that contradict or lack each other, layers that do not exist, or statistics
+                that are not there.
         """
         given = self._given()
         if self.skip is None or self.skip not in KINDS:

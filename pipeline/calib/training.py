@@ -52,7 +52,8 @@ def train(healer: Healer, tokens: texts.Tokens, partial: Path) -> list[float]:
         )
         trainer.healer = healer
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
+        last = get_last_checkpoint(str(partial))  # type: ignore[no-untyped-call]
+        trainer.train(resume_from_checkpoint=last)
     return watcher.losses
 
 

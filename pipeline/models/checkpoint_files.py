@@ -11,9 +11,9 @@ from pipeline import store
 from pipeline.models import safetensors_index
 
 SMALL_FILES = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
-    safetensors_index.INDEX,
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt",
+    "chat_template.jinja", "chat_template.json", safetensors_index.INDEX,
 )  # fmt: skip
 """What a checkpoint may hold beside its weights; nothing else is fetched or copied."""
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (a reflink)
@@ -30,7 +30,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies a checkpoint's files from folder to folder, dates included: equal dates spare a comparison later."""
+    """Copies a checkpoint's files to another folder with their dates, which spare a comparison later."""
     for file in files_of(source):
         with store.atomic(target / file.name) as temporary:
             _reflink_or_copy(file, temporary)

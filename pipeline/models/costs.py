@@ -1,7 +1,8 @@
-"""What a variant costs, from config.json and the skip set alone: parameters, FLOPs, bytes, the ceiling of a speed-up.
+"""What a variant costs, from config.json and the skip set: parameters, FLOPs, bytes, the speed-up's ceiling.
 
-Legend: S new tokens, P cached tokens, T = P + S, K positions whose logits are wanted, H query heads, G key/value heads,
-D head dimension, C hidden size, F feed-forward size, V vocabulary. A multiply-add counts as two FLOPs.
+Legend: S new tokens, P cached tokens, T = P + S, K positions whose logits are wanted, H query heads, G
+key/value heads, D head dimension, C hidden size, F feed-forward size, V vocabulary. A multiply-add counts as
+two FLOPs.
 """
 
 from __future__ import annotations
@@ -104,9 +105,10 @@ def parameters(config: Config, skip: SkipSet = BASE) -> int:
 
 
 def flops(config: Config, skip: SkipSet, new: int, past: int = 0, wanted: int = 1) -> int:
-    """FLOPs of one sequence's forward pass: matrix products and attention scores, no norms and no activations.
+    """FLOPs of one sequence's forward pass, of matrix products and attention scores alone.
 
-    Scores are counted whole (S · T), masked half included, which is what kernels without a causal shortcut compute.
+    Scores are counted whole (S · T), masked half included, which is what kernels without a causal shortcut
+    compute.
 
     Args:
         config: of the model.
@@ -153,7 +155,8 @@ def ceiling(
 ) -> float:
     """The speed-up over base that the removed work allows: FLOPs in prefill, bytes in decoding one token.
 
-    No kernel that is bound by that work can be faster; a measured speed-up above it is a bug in the measurement.
+    No kernel that is bound by that work can be faster; a measured speed-up above it is a bug in the
+    measurement.
 
     Args:
         config: of the model.

@@ -35,7 +35,8 @@ def download(repo: str, folder: Path) -> CheckpointSource:
         files = {file.rfilename: file for file in info.siblings or [] if "/" not in file.rfilename}
         if not {"model.safetensors", safetensors_index.INDEX} & set(files):
             raise UserError(
-                f"{repo} has no safetensors weights; pickled weights are code and are not opened here: convert them first"
+                f"{repo} has no safetensors weights; pickled weights are code and are not opened here: "
+                "convert them first"
             )
         names = [name for name in files if name in SMALL_FILES or _WEIGHTS.fullmatch(name)]
         snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=names)

@@ -1,4 +1,4 @@
-"""What a checkpoint is: digests of its weights and of its tokenizer, and whether its source has changed since."""
+"""What a checkpoint is: digests of weights and tokenizer, and whether its source has changed since."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pipeline.models.checkpoint import Checkpoint
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json",
-    "merges.txt",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
+    "vocab.json", "merges.txt",
 )  # fmt: skip
 
 
 def of_weights(files: list[Path]) -> str:
-    """SHA-256 over names, sizes and headers of safetensors files; no weight is read (137 GB for a 70B model)."""
+    """SHA-256 over names, sizes and headers of safetensors files; no weight is read."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())
@@ -66,7 +66,8 @@ def refuse_changed(checkpoint: Checkpoint) -> Checkpoint:
     Files of the same size and date are not read.
 
     Raises:
-        UserError: the source holds something else by now. Graphs and results made before would pass for its own.
+        UserError: the source holds something else by now. Graphs and results made before would pass for its
+            own.
     """
     folder, source = checkpoint.folder, checkpoint.source
     if source.kind not in ("folder", "gguf"):

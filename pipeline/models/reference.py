@@ -1,9 +1,10 @@
-"""PyTorch (transformers) with sublayers left out by replacing modules: the ground truth, without the graph code.
+"""PyTorch (transformers) with sublayers left out by replacing modules: the ground truth.
 
-Legend: B batch, T tokens, K wanted positions, V vocabulary, G key/value heads, D head dimension, C hidden size.
+Legend: B batch, T tokens, K wanted positions, V vocabulary, G key/value heads, D head dimension, C hidden
+size.
 
-A skipped sublayer is a module that returns zeros: x + 0 is x, bit for bit. Every pass is one whole forward without a
-past, so that a graph's cache is compared with recomputation and not with another cache.
+A skipped sublayer is a module that returns zeros: x + 0 is x, bit for bit. Every pass is one whole forward
+without a past, so that a graph's cache is compared with recomputation and not with another cache.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Reference:
     Args:
         folder: config.json and safetensors; code that comes with a checkpoint is never run.
         skip: what is left out.
-        dtype: 'fp32' or 'fp16', of weights and activations (transformers keeps norm statistics and angles in fp32).
+        dtype: 'fp32' or 'fp16', of weights and activations (transformers keeps norm statistics and angles in
+            fp32).
         healed: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`).
         load: further arguments of from_pretrained (another attention kernel, quantisation).
 
@@ -68,7 +70,7 @@ class Reference:
                 f"{folder} holds no checkpoint that transformers can load ({first_line(error)}); "
                 "check needs one to compare with"
             ) from None
-        self.model.eval()
+        self.model.train(False)
         self.skip = skip
         self.layers = sublayers.decoder_layers(self.model, folder)
         # Whether a layer returns (stream, …) or the stream itself; `entering` finds out.
@@ -157,8 +159,9 @@ class Reference:
         """One whole pass without a past; inputs [B, T] int64.
 
         Returns:
-            logits [B, T, V] in the reference's dtype, and {layer: (keys, values)}, each [B, G, T, D], of the layers
-            whose attention is there. At padded positions the numbers mean nothing: transformers masks padded queries
+            logits [B, T, V] in the reference's dtype, and {layer: (keys, values)}, each [B, G, T, D], of the
+            layers whose attention is there. At padded positions the numbers mean nothing: transformers masks
+                padded queries
             in another way than graphs do.
         """
         cache = DynamicCache()  # without a config no layer crops its keys to a sliding window
@@ -234,16 +237,17 @@ class Reference:
     def generate(self, prompt_ids: list[int] | Array, max_new_tokens: int) -> list[int]:
         """The greedy continuation of one prompt, new tokens only, ended by the model's end-of-text token.
 
-        The checkpoint's own sampling settings (temperature, repetition penalty) are put aside. No cache is used:
-        DynamicCache asks layer 0 for its length, and layer 0 may have no attention.
+        The checkpoint's own sampling settings (temperature, repetition penalty) are put aside. No cache is
+        used: DynamicCache asks layer 0 for its length, and layer 0 may have no attention.
         """
         ids = torch.as_tensor(np.asarray(prompt_ids, np.int64)).reshape(1, -1)
         published = self.model.generation_config
         stop, padding = published.eos_token_id, published.pad_token_id
         if padding is None:
             padding = stop[0] if isinstance(stop, list) else stop
-        plain: Any = GenerationConfig
-        self.model.generation_config = plain(eos_token_id=stop, pad_token_id=padding)
+        self.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=stop, pad_token_id=padding
+        )
         try:
             with torch.inference_mode():
                 tokens = self.model.generate(

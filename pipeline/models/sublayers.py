@@ -1,4 +1,4 @@
-"""The sublayers of transformers' decoder layers: found by the names of their modules, and replaced by nothing.
+"""The sublayers of transformers' decoder layers: located by the names of their modules, and left out.
 
 Legend: B batch, T tokens, C hidden size.
 """

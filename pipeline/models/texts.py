@@ -1,7 +1,7 @@
 """Real English text, the same on every machine, and its tokens cut to exact lengths.
 
-The project's own text is the documentation that every CPython carries (`pydoc_data.topics`, half a megabyte of
-prose and examples). Its tokens are kept under calib/<model>/, named by the digests of text and tokenizer.
+The project's own text is the documentation that every CPython carries (`pydoc_data.topics`, half a megabyte
+of prose and examples). Its tokens are kept under calib/<model>/, named by the digests of text and tokenizer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.types import UserError, first_line
 
 Tokens = npt.NDArray[np.int64]
 WhenShort = Literal["refuse", "fewer", "repeat"]
-"""What a text that is too short gives: an error, fewer pieces, or pieces that start again half a piece further."""
+"""What a text that is too short gives: an error, fewer pieces, or its pieces again, half a piece further."""
 OWN_NAME = "English text of CPython's pydoc_data.topics"
 CHARACTERS = 8
 """Characters of a dataset that are read for each token that is wanted."""
@@ -71,7 +71,7 @@ class TextInput:
         return text(), TextSource(origin=OWN_NAME, sha256=store.text_digest(text()))
 
     def origin(self, record: Path) -> str | tuple[str, ...]:
-        """Where the text comes from, as a record in the file `record` says it: paths are relative to that file."""
+        """Where the text comes from, with paths relative to the file `record`, which is to say so."""
         if self.files:
             return tuple(store.relative(file, to=record) for file in self.files)
         return self.dataset or OWN_NAME
@@ -89,7 +89,7 @@ def cut(
     skip: int = 0,
     when_short: WhenShort = "refuse",
 ) -> tuple[Tokens, TextSource]:
-    """Consecutive pieces of a text, each begun as the tokenizer begins a text (with a BOS, or nothing).
+    """Consecutive pieces of a text as tokens, each with the BOS that the tokenizer puts before texts, if any.
 
     Args:
         folder: the checkpoint, whose tokenizer is used.

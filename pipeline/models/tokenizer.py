@@ -5,26 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import store
+from pydantic import TypeAdapter
+
+from pipeline.models.checkpoint import read_config
 from pipeline.runtime.generation.prompts import Manners, Prompts, plain
-from pipeline.types import UserError
+from pipeline.store import records
+from pipeline.types import UserError, first_line
+
+CONTEXT = 2048
+"""Tokens of a context that the config does not name."""
+_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 def load(folder: Path) -> Any:
     """The model's tokenizer, as its authors published it.
 
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder holds none, or none that transformers can load.
     """
     from transformers import AutoTokenizer
 
     if not any(folder.glob("tokenizer*")) and not (folder / "vocab.json").is_file():
         raise UserError(f"{folder} holds no tokenizer; copy the model's tokenizer files into it")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{folder} holds no tokenizer that transformers can load ({str(error).splitlines()[0]})"
+            f"{folder} holds no tokenizer that transformers can load ({first_line(error)})"
         ) from None
 
 
@@ -43,28 +50,22 @@ def prompts(folder: Path) -> Prompts:
     template = words.chat_template
     if isinstance(template, dict):  # several by name; transformers, too, takes the default one
         template = template.get("default")
-    return Prompts(
-        plain(words.backend_tokenizer),
-        Manners(context(folder), tuple(sorted(stop_tokens(folder))), template, special),
-    )
+    manners = Manners(context(folder), tuple(sorted(stop_tokens(folder))), template, special)
+    return Prompts(plain(words.backend_tokenizer), manners)
 
 
 def context(folder: Path) -> int:
     """Tokens that a text may have: the model's window."""
-    config = store.read_json(folder / "config.json")
-    return int(
-        next(
-            (config[key] for key in ("max_position_embeddings", "n_positions", "n_ctx") if config.get(key)),
-            2048,
-        )
-    )
+    config = read_config(folder)
+    lengths = (config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx"))
+    return int(next((length for length in lengths if length), CONTEXT))
 
 
 def stop_tokens(folder: Path) -> frozenset[int]:
     """The end-of-text ids that the model's generation_config.json (or config.json) names."""
     for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file() and (
-            ids := store.read_json(folder / name).get("eos_token_id")
-        ) is not None:
+        path = folder / name
+        ids = records.read(_OBJECT, path).get("eos_token_id") if path.is_file() else None
+        if ids is not None:
             return frozenset(ids if isinstance(ids, list) else [ids])
     return frozenset()

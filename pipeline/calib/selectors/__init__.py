@@ -1,7 +1,7 @@
 """Selectors: rules that turn (kind, count, statistics) into a skip set. One rule a file.
 
-The file's name, with '-' for '_', is the rule's name. A rule is a function `choose(question) -> Choice`. Statistics are
-read when a rule asks for them, and only then.
+The file's name, with '-' for '_', is the rule's name. A rule is a function `choose(question) -> Choice`.
+Statistics are read when a rule asks for them, and only then.
 """
 
 from __future__ import annotations

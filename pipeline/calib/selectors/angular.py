@@ -1,4 +1,4 @@
-"""The block of n layers whose input and output are nearest in angle (Gromov et al. 2024, equations 6 and 7); blocks only.
+"""The block of n layers whose input and output are nearest in angle (Gromov et al. 2024, equations 6, 7).
 
 ℓ*(n) = argmin over ℓ of d(x^(ℓ), x^(ℓ+n)); layers ℓ* … ℓ* + n − 1 go. Equal distances: the deeper block.
 """

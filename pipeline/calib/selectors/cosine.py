@@ -1,6 +1,7 @@
-"""The n sublayers of the kind that change the residual stream least, wherever they are: highest input-output cosine.
+"""The n sublayers of the kind with the highest input-output cosine: they change the residual stream least.
 
-The ranking of single sublayers that LLM-Drop uses (He et al. 2024, arXiv:2406.15786); for blocks, of whole layers.
+The ranking of single sublayers that LLM-Drop uses (He et al. 2024, arXiv:2406.15786); for blocks, of whole
+layers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""One sublayer at a time, the one whose removal raises the loss on text least, measured again after every removal.
+"""One sublayer at a time: the one whose removal raises the loss least, measured anew after every removal.
 
-In the manner of SLEB (Song et al. 2024, blocks) and BlockPruner (Zhong et al. 2024, sublayers). See `pipeline/calib/search.py`.
+In the manner of SLEB (Song et al. 2024, blocks) and BlockPruner (Zhong et al. 2024, sublayers). See
+`pipeline/calib/search.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention and MLP sublayers ranked in one pool by input-output cosine (the joint drop of LLM-Drop, He et al. 2024).
+"""Attention and MLP sublayers ranked in one pool by cosine (the joint drop of LLM-Drop, He et al. 2024).
 
 n counts sublayers: `cosine` leaves out twice as many for the same n of blocks.
 """

@@ -1,4 +1,4 @@
-"""n layers drawn at random, seeded: the control that every rule must beat."""
+"""Layers drawn at random, seeded: the control that every rule must beat."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from pipeline.types import SkipSet
 
 
 def choose(question: Question) -> Choice:
-    """n layers, the same for the same seed."""
+    """Draws n layers, the same for the same seed."""
     drawn = np.random.default_rng(question.seed).permutation(question.num_layers)[: question.count]
     return Choice(SkipSet.of(question.kind, (int(layer) for layer in drawn)))

@@ -1,7 +1,7 @@
 """What an architecture's parameters are beside the matrices that config.json gives the sizes of.
 
-One architecture a file, named by its model_type, with `RULES`. One without a file has Llama's sizes: RMSNorms, a gated
-MLP, biases where the config asks for them.
+One architecture a file, named by its model_type, with `RULES`. One without a file has Llama's sizes:
+RMSNorms, a gated MLP, biases where the config asks for them.
 
 Legend: C hidden size, D head dimension, V vocabulary.
 """
@@ -25,7 +25,8 @@ class SizeRules:
         qkv_bias, output_bias: of the attention's matrices; None: as the config's `attention_bias` says.
         mlp_bias: None: as the config's `mlp_bias` says.
         head_bias: the head has a bias of V numbers.
-        learned_positions: a table of positions has so many rows more than the context; None: there is no such table.
+        learned_positions: a table of positions has so many rows more than the context; None: there is no such
+            table.
         tied: whether head and embedding are one where the config does not say.
     """
 

@@ -1,4 +1,4 @@
-"""OPT: LayerNorms, biases everywhere, an MLP without a gate, and a learned table of positions, two rows too long."""
+"""OPT: LayerNorms, biases everywhere, an MLP without a gate, and a learned table of positions."""
 
 from pipeline.models.sizes import SizeRules
 

@@ -49,7 +49,7 @@ class SimilarityRequest(Record):
 
 
 class SimilaritySums(SimilarityRequest):
-    """calib/<model>/similarity.partial.json: a run that goes on; its sums lie beside it in similarity.partial.npz.
+    """calib/<model>/similarity.partial.json: a run that goes on; its sums are in similarity.partial.npz.
 
     Attributes:
         arrays_sha256: of the sums.
@@ -115,7 +115,8 @@ class GreedyRecord(GreedyRequest):
     Attributes:
         base_loss: nats a token of the whole model on the same positions.
         steps: the removals, in order.
-        flops, plain_flops: of matrix products with weights, as computed, and with a whole pass for each candidate.
+        flops, plain_flops: of matrix products with weights, as computed, and with a whole pass for each
+            candidate.
     """
 
     base_loss: float
@@ -135,18 +136,18 @@ class HealLosses(Record):
 class HealSettings(Record):
     """How an adapter is trained.
 
-    Rank, rate, schedule and targets are those that Gromov et al. 2024 give for Llama-2 (appendix B): rank 64 = alpha,
-    3e-4, cosine after a warm-up, the MLP. Steps and batch are what a CPU does in minutes.
+    Rank, rate, schedule and targets are those that Gromov et al. 2024 give for Llama-2 (appendix B): rank 64
+    = alpha, 3e-4, cosine after a warm-up, the MLP. Steps and batch are what a CPU does in minutes.
 
     Attributes:
-        loss: 'ce' next-token cross-entropy; 'kl' adds the divergence from the whole model's distribution; 'aux' adds
-            the distance of the residual streams at the cut (Gromov et al., equation 8).
+        loss: 'ce' next-token cross-entropy; 'kl' adds the divergence from the whole model's distribution;
+            'aux' adds the distance of the residual streams at the cut (Gromov et al., equation 8).
         steps, batch: optimiser steps, sequences a step.
         length: T tokens a sequence.
         rank, alpha, dropout: of the LoRA matrices.
         lr, warmup: peak learning rate, and steps until it is reached.
-        targets: 'mlp' and 'attn' (every linear module of them), or modules' own names; those of skipped sublayers
-            never are.
+        targets: 'mlp' and 'attn' (every linear module of them), or modules' own names; those of skipped
+            sublayers never are.
         quantize: '4bit' for QLoRA, where there is a GPU.
         seed: of the first matrices, dropout and order.
     """

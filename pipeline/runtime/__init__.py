@@ -1,1 +1,1 @@
-"""A graph or an engine, ready to run. Imports `pipeline.types` alone: a shipped Triton model carries this folder whole."""
+"""A graph or an engine, ready to run. Imports `pipeline.types` alone, so that a Triton model can carry it."""

@@ -1,4 +1,4 @@
-"""Runners: a graph or an engine, loaded and ready to run through one interface. One backend a file.
+"""What runners of all backends share: one interface to a graph or an engine that is ready to run.
 
 Legend: B batch, S new tokens, P cached tokens, T = P + S, K positions whose logits are wanted, V vocabulary,
 G key/value heads, D head dimension.
@@ -42,13 +42,13 @@ class Limits:
 
 
 class Runner(ABC):
-    """A graph or an engine that is ready to run. `infer` is the backend's; everything else follows from the contract.
+    """A graph or an engine that is ready to run. A backend adds `infer`; the rest follows from the contract.
 
     Attributes:
         path: the artefact.
         inputs, outputs: name → TensorInfo, in the artefact's order.
-        limits: what one pass takes.
-        piece: tokens of a long text that one pass best takes; None for as many as it can.
+        limits: sizes that one pass takes at most.
+        piece: tokens of a long text that a pass should take; None for as many as it can.
     """
 
     path: Path
@@ -68,21 +68,27 @@ class Runner(ABC):
 
     @property
     def gathers(self) -> bool:
-        """Whether logits come out where they are asked for only."""
+        """Whether logits are computed only at the wanted positions."""
         return "logits_positions" in self.inputs
 
     @property
     def has_cache(self) -> bool:
+        """Whether it keeps keys and values of earlier tokens."""
         return any(name.startswith("past_key_values.") for name in self.inputs)
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of keys and values a token."""
+        """Bytes of keys and values per token."""
         return sum(array.shape[1] * array.shape[3] * array.itemsize for array in self.empty_cache(1).values())
 
     @abstractmethod
     def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
-        """Runs the artefact on exactly its inputs; `wanted` names the outputs (all by default)."""
+        """Runs the artefact.
+
+        Args:
+            feeds: its inputs, all of them and no others.
+            wanted: names of outputs; all by default.
+        """
 
     def close(self) -> None:
         """Frees what the runner holds."""
@@ -126,24 +132,22 @@ class Runner(ABC):
         """
         batch, new = input_ids.shape
         cache = self.empty_cache(batch) if cache is None else cache
-        past = (
-            next(iter(cache.values())).shape[2]
-            if cache
-            else (attention_mask.shape[1] - new if attention_mask is not None else 0)
-        )
-        mask = np.ones((batch, past + new), np.int64) if attention_mask is None else attention_mask
+        mask = attention_mask
+        if mask is None:
+            past = next(iter(cache.values())).shape[2] if cache else 0
+            mask = np.ones((batch, past + new), np.int64)
         if position_ids is None:
             position_ids = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -new:]
         if logits_positions is None:
             logits_positions = np.full((batch, 1), new - 1, np.int64)
-        given = {
+        arrays = {
             "input_ids": input_ids,
             "attention_mask": mask,
             "position_ids": position_ids,
             "logits_positions": logits_positions,
             **cache,
         }
-        return {name: np.ascontiguousarray(given[name], info.dtype) for name, info in self.inputs.items()}
+        return {name: np.ascontiguousarray(arrays[name], info.dtype) for name, info in self.inputs.items()}
 
     def forward(
         self, input_ids: Array, cache: Cache | None = None, **rest: Array | None
@@ -158,10 +162,15 @@ class Runner(ABC):
     def step(
         self, feeds: Mapping[str, Array], wanted: Array, keep_cache: bool = True
     ) -> tuple[dict[str, Array], Cache]:
-        """One forward pass on `feeds` → (head → logits [B, K, V], the cache with T tokens, or {} where it is not kept).
+        """One forward pass.
 
         Args:
-            wanted: [B, K] int64, what `logits_positions` holds; graphs that give every position's logits are read there.
+            feeds: the inputs.
+            wanted: [B, K] int64, what `logits_positions` holds; logits of every position are read there.
+            keep_cache: give the cache back.
+
+        Returns:
+            Head → logits [B, K, V], and the cache with T tokens ({} where it is not kept).
         """
         names = [name for name in self.outputs if keep_cache or not name.startswith("present.")]
         outputs = self.infer(feeds, names)

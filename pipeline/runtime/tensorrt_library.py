@@ -1,4 +1,4 @@
-"""The Python modules of TensorRT and TensorRT-RTX, found without importing what is not there; the GPU; and their log."""
+"""The Python modules of TensorRT and TensorRT-RTX, their logger, and the GPU that they run on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import importlib
 import sys
 from typing import Any
 
-from pipeline.types import UserError
+from pipeline.types import UserError, first_line
 
 BACKENDS = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 
-_ADD = {
-    "tensorrt-rtx": "pip install 'skip-pipeline[rtx]'",
-    "tensorrt": "pip install 'skip-pipeline[tensorrt]'",
-}
+_EXTRAS = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}
+
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h."""
 
 Shape = tuple[int, ...]
 
@@ -34,10 +34,7 @@ def library(backend: str) -> Any:
     if backend not in BACKENDS:
         raise UserError(f"no backend {backend!r}; choose from {', '.join(BACKENDS)}")
     name = BACKENDS[backend]
-    for candidate in (
-        name,
-        f"{name}_bindings",
-    ):  # the RTX wheels bring the bindings without the front package
+    for candidate in (name, f"{name}_bindings"):  # the RTX wheels lack the front package
         try:
             module = importlib.import_module(candidate)
         except ModuleNotFoundError:
@@ -46,36 +43,32 @@ def library(backend: str) -> Any:
             raise UserError(f"{backend} is installed but cannot be loaded: {one_line(error)}") from None
         sys.modules.setdefault(name, module)
         return module
-    raise UserError(f"{backend} is not installed; run `{_ADD[backend]}`")
+    raise UserError(f"{backend} is not installed; run `pip install 'skip-pipeline[{_EXTRAS[backend]}]'`")
 
 
 def gpu_target() -> str | None:
-    """The compute capability of the GPU that CUDA calls device 0, as 'sm89'; None without a GPU or its driver."""
+    """The compute capability of CUDA's device 0, as 'sm89'; None without a GPU or its driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
-    for found, attribute in (
-        (major, 75),
-        (minor, 76),
-    ):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, …_MINOR
-        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(found), attribute, device)
+    for number, attribute in ((major, _CAPABILITY_MAJOR), (minor, _CAPABILITY_MINOR)):
+        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
     return None if failed else f"sm{major.value}{minor.value}"
 
 
-def one_line(words: object) -> str:
-    """TensorRT's words in one line of bearable length; the log has them whole."""
-    text = " ".join(str(words).split())
-    return text if len(text) <= 300 else f"{text[:299]}…"
+def one_line(message: object) -> str:
+    """All lines of a message of TensorRT's as one, cut to length; the log has it whole."""
+    return first_line(" ".join(str(message).split()))
 
 
 _loggers: dict[str, Any] = {}
 
 
 def logger_of(trt: Any) -> Any:
-    """One logger a library: TensorRT keeps the first that it is given for the life of the process."""
+    """The one logger of a library: TensorRT keeps the first that it gets until the process ends."""
     if trt.__name__ not in _loggers:
 
         class Collector(trt.ILogger):  # type: ignore[misc,name-defined]

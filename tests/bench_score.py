@@ -1,7 +1,7 @@
-"""`make bench-score`: how much less goes through the model than with lm-eval's own backends, and how much faster that is.
+"""`make bench-score`: how much less goes through the model than with lm-eval's backends, and how much faster.
 
-Two measures. Input tokens, counted without a model and so free of noise; and documents a second, in one interleaved run:
-each round gives the same few documents to every contestant, ratios are medians over rounds.
+Two measures. Input tokens are counted without a model, and so without noise. Documents a second come from one
+interleaved run: each round gives the same few documents to every contestant; ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Blank(Runner):
 def counted(model: PipelineLM, pairs: list[TextPair], batch_tokens: int = 2048) -> tuple[Work, int, int]:
     """(what ours puts through, tokens of the `hf` backend, tokens of one forward pass per choice)."""
     scorer = Scorer(Blank(model.runner), batch_tokens)
-    theirs: dict[bytes, int] = {}
+    distinct: dict[bytes, int] = {}
     each = 0
     texts = list(questions.windows(sorted(set(pairs))))
     for encoded in tokens.windows(model, texts):
@@ -72,14 +72,14 @@ def counted(model: PipelineLM, pairs: list[TextPair], batch_tokens: int = 2048) 
         ]
         scorer.run(requests, lambda *_: None)
         for request in requests:  # HFLM's Collator: equal context + continuation[:-1] is one forward pass
-            theirs[request.tokens.tobytes()] = len(request.tokens)
+            distinct[request.tokens.tobytes()] = len(request.tokens)
             each += len(request.tokens)
-    return scorer.work, sum(theirs.values()), each
+    return scorer.work, sum(distinct.values()), each
 
 
 def count(model: PipelineLM, data: Path, names: list[str], limit: int | None) -> Table:
     """Input tokens of whole benchmarks, as far as `data` holds them."""
-    made = Table(title=f"input tokens put through the model ({data}{f', limit {limit}' if limit else ''})")
+    rows = Table(title=f"input tokens put through the model ({data}{f', limit {limit}' if limit else ''})")
     for heading in (
         "benchmark",
         "documents",
@@ -93,19 +93,29 @@ def count(model: PipelineLM, data: Path, names: list[str], limit: int | None) ->
         "per choice",
         "ours / that",
     ):
-        made.add_column(heading, justify="right", no_wrap=True)
+        rows.add_column(heading, justify="right", no_wrap=True)
     for name in names:
-        questions = Evaluation(benchmarks.find(name), data, "lm-eval", limit).instances()["loglikelihood"]
-        work, theirs, each = counted(model, [q.args for q in questions])
+        evaluation = Evaluation(benchmarks.find(name), data, "lm-eval", limit)
+        requests = evaluation.instances()["loglikelihood"]
+        work, hf_tokens, each = counted(model, [request.args for request in requests])
         ours = work.tokens + work.padding
-        documents = len({(q.task_name, q.doc_id) for q in questions})
+        documents = len({(request.task_name, request.doc_id) for request in requests})
         aim = f"{AIMS[name]:.2f}" if name in AIMS else ""
         against = f"{ours / each:.3f}" + (f" (aim {BOOLQ_AIM})" if name == "boolq" else "")
-        made.add_row(
-            name, str(documents), f"{len(questions):,}", f"{ours:,}", f"{work.padding / ours:.1%}", f"{work.passes:,}", f"{theirs:,}",
-            f"{ours / theirs:.3f}", aim, f"{each:,}", against,
-        )  # fmt: skip
-    return made
+        rows.add_row(
+            name,
+            str(documents),
+            f"{len(requests):,}",
+            f"{ours:,}",
+            f"{work.padding / ours:.1%}",
+            f"{work.passes:,}",
+            f"{hf_tokens:,}",
+            f"{ours / hf_tokens:.3f}",
+            aim,
+            f"{each:,}",
+            against,
+        )
+    return rows
 
 
 def race(
@@ -141,12 +151,13 @@ def race(
                 )
             )
     rows = []
-    for key, mine in seconds.items():
-        ratios = [theirs / ours for theirs, ours in zip(mine, seconds["ours"], strict=True)]
-        rate = statistics.median(len(groups[:a_round]) / s for s in mine)
+    for key, own in seconds.items():
+        ratios = [other / ours for other, ours in zip(own, seconds["ours"], strict=True)]
+        rate = statistics.median(len(groups[:a_round]) / s for s in own)
         aim = f"aim {SPEED_AIMS[name]:.0f}" if name in SPEED_AIMS and key != "ours" else ""
         rows.append(
-            f"{name:12} {key:22} {rate:7.3f} documents/s   ours is {statistics.median(ratios):5.2f} times as fast  {aim}"
+            f"{name:12} {key:22} {rate:7.3f} documents/s   "
+            f"ours is {statistics.median(ratios):5.2f} times as fast  {aim}"
         )
     return rows
 
@@ -160,14 +171,14 @@ def _contestant(key: str, model: PipelineLM, threads: int) -> Any:
 
 
 def _choose_batch(contestants: dict[str, Any], questions: list[Instance]) -> None:
-    """The `hf` backend's faster batch size of 1 and 8; `auto` would first try 64 rows of the whole window, and need all memory."""
+    """Sets the `hf` backend's faster batch size, 1 or 8; `auto` first tries 64 rows of the whole window."""
     if "hf" not in contestants:
         return
-    found = {}
+    seconds = {}
     for size in (1, 8):
         contestants["hf"].batch_size_per_gpu = size
-        found[size] = _timed(lambda: contestants["hf"].loglikelihood(questions, disable_tqdm=True))
-    best = min(found, key=lambda size: found[size])
+        seconds[size] = _timed(lambda: contestants["hf"].loglikelihood(questions, disable_tqdm=True))
+    best = min(seconds, key=lambda size: seconds[size])
     contestants["hf"].batch_size_per_gpu = best
     contestants[f"hf (batch size {best})"] = contestants.pop("hf")
 
@@ -204,12 +215,13 @@ def together(base: Path, data: Path, documents: int, threads: int) -> str:
         for part in rounds[1:]:
             spent += _timed(lambda one=one, part=part: one.loglikelihood(part))
         name = store.variant(graph).name
-        mine, theirs = (journal.answers for journal in (one.journals[""], merged.journals[name]))
-        apart = max(apart, *(abs(mine[key][0] - theirs[key][0]) / abs(mine[key][0]) for key in mine))
+        alone, together = (journal.answers for journal in (one.journals[""], merged.journals[name]))
+        apart = max(apart, *(abs(alone[key][0] - together[key][0]) / abs(alone[key][0]) for key in alone))
         one.close()
     return (
-        f"together     {len(graphs)} variants, {len(questions) // 4 - 2} documents of arc: {sum(whole):.1f} s against {spent:.1f} s for "
-        f"{len(graphs)} runs: {sum(whole) / spent:.3f} (aim 0.30); answers apart by {apart:.1e} at most"
+        f"together     {len(graphs)} variants, {len(questions) // 4 - 2} documents of arc: "
+        f"{sum(whole):.1f} s against {spent:.1f} s for {len(graphs)} runs: {sum(whole) / spent:.3f} (aim 0.30); "
+        f"answers apart by {apart:.1e} at most"
     )
 
 

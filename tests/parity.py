@@ -1,7 +1,7 @@
 """`make parity`: our model beside lm-eval's own `hf` backend, on the same weights and the same questions.
 
-Both answer lm-eval's own requests; compared are every choice's log-likelihood, every pick, the metrics, the log-likelihood
-of whole texts and generated text. The test suite calls `compare` on fewer rows.
+Both answer lm-eval's own requests. Compared are every choice's log-likelihood, every pick, the metrics, the
+log-likelihood of whole texts, and generated text. The test suite calls `compare` on fewer rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Parity:
     Attributes:
         apart: largest relative difference of a log-likelihood.
         picks: questions whose pick differs (by log-likelihood, and by it over the choice's length).
-        metrics: metric → (ours, theirs); texts: how many generated texts differ.
+        metrics: metric → (ours, the `hf` backend's).
+        texts: how many generated texts differ.
     """
 
     benchmark: str
@@ -57,8 +58,8 @@ class Parity:
     @property
     def holds(self) -> bool:
         limit = ROLLING if self.benchmark == "c4-loss" else LOGLIKELIHOOD
-        same = all(ours == theirs or self.benchmark == "truthfulqa" for ours, theirs in self.metrics.values())
-        near = all(abs(ours - theirs) <= 1e-3 for ours, theirs in self.metrics.values())
+        same = all(ours == other or self.benchmark == "truthfulqa" for ours, other in self.metrics.values())
+        near = all(abs(ours - other) <= 1e-3 for ours, other in self.metrics.values())
         return self.apart <= limit and not self.picks and not self.texts and same and near
 
 
@@ -72,39 +73,39 @@ def hf(folder: Path, threads: int = 0) -> Any:
     return HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=1)
 
 
-def compare(ours: PipelineLM, theirs: Any, name: str, data: Path, limit: int) -> Parity:
-    """Asks both the questions of a benchmark that has choices."""
-    asked = Evaluation(benchmarks.find(name), data, "lm-eval", limit)
-    found, wanted = asked.evaluate(ours), asked.evaluate(theirs)
+def compare(ours: PipelineLM, reference: Any, name: str, data: Path, limit: int) -> Parity:
+    """Asks both models the questions of a benchmark that has choices."""
+    evaluation = Evaluation(benchmarks.find(name), data, "lm-eval", limit)
+    results, expected = evaluation.evaluate(ours), evaluation.evaluate(reference)
     apart, picks, requests, documents = 0.0, 0, 0, 0
-    for task, samples in found["samples"].items():
-        for mine, other in zip(samples, wanted["samples"][task], strict=True):
-            a, b = (np.array([float(r[0]) for r in one["filtered_resps"]]) for one in (mine, other))
-            lengths = np.array([max(1, len(arguments[1].lstrip(" "))) for arguments in mine["arguments"]])
+    for task, samples in results["samples"].items():
+        for sample, other in zip(samples, expected["samples"][task], strict=True):
+            a, b = (np.array([float(r[0]) for r in one["filtered_resps"]]) for one in (sample, other))
+            lengths = np.array([max(1, len(arguments[1].lstrip(" "))) for arguments in sample["arguments"]])
             apart = max(apart, float((np.abs(a - b) / np.abs(b)).max()))
             picks += a.argmax() != b.argmax() or (a / lengths).argmax() != (b / lengths).argmax()
-            picks += [r[1] for r in mine["filtered_resps"]] != [bool(r[1]) for r in other["filtered_resps"]]
+            picks += [r[1] for r in sample["filtered_resps"]] != [bool(r[1]) for r in other["filtered_resps"]]
             requests, documents = requests + len(a), documents + 1
     metrics = {
-        f"{task} {key}": (value, wanted["results"][task][key])
-        for task, row in found["results"].items()
+        f"{task} {key}": (value, expected["results"][task][key])
+        for task, row in results["results"].items()
         for key, value in row.items()
         if "," in key and isinstance(value, float)
     }
     return Parity(name, documents, requests, apart, int(picks), metrics)
 
 
-def compare_rolling(ours: PipelineLM, theirs: Any, data: Path, limit: int) -> Parity:
+def compare_rolling(ours: PipelineLM, reference: Any, data: Path, limit: int) -> Parity:
     """Whole texts."""
     questions = Evaluation(benchmarks.find("c4-loss"), data, "lm-eval", limit).instances()[
         "loglikelihood_rolling"
     ]
     a = np.array(ours.loglikelihood_rolling(questions))
-    b = np.array([theirs.loglikelihood_rolling([question], disable_tqdm=True)[0] for question in questions])
+    b = np.array([reference.loglikelihood_rolling([one], disable_tqdm=True)[0] for one in questions])
     return Parity("c4-loss", len(a), len(a), float((np.abs(a - b) / np.abs(b)).max()), 0, {})
 
 
-def compare_texts(ours: PipelineLM, theirs: Any, data: Path, limit: int, tokens: int = 48) -> Parity:
+def compare_texts(ours: PipelineLM, reference: Any, data: Path, limit: int, tokens: int = 48) -> Parity:
     """Generated text: GSM8K's questions, few tokens each; the `hf` backend writes one text at a time."""
     questions = Evaluation(benchmarks.find("gsm8k"), data, "lm-eval", limit).instances()["generate_until"]
     for question in questions:
@@ -112,7 +113,7 @@ def compare_texts(ours: PipelineLM, theirs: Any, data: Path, limit: int, tokens:
     copies = [
         Instance("generate_until", q.doc, (q.args[0], dict(q.args[1])), 0, q.metadata) for q in questions
     ]
-    a, b = ours.generate_until(questions), theirs.generate_until(copies, disable_tqdm=True)
+    a, b = ours.generate_until(questions), reference.generate_until(copies, disable_tqdm=True)
     return Parity("gsm8k", len(a), len(a), 0.0, 0, {}, sum(x != y for x, y in zip(a, b, strict=True)))
 
 
@@ -128,20 +129,20 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     graph = arguments.graph or demo_graph()
-    theirs = hf(store.checkpoint_folder(graph))
+    reference = hf(store.checkpoint_folder(graph))
     ours = PipelineLM(graph, unchecked=True, journal=False)
-    held = True
+    all_hold = True
     for name in arguments.tasks.split(","):
         limit = min(arguments.limit, 20) if name.startswith("mmlu") else arguments.limit
         if name == "c4-loss":
-            result = compare_rolling(ours, theirs, arguments.data, limit)
+            result = compare_rolling(ours, reference, arguments.data, limit)
         elif name == "gsm8k":
-            result = compare_texts(ours, theirs, arguments.data, min(limit, 8))
+            result = compare_texts(ours, reference, arguments.data, min(limit, 8))
         else:
-            result = compare(ours, theirs, name, arguments.data, limit)
-        held &= result.holds
+            result = compare(ours, reference, name, arguments.data, limit)
+        all_hold &= result.holds
         print(json.dumps({"holds": result.holds, **asdict(result)}), flush=True)
-    return 0 if held else 1
+    return 0 if all_hold else 1
 
 
 def demo_graph() -> Path:

@@ -1,4 +1,4 @@
-"""Our model under lm-eval beside lm-eval's own `hf` backend on a tiny random model: the corner cases, as it has them."""
+"""Our model under lm-eval beside lm-eval's own `hf` backend, on a tiny random model: the corner cases."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lm_eval.api.instance import Instance
 
 from pipeline import store
-from pipeline.evals.score.batches import ScoringError
 from pipeline.evals.score.harness import PipelineLM
+from pipeline.evals.score.loglikelihoods import ScoringError
+from pipeline.evals.score.settings import ModelSettings
 from pipeline.graphs import export, merge, variants
 from pipeline.models import checkpoint
 from pipeline.types import SkipSet, UserError
 from tests import parity, tiny
+from tests.scoring import instances
 
 WINDOW = 48
 PAIRS = {
@@ -40,11 +41,7 @@ PAIRS = {
 }
 
 
-def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
-    return [Instance(kind, {}, given, 0, ("corner", number, 1)) for number, given in enumerate(arguments)]  # type: ignore[arg-type]
-
-
-def made(root: Path, bos: bool) -> Path:
+def base_graph(root: Path, bos: bool) -> Path:
     """A base graph of a tiny model with a tokenizer, in a window of 48 tokens."""
     folder = root / "tiny"
     tiny.checkpoint(folder, vocab_size=tiny.WORDS, num_hidden_layers=3, max_position_embeddings=WINDOW)
@@ -54,12 +51,12 @@ def made(root: Path, bos: bool) -> Path:
 
 @pytest.fixture(params=[False, True], ids=["no-bos", "bos"])
 def graph(request: pytest.FixtureRequest, workdir: Path) -> Path:
-    return made(workdir, request.param)
+    return base_graph(workdir, request.param)
 
 
 @pytest.fixture
 def plain(workdir: Path) -> Path:
-    return made(workdir, False)
+    return base_graph(workdir, False)
 
 
 def model(path: Path, **options: Any) -> PipelineLM:
@@ -67,18 +64,18 @@ def model(path: Path, **options: Any) -> PipelineLM:
 
 
 def test_loglikelihoods_are_the_hf_backends(graph: Path) -> None:
-    theirs = parity.hf(graph.parent)
-    wanted = theirs.loglikelihood(instances("loglikelihood", list(PAIRS.values())), disable_tqdm=True)
+    reference = parity.hf(graph.parent)
+    expected = reference.loglikelihood(instances("loglikelihood", list(PAIRS.values())), disable_tqdm=True)
     for options in (
         {},
         {"batch_tokens": 16, "memory_mb": 0, "journal": False},
         {"reuse": False, "journal": False},
     ):
-        found = model(graph, **options).loglikelihood(instances("loglikelihood", list(PAIRS.values())))
-        for name, ours, other in zip(PAIRS, found, wanted, strict=True):
-            assert ours[0] == pytest.approx(other[0], rel=1e-4), name
-            assert ours[1] == other[1], name
-    assert theirs.max_length == WINDOW and model(graph).prefix_token_id == theirs.prefix_token_id
+        answers = model(graph, **options).loglikelihood(instances("loglikelihood", list(PAIRS.values())))
+        for name, answer, other in zip(PAIRS, answers, expected, strict=True):
+            assert answer[0] == pytest.approx(other[0], rel=1e-4), name
+            assert answer[1] == other[1], name
+    assert reference.max_length == WINDOW and model(graph).prefix_token_id == reference.prefix_token_id
 
 
 def test_order_and_company_do_not_matter(plain: Path) -> None:
@@ -94,13 +91,13 @@ def test_order_and_company_do_not_matter(plain: Path) -> None:
 
 def test_rolling_is_the_hf_backends(graph: Path) -> None:
     texts = [("The grass of the field is green. " * 12,), ("short",), ("数学 " * 30,)]
-    wanted = [
+    expected = [
         parity.hf(graph.parent).loglikelihood_rolling([i], disable_tqdm=True)[0]
         for i in instances("loglikelihood_rolling", texts)
     ]
     ours = model(graph, batch_tokens=20)
     assert ours.loglikelihood_rolling(instances("loglikelihood_rolling", texts)) == pytest.approx(
-        wanted, rel=1e-4
+        expected, rel=1e-4
     )
     counts = [count for _, count in ours.rolling(instances("loglikelihood_rolling", texts))]
     assert counts == [len(ours.tok_encode(text)) for (text,) in texts]
@@ -109,13 +106,13 @@ def test_rolling_is_the_hf_backends(graph: Path) -> None:
 def test_texts_are_the_hf_backends(graph: Path) -> None:
     settings = {"until": ["e", "\n\n"], "max_gen_toks": 12, "do_sample": False}
     prompts = ["The grass", "", "Question: why is the sky blue? " * 9, "数学"]
-    asked: list[tuple[Any, ...]] = [(p or "a", dict(settings)) for p in prompts]
-    asked += [("The grass", {"until": [], "max_gen_toks": 6, "do_sample": False})]
-    theirs = [
+    questions: list[tuple[Any, ...]] = [(p or "a", dict(settings)) for p in prompts]
+    questions += [("The grass", {"until": [], "max_gen_toks": 6, "do_sample": False})]
+    expected = [
         parity.hf(graph.parent).generate_until([i], disable_tqdm=True)[0]
-        for i in instances("generate_until", asked)
+        for i in instances("generate_until", questions)
     ]
-    assert model(graph).generate_until(instances("generate_until", asked)) == theirs
+    assert model(graph).generate_until(instances("generate_until", questions)) == expected
     with pytest.raises(UserError, match="samples"):
         model(graph).generate_until(
             instances("generate_until", [("a", {"until": [], "do_sample": True, "temperature": 1.0})])
@@ -126,14 +123,11 @@ def test_texts_are_the_hf_backends(graph: Path) -> None:
         )
 
 
-def test_v1_never_adds_a_bos(workdir: Path) -> None:
-    path = made(workdir, bos=True)
+def test_protocols_do_not_share_answers(workdir: Path) -> None:
+    path = base_graph(workdir, bos=True)
     now, v1 = model(path), model(path, protocol="v1")
-    assert (
-        now.tok_encode("The grass")[0] == 1 and v1.tok_encode("The grass") == now.tok_encode("The grass")[1:]
-    )
     pair = instances("loglikelihood", [PAIRS["plain"]])
-    assert v1.loglikelihood(pair) != now.loglikelihood(pair)  # and they do not share answers
+    assert v1.loglikelihood(pair) != now.loglikelihood(pair)
     with pytest.raises(UserError, match="choose from lm-eval, v1"):
         model(path, protocol="v0")
 
@@ -184,10 +178,10 @@ def test_merged_answers_are_each_variants_own(plain: Path) -> None:
     merged.close()
     for path in graphs:
         kept, own = model(path), model(path, journal=False)
-        mine = kept.loglikelihood(instances("loglikelihood", list(PAIRS.values())))
+        answers = kept.loglikelihood(instances("loglikelihood", list(PAIRS.values())))
         assert kept.work.passes == 0
         np.testing.assert_allclose(
-            [a[0] for a in mine],
+            [a[0] for a in answers],
             [a[0] for a in own.loglikelihood(instances("loglikelihood", list(PAIRS.values())))],
             rtol=1e-4,
         )
@@ -204,15 +198,34 @@ def test_another_models_tokenizer_is_refused(plain: Path) -> None:
 def test_what_has_passed_no_check_is_refused(plain: Path) -> None:
     with pytest.raises(UserError, match="run `pipeline check"):
         PipelineLM(plain)
-    store.write_json(
-        store.result_path("tiny", plain, "check"), {"passed": True, "sha256": store.sha256(plain)}
-    )
-    PipelineLM(plain)
+    tiny.passed(plain)
+    assert PipelineLM(plain).settings == ModelSettings()
 
 
 def test_a_variant_without_attention_is_scored_without_a_cache(plain: Path) -> None:
     path = variants.cut(plain, SkipSet.parse("attn0-2"))
     pairs = list(PAIRS.values())
-    found = model(path).loglikelihood(instances("loglikelihood", pairs))
+    answers = model(path).loglikelihood(instances("loglikelihood", pairs))
     whole = model(path, journal=False, reuse=False).loglikelihood(instances("loglikelihood", pairs))
-    np.testing.assert_allclose([a[0] for a in found], [a[0] for a in whole], rtol=1e-5)
+    np.testing.assert_allclose([a[0] for a in answers], [a[0] for a in whole], rtol=1e-5)
+
+
+def test_lm_evals_own_options_are_ignored_and_settings_taken(plain: Path) -> None:
+    lm = PipelineLM.create_from_arg_string(
+        f"artefact={plain},unchecked=True,threads=1", {"batch_size": 1, "device": "cpu"}
+    )
+    assert isinstance(lm, PipelineLM)
+    assert lm.settings == ModelSettings(unchecked=True, threads=1) and lm.work.passes == 0
+    assert lm.get_model_info()["sha256"] == {"": store.sha256(plain)} and lm.tokenizer_name == "tiny"
+
+
+def test_everything_is_kept_in_the_artefacts_own_project(
+    plain: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = plain.resolve()
+    monkeypatch.chdir("/usr")
+    lm = model(graph)
+    lm.loglikelihood(instances("loglikelihood", [PAIRS["plain"]]))
+    lm.close()
+    assert len(list((workdir / "evals" / "results" / "tiny").glob("base.fp32.answers-*.jsonl"))) == 1
+    assert len(list((workdir / "evals" / "cache" / "tiny").glob("*.npz"))) == 1

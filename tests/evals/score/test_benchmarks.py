@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import store
+from pipeline.evals.score import benchmarks
+from pipeline.types import UserError
+
+
+@pytest.mark.parametrize("name", sorted(benchmarks.known()))
+def test_every_benchmark_names_a_task_of_lm_evals_and_its_source(name: str) -> None:
+    benchmark = benchmarks.find(name)
+    assert benchmark.source and benchmark.metric and benchmark.parts
+    assert all(part.harness is None or part.harness.is_file() for part in benchmark.parts)
+    if name in ("mmlu", "cot-mmlu"):
+        assert len(benchmark.parts) == 57 and benchmark.is_family
+    # The number of shots and the metric are stated in the file itself, not inherited.
+    text = benchmarks.known()[name].read_text()
+    assert "num_fewshot:" in text and "metric:" in text and "source:" in text
+
+
+def write(folder: Path, name: str, title: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    definition = yaml.safe_load(benchmarks.known()["arc"].read_text())
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({**definition, "title": title}))
+
+
+def test_the_project_comes_first_then_the_checkout_then_the_package(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An artefact's project counts, whatever the current directory."""
+    checkout = Path(benchmarks.__file__).parents[3] / "evals" / "benchmarks"
+    assert benchmarks.folders() == [checkout]
+    write(workdir / "evals" / "benchmarks", "arc", "of the current directory")
+    write(workdir / "other" / "evals" / "benchmarks", "arc", "of the artefact's project")
+    project = store.Project.of(workdir / "other" / "graphs" / "m" / "base.fp32.onnx")
+    assert benchmarks.find("arc", project=project).title == "of the artefact's project"
+    assert benchmarks.find("arc").title == "of the current directory"
+    assert benchmarks.find("hellaswag", project=project).folder == checkout
+    package = workdir / "site-packages" / "pipeline"
+    monkeypatch.setattr(benchmarks, "__file__", str(package / "evals" / "score" / "benchmarks.py"))
+    write(package.parent / "evals" / "benchmarks", "arc", "of another package called evals")
+    write(package / "evals" / "benchmarks", "arc", "of the wheel")
+    assert benchmarks.folders(store.Project(workdir / "none")) == [package / "evals" / "benchmarks"]
+
+
+def test_a_subject_of_a_family_is_a_benchmark() -> None:
+    anatomy = benchmarks.find("mmlu_anatomy")
+    assert [part.subject for part in anatomy.parts] == ["anatomy"] and anatomy.title.endswith(": anatomy")
+
+
+def test_other_shots_are_in_every_part() -> None:
+    smoke = benchmarks.find("smoke", 3)
+    assert smoke.num_fewshot == 3 and {part.definition.num_fewshot for part in smoke.parts} == {3}
+    assert benchmarks.find("smoke").num_fewshot is None
+    for name, count in (("c4-loss", 2), ("arc", -1)):
+        with pytest.raises(UserError, match=f"--num-fewshot {count} means nothing for {name}"):
+            benchmarks.find(name, count)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: x\nsource: y\nmetrics: acc\n", r"bad\.yaml is no benchmark: "),
+        ("title: [x\n", r"bad\.yaml is no benchmark: while parsing"),
+        ("- a\n", r"bad\.yaml is no benchmark: "),
+    ],
+)
+def test_a_bad_file_is_one_line(text: str, message: str, workdir: Path) -> None:
+    (workdir / "evals" / "benchmarks").mkdir(parents=True)
+    (workdir / "evals" / "benchmarks" / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as refusal:
+        benchmarks.find("bad")
+    assert "\n" not in str(refusal.value)
+
+
+def test_names_are_read_from_the_option(workdir: Path) -> None:
+    assert benchmarks.check_names(" arc, mmlu,arc ,") == ["arc", "mmlu"]
+    with pytest.raises(UserError, match="names nothing"):
+        benchmarks.check_names(" , ")
+    with pytest.raises(UserError, match="cannot be a file name"):
+        benchmarks.check_names("../arc")
+
+
+@pytest.mark.slow
+def test_unknown_tasks_get_the_nearest_names(workdir: Path) -> None:
+    """Reads lm-eval's 14,000 files, which only a name that is none of the project's does."""
+    with pytest.raises(UserError, match=r"no task 'helaswag'.*hellaswag"):
+        benchmarks.find("helaswag")
+    assert benchmarks.find("lambada_openai").parts == ()
+
+
+def test_smoke_is_sound() -> None:
+    """Counts, balance, and no question twice."""
+    folder = benchmarks.find("smoke").folder
+    assert folder is not None
+    rows = {
+        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("arc", "hellaswag", "boolq")
+    }
+    assert len(rows["arc"]) >= 120 and len(rows["hellaswag"]) >= 60 and len(rows["boolq"]) >= 40
+    assert len({row["question"] for row in rows["arc"]}) == len(rows["arc"])
+    for row in rows["arc"]:
+        assert len(set(row["choices"]["text"])) == 4 and row["answerKey"] in row["choices"]["label"]
+    for name, key, kinds in (("arc", "answerKey", 4), ("hellaswag", "label", 4), ("boolq", "label", 2)):
+        answers = [row[key] for row in rows[name]]
+        counts = [answers.count(value) for value in set(answers)]
+        assert len(counts) == kinds and max(counts) - min(counts) <= 2
+    assert all(
+        row["ctx"] == f"{row['ctx_a']} {row['ctx_b']}" and len(set(row["endings"])) == 4
+        for row in rows["hellaswag"]
+    )
+    assert all(re.fullmatch(r"[^?]+", row["question"]) for row in rows["boolq"])

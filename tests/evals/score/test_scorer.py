@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.evals.score.loglikelihoods import ScoringError
+from pipeline.evals.score.prefixes import request
+from pipeline.evals.score.scorer import Scorer
+from pipeline.runtime.runner import Limits, TensorInfo
+from tests.bench_score import Blank
+
+Pairs = list[tuple[list[int], list[int]]]
+
+
+class Contract(Blank):
+    """A blank runner with the inputs of the graph contract."""
+
+    def __init__(self, limits: Limits) -> None:
+        names = ("input_ids", "attention_mask", "position_ids", "logits_positions")
+        self.path, self.inputs = None, {name: TensorInfo(np.dtype(np.int64), ("B", name)) for name in names}
+        super().__init__(self)
+        self.limits = limits
+
+    @property
+    def cache_bytes(self) -> int:
+        return 1000
+
+
+def watched(limits: Limits, batch_tokens: int, pairs: Pairs) -> tuple[Scorer, list[tuple[int, ...]]]:
+    """(the scorer, (B, S, P, K) of every pass)."""
+    runner = Contract(limits)
+    passes: list[tuple[int, ...]] = []
+    step = runner.step
+
+    def noted(feeds, wanted, keep_cache=True):
+        batch, new = feeds["input_ids"].shape
+        passes.append((batch, new, feeds["attention_mask"].shape[1] - new, wanted.shape[1]))
+        return step(feeds, wanted, keep_cache)
+
+    runner.step = noted
+    scorer, answers = Scorer(runner, batch_tokens), {}
+    scorer.run([request(context, continuation, 4096) for context, continuation in pairs], answers.__setitem__)
+    assert len(answers) == len(pairs) and all(isinstance(answer, dict) for answer in answers.values())
+    return scorer, passes
+
+
+def test_batches_keep_within_what_a_runner_takes() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [
+        (rng.integers(0, 9, rng.integers(1, 90)).tolist(), rng.integers(0, 9, rng.integers(1, 20)).tolist())
+        for _ in range(60)
+    ]
+    _, passes = watched(Limits(batch=4, new=24, past=200, wanted=7), 4096, pairs)
+    for batch, new, past, wanted in passes:
+        assert batch <= 4 and new <= 24 and past <= 200 and wanted <= 7
+    _, passes = watched(Limits(), 64, pairs)
+    assert all(batch * new <= 64 for batch, new, _, _ in passes) and any(batch > 1 for batch, *_ in passes)
+
+
+def test_padding_stays_under_a_tenth() -> None:
+    rng = np.random.default_rng(1)
+    pairs = []
+    for _ in range(80):
+        context = rng.integers(0, 90, rng.integers(20, 60)).tolist()
+        pairs += [(context, rng.integers(0, 90, rng.integers(3, 14)).tolist()) for _ in range(4)]
+    scorer, _ = watched(Limits(), 2048, pairs)
+    assert scorer.work.padding < 0.1 * scorer.work.tokens
+    assert scorer.work.tokens < 0.6 * scorer.work.asked
+
+
+def test_a_prefix_of_an_earlier_run_is_not_computed_again() -> None:
+    runner, answers = Contract(Limits()), {}
+    scorer, shots = Scorer(runner), list(range(200))
+    for run in range(2):
+        requests = [request([*shots, 300 + run, choice], [1], 4096) for choice in (7, 8, 9)]
+        requests += [request([*shots, 400 + run], [1], 4096)]
+        scorer.run(requests, lambda number, answer, run=run: answers.__setitem__((run, number), answer))
+    assert len(answers) == 8 and scorer.work.tokens < 230 < scorer.work.asked
+    whole = Scorer(runner, reuse=False)
+    whole.run([request([*shots, choice], [1], 4096) for choice in (7, 8, 9)], lambda *_: None)
+    assert whole.work.tokens == whole.work.asked == 3 * 201
+
+
+def test_a_row_that_fails_loses_its_own_requests_only() -> None:
+    runner, answers = Contract(Limits()), {}
+    step = runner.step
+
+    def fragile(feeds, wanted, keep_cache=True):
+        if 7 in feeds["input_ids"]:
+            raise RuntimeError("out of memory\nand a trace")
+        return step(feeds, wanted, keep_cache)
+
+    runner.step = fragile
+    contexts = [[k, k, k] for k in range(12)]
+    Scorer(runner).run([request(context, [1], 4096) for context in contexts], answers.__setitem__)
+    failures = {number: answer for number, answer in answers.items() if isinstance(answer, ScoringError)}
+    assert len(answers) == 12 and {n: str(error) for n, error in failures.items()} == {7: "out of memory"}
+
+
+def test_the_answers_are_those_of_logits_that_are_known() -> None:
+    """A runner that prefers token n + 1 after token n: its log-likelihoods can be computed by hand."""
+    runner, answers = Contract(Limits()), {}
+
+    def step(feeds, wanted, keep_cache=True):
+        ids = np.take_along_axis(feeds["input_ids"], wanted, axis=1)
+        logits = np.zeros((*wanted.shape, 10), np.float32)
+        np.put_along_axis(logits, (ids[:, :, None] + 1) % 10, 2.0, axis=2)
+        total = feeds["attention_mask"].shape[1]
+        cache = {"past_key_values.0.key": np.zeros((len(ids), 1, total, 1), np.int8)} if keep_cache else {}
+        return {"": logits}, cache
+
+    runner.step = step
+    pairs = [([1, 2], [3, 4]), ([1, 2], [3, 9]), ([5], [0])]
+    Scorer(runner, 16).run([request(*pair, 64) for pair in pairs], answers.__setitem__)
+    norm = np.log(np.exp(2.0) + 9)
+    assert answers[0][""] == (pytest.approx(2 * (2 - norm)), True)
+    assert answers[1][""] == (pytest.approx(2 - norm - norm), False)
+    assert answers[2][""] == (pytest.approx(-norm), False)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.evals.score.settings import ModelSettings, ScoreSettings
+from pipeline.types import UserError
+
+
+def test_lm_evals_own_options_are_left_out() -> None:
+    options = {"threads": 2, "unchecked": True, "batch_size": 1, "device": "cpu"}
+    assert ModelSettings.of(options) == ModelSettings(threads=2, unchecked=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (ScoreSettings(limit=0), "--limit 0 is not at least 1"),
+        (ScoreSettings(batch_tokens=0), "--batch-tokens must be at least 1"),
+        (ScoreSettings(memory_mb=-1), "--cache-mb not negative"),
+        (ScoreSettings(data=Path("nowhere")), "--data nowhere is no folder"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(settings: ScoreSettings, message: str, workdir: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        settings.validate()
+
+
+def test_usual_values_are_taken(workdir: Path) -> None:
+    ScoreSettings(limit=1, memory_mb=0, data=workdir).validate()

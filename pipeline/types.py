@@ -1,7 +1,7 @@
-"""The words of the project as frozen dataclasses. Standard library only: every room may import this one.
+"""The words of the project as frozen dataclasses. Standard library only: every folder may import this file.
 
-A *skip set* says which sublayers of a model are left out; a *variant* is a model with a skip set at a precision.
-Layers are indices 0 … L−1 of the original model and are never renumbered.
+A *skip set* says which sublayers of a model are left out; a *variant* is a model with a skip set, at a
+precision. Layers are indices 0 … L−1 of the original model and are never renumbered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Sublayer = tuple[int, Literal["attn", "mlp"]]
 
 
 class UserError(ValueError):
-    """Wrong input: what is wrong, where, and the command that mends it, in one line. The command exits with 2."""
+    """Wrong input: what is wrong, where, and the command that mends it, in one line. Exit code 2."""
 
 
 class Failed(RuntimeError):
@@ -32,14 +32,14 @@ class Failed(RuntimeError):
 
 
 def first_line(error: object, limit: int = 300) -> str:
-    """The first line of an error's message, at most `limit` characters; the error's type where it says nothing."""
+    """The first line of an error's message, cut to `limit` characters; its type where the message is empty."""
     lines = str(error).strip().splitlines()
     line = lines[0].strip() if lines else type(error).__name__
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def count_of(frac: float, num_layers: int) -> int:
-    """n = ceil(frac · L), the one rule by which a fraction becomes a count (design: 33 % of 32 layers is 11).
+    """The one rule by which a fraction becomes a count, n = ceil(frac · L): 33 % of 32 layers is 11.
 
     The subtraction guards the float: 0.1 · 40 is 4.000000000000001 in binary, and must stay 4.
     """
@@ -103,7 +103,7 @@ class SkipSet:
 
     @property
     def name(self) -> str:
-        """'base', 'attn24-31', 'block21-31', 'attn20-28+mlp25-31': derived from content, parsed back by `parse`."""
+        """'base', 'attn24-31', 'block21-31', 'attn20-28+mlp25-31': made of the content; `parse` reads it."""
         if not self:
             return "base"
         if self.attention == self.mlp:
@@ -137,7 +137,8 @@ class SkipSet:
             match = re.fullmatch(r"(attn|mlp|block)([\d_-]+)", part)
             if not match:
                 raise UserError(
-                    f"cannot read the skip set {name!r}; write it as attn24-31, block21-31 or attn20-28+mlp25-31"
+                    f"cannot read the skip set {name!r}; "
+                    "write it as attn24-31, block21-31 or attn20-28+mlp25-31"
                 )
             skip |= cls.of(match[1], parse_layers(match[2]))
         return skip

@@ -4,9 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.calib import selectors
-from pipeline.calib.skip_options import SkipOptions
-from pipeline.types import BASE, SkipSet, UserError, Variant, count_of, format_layers, parse_layers
+from pipeline.types import (
+    BASE,
+    SkipSet,
+    UserError,
+    Variant,
+    count_of,
+    first_line,
+    format_layers,
+    parse_layers,
+)
 
 layers = st.sets(st.integers(0, 80)).map(lambda s: tuple(sorted(s)))
 
@@ -53,41 +60,34 @@ def test_unreadable_layers(text: str) -> None:
         parse_layers(text)
 
 
-def test_selectors_and_their_options() -> None:
-    def choose(*options, layers: int) -> SkipSet:
-        return SkipOptions(*options).skip_set(layers)
-
-    assert choose("mlp", 0.25, None, None, None, layers=30).name == "mlp22-29"
-    assert choose("attn", 0.33, None, None, "last-but-final", layers=30).name == "attn19-28"
-    assert choose("block", None, None, "3,7,20-29", None, layers=30).name == "block3_7_20-29"
-    assert choose("attn20-28+mlp25-29", None, None, None, None, layers=30).name == "attn20-28+mlp25-29"
-    assert (
-        choose(None, None, None, None, None, layers=30)
-        == choose("attn", 0.0, None, None, None, layers=30)
-        == BASE
-    )
-    assert choose("block", None, 30, None, None, layers=30).name == "block0-29"
-    assert set(selectors.names()) >= {"last", "last-but-final"}
-
-
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("mlp", 1.5, None, None, None), "not between 0 and 1"),
-        (("mlp", None, 31, None, None), "30 layers"),
-        (("mlp", None, -1, None, None), "does not fit"),
-        (("mlp", 0.5, None, "3", None), "exactly one of"),
-        (("mlp", None, None, None, None), "exactly one of"),
-        ((None, 0.5, None, None, None), "needs --skip"),
-        (("head", 0.5, None, None, None), "names its layers already"),
-        (("attn40", None, None, None, None), "layer 40 does not exist"),
-        (("nonsense", None, None, None, None), "cannot read the skip set"),
-        (("attn", None, None, "40", None), "layer 40 does not exist"),
-        (("attn", None, None, "4", "last"), "leave --select out"),
-        (("attn", None, 3, None, "best"), "no selector 'best'"),
-        (("attn", None, 30, None, "last-but-final"), "keeps the final layer"),
-    ],
+    "name", ["", "attn", "attn1+", "+attn1", "norm3", "attn1~heal", "base+attn1", "attn3-1"]
 )
-def test_wrong_options(options: tuple, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        SkipOptions(*options).skip_set(30)
+def test_what_is_no_variants_name_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError) as error:
+        SkipSet.parse(name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_skip_set_knows_its_sublayers() -> None:
+    skip = SkipSet((3, 1, 3), (2,))
+    assert skip.attention == (1, 3) and (1, "attn") in skip and (1, "mlp") not in skip and skip and not BASE
+    assert skip | SkipSet.of("block", [0]) == SkipSet((0, 1, 3), (0, 2))
+    assert skip.within(4) is skip
+    with pytest.raises(UserError, match="layer 3 does not exist: the model has layers 0-2"):
+        skip.within(3)
+    with pytest.raises(UserError, match="layer -1 is negative"):
+        SkipSet((-1,))
+    with pytest.raises(UserError, match="'norm' is not a kind of sublayer"):
+        SkipSet.of("norm", [1])
+
+
+@pytest.mark.parametrize("frac", [-0.1, 1.1, 25, float("nan"), float("inf")])
+def test_a_fraction_lies_between_0_and_1(frac: float) -> None:
+    with pytest.raises(UserError, match=r"25 % is written --frac 0\.25"):
+        count_of(frac, 32)
+
+
+def test_the_first_line_of_a_message() -> None:
+    assert first_line(ValueError("\n one \ntwo")) == "one"
+    assert first_line(KeyError()) == "KeyError" and first_line("x" * 400, 10) == "x" * 9 + "…"

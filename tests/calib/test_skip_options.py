@@ -1,0 +1,58 @@
+"""The options of `export` that say what is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.calib import selectors
+from pipeline.calib.skip_options import SkipOptions
+from pipeline.types import UserError
+
+LAYERS = 30
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (("mlp", 0.25, None, None, None), "mlp22-29"),
+        (("attn", 0.33, None, None, "last-but-final"), "attn19-28"),
+        (("block", None, None, "3,7,20-29", None), "block3_7_20-29"),
+        (("attn20-28+mlp25-29", None, None, None, None), "attn20-28+mlp25-29"),
+        ((None, None, None, None, None), "base"),
+        (("attn", 0.0, None, None, None), "base"),
+        (("block", None, LAYERS, None, None), "block0-29"),
+    ],
+)
+def test_options_mean_a_skip_set(options: tuple[Any, ...], name: str) -> None:
+    assert SkipOptions(*options).skip_set(LAYERS).name == name
+
+
+def test_the_papers_rules_are_there() -> None:
+    assert set(selectors.names()) >= {"last", "last-but-final", "angular", "cosine", "greedy"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("mlp", 1.5, None, None, None), "not between 0 and 1"),
+        (("mlp", None, 31, None, None), "30 layers"),
+        (("mlp", None, -1, None, None), "does not fit"),
+        (("mlp", 0.5, None, "3", None), "exactly one of"),
+        (("mlp", None, None, None, None), "exactly one of"),
+        ((None, 0.5, None, None, None), "needs --skip"),
+        (("head", 0.5, None, None, None), "names its layers already"),
+        (("attn40", None, None, None, None), "layer 40 does not exist"),
+        (("nonsense", None, None, None, None), "cannot read the skip set"),
+        (("attn", None, None, "40", None), "layer 40 does not exist"),
+        (("attn", None, None, "4", "last"), "leave --select out"),
+        (("attn", None, 3, None, "best"), "no selector 'best'"),
+        (("attn", None, 30, None, "last-but-final"), "keeps the final layer"),
+    ],
+)
+def test_options_that_contradict_or_lack_each_other_are_refused(
+    options: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        SkipOptions(*options).skip_set(LAYERS)

@@ -15,9 +15,9 @@ from pipeline.report import papers
 from pipeline.report.rows import (
     ArtefactResults,
     Collection,
-    ModelStatistics,
     SourcedLatency,
     SourcedScore,
+    SourcedStatistics,
     UnusableFile,
 )
 from pipeline.report.selection import name_selectors
@@ -149,7 +149,7 @@ class _Reader:
             arrays, gap = similarity.read(source.path.parent, record.weights), None
         except UserError as error:
             arrays, gap = None, str(error)
-        self.parts.statistics.append(ModelStatistics(record, source, model, arrays, gap))
+        self.parts.statistics.append(SourcedStatistics(record, source, model, arrays, gap))
 
     def _artefact(self, model: str, variant: str, precision: str, path: Path, sha256: str) -> ArtefactResults:
         """The artefact that a result is of; a new one on first sight."""

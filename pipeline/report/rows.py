@@ -161,7 +161,7 @@ def _latency_trust(one: SourcedLatency) -> tuple[bool, bool, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelStatistics(Sourced[SimilarityRecord]):
+class SourcedStatistics(Sourced[SimilarityRecord]):
     """The similarity statistics of one model.
 
     Attributes:
@@ -186,7 +186,7 @@ class Collection:
 
     artefacts: list[ArtefactResults] = field(default_factory=list)
     jobs: list[Sourced[LedgerEntry]] = field(default_factory=list)
-    statistics: list[ModelStatistics] = field(default_factory=list)
+    statistics: list[SourcedStatistics] = field(default_factory=list)
     sources: list[SourceFile] = field(default_factory=list)
     problems: list[UnusableFile] = field(default_factory=list)
 

@@ -36,8 +36,8 @@ def table_csv(table: PaperTable) -> str:
 def _line(head: str, column: str, cell: TableCell) -> tuple[Any, ...]:
     source = (cell.source.copy, cell.source.sha256) if cell.source else ("", "")
     gap = "" if cell.value is not None else cell.text()
-    ours = (cell.value, cell.stderr, cell.paper, cell.difference)
-    return (head, column, *ours, gap, "; ".join(cell.notes), *source)
+    number = (cell.value, cell.stderr, cell.paper, cell.difference)
+    return (head, column, *number, gap, "; ".join(cell.notes), *source)
 
 
 def results_csv(collection: Collection) -> str:

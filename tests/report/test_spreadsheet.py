@@ -42,6 +42,11 @@ def test_every_number_with_its_source(workdir: Path) -> None:
 def test_a_table_has_a_line_for_each_cell() -> None:
     cells = [TableCell(59.5, 1.0, paper=52.5), TableCell(paper=52.8, gap="not run")]
     table = PaperTable("t", "title", "caption", ("ARC", "MMLU"), [("m-75%", cells)])
-    ours, gap = rows(spreadsheet.table_csv(table))
-    assert (ours["column"], ours["value"], ours["difference"], ours["gap"]) == ("ARC", "59.5", "7.0", "")
+    number, gap = rows(spreadsheet.table_csv(table))
+    assert (number["column"], number["value"], number["difference"], number["gap"]) == (
+        "ARC",
+        "59.5",
+        "7.0",
+        "",
+    )
     assert (gap["value"], gap["paper"], gap["gap"], gap["source"]) == ("", "52.8", "not run", "")

@@ -4,8 +4,8 @@ from pipeline.report.tables import PaperTable, TableCell, numbers
 
 
 def test_a_cell_in_words() -> None:
-    ours = TableCell(52.1, 1.4, paper=53.1, notes=("20 documents",))
-    assert ours.text() == "52.1 ±1.4 *" and ours.beside() == "paper 53.1, difference -1.0"
+    cell = TableCell(52.1, 1.4, paper=53.1, notes=("20 documents",))
+    assert cell.text() == "52.1 ±1.4 *" and cell.beside() == "paper 53.1, difference -1.0"
     assert TableCell(0.0, digits=2).text() == "0.00" and TableCell(1.0).beside() == ""
     gap = TableCell(paper=53.1, gap="failed: out of memory")
     assert (gap.text(), gap.beside(), gap.difference) == ("failed: out of memory", "paper 53.1", None)

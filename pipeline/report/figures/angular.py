@@ -13,7 +13,7 @@ from pipeline.report import drawing
 from pipeline.report.charts import Chart, Point, Series, layout_of, trace_of
 from pipeline.report.drawing import Drawing
 from pipeline.report.figures import PaperFigure
-from pipeline.report.rows import Collection, ModelStatistics
+from pipeline.report.rows import Collection, SourcedStatistics
 from pipeline.store import Project
 
 PLACE = 70
@@ -62,7 +62,7 @@ def charts(collection: Collection) -> list[Chart]:
     return page
 
 
-def _chart(statistics: ModelStatistics, blocks: list[BlockDistances], k: int) -> Chart:
+def _chart(statistics: SourcedStatistics, blocks: list[BlockDistances], k: int) -> Chart:
     data = []
     for block in blocks:
         points = [

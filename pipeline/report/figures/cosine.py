@@ -11,7 +11,7 @@ from pipeline.report import drawing
 from pipeline.report.charts import LABELS, STYLE, Chart, Point, Series, layout_of, trace_of
 from pipeline.report.drawing import Drawing
 from pipeline.report.figures import PaperFigure
-from pipeline.report.rows import Collection, ModelStatistics
+from pipeline.report.rows import Collection, SourcedStatistics
 from pipeline.store import Project
 from pipeline.store.records import SimilarityRecord
 
@@ -39,7 +39,7 @@ def charts(collection: Collection) -> list[Chart]:
     return [_chart(statistics, k) for k, statistics in enumerate(collection.statistics)]
 
 
-def _chart(statistics: ModelStatistics, k: int) -> Chart:
+def _chart(statistics: SourcedStatistics, k: int) -> Chart:
     data = []
     for part, values in curves(statistics.record).items():
         kind = KINDS[part]

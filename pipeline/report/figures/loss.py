@@ -7,6 +7,8 @@ The page shows the same points among those of `fraction`.
 
 from __future__ import annotations
 
+import shlex
+
 from pipeline.report import collect, drawing
 from pipeline.report.drawing import Drawing
 from pipeline.report.figures.fraction import FractionPoint, points_of
@@ -64,7 +66,7 @@ def block_losses(model: str, project: Project) -> list[FractionPoint]:
     if not best:
         raise UserError(
             f"no loss of {model} has been measured; "
-            f"run `pipeline score graphs/{model}/*.fp32.onnx --tasks smoke-loss` (or c4-loss)"
+            f"run `pipeline score graphs/{shlex.quote(model)}/*.fp32.onnx --tasks smoke-loss` (or c4-loss)"
         )
     return sorted(best, key=lambda p: (p.percent, p.value))
 

@@ -34,6 +34,6 @@ def test_a_line_joins_the_best_of_each_size(workdir: Path) -> None:
 
 def test_no_loss_names_the_command(workdir: Path) -> None:
     score("m", "base", "arc", 0.5)
-    for model in ("m", "none"):
-        with pytest.raises(UserError, match="--tasks smoke-loss"):
+    for model, folder in (("m", "m"), ("a model", "'a model'")):
+        with pytest.raises(UserError, match=f"pipeline score graphs/{folder}/.* --tasks smoke-loss"):
             figures.write(model, "loss")

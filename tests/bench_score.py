@@ -215,13 +215,13 @@ def together(base: Path, data: Path, documents: int, threads: int) -> str:
         for part in rounds[1:]:
             spent += _timed(lambda one=one, part=part: one.loglikelihood(part))
         name = store.variant(graph).name
-        alone, together = (journal.answers for journal in (one.journals[""], merged.journals[name]))
-        apart = max(apart, *(abs(alone[key][0] - together[key][0]) / abs(alone[key][0]) for key in alone))
+        alone, shared = one.journals[""].answers, merged.journals[name].answers
+        apart = max(apart, *(abs(alone[key][0] - shared[key][0]) / abs(alone[key][0]) for key in alone))
         one.close()
     return (
         f"together     {len(graphs)} variants, {len(questions) // 4 - 2} documents of arc: "
-        f"{sum(whole):.1f} s against {spent:.1f} s for {len(graphs)} runs: {sum(whole) / spent:.3f} (aim 0.30); "
-        f"answers apart by {apart:.1e} at most"
+        f"{sum(whole):.1f} s against {spent:.1f} s for {len(graphs)} runs: {sum(whole) / spent:.3f} "
+        f"(aim 0.30); answers apart by {apart:.1e} at most"
     )
 
 

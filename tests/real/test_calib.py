@@ -34,41 +34,41 @@ def folder(demo_root: Path, tmp_path_factory: pytest.TempPathFactory):
     before = Path.cwd()
     os.chdir(root)
     try:
-        found = checkpoint.resolve("demo")
-        calibrate.calibrate(found.folder, texts.OWN, calibrate.CalibrationSettings(8, 128, 2))
-        yield found.folder
+        demo = checkpoint.resolve("demo")
+        calibrate.calibrate(demo.folder, texts.OWN, calibrate.CalibrationSettings(8, 128, 2))
+        yield demo.folder
     finally:
         os.chdir(before)
 
 
 def test_the_statistics_are_those_of_the_papers_shape(folder: Path) -> None:
     """Deep attention changes the stream less than shallow attention; the first layers change it most."""
-    told = similarity.of_checkpoint(folder)
-    attn = told.cosine("attn")
+    measured = similarity.of_checkpoint(folder)
+    attn = measured.cosine("attn")
     assert attn[LAYERS // 2 :].mean() > attn[: LAYERS // 2].mean()
-    d = told.distances()
+    d = measured.distances()
     best = min(range(LAYERS - 8 + 1), key=lambda first: d[first, first + 8])
     assert best > LAYERS // 3
-    assert (told.mean["cosine_attn"] > -1).all() and (told.stderr["cosine_attn"] < 0.1).all()
+    assert (measured.mean["cosine_attn"] > -1).all() and (measured.stderr["cosine_attn"] < 0.1).all()
 
 
 def test_rules_on_text_that_nothing_was_calibrated_on(folder: Path) -> None:
     """Similarity beats chance on every kind, greedy beats similarity where both may choose three."""
     source = texts.TextInput((C4,)) if C4.is_file() else texts.OWN
     tokens, _ = texts.cut(folder, source, 128, 4, skip=60)
-    told = ModelStatistics(folder, samples=4, length=64)
+    statistics = ModelStatistics(folder, samples=4, length=64)
     race = Race(Reference(folder), "block", tokens)
 
     def loss(name: str, kind: str, count: int, seed: int = 0) -> float:
         return float(
-            np.mean(race.losses(selectors.choose(name, Question(kind, count, LAYERS, told, seed)).skip))
+            np.mean(race.losses(selectors.choose(name, Question(kind, count, LAYERS, statistics, seed)).skip))
         )
 
     base = float(np.mean(race.losses(BASE)))
     for kind, name in (("attn", "cosine"), ("mlp", "cosine"), ("block", "angular")):
         chance = np.mean([loss("random", kind, 8, seed) for seed in range(3)])
-        found = loss(name, kind, 8)
-        assert base < found < chance, (kind, name, base, found, chance)
+        chosen = loss(name, kind, 8)
+        assert base < chosen < chance, (kind, name, base, chosen, chance)
     assert base - 0.05 < loss("greedy", "attn", 3) <= loss("cosine", "attn", 3) + 0.1
 
 

@@ -1,4 +1,4 @@
-"""Generation on the real model: a ragged batch beside PyTorch, its text beside transformers', and the command."""
+"""Generation on the real model: a ragged batch beside PyTorch, text beside transformers', and the command."""
 
 from __future__ import annotations
 
@@ -51,19 +51,17 @@ def test_a_ragged_batch_writes_what_pytorch_writes(name: str, base: Path) -> Non
     pieces: list[list[Piece]] = [[] for _ in TEXTS]
     with opening.open_runner(graph) as runner:
         batcher = Batcher(runner)
-        for number, (text, made) in enumerate(zip(TEXTS, pieces, strict=True)):
+        for number, (text, row) in enumerate(zip(TEXTS, pieces, strict=True)):
             cancelled = (lambda: len(pieces[1]) >= 5) if number == 1 else (lambda: False)
-            batcher.add(
-                Writer(prompts.encode(text), Sampling(max_tokens=12), prompts, made.append, cancelled)
-            )
+            batcher.add(Writer(prompts.encode(text), Sampling(max_tokens=12), prompts, row.append, cancelled))
             batcher.step()
         while batcher.step():
             pass
-    assert [[piece.token for piece in made if piece.token is not None] for made in pieces] == truth
-    assert ["".join(piece.text for piece in made) for made in pieces] == [
+    assert [[piece.token for piece in row if piece.token is not None] for row in pieces] == truth
+    assert ["".join(piece.text for piece in row) for row in pieces] == [
         words.decode(tokens, skip_special_tokens=True) for tokens in truth
     ]
-    assert pieces[1][-1].finish == "cancelled" and {made[-1].finish for made in pieces} <= {
+    assert pieces[1][-1].finish == "cancelled" and {row[-1].finish for row in pieces} <= {
         "length",
         "stop",
         "cancelled",
@@ -86,7 +84,7 @@ def test_the_chat_template_is_rendered_as_transformers_does(base: Path) -> None:
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_the_command_prints_that_text(chat: bool, base: Path) -> None:
-    """With --json, as it is and with --stream: PyTorch's greedy text, after the prompt where it is no chat."""
+    """With --json, plain and with --stream: PyTorch's greedy text, after the prompt where it is no chat."""
     words = tokenizer.load(base.parent)
     prompt = QUESTION if chat else TEXTS[0]
     messages = [{"role": "user", "content": prompt}]

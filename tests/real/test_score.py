@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.evals.score.harness import PipelineLM
-from pipeline.evals.score.score import score
+from pipeline.evals.score.score import ScoreSettings, score
 from pipeline.graphs import export, merge, variants
 from pipeline.models import checkpoint
 from pipeline.types import SkipSet
 from tests import parity
+from tests.scoring import DATA, needs_data
 
 pytestmark = pytest.mark.slow
-DATA = Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data")).resolve()
 
 
 @pytest.fixture
@@ -25,24 +24,25 @@ def base(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return export.export_base(checkpoint.resolve("demo"))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark rows at {DATA}; set PIPELINE_TEST_DATA")
+@needs_data
 def test_answers_are_the_hf_backends(base: Path) -> None:
     """`make parity` on a few documents."""
-    theirs, ours = parity.hf(base.parent), PipelineLM(base, unchecked=True, journal=False)
+    reference, ours = parity.hf(base.parent), PipelineLM(base, unchecked=True, journal=False)
     for name, limit in (("arc", 1), ("hellaswag", 1), ("truthfulqa", 2), ("mmlu_anatomy", 2), ("boolq", 4)):
-        result = parity.compare(ours, theirs, name, DATA, limit)
+        result = parity.compare(ours, reference, name, DATA, limit)
         assert result.holds, result
-    assert parity.compare_rolling(ours, theirs, DATA, 3).holds
-    assert parity.compare_texts(ours, theirs, DATA, 2, tokens=16).holds
+    assert parity.compare_rolling(ours, reference, DATA, 3).holds
+    assert parity.compare_texts(ours, reference, DATA, 2, tokens=16).holds
     # the tokenizer as published: no BOS, digits one by one
-    assert ours.tok_encode("In 2024") == theirs.tok_encode("In 2024") and len(ours.tok_encode("2024")) == 4
+    assert ours.tok_encode("In 2024") == reference.tok_encode("In 2024") and len(ours.tok_encode("2024")) == 4
     assert ours.tok_encode("In")[0] != ours.prefix_token_id
 
 
 def test_smoke_tells_the_base_from_chance_and_from_a_third_less(base: Path) -> None:
     """The benchmark of a fresh machine without network: well above chance, and base > block-33 %."""
     graphs = [base, variants.cut(base, SkipSet.of("block", range(20, 30)))]
-    whole, cut = score(graphs, ["smoke"], merged=merge.merge(graphs), unchecked=True, fresh=True)
+    settings = ScoreSettings(unchecked=True, fresh=True)
+    whole, cut = score(graphs, ["smoke"], settings, merged=merge.merge(graphs))
     assert whole.stderr is not None and cut.stderr is not None
     chance = (0.25 + 0.25 + 0.5) / 3
     assert whole.value > chance + 4 * whole.stderr

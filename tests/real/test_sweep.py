@@ -1,4 +1,4 @@
-"""Whole sweeps of a tiny model, by the command: killed in the middle and resumed; on a Ray cluster that loses a node."""
+"""Whole sweeps of a tiny model, by the command: killed and resumed; on a Ray cluster that loses a node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import store
-from pipeline.sweep.jobs import Cell, Job
+from pipeline.sweep.jobs import GridCell, Job
 from pipeline.sweep.local import Outcome
 from tests import needs, tiny
 
@@ -52,7 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def project(root: Path, source: Path) -> Path:
-    """A project with the model and the recipe in it; the model under the same path, which its sidecars name."""
+    """A project with the recipe, and the model under the path that its sidecars name."""
     root.mkdir(exist_ok=True)
     (root / "grid.toml").write_text(RECIPE)
     (root / "models").mkdir()
@@ -64,7 +64,7 @@ STARTED: list[subprocess.Popen[bytes]] = []
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
+def _no_sweep_keeps_running() -> Iterator[None]:
     """A test that fails leaves no sweep behind."""
     yield
     for process in STARTED:
@@ -94,20 +94,20 @@ def dry_run(root: Path) -> str:
 
 
 def ledger(root: Path) -> dict[str, dict[str, Any]]:
-    path = root / store.sweep_dir("grid") / "ledger.json"
+    path = root / store.Project().sweep("grid") / "ledger.json"
     return {job["id"]: job for job in store.read_json(path)["jobs"]} if path.is_file() else {}
 
 
 def results(root: Path) -> dict[str, Any]:
-    """Everything that was found, without times."""
+    """What every result says, without times."""
     scores = sorted((root / "evals" / "results" / "tiny").glob("*.score.*.json"))
     checks = sorted((root / "evals" / "results" / "tiny").glob("*.check.json"))
-    held = {path.name: store.read_json(path) for path in (*scores, *checks)}
-    kept: dict[str, Any] = {
-        path.name: [held[path.name]["pipeline"][k] for k in ("sha256", "value", "stderr", "n")]
+    records = {path.name: store.read_json(path) for path in (*scores, *checks)}
+    values: dict[str, Any] = {
+        path.name: [records[path.name]["pipeline"][k] for k in ("sha256", "value", "stderr", "n")]
         for path in scores
     }
-    return kept | {path.name: [held[path.name][k] for k in ("sha256", "passed")] for path in checks}
+    return values | {path.name: [records[path.name][k] for k in ("sha256", "passed")] for path in checks}
 
 
 def until(true: Callable[[], Any], process: subprocess.Popen[bytes], seconds: float = 240) -> None:
@@ -119,27 +119,27 @@ def until(true: Callable[[], Any], process: subprocess.Popen[bytes], seconds: fl
 
 def working_in(root: Path) -> list[int]:
     """Processes whose current folder is the project."""
-    found = []
+    processes = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if (entry / "cwd").resolve() == root and (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:  # gone, or not ours
+                processes.append(int(entry.name))
+        except OSError:  # it has ended, or is another user's
             continue
-    return found
+    return processes
 
 
 @pytest.fixture(scope="module")
 def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a sweep finds that nothing disturbs."""
+    """The results of a sweep that nothing disturbs."""
     root = project(tmp_path_factory.mktemp("calm"), source)
     whole(root, "--jobs", "2")
-    found = results(root)
-    assert len(found) == 10 and all(values[1] for name, values in found.items() if "check" in name)
-    return found
+    values = results(root)
+    assert len(values) == 10 and all(value[1] for name, value in values.items() if "check" in name)
+    return values
 
 
-def test_a_sweep_that_is_killed_goes_on_where_it_was(
+def test_a_sweep_that_is_killed_resumes_where_it_was(
     source: Path, reference: dict[str, Any], tmp_path: Path
 ) -> None:
     root = project(tmp_path / "killed", source)
@@ -176,15 +176,15 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(
 
 @needs.rtx
 def test_engines_and_healing_in_a_sweep(source: Path, tmp_path: Path) -> None:
-    """Every job runs once; other settings of the healing run it, and what comes of it, again, and nothing else."""
+    """Every job runs once; other settings of healing repeat it and the jobs that need it, and no others."""
     root = project(tmp_path / "healed", source)
     recipe = root / "grid.toml"
     recipe.write_text(HEALING)
     whole(root, "--jobs", "2")
-    held = ledger(root)
-    assert {job["state"] for job in held.values()} == {"done"} and len(
-        held
-    ) == 11  # one of them the choice itself
+    first = ledger(root)
+    assert {job["state"] for job in first.values()} == {"done"} and len(
+        first
+    ) == 11  # the choice is one of them
     plans = root / "engines" / "tiny"
     assert {path.name for path in plans.glob("*/*.plan")} == {"tensorrt-rtx-sm80-fp16.plan"}
     assert {path.parent.name for path in plans.glob("*/*.plan")} == {"base", "attn2", "attn2~heal"}
@@ -198,7 +198,7 @@ def test_engines_and_healing_in_a_sweep(source: Path, tmp_path: Path) -> None:
     ]
     whole(root, "--jobs", "2")
     again = ledger(root)
-    changed = {id for id in held if again[id]["seconds"] != held[id]["seconds"]}
+    changed = {id for id in first if again[id]["seconds"] != first[id]["seconds"]}
     assert changed == {
         f"tiny.attn2{end}"
         for end in (".fp16.heal", "~heal.fp16.export", "~heal.fp16.check", "~heal.fp16.build")
@@ -212,7 +212,7 @@ def not_done(root: Path) -> list[str]:
     return [f"{words[1]} {words[2]}" for words in jobs if words[0] == "pipeline"]
 
 
-# ---- Ray ------------------------------------------------------------------------------------------------------------
+# ---- Ray ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -223,12 +223,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, value in tiny.environment().items():  # the nodes' workers import this checkout
         monkeypatch.setenv(name, value)
     node = {"num_cpus": 2, "resources": {"pipeline_device": 1}, "object_store_memory": 80_000_000}
-    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
-        made.add_node(**node)
-        yield made
+        nodes.add_node(**node)
+        yield nodes
     finally:
-        made.shutdown()
+        nodes.shutdown()
 
 
 @needs.ray
@@ -237,37 +237,37 @@ def test_a_cluster_that_loses_a_node_gives_the_same_results(
 ) -> None:
     root = project(tmp_path / "ray", source)
     process = start(root, "--ray", cluster.address, "--jobs", "1")
-    logs = root / store.sweep_dir("grid") / "logs"
+    logs = root / store.Project().sweep("grid") / "logs"
 
     def both_work() -> bool:
-        held = ledger(root)
-        done = sum(job["state"] == "done" and job["stage"] == "check" for job in held.values())
+        jobs = ledger(root)
+        done = sum(job["state"] == "done" and job["stage"] == "check" for job in jobs.values())
         return (
             done >= 1
-            and sum(held[log.stem]["state"] != "done" for log in logs.glob("*.log") if log.stem in held) >= 2
+            and sum(jobs[log.stem]["state"] != "done" for log in logs.glob("*.log") if log.stem in jobs) >= 2
         )
 
     until(both_work, process)
     (worker,) = cluster.worker_nodes
     worker.kill_raylet()
     assert process.wait(500) == 0, (root / "sweep.log").read_text()
-    held = ledger(root)
-    assert {job["state"] for job in held.values()} == {"done"} and len(held) == 19
+    jobs = ledger(root)
+    assert {job["state"] for job in jobs.values()} == {"done"} and len(jobs) == 19
     assert results(root) == reference
     assert not working_in(root)
 
 
 def through(pool: Any, jobs: list[Job]) -> dict[str, Outcome]:
     """Runs jobs on a pool of Ray → how each ended."""
-    found = {}
+    outcomes = {}
     try:
         for job in jobs:
             pool.start(job)
-        while pool.held or pool.refused:
-            found |= {one.id: one for one in pool.ended(5)}
+        while pool.running or pool.refused:
+            outcomes |= {one.id: one for one in pool.ended(5)}
     finally:
         pool.close()
-    return found
+    return outcomes
 
 
 @needs.ray
@@ -277,10 +277,12 @@ def test_under_ray_a_measurement_of_time_runs_alone_on_its_node(
     from pipeline.sweep.ray_pool import RayPool
 
     monkeypatch.chdir(tmp_path)
-    jobs = [Job(f"j{k}", "check", "m", Cell(), ("pipeline", "list"), exclusive=k % 3 == 2) for k in range(8)]
-    found = through(RayPool("local", 2, Path("logs")), jobs)
-    assert len(found) == 8 and all(one.error is None for one in found.values())
-    spans = {id: (one.began, one.began + one.seconds) for id, one in found.items()}
+    jobs = [
+        Job(f"j{k}", "check", "m", GridCell(), ("pipeline", "list"), exclusive=k % 3 == 2) for k in range(8)
+    ]
+    outcomes = through(RayPool("local", 2, Path("logs")), jobs)
+    assert len(outcomes) == 8 and all(one.error is None for one in outcomes.values())
+    spans = {id: (one.began, one.began + one.seconds) for id, one in outcomes.items()}
 
     def beside(id: str) -> list[str]:
         return [
@@ -292,18 +294,20 @@ def test_under_ray_a_measurement_of_time_runs_alone_on_its_node(
 
 
 @needs.ray
-def test_what_no_node_of_a_cluster_can_run_is_told(
+def test_what_no_node_of_a_cluster_can_run_is_reported(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.sweep.ray_pool import RayPool
 
     monkeypatch.chdir(tmp_path)
-    jobs = [Job("gpu", "build", "m", Cell(), ("pipeline", "list"), gpu=True)]
-    jobs += [Job("huge", "check", "m", Cell(), ("pipeline", "list"), memory=10**15)]
-    jobs += [Job("bad", "show", "m", Cell(), ("pipeline", "show", "nothing.onnx"))]
-    found = through(RayPool(cluster.address, 2, Path("logs")), jobs)
-    assert "no node of the cluster has one" in found["gpu"].error and "largest node" in found["huge"].error
-    assert found["bad"].error.startswith("nothing.onnx does not exist")
+    jobs = [Job("gpu", "build", "m", GridCell(), ("pipeline", "list"), gpu=True)]
+    jobs += [Job("huge", "check", "m", GridCell(), ("pipeline", "list"), memory=10**15)]
+    jobs += [Job("bad", "show", "m", GridCell(), ("pipeline", "show", "nothing.onnx"))]
+    outcomes = through(RayPool(cluster.address, 2, Path("logs")), jobs)
+    assert (
+        "no node of the cluster has one" in outcomes["gpu"].error and "largest node" in outcomes["huge"].error
+    )
+    assert outcomes["bad"].error.startswith("nothing.onnx does not exist")
 
 
 @needs.ray
@@ -311,8 +315,8 @@ def test_ray_local_runs_a_few_jobs_and_leaves_nothing_behind(source: Path, tmp_p
     root = project(tmp_path / "local", source)
     process = start(root, "--ray", "local", "--limit", "2")
     assert process.wait(240) == 0, (root / "sweep.log").read_text()
-    held = ledger(root)
-    assert sum(job["state"] == "done" and job["stage"] != "select" for job in held.values()) == 2
+    jobs = ledger(root).values()
+    assert sum(job["state"] == "done" and job["stage"] != "select" for job in jobs) == 2
     assert not working_in(root)
     nowhere = start(root, "--ray", "127.0.0.1:1", "--limit", "1")
     assert nowhere.wait(240) == 2 and "no Ray cluster at 127.0.0.1:1" in (root / "sweep.log").read_text()

@@ -61,8 +61,8 @@ def test_check_passes(name: str, precision: str, model: checkpoint.Checkpoint) -
 @pytest.mark.parametrize("name", ["base", "attn22-29", "mlp22-29", "block22-29"])
 def test_rtx_builds(name: str, model: checkpoint.Checkpoint) -> None:
     graph = variants.cut(export.export_base(model, "fp16"), SkipSet.parse(name))
-    record = store.read_sidecar(build.build(graph, BuildSettings(targets=("sm86",))))
-    assert record["bytes"] > 2e8 and record["build"]["num_layers"] > 1000
+    sidecar = store.engine_sidecar(build.build(graph, BuildSettings(targets=("sm86",))))
+    assert sidecar.bytes > 2e8 and sidecar.build is not None and sidecar.build.num_layers > 1000
 
 
 def test_text_is_real_and_of_exact_length(model: checkpoint.Checkpoint) -> None:

@@ -17,7 +17,6 @@ from pipeline.types import Failed, UserError
 from tests import serving, soak
 from tests.serving import command, until
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
 TEXT = "tiny-base_generate"
 
 
@@ -30,6 +29,8 @@ def repo(workdir: Path) -> Path:
     return folder
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_smoke_checks_and_leaves_nothing(repo: Path) -> None:
     done = command("serve", str(repo), "--smoke")
     assert done.returncode == 0, done.stderr
@@ -40,6 +41,8 @@ def test_smoke_checks_and_leaves_nothing(repo: Path) -> None:
     assert not serving.stubs(str(repo))
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_a_killed_model_is_noticed_and_loaded_again(repo: Path) -> None:
     """Triton goes on calling it ready; a request for a token finds out. Ctrl-C ends all."""
     with soak.served(repo, "--openai", "--openai-port", "0") as serve:
@@ -58,6 +61,8 @@ def test_a_killed_model_is_noticed_and_loaded_again(repo: Path) -> None:
         one.bind(("127.0.0.1", port))
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_a_server_that_dies_is_an_error(repo: Path) -> None:
     with soak.served(repo) as serve:
         os.kill(serve.server(), signal.SIGKILL)
@@ -65,12 +70,16 @@ def test_a_server_that_dies_is_an_error(repo: Path) -> None:
     assert serve.process.returncode == 1 and not serving.stubs(str(repo))
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_a_killed_command_takes_the_server_along(repo: Path) -> None:
     with soak.served(repo) as serve:
         serve.process.kill()
         until(lambda: not serving.stubs(str(repo)), 60)
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_swapped_weights_are_refused(repo: Path) -> None:
     """By the command, and by the model itself on a server of the user's own."""
     data = repo / "tiny-base/1/model.onnx/model.data"
@@ -91,6 +100,8 @@ def test_swapped_weights_are_refused(repo: Path) -> None:
         repository.verify(repo, repository.read(repo))
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_a_config_of_another_graph_is_refused(repo: Path) -> None:
     """The stand-in holds config.pbtxt to the graph, as Triton's own backend does."""
     config = repo / "tiny-base" / "config.pbtxt"
@@ -102,6 +113,8 @@ def test_a_config_of_another_graph_is_refused(repo: Path) -> None:
         pass
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_taken_ports_and_other_folders_are_one_line(repo: Path) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -119,6 +132,8 @@ def test_taken_ports_and_other_folders_are_one_line(repo: Path) -> None:
     )
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_a_plan_is_stood_in_for(workdir: Path) -> None:
     """The shipped config of a TensorRT plan loads unchanged; the graph that it was built from runs."""
     from tests.ship.test_ship import plan
@@ -136,6 +151,8 @@ def test_a_plan_is_stood_in_for(workdir: Path) -> None:
     assert repository.read(repo).models["tiny-attn2-3"].versions["1"].kind == "tensorrt plan"
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_soak(tmp_path: Path) -> None:
     """Seconds of what `make soak` does for minutes: nothing lost or wrong, two killed models survived."""
     report = soak.run(tmp_path, 30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -166,12 +167,25 @@ class Server:
             (self.folder / "backends" / name).mkdir()
             shutil.copy(STANDIN, self.folder / "backends" / name / "model.py")
 
+    def _linked_repository(self) -> Path:
+        """The repository by a path without spaces and non-ASCII letters.
+
+        Triton starts a Python model through a shell that splits the path, and in C's locale. With such a path
+        the server waits for ever.
+        """
+        path = self.repository.resolve()
+        if shlex.quote(str(path)) == str(path):
+            return path
+        link = self.folder / "models"
+        link.symlink_to(path)
+        return link
+
     def _command(self) -> list[str]:
         root, ports = self.wheel.root, self.ports
         addresses = {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
         return [
             str(root / "bin" / "tritonserver"),
-            f"--model-repository={self.repository.resolve()}",
+            f"--model-repository={self._linked_repository()}",
             f"--backend-directory={self.folder / 'backends'}",
             f"--cache-directory={root / 'caches'}",
             "--model-control-mode=explicit",

@@ -19,9 +19,9 @@ from pipeline import store
 from pipeline.calib import measures, similarity, streams
 from pipeline.calib.measures import Sums
 from pipeline.models import texts
-from pipeline.models.checkpoint import open_checkpoint
+from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.store import records
-from pipeline.store.records import SimilarityRecord, SimilarityRequest, SimilaritySums
+from pipeline.store.records import SimilarityRecord, SimilarityRequest, SimilaritySums, TextSource
 from pipeline.types import UserError
 
 SAVED_EVERY = 5.0
@@ -75,16 +75,9 @@ def calibrate(
     checkpoint = open_checkpoint(folder)
     path = similarity.paths(checkpoint.calib)[0]
     tokens, source = texts.cut(folder, text_input, settings.length, settings.samples)
-    request = SimilarityRequest(
-        model=checkpoint.model,
-        weights=checkpoint.identity,
-        runner=store.relative(graph, to=path) if graph else "torch",
-        length=settings.length,
-        buckets=settings.buckets,
-        tokens=int(tokens.size),
-        texts=source.replaced(origin=text_input.origin(path)),
-        wanted=settings.samples,
-    )
+    source = source.replaced(origin=text_input.origin(path))
+    runner = store.relative(graph, to=path) if graph else "torch"
+    request = _request(checkpoint, settings, runner, source)
     if not force and path.is_file() and records.read(SimilarityRecord, path).matches(request.plain()):
         return path
     with store.lock(path.parent):
@@ -95,6 +88,21 @@ def calibrate(
         for file in _partial(path.parent):
             file.unlink(missing_ok=True)
     return path
+
+
+def _request(
+    checkpoint: Checkpoint, settings: CalibrationSettings, runner: str, source: TextSource
+) -> SimilarityRequest:
+    return SimilarityRequest(
+        model=checkpoint.model,
+        weights=checkpoint.identity,
+        runner=runner,
+        length=settings.length,
+        buckets=settings.buckets,
+        tokens=settings.samples * settings.length,
+        texts=source,
+        wanted=settings.samples,
+    )
 
 
 def _measure(

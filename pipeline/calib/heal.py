@@ -57,19 +57,26 @@ def heal(
     place = adapters.folder(checkpoint.calib, variant.skip, name)
     record = place / adapters.RECORD
     tokens, source = _tokens(checkpoint, settings, text_input)
-    request = HealRequest(
-        model=checkpoint.model,
-        variant=variant.skip.name,
-        weights=checkpoint.identity,
-        settings=settings,
-        texts=source.replaced(origin=text_input.origin(record)),
-    )
+    source = source.replaced(origin=text_input.origin(record))
+    request = _request(checkpoint, variant.skip, settings, source)
     with store.lock(place):
         if not force and record.is_file() and records.read(AdapterRecord, record).matches(request.plain()):
             return place
         record.unlink(missing_ok=True)
         _train(checkpoint, variant.skip, tokens, place, request)
     return place
+
+
+def _request(
+    checkpoint: Checkpoint, skip: SkipSet, settings: HealSettings, source: records.TextSource
+) -> HealRequest:
+    return HealRequest(
+        model=checkpoint.model,
+        variant=skip.name,
+        weights=checkpoint.identity,
+        settings=settings,
+        texts=source,
+    )
 
 
 def _check(settings: HealSettings) -> None:

@@ -38,11 +38,11 @@ class SkipOptions:
             UserError: options that contradict or lack each other, layers that do not exist, or statistics
                 that are not there.
         """
-        given = self._given()
+        amounts = self._amounts()
         if self.skip is None or self.skip not in KINDS:
-            return self._whole(given).within(num_layers)
-        if len(given) != 1:
-            what = " and ".join(given) if given else "none"
+            return self._whole(amounts).within(num_layers)
+        if len(amounts) != 1:
+            what = " and ".join(amounts) if amounts else "none"
             raise UserError(
                 f"--skip {self.skip} takes exactly one of --frac, --count and --layers; given: {what}"
             )
@@ -56,14 +56,14 @@ class SkipOptions:
         )
         return selectors.choose(self.select or "last", question).skip
 
-    def _given(self) -> list[str]:
+    def _amounts(self) -> list[str]:
         """Those of --frac, --count and --layers that were typed."""
         options = {"--frac": self.frac, "--count": self.count, "--layers": self.layers}
         return [name for name, value in options.items() if value is not None]
 
-    def _whole(self, given: list[str]) -> SkipSet:
+    def _whole(self, amounts: list[str]) -> SkipSet:
         """Without a kind: the base, or the skip set that --skip spells out."""
-        extra = given[0] if given else "--select" if self.select else None
+        extra = amounts[0] if amounts else "--select" if self.select else None
         if self.skip is None:
             if extra:
                 raise UserError(f"{extra} needs --skip attn, mlp or block")

@@ -86,9 +86,9 @@ def sizes(config: Config) -> Sizes:
 
 def _attention_rest(config: Config, rules: SizeRules, qkv: int, d: int, c: int) -> int:
     """Biases of the attention's matrices, which have `qkv` and `c` outputs, and norms of its heads."""
-    asked = bool(config.get("attention_bias"))
-    qkv_bias = asked if rules.qkv_bias is None else rules.qkv_bias
-    output_bias = asked if rules.output_bias is None else rules.output_bias
+    configured = bool(config.get("attention_bias"))
+    qkv_bias = configured if rules.qkv_bias is None else rules.qkv_bias
+    output_bias = configured if rules.output_bias is None else rules.output_bias
     return qkv * qkv_bias + c * output_bias + 2 * d * rules.head_norms
 
 

@@ -108,27 +108,34 @@ def cut(
     if length < 1 or count < 1:
         raise UserError(f"cannot cut {count} sequences of {length} tokens; both must be at least 1")
     prefix, stream, source = _tokens(folder, text_input, (skip + count) * length * CHARACTERS)
-    body = length - len(prefix)
-    if body < 1 and when_short == "repeat":
+    if len(prefix) >= length and when_short == "repeat":
         return np.tile(np.array(prefix[:length], np.int64), (count, 1)), source
+    rows = _rows(prefix, stream, length, range(skip, skip + count), when_short)
+    return rows, source.replaced(skipped=skip)
+
+
+def _rows(prefix: list[int], stream: Tokens, length: int, wanted: range, when_short: WhenShort) -> Tokens:
+    """The wanted pieces of a stream of tokens, each behind the prefix: [len(wanted), length], or fewer."""
+    body = length - len(prefix)
     pieces = len(stream) // max(1, body)
     if body < 1 or pieces < 1:
         raise UserError(
             f"the text has {len(stream)} tokens, and a sequence of {length} tokens needs more; "
             "give more --texts, or a shorter --length"
         )
-    if pieces < skip + count and when_short == "refuse":
+    if pieces < wanted.stop and when_short == "refuse":
         raise UserError(
-            f"the text fills {max(0, pieces - skip)} sequences of {length} tokens, not {count}; "
-            "give more --texts, fewer --samples or a shorter --length"
+            f"the text fills {max(0, pieces - wanted.start)} sequences of {length} tokens, "
+            f"not {len(wanted)}; give more --texts, fewer --samples or a shorter --length"
         )
-    last = skip + count if when_short == "repeat" else min(skip + count, pieces)
-    rows = np.empty((max(0, last - skip), length), np.int64)
-    for row, k in enumerate(range(skip, last)):
-        lap, piece = divmod(k, pieces)
+    if when_short == "fewer":
+        wanted = range(wanted.start, min(wanted.stop, pieces))
+    rows = np.empty((len(wanted), length), np.int64)
+    for row, number in enumerate(wanted):
+        lap, piece = divmod(number, pieces)
         start = (piece * body + lap * (body // 2)) % (len(stream) - body + 1)
         rows[row] = [*prefix, *stream[start : start + body]]
-    return rows, source.replaced(skipped=skip)
+    return rows
 
 
 def sequences(folder: Path, length: int, count: int, seed: int = 0) -> tuple[Tokens, str]:

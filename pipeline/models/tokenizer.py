@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipeline.models.checkpoint import read_config
-from pipeline.runtime.generation.prompts import Manners, Prompts, plain
+from pipeline.runtime.generation.prompts import Conventions, Prompts, plain
 from pipeline.store import records
 from pipeline.types import UserError, first_line
 
@@ -50,8 +50,8 @@ def prompts(folder: Path) -> Prompts:
     template = words.chat_template
     if isinstance(template, dict):  # several by name; transformers, too, takes the default one
         template = template.get("default")
-    manners = Manners(context(folder), tuple(sorted(stop_tokens(folder))), template, special)
-    return Prompts(plain(words.backend_tokenizer), manners)
+    conventions = Conventions(context(folder), tuple(sorted(stop_tokens(folder))), template, special)
+    return Prompts(plain(words.backend_tokenizer), conventions)
 
 
 def context(folder: Path) -> int:

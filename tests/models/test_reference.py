@@ -26,7 +26,7 @@ def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def zeroed(folder: Path, model_type: str, skip: SkipSet) -> torch.nn.Module:
-    """The model as transformers runs it, every skipped sublayer silenced by zeros in its output projection."""
+    """The model as transformers runs it, every skipped sublayer with zeros in its output projection."""
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
@@ -84,7 +84,7 @@ def test_residuals_are_the_stream(model_type: str, tmp_path: Path) -> None:
 
 
 def test_residuals_of_other_builders(tmp_path: Path) -> None:
-    """GPT-NeoX and OPT keep their sublayers under other names (OPT's MLP is two linears of the layer itself)."""
+    """GPT-NeoX and OPT name their sublayers otherwise; OPT's MLP is two linears of the layer itself."""
     from transformers import AutoConfig
 
     common = {

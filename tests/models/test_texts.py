@@ -1,4 +1,4 @@
-"""Token sequences: exact lengths, the same every time, and a cache that is used, and dropped when it is stale."""
+"""Token sequences: exact lengths, the same every time, and a cache that is used until it is stale."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def test_a_warm_cache_imports_neither_torch_nor_transformers(workdir: Path) -> N
     folder = character_tokenizer(workdir / "m")
     repeated(folder, 10, 2)
     script = (
-        "import sys; from pathlib import Path; from pipeline.models import texts; texts.sequences(Path('m'), 50, 1000); "
+        "import sys; from pathlib import Path; from pipeline.models import texts; "
+        "texts.sequences(Path('m'), 50, 1000); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(

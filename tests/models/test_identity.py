@@ -1,0 +1,95 @@
+"""A checkpoint's digests, and sources that changed since their graphs were made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import store
+from pipeline.models import checkpoint, identity
+from pipeline.types import UserError
+from tests import tiny
+
+
+def test_verify_hashes_the_contents(workdir: Path) -> None:
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
+    identity.verify(found)
+    raw = bytearray(found.files[0].read_bytes())
+    raw[-1] ^= 1
+    found.files[0].write_bytes(raw)
+    with pytest.raises(UserError, match="is not what was fetched"):
+        identity.verify(checkpoint.resolve("tiny"))
+
+
+def test_a_source_that_became_another_model_is_not_taken_for_the_old_one(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    checkpoint.resolve(str(source))
+    os.utime(source / "model.safetensors")  # another date, the same bytes
+    checkpoint.resolve(str(source))
+    tiny.checkpoint(source, seed=1)  # the same headers, other weights
+    with pytest.raises(
+        UserError, match=r"models/tiny/model\.safetensors has changed since graphs/tiny was made"
+    ):
+        checkpoint.resolve(str(source))
+    assert checkpoint.resolve("tiny").folder == Path(
+        "graphs/tiny"
+    )  # what was copied can still be used by its own name
+
+
+def test_a_gguf_that_became_another_is_not_taken_for_the_old_one(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = workdir / "some.gguf"
+    file.write_bytes(b"one")
+    made = tiny.checkpoint(workdir / "models" / "tiny")
+    monkeypatch.setattr(
+        "pipeline.models.gguf.convert", lambda _, to: shutil.copytree(made, to, dirs_exist_ok=True)
+    )
+    checkpoint.resolve(str(file))
+    os.utime(file)
+    checkpoint.resolve(str(file))
+    file.write_bytes(b"two")
+    with pytest.raises(UserError, match=r"some\.gguf has changed since graphs/some was made"):
+        checkpoint.resolve(str(file))
+
+
+def test_verify_records_the_digests_the_first_time(workdir: Path) -> None:
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny", max_shard_size="60KB")))
+    identity.verify(found)
+    assert checkpoint.resolve("tiny").source == found.source.replaced(
+        sha256={file.name: store.sha256(file) for file in found.files}
+    )
+
+
+def test_the_hubs_digest_is_compared_and_its_blob_id_is_not(workdir: Path) -> None:
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
+    source = json.loads((found.folder / store.SOURCE).read_text())
+    (found.folder / store.SOURCE).write_text(json.dumps({**source, "etags": {"model.safetensors": "b" * 40}}))
+    identity.verify(checkpoint.resolve("tiny"))
+    (found.folder / store.SOURCE).write_text(json.dumps({**source, "etags": {"model.safetensors": "b" * 64}}))
+    with pytest.raises(UserError, match="is not what was fetched"):
+        identity.verify(checkpoint.resolve("tiny"))
+
+
+def test_weights_are_known_by_headers_and_sizes(tmp_path: Path) -> None:
+    one, other = tiny.checkpoint(tmp_path / "one"), tiny.checkpoint(tmp_path / "other", intermediate_size=80)
+    digests = {folder: checkpoint.open_checkpoint(folder).identity for folder in (one, other)}
+    assert digests[one] != digests[other]
+    shutil.copytree(one, tmp_path / "copy")
+    assert checkpoint.open_checkpoint(tmp_path / "copy").identity == digests[one]
+
+
+def test_the_tokenizers_digest_follows_each_of_its_files(tmp_path: Path) -> None:
+    assert identity.tokenizer_digest(tmp_path) is None
+    tiny.tokenizer(tmp_path)
+    digests = [identity.tokenizer_digest(tmp_path)]
+    for name in ("tokenizer.json", "tokenizer_config.json", "merges.txt"):
+        with (tmp_path / name).open("a") as file:
+            file.write(" ")
+        digests.append(identity.tokenizer_digest(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert len(set(digests)) == 4 and identity.tokenizer_digest(tmp_path) == digests[-1]

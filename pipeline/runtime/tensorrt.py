@@ -20,8 +20,9 @@ from pipeline.types import UserError
 def _polygraphy(backend: str) -> Any:
     """Polygraphy's TrtRunner class, set to this backend.
 
-    Polygraphy chooses its library by an environment variable at its first import, and `pipeline check` imports
-    it before an artefact is opened. So its lazy handles are replaced wherever they refer to the other library.
+    Polygraphy chooses its library by an environment variable at its first import, and `pipeline check`
+    imports it before an artefact is opened. So its lazy handles are replaced wherever they refer to the other
+    library.
     """
     from polygraphy import config
     from polygraphy.mod.trt_importer import lazy_import_trt

@@ -1,4 +1,4 @@
-"""Text generation over a runner: sampling, streamed text, continuous batching. The command and the Triton model share it.
+"""Text generation over a runner: sampling, streamed text, continuous batching.
 
-These files need numpy, tokenizers and jinja2 and nothing else, so that a shipped model carries them into the server.
+`pipeline generate`, scoring and the shipped Triton models share it. It needs numpy, tokenizers and jinja2.
 """

@@ -1,4 +1,4 @@
-"""One text by itself, start to end: what the command prints, and what a served text is held against."""
+"""One text by itself, from start to end: what `generate` prints, and what a served text must equal."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ def pieces(
     sampling: Sampling,
     sink: Callable[[Piece], None] = lambda _: None,
 ) -> list[Piece]:
-    """The pieces of the text that follows a prompt; `sink` gets each as it comes.
+    """The pieces of the text that follows a prompt.
+
+    Args:
+        runner: of the model.
+        prompts: its tokenizer and context.
+        prompt: tokens.
+        sampling: how tokens are picked.
+        sink: called with each piece as it comes.
 
     Raises:
         UserError: prompt and text do not fit into the context.
         Exception: what the runner raised.
     """
-    found = list[Piece]()
+    text = list[Piece]()
 
     def take(piece: Piece) -> None:
-        found.append(piece)
+        text.append(piece)
         sink(piece)
 
     writer = Writer(prompt, sampling, prompts, take)
@@ -35,6 +42,6 @@ def pieces(
     batcher.add(writer)
     while batcher.step():
         pass
-    if found[-1].error:
-        raise found[-1].error
-    return found
+    if text[-1].error:
+        raise text[-1].error
+    return text

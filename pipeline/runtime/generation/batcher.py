@@ -1,119 +1,38 @@
 """Continuous batching: requests join and leave one batch between its steps.
 
-Legend: B rows, S new tokens, P cached tokens, G key/value heads, D head dimension, V vocabulary.
+Legend: B rows, S new tokens, V vocabulary.
 
-Rows of different lengths stand side by side padded on the left, in the cache as in the mask. A step is one piece of the
-prompts that are joining, if any are, and then one token for every row that is writing: a long prompt holds no text up
-for longer than a piece takes. The cache is bounded by what admitted rows may come to need at most, so that no
-row that was let in can fail for lack of room.
+A step is one piece of the joining prompts, if there are any, and then one token for every row that writes. So
+a long prompt delays the other texts by one piece at a time. The cache is bounded by what admitted rows may
+need at most: no admitted row can fail for lack of room.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from pipeline.runtime.runner import Array, Cache, Runner
+from pipeline.runtime.generation.rows import Group, Row, end_row, is_cancelled
+from pipeline.runtime.runner import Array, Runner
 from pipeline.types import UserError
 
-log = logging.getLogger(__name__)
 PIECE = 256
 """Tokens of prompts that one pass takes, where the runner names no better number."""
 
 
 class QueueFull(RuntimeError):
-    """As many requests wait as may; the caller should come again."""
-
-
-class Row(Protocol):
-    """A request, as the batcher sees it.
-
-    Attributes:
-        prompt: its tokens.
-        most: tokens that prompt and text have together at most.
-    """
-
-    @property
-    def prompt(self) -> Sequence[int]: ...
-
-    @property
-    def most(self) -> int: ...
-
-    def cancelled(self) -> bool: ...
-
-    def take(self, logits: Array) -> int | None:
-        """Picks the next token from its logits [V]; None where the text ends with it."""
-
-    def end(self, error: Exception | None = None) -> None:
-        """Told that it ends before its time: cancelled, or with an error."""
-
-
-@dataclass(slots=True)
-class Group:
-    """Rows side by side, their cache and what goes in next.
-
-    Attributes:
-        rows: B of them.
-        cache: past_key_values.{i}.key|value → [B, G, P, D]; None before the first pass.
-        mask: [B, P] int64, 0 = padding; of what is cached.
-        next: [B, S] int64, tokens that are not cached yet; a joining group's are padded on the left.
-        next_mask: [B, S] int64.
-    """
-
-    rows: list[Row]
-    cache: Cache | None
-    mask: Array
-    next: Array
-    next_mask: Array
-
-    @classmethod
-    def of(cls, rows: list[Row]) -> Group:
-        longest = max(len(row.prompt) for row in rows)
-        ids, mask = np.zeros((2, len(rows), longest), np.int64)
-        for line, row in enumerate(rows):
-            ids[line, longest - len(row.prompt) :] = row.prompt
-            mask[line, longest - len(row.prompt) :] = 1
-        return cls(rows, None, np.zeros((len(rows), 0), np.int64), ids, mask)
-
-    def keep(self, lines: list[int]) -> None:
-        """Only these lines stay; columns that are padding for all of them go."""
-        if len(lines) == len(self.rows):
-            return
-        mask = self.mask[lines]
-        used = mask.any(axis=0)
-        first = int(used.argmax()) if used.any() else mask.shape[1]
-        self.rows = [self.rows[line] for line in lines]
-        self.next, self.next_mask, self.mask = self.next[lines], self.next_mask[lines], mask[:, first:]
-        if self.cache is not None:
-            self.cache = {name: array[lines, :, first:] for name, array in self.cache.items()}
-
-    def join(self, other: Group) -> None:
-        """Takes another group's rows in; the shorter cache is padded on the left."""
-        past = max(self.mask.shape[1], other.mask.shape[1])
-        self.rows = self.rows + other.rows
-        self.mask = np.concatenate([_padded(self.mask, 1, past), _padded(other.mask, 1, past)])
-        self.next = np.concatenate([self.next, other.next])
-        self.next_mask = np.concatenate([self.next_mask, other.next_mask])
-        mine, theirs = self.cache or {}, other.cache or {}
-        self.cache = {
-            name: np.concatenate([_padded(mine[name], 2, past), _padded(theirs[name], 2, past)])
-            for name in mine
-        }
+    """As many requests wait as may; the caller should try again later."""
 
 
 class Batcher:
-    """Requests in, tokens out, over one runner. `add` may be called from any thread, `step` from one at a time.
+    """Requests in, tokens out, over one runner. Any thread may call `add`, one at a time `step`.
 
     Args:
         runner: a graph or an engine.
         rows: requests that run side by side at most.
-        cache_tokens: tokens of keys and values that the batch may come to need, padding included (B times its longest row).
+        cache_tokens: tokens of keys and values that the batch may need at most: B times its longest row.
         queue: requests that wait at most; one more is refused.
     """
 
@@ -125,13 +44,13 @@ class Batcher:
         self.joining: Group | None = None
         self.writing: Group | None = None
         self.steps = 0
-        self._came = threading.Condition()
+        self._arrival = threading.Condition()
 
     def add(self, row: Row) -> None:
         """Lets a request wait for its turn.
 
         Raises:
-            UserError: its prompt is empty, or it may come to need more cache than there is.
+            UserError: its prompt is empty, or it may need more cache than there is.
             QueueFull: too many wait.
         """
         if not row.prompt:
@@ -139,20 +58,21 @@ class Batcher:
         limit = min(self.cache_tokens, self.runner.limits.past + 1)
         if row.most > limit:
             raise UserError(f"prompt and text may come to {row.most} tokens, and the cache holds {limit}")
-        with self._came:
+        with self._arrival:
             if len(self.waiting) >= self.queue:
                 raise QueueFull(f"the queue is full: {self.queue} requests wait; try again later")
             self.waiting.append(row)
-            self._came.notify()
+            self._arrival.notify()
 
     def wait(self, seconds: float) -> None:
-        """Sleeps until there is something to do, at most so long."""
-        with self._came:
+        """Sleeps until there is something to do, or the seconds are over."""
+        with self._arrival:
             if not self.busy:
-                self._came.wait(seconds)
+                self._arrival.wait(seconds)
 
     @property
     def busy(self) -> bool:
+        """Whether a request waits or runs."""
         return bool(self.waiting or self.joining or self.writing)
 
     @property
@@ -161,9 +81,9 @@ class Batcher:
         return sum(len(group.rows) for group in (self.joining, self.writing) if group)
 
     def step(self) -> bool:
-        """One piece of joining prompts and one token for every writing row; False where there was nothing to do.
+        """One piece of joining prompts and one token for every writing row; False if there was nothing to do.
 
-        An error of the runner ends every request that was in the batch with it; those that wait are not touched.
+        An error of the runner ends every request in the batch; those that wait are not affected.
         """
         try:
             self._drop_cancelled()
@@ -175,41 +95,41 @@ class Batcher:
             if self.joining is not None:
                 self._prefill(self.joining)
             if self.writing is not None:
-                self.writing = self._taken(self.writing, self._forward(self.writing, 1))
-        except Exception as error:  # the backend's own, which share no base class
+                self.writing = self._advance(self.writing, self._forward(self.writing, 1))
+        except Exception as error:  # noqa: BLE001 - the backends' exceptions share no base class
             self._fail(error)
         return True
 
     def drain(self, error: Exception) -> None:
         """Ends every request, the waiting ones too."""
-        with self._came:
+        with self._arrival:
             waiting, self.waiting = list(self.waiting), deque()
         for row in waiting:
-            _end(row, error)
+            end_row(row, error)
         self._fail(error)
 
-    # ---- one step ---------------------------------------------------------------------------------------------------
+    # ---- one step ---------------------------------------------------------------------------------------
 
     def _drop_cancelled(self) -> None:
-        with self._came:
-            gone = [row for row in self.waiting if _is_gone(row)]
-            for row in gone:
+        with self._arrival:
+            cancelled = [row for row in self.waiting if is_cancelled(row)]
+            for row in cancelled:
                 self.waiting.remove(row)
         for group in (self.joining, self.writing):
             if group is not None:
-                left = [_is_gone(row) for row in group.rows]
-                gone += [row for row, is_gone in zip(group.rows, left, strict=True) if is_gone]
-                group.keep([line for line, is_gone in enumerate(left) if not is_gone])
+                leaves = [is_cancelled(row) for row in group.rows]
+                cancelled += [row for row, leaving in zip(group.rows, leaves, strict=True) if leaving]
+                group.keep([line for line, leaving in enumerate(leaves) if not leaving])
         self.joining = self.joining if self.joining and self.joining.rows else None
         self.writing = self.writing if self.writing and self.writing.rows else None
-        for row in gone:
-            _end(row)
+        for row in cancelled:
+            end_row(row)
 
     def _admitted(self) -> Group | None:
-        """The next requests that fit, in the order they came: as many short prompts as one piece takes, or one long one."""
+        """The next requests that fit, in order: as many short prompts as a piece takes, or a long one."""
         running = self.writing.rows if self.writing else []
         longest, chosen = max((row.most for row in running), default=0), list[Row]()
-        with self._came:
+        with self._arrival:
             while self.waiting and len(running) + len(chosen) < self.most_rows:
                 row = self.waiting[0]
                 longest = max(longest, row.most)
@@ -222,12 +142,12 @@ class Batcher:
         return Group.of(chosen) if chosen else None
 
     def _prefill(self, group: Group) -> None:
-        """One piece of the joining prompts; after the last they join those that write."""
+        """One piece of the joining prompts; after the last piece their rows join those that write."""
         columns = max(1, self.piece // len(group.rows))
         logits = self._forward(group, columns)
         if group.next.shape[1]:
             return
-        joined = self._taken(group, logits)
+        joined = self._advance(group, logits)
         if joined is not None and self.writing is not None:
             self.writing.join(joined)
         elif joined is not None:
@@ -242,14 +162,14 @@ class Batcher:
         group.mask, group.next, group.next_mask = mask, group.next[:, columns:], group.next_mask[:, columns:]
         return logits[:, -1]
 
-    def _taken(self, group: Group, logits: Array) -> Group | None:
-        """Every row picks its token from its logits [V]; those that end leave."""
+    def _advance(self, group: Group, logits: Array) -> Group | None:
+        """Every row picks its token from its logits [V]; rows that end leave. None if no row is left."""
         tokens = list[int | None]()
         for row, line in zip(group.rows, logits, strict=True):
             try:
                 tokens.append(row.take(line))
-            except Exception as error:  # of this row alone: its logits, or the one who listens
-                _end(row, error)
+            except Exception as error:  # noqa: BLE001 - of this row alone: its logits, or its listener
+                end_row(row, error)
                 tokens.append(None)
         stay = [line for line, token in enumerate(tokens) if token is not None]
         if not stay:
@@ -263,30 +183,4 @@ class Batcher:
         rows = [row for group in (self.joining, self.writing) if group for row in group.rows]
         self.joining = self.writing = None
         for row in rows:
-            _end(row, error)
-
-
-def _end(row: Row, error: Exception | None = None) -> None:
-    """Tells a row that it ends; a listener that breaks over it hurts no other row."""
-    try:
-        row.end(error)
-    except Exception as broken:  # the listener's own, such as a connection that is closed
-        log.warning("a request that ended could not be told: %s", broken)
-
-
-def _is_gone(row: Row) -> bool:
-    """Whether it was cancelled; one that cannot be asked any more counts as cancelled."""
-    try:
-        return row.cancelled()
-    except Exception as broken:  # the listener's own
-        log.warning("a request that cannot be asked is cancelled: %s", broken)
-        return True
-
-
-def _padded(array: Array, axis: int, size: int) -> Array:
-    """The array with zeros before it along an axis, up to a size."""
-    if array.shape[axis] == size:
-        return array
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (size - array.shape[axis], 0)
-    return np.pad(array, widths)
+            end_row(row, error)

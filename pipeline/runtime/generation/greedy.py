@@ -1,4 +1,4 @@
-"""Greedy texts where nothing is streamed or drawn: scoring, the demo, tests."""
+"""Greedy texts where nothing is streamed or drawn: scoring and tests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pipeline.runtime.generation.batcher import Batcher
 from pipeline.runtime.runner import Array, Runner
 
 
-class Plain:
-    """A row (`batcher.Row`) that takes the likeliest tokens until `ends` says so.
+class GreedyRow:
+    """A row of the batcher (`rows.Row`) that takes the likeliest tokens until `ends` says so.
 
     Attributes:
         number: which of the prompts it is.
-        tokens: what was written.
-        error: what ended it before its time.
+        tokens: the text so far.
+        error: what ended it early.
         done: whether no token follows.
     """
 
@@ -27,14 +27,17 @@ class Plain:
         self.error: Exception | None = None
 
     def cancelled(self) -> bool:
+        """Never."""
         return False
 
     def take(self, logits: Array) -> int | None:
+        """The likeliest token of the logits [V]; None where the text ends with it."""
         self.tokens.append(int(logits.argmax()))
         self.done = len(self.tokens) == self.max_tokens or self.ends(self.tokens)
         return None if self.done else self.tokens[-1]
 
     def end(self, error: Exception | None = None) -> None:
+        """Ends the text early."""
         self.error, self.done = error, True
 
 
@@ -44,18 +47,22 @@ def greedy_batch(
     max_tokens: int,
     ends: Callable[[list[int]], bool],
     rows: int = 8,
-) -> Iterator[Plain]:
-    """The greedy continuation of each prompt, as they finish, `rows` of them side by side.
+) -> Iterator[GreedyRow]:
+    """The greedy continuation of each prompt, in the order in which they finish.
 
     Args:
-        ends: whether a text is finished, given the tokens written for it so far.
+        runner: of the model.
+        prompts: tokens of each.
+        max_tokens: of each text.
+        ends: whether a text is finished, given its tokens so far.
+        rows: texts that are written side by side.
 
     Raises:
         UserError: a prompt is empty.
     """
     longest = max(map(len, prompts), default=0) + max_tokens
     batcher = Batcher(runner, rows, rows * longest, queue=len(prompts))
-    left = [Plain(number, prompt, max_tokens, ends) for number, prompt in enumerate(prompts)]
+    left = [GreedyRow(number, prompt, max_tokens, ends) for number, prompt in enumerate(prompts)]
     for row in left:
         batcher.add(row)
     while batcher.step():
@@ -67,6 +74,12 @@ def greedy(
     runner: Runner, prompt: Sequence[int], max_tokens: int, stop: frozenset[int] = frozenset()
 ) -> list[int]:
     """The greedy continuation of one prompt, up to and with the first token of `stop`.
+
+    Args:
+        runner: of the model.
+        prompt: tokens.
+        max_tokens: of the text.
+        stop: tokens that end it.
 
     Raises:
         UserError: the prompt is empty.

@@ -1,4 +1,4 @@
-"""A model's own words: its tokenizer, its chat template, what ends a text, how much its context holds."""
+"""Prompts as a model wants them: tokenizer, chat template, what ends a text, size of the context."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from pipeline.types import UserError
+from pipeline.types import UserError, first_line
 
 FILES = ("tokenizer.json", "generation.json")
 """What `Prompts.save` writes into a folder and `Prompts.load` reads there."""
@@ -28,14 +28,14 @@ Message = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
-    """What the tokenizer's file does not say.
+class Conventions:
+    """What a model expects of texts, beyond what its tokenizer's file says.
 
     Attributes:
         context: tokens that prompt and text may have together.
         ends: token ids that end a text.
         chat_template: Jinja, as its authors published it; None where the model has none.
-        special: bos_token, eos_token … as the template calls them.
+        special: bos_token, eos_token, … as the template names them.
     """
 
     context: int
@@ -47,28 +47,32 @@ class Manners:
 class Prompts:
     """Texts and chats → tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, manners: Manners) -> None:
-        self.tokenizer, self.manners = tokenizer, manners
-        self.ends = frozenset(manners.ends)
+    def __init__(self, tokenizer: Tokenizer, conventions: Conventions) -> None:
+        self.tokenizer, self.conventions = tokenizer, conventions
+        self.ends = frozenset(conventions.ends)
 
     @classmethod
     def load(cls, folder: Path) -> Prompts:
         """From a folder that `save` wrote."""
-        held = json.loads((folder / FILES[1]).read_text())
+        fields = json.loads((folder / FILES[1]).read_text())
         return cls(
             plain(Tokenizer.from_file(str(folder / FILES[0]))),
-            Manners(**{**held, "ends": tuple(held["ends"])}),
+            Conventions(**{**fields, "ends": tuple(fields["ends"])}),
         )
 
     def save(self, folder: Path) -> None:
+        """Writes tokenizer.json and generation.json."""
         (folder / FILES[0]).write_text(self.tokenizer.to_str())
-        (folder / FILES[1]).write_text(json.dumps(asdict(self.manners), indent=1, ensure_ascii=False) + "\n")
+        (folder / FILES[1]).write_text(
+            json.dumps(asdict(self.conventions), indent=1, ensure_ascii=False) + "\n"
+        )
 
     def encode(self, text: str, begin: bool = True) -> list[int]:
-        """The tokens of a prompt, begun as the tokenizer begins a text; a BOS that the text has already is not put twice.
+        """The tokens of a prompt, begun as the tokenizer begins a text; a BOS is not doubled.
 
         Args:
-            begin: False where the text brings its own beginning (a chat template's).
+            text: the prompt.
+            begin: False where the text has its own beginning (a chat template's).
 
         Raises:
             UserError: no text, no Unicode, or certainly more than the context holds.
@@ -81,13 +85,10 @@ class Prompts:
             raise UserError(
                 f"the prompt is no Unicode text: half a surrogate pair at character {error.start}"
             ) from None
-        if (
-            size > self.manners.context * self.longest
-        ):  # no tokenizer can make it fit; megabytes are not even tried
-            raise UserError(
-                f"the prompt of {size:,} bytes is longer than the context of {self.manners.context} tokens"
-            )
-        bos = self.manners.special.get("bos_token")
+        context = self.conventions.context
+        if size > context * self.longest:  # it cannot fit, whatever its tokens: megabytes are not tokenized
+            raise UserError(f"the prompt of {size:,} bytes is longer than the context of {context} tokens")
+        bos = self.conventions.special.get("bos_token")
         special = begin and not (bos and text.startswith(bos))
         return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
@@ -100,19 +101,23 @@ class Prompts:
         return self.encode(self.render(messages), begin=False)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as text, by the model's own template, as transformers renders it, in jinja2's sandbox."""
-        if self.manners.chat_template is None:
+        """The conversation as text, as transformers renders the model's template, in jinja2's sandbox."""
+        if self.conventions.chat_template is None:
             raise UserError("the model has no chat template; give it a plain prompt")
         _check(messages)
-        told = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": True}
+        variables = {
+            "messages": list(messages),
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+            **self.conventions.special,
+        }
         try:
-            return (
-                _environment().from_string(self.manners.chat_template).render(**told, **self.manners.special)
-            )
-        except (
-            Exception
-        ) as error:  # the template is a program of the checkpoint's: whatever it raises is its refusal
-            raise UserError(f"the model's chat template refuses these messages: {error}") from None
+            return _environment().from_string(self.conventions.chat_template).render(variables)
+        except Exception as error:  # noqa: BLE001 - the template is the checkpoint's program; it may raise anything
+            raise UserError(
+                f"the model's chat template refuses these messages: {first_line(error)}"
+            ) from None
 
     @cached_property
     def longest(self) -> int:
@@ -121,7 +126,7 @@ class Prompts:
 
 
 def plain(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer without the truncation and padding that its file may have been saved with."""
+    """The tokenizer without the truncation and padding that its file may set."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -152,11 +157,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _Generation(Extension):
-    """The block that marks the assistant's words for training; here its content and no more."""
+    """The block that marks the assistant's words for training: its content is rendered."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own form
 
     def parse(self, parser: Parser) -> list[Node]:
+        """The nodes inside the block."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 

@@ -1,4 +1,4 @@
-"""How the next token is picked from its logits: greedy, or drawn with temperature, top-k, top-p, seed and penalties.
+"""How the next token is picked from its logits: greedy, or drawn with temperature, top-k and top-p.
 
 Legend: V vocabulary.
 """
@@ -18,7 +18,7 @@ from pipeline.types import UserError
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What a request asks for; the names are those of TensorRT-LLM's Triton backend and of the OpenAI API.
+    """How a request's tokens are picked; names as in TensorRT-LLM's Triton backend and OpenAI's API.
 
     Attributes:
         max_tokens: at most so many new tokens.
@@ -26,8 +26,9 @@ class Sampling:
         top_k: draw from the k likeliest tokens only; 0 is all.
         top_p: draw from the fewest likeliest tokens that together have this probability.
         seed: of the draw; the same seed gives the same text. None is another one each time.
-        repetition_penalty: divides the logits of what was said before, prompt included (Keskar et al. 2019); 1 is none.
-        presence_penalty, frequency_penalty: taken off the logits of what was written, once or for each time.
+        repetition_penalty: divides the logits of earlier tokens (Keskar et al. 2019, eq. 2); 1 is none.
+        presence_penalty: subtracted from the logits of tokens that are in the text.
+        frequency_penalty: subtracted as often as the token is in the text.
         stop: strings that end the text and do not appear in it.
         ignore_eos: go on after the model's end-of-text token (for measuring).
 
@@ -72,13 +73,13 @@ class Sampler:
     """Picks the tokens of one text.
 
     Args:
-        sampling: what was asked for.
+        sampling: how.
         prompt: the tokens before the text.
     """
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
         self.sampling = sampling
-        self.said = set(prompt)
+        self.earlier = set(prompt)
         self.written: Counter[int] = Counter()
         self.random = np.random.default_rng(sampling.seed)
 
@@ -95,24 +96,25 @@ class Sampler:
                 "the model gave logits that are no numbers (an overflow of its precision); take an fp32 graph"
             )
         token = int(scores.argmax()) if self.sampling.temperature == 0 else self._draw(scores - best)
-        self.said.add(token)
+        self.earlier.add(token)
         self.written[token] += 1
         return token
 
     def _penalised(self, scores: Array) -> Array:
-        asked = self.sampling
-        if asked.repetition_penalty != 1:
-            ids = np.fromiter(self.said, np.int64, len(self.said))
+        sampling = self.sampling
+        if sampling.repetition_penalty != 1:
+            ids = np.fromiter(self.earlier, np.int64, len(self.earlier))
             part = scores[ids]
-            scores[ids] = np.where(part < 0, part * asked.repetition_penalty, part / asked.repetition_penalty)
-        if self.written and (asked.presence_penalty or asked.frequency_penalty):
+            penalty = sampling.repetition_penalty
+            scores[ids] = np.where(part < 0, part * penalty, part / penalty)
+        if self.written and (sampling.presence_penalty or sampling.frequency_penalty):
             ids = np.fromiter(self.written, np.int64, len(self.written))
             counts = np.fromiter(self.written.values(), np.float32, len(self.written))
-            scores[ids] -= asked.presence_penalty + asked.frequency_penalty * counts
+            scores[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
         return scores
 
     def _draw(self, scores: Array) -> int:
-        """Draws by scores that are at most 0, so that a tiny temperature gives 0 and -inf and no NaN."""
+        """Draws by scores of at most 0: divided by a tiny temperature they give 0 and -inf, and no NaN."""
         with np.errstate(over="ignore"):
             ids, chances = kept(
                 scores.astype(np.float64) / self.sampling.temperature,
@@ -124,7 +126,16 @@ class Sampler:
 
 
 def kept(scores: Array, top_k: int, top_p: float) -> tuple[Array, Array]:
-    """(ids, probabilities) of the tokens that may be drawn, likeliest first: top-k, then top-p of what that leaves."""
+    """The tokens that may be drawn: top-k, then top-p of what that leaves.
+
+    Args:
+        scores: [V].
+        top_k: 0 is all.
+        top_p: probability that must be reached.
+
+    Returns:
+        Their ids, likeliest first, and their probabilities.
+    """
     count = min(top_k or len(scores), len(scores))
     ids = np.argpartition(-scores, count - 1)[:count] if count < len(scores) else np.arange(len(scores))
     ids = ids[np.argsort(-scores[ids], kind="stable")]

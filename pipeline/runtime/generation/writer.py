@@ -1,4 +1,4 @@
-"""One text on its way: picks its tokens, and hands out its text as soon as it is certain."""
+"""One text in progress: picks its tokens, and gives out its text as soon as that is certain."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.types import UserError
 
 Finish = Literal["stop", "length", "cancelled"]
 HALF = "\ufffd"
-"""How a decoder writes bytes that are no whole character yet."""
+"""What a decoder writes for bytes that are no whole character yet."""
 CONTEXT_OF_DECODING = 16
-"""Prompt tokens that the decoder sees before the first new one: enough for spaces and for characters of several tokens."""
+"""Prompt tokens that the decoder sees before the first new one: enough for spaces and for long characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one token brought.
+    """What one token adds to a text.
 
     Attributes:
         text: new text that is certain; '' while it may become a stop string or half a character.
@@ -36,14 +36,14 @@ class Piece:
 
 
 class Writer:
-    """A request as the batcher sees it (`batcher.Row`).
+    """A request as the batcher sees it (`rows.Row`).
 
     Args:
         prompt: its tokens.
-        sampling: what was asked for.
+        sampling: how tokens are picked, and what ends the text.
         prompts: the model's tokenizer and context.
-        sink: takes each Piece.
-        is_cancelled: asked before each step.
+        sink: called with each Piece.
+        is_cancelled: called before each step.
 
     Raises:
         UserError: prompt and text do not fit into the context.
@@ -57,11 +57,11 @@ class Writer:
         sink: Callable[[Piece], None],
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        room = prompts.manners.context - len(prompt)
+        room = prompts.conventions.context - len(prompt)
         if room < sampling.max_tokens:
             raise UserError(
                 f"the prompt has {len(prompt)} tokens and max_tokens is {sampling.max_tokens}; "
-                f"together the context holds {prompts.manners.context}"
+                f"together the context holds {prompts.conventions.context}"
             )
         self.prompt, self.most = prompt, len(prompt) + sampling.max_tokens
         self.sampling, self.prompts, self.sink, self.is_cancelled = sampling, prompts, sink, is_cancelled
@@ -70,6 +70,7 @@ class Writer:
         self.count = 0
 
     def cancelled(self) -> bool:
+        """Whether nobody waits for its text any more."""
         return self.is_cancelled()
 
     def take(self, logits: Array) -> int | None:
@@ -90,28 +91,29 @@ class Writer:
         return None if finish else token
 
     def end(self, error: Exception | None = None) -> None:
-        """Ends it before its time: cancelled, or with an error."""
+        """Ends it early: it was cancelled, or an error stopped it."""
         self.sink(Piece(error=error) if error else Piece(self.text.rest(), finish="cancelled"))
 
 
 class TextStream:
     """Tokens in, text out, up to the first stop string.
 
-    Text is what the decoded window gains by a token, once it does not end in half a character; the window begins one release
-    back, so that what a decoder does to a beginning (a stripped space) happens in both texts. tokenizers' own DecodeStream
-    gives up on byte tokens that make no character, and says a prompt again that ends in U+FFFD.
+    New text is what the decoded window gains by a token, once it does not end in half a character. The window
+    begins one release back, so that what a decoder does to a beginning (it strips a space) happens with and
+    without the new token. tokenizers' own DecodeStream raises on byte tokens that make no character, and
+    repeats a prompt that ends in U+FFFD.
 
     Args:
         prompts: the tokenizer.
         prompt: tokens before the text.
-        stop: strings that end it; what may still become one is held back.
+        stop: strings that end it; what may still become one is kept back.
     """
 
     def __init__(self, prompts: Prompts, prompt: list[int], stop: tuple[str, ...]) -> None:
         self.tokenizer, self.stop, self.stopped = prompts.tokenizer, stop, False
         self.window = prompt[-CONTEXT_OF_DECODING:]
         self.released = len(self.window)  # tokens of the window whose text is out
-        self.held = ""
+        self.pending = ""
 
     def push(self, token: int) -> str:
         """The text that this token makes certain."""
@@ -123,21 +125,23 @@ class TextStream:
         return self._release(new, last=False)
 
     def rest(self) -> str:
-        """What is left when no token follows: held-back text, and half a character as U+FFFD."""
+        """What is left when no token follows: text that was kept back, and half a character as U+FFFD."""
         return "" if self.stopped else self._release(self._gained(), last=True)
 
     def _gained(self) -> str:
-        known = self.tokenizer.decode(self.window[: self.released], skip_special_tokens=True)
-        return self.tokenizer.decode(self.window, skip_special_tokens=True)[len(known) :]
+        """The text of the window's tokens whose text is not out yet."""
+        known: str = self.tokenizer.decode(self.window[: self.released], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(self.window, skip_special_tokens=True)
+        return text[len(known) :]
 
     def _release(self, new: str, last: bool) -> str:
-        text = self.held + new
-        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
-        if found:
-            self.stopped, self.held = True, ""
-            return text[: min(found)]
+        text = self.pending + new
+        stops = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        if stops:
+            self.stopped, self.pending = True, ""
+            return text[: min(stops)]
         keep = 0 if last else max((_overlap(text, stop) for stop in self.stop), default=0)
-        self.held = text[len(text) - keep :]
+        self.pending = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 

@@ -50,8 +50,8 @@ def prompts(models: Any) -> Prompts:
     return changed(models()[1], ends=(2,))
 
 
-def changed(prompts: Prompts, **manners: Any) -> Prompts:
-    return Prompts(prompts.tokenizer, replace(prompts.manners, **manners))
+def changed(prompts: Prompts, **conventions: Any) -> Prompts:
+    return Prompts(prompts.tokenizer, replace(prompts.conventions, **conventions))
 
 
 @dataclass(eq=False)

@@ -42,8 +42,8 @@ def prompts(tokenizer_folder: Path) -> Prompts:
     return changed(tokenizer.prompts(tokenizer_folder), ends=(2,))
 
 
-def changed(prompts: Prompts, **manners: Any) -> Prompts:
-    return Prompts(prompts.tokenizer, replace(prompts.manners, **manners))
+def changed(prompts: Prompts, **conventions: Any) -> Prompts:
+    return Prompts(prompts.tokenizer, replace(prompts.conventions, **conventions))
 
 
 @settings(max_examples=200, deadline=None)
@@ -144,7 +144,7 @@ def test_bytes_that_make_no_character_do_not_end_a_text(prompts: Prompts) -> Non
     words = Tokenizer(models_of_words.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
     words.normalizer = normalizers.Replace(" ", "▁")
     words.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    llama = Prompts(words, prompts.manners)
+    llama = Prompts(words, prompts.conventions)
     assert streamed(llama, "a", [*llama.encode("\n😀"), 258]) == "\n😀 so"
     made = streamed(llama, "a", [0x0A + 1, 0xE2 + 1, 258])
     assert made.startswith("\n") and made.endswith("\ufffd so")
@@ -214,8 +214,8 @@ def test_prompts_come_back_as_they_were_saved(prompts: Prompts, tmp_path: Path) 
     saved = changed(prompts, chat_template=TEMPLATES["loops"])
     saved.save(tmp_path)
     read = Prompts.load(tmp_path)
-    assert (read.manners, read.ends, read.chat(HELLO)) == (
-        saved.manners,
+    assert (read.conventions, read.ends, read.chat(HELLO)) == (
+        saved.conventions,
         {2},
         saved.encode(saved.render(HELLO)),
     )
@@ -257,7 +257,7 @@ def test_no_prompt_and_a_vast_one_are_refused_before_the_tokenizer_sees_them(
     text: str, words: str, prompts: Prompts
 ) -> None:
     with pytest.raises(UserError, match=words):
-        Prompts(SimpleNamespace(get_vocab=prompts.tokenizer.get_vocab), prompts.manners).encode(text)
+        Prompts(SimpleNamespace(get_vocab=prompts.tokenizer.get_vocab), prompts.conventions).encode(text)
 
 
 def test_half_a_surrogate_pair_is_wrong_input(prompts: Prompts) -> None:

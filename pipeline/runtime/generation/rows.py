@@ -1,0 +1,123 @@
+"""Requests side by side in one batch, and their cache.
+
+Legend: B rows, S new tokens, P cached tokens, G key/value heads, D head dimension, V vocabulary.
+
+Rows of different lengths are padded on the left, in the cache as in the mask.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.runtime.runner import Array, Cache
+
+log = logging.getLogger(__name__)
+
+
+class Row(Protocol):
+    """A request, as the batcher sees it.
+
+    Attributes:
+        prompt: its tokens.
+        most: tokens that prompt and text have together at most.
+    """
+
+    @property
+    def prompt(self) -> Sequence[int]: ...  # noqa: D102 - described above
+
+    @property
+    def most(self) -> int: ...  # noqa: D102 - described above
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits for its text any more."""
+
+    def take(self, logits: Array) -> int | None:
+        """Picks the next token from its logits [V]; None where the text ends with it."""
+
+    def end(self, error: Exception | None = None) -> None:
+        """Ends it early: it was cancelled, or an error stopped it."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Rows side by side, their cache and their next tokens.
+
+    Attributes:
+        rows: B of them.
+        cache: past_key_values.{i}.key|value → [B, G, P, D]; None before the first pass.
+        mask: [B, P] int64, 0 = padding; of what is cached.
+        next: [B, S] int64, tokens that are not cached yet; a joining group's are padded on the left.
+        next_mask: [B, S] int64.
+    """
+
+    rows: list[Row]
+    cache: Cache | None
+    mask: Array
+    next: Array
+    next_mask: Array
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> Group:
+        """The rows before their first pass."""
+        longest = max(len(row.prompt) for row in rows)
+        ids, mask = np.zeros((2, len(rows), longest), np.int64)
+        for line, row in enumerate(rows):
+            ids[line, longest - len(row.prompt) :] = row.prompt
+            mask[line, longest - len(row.prompt) :] = 1
+        return cls(rows, None, np.zeros((len(rows), 0), np.int64), ids, mask)
+
+    def keep(self, lines: list[int]) -> None:
+        """Drops all rows but these, and columns that are padding in all of these."""
+        if len(lines) == len(self.rows):
+            return
+        mask = self.mask[lines]
+        used = mask.any(axis=0)
+        first = int(used.argmax()) if used.any() else mask.shape[1]
+        self.rows = [self.rows[line] for line in lines]
+        self.next, self.next_mask, self.mask = self.next[lines], self.next_mask[lines], mask[:, first:]
+        if self.cache is not None:
+            self.cache = {name: array[lines, :, first:] for name, array in self.cache.items()}
+
+    def join(self, other: Group) -> None:
+        """Adds another group's rows; the shorter cache is padded on the left."""
+        past = max(self.mask.shape[1], other.mask.shape[1])
+        self.rows = self.rows + other.rows
+        self.mask = np.concatenate([_padded(self.mask, 1, past), _padded(other.mask, 1, past)])
+        self.next = np.concatenate([self.next, other.next])
+        self.next_mask = np.concatenate([self.next_mask, other.next_mask])
+        first, second = self.cache or {}, other.cache or {}
+        self.cache = {
+            name: np.concatenate([_padded(first[name], 2, past), _padded(second[name], 2, past)])
+            for name in first
+        }
+
+
+def end_row(row: Row, error: Exception | None = None) -> None:
+    """Ends a row; an error of its listener is logged, and does not reach other rows."""
+    try:
+        row.end(error)
+    except Exception as broken:  # noqa: BLE001 - the listener's own, such as a closed connection
+        log.warning("a request ended, and its listener failed: %s", broken)
+
+
+def is_cancelled(row: Row) -> bool:
+    """Whether a row is cancelled; one whose listener fails counts as cancelled."""
+    try:
+        return row.cancelled()
+    except Exception as broken:  # noqa: BLE001 - the listener's own
+        log.warning("a request is cancelled, because its listener failed: %s", broken)
+        return True
+
+
+def _padded(array: Array, axis: int, size: int) -> Array:
+    """The array with zeros before it along an axis, up to a size."""
+    if array.shape[axis] == size:
+        return array
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (size - array.shape[axis], 0)
+    return np.pad(array, widths)

@@ -170,7 +170,7 @@ def test_what_the_stages_write_is_what_the_report_reads(workdir: Path) -> None:
     assert collection.problems == [] and [a.variant for a in collection.artefacts] == ["base", "block3"]
     block = collection.artefacts[1]
     assert block.check == "passed" and block.fraction == 0.25
-    assert block.scores[0].score.value == scores[1].value and block.scores[0].device != "not told"
+    assert block.scores[0].score.value == scores[1].value and block.scores[0].device != "unknown"
     row = next(row for row in timed.rows if row.name.startswith("block3"))
     assert (block.latencies[0].record.p50, block.latencies[0].record.improvement) == (
         row.p50,

@@ -58,15 +58,17 @@ from pipeline.store.records.deployment import (
     ShipSettings,
 )
 from pipeline.store.records.results import (
-    LOWER_IS_BETTER,
     RESULT,
     AgreementRecord,
     BenchRecord,
     CheckLimits,
     CheckRecord,
     Conditions,
-    DataSource,
     Latency,
+)
+from pipeline.store.records.scores import (
+    LOWER_IS_BETTER,
+    DataSource,
     Score,
     ScoreConfig,
     ScoreRecord,

@@ -43,8 +43,8 @@ class Record(BaseModel):
 
     def matches(self, wanted: Mapping[str, Any]) -> bool:
         """Whether these fields have just these values, compared as JSON has them."""
-        fields, asked = self.plain(), json.loads(json.dumps(dict(wanted)))
-        return all(key in fields and fields[key] == value for key, value in asked.items())
+        fields, expected = self.plain(), json.loads(json.dumps(dict(wanted)))
+        return all(key in fields and fields[key] == value for key, value in expected.items())
 
     def replaced(self, **changes: Any) -> Self:
         """The same record with other values in some fields, checked again."""

@@ -1,0 +1,114 @@
+"""What `score` found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from pipeline.store.records.base import Count, Digest, Record
+
+LOWER_IS_BETTER = ("loss",)
+
+
+class Score(Record):
+    """One benchmark's value for one artefact.
+
+    Attributes:
+        artefact: its path; in a file relative to that file.
+        metric: lm-eval's name of it; `loss` is the token loss over log V.
+        value: as a fraction (a loss as it is); stderr its standard error, n the documents behind it.
+        limit: documents a task at most, None for all of them.
+        num_fewshot: examples before each question, where they are not the benchmark's own number.
+        complete: whether these are the rows of the published set; None where the hub gave them.
+        protocol: 'lm-eval', 'v1', or 'v1-like' where the shots or rows are not those of the protocol.
+        work: tokens, padding and passes that this run put through the model; 0 for answers that were kept.
+        samples: file of the single answers, beside this one.
+    """
+
+    variant: str
+    artefact: str
+    sha256: Digest
+    benchmark: str
+    title: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    n: Count
+    limit: Count | None = None
+    num_fewshot: Count | None = None
+    protocol: str
+    complete: bool | None = None
+    shots: str | None = None
+    checked: bool
+    work: dict[str, Count] = {}
+    samples: str | None = None
+
+    @property
+    def key(self) -> str:
+        """'arc', 'arc.v1', 'arc.0shot.limit20': what tells it from other scores of the artefact."""
+        return score_key(self.benchmark, self.protocol, self.num_fewshot, self.limit)
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether less of it is better."""
+        return self.metric in LOWER_IS_BETTER
+
+    @property
+    def text(self) -> str:
+        """'26.88 ±1.30', in % but for a loss."""
+        scale, digits = (1, 4) if self.is_loss else (100, 2)
+        error = "" if self.stderr is None else f" ±{self.stderr * scale:.{digits}f}"
+        return f"{self.value * scale:.{digits}f}{error}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it rests on the whole published set, as far as is known."""
+        return self.limit is None and self.complete is not False
+
+
+def score_key(benchmark: str, protocol: str, num_fewshot: int | None, limit: int | None) -> str:
+    """'arc', 'arc.v1', 'arc.0shot.limit20': the name of a benchmark's result among those of an artefact."""
+    version = "" if protocol == "lm-eval" else ".v1"
+    shots = "" if num_fewshot is None else f".{num_fewshot}shot"
+    return benchmark + version + shots + (f".limit{limit}" if limit else "")
+
+
+class DataSource(Record):
+    """Where the rows of a split came from.
+
+    Attributes:
+        file: their path, in a result relative to it; or a dataset of the hub.
+        rows: how many there are.
+        official_rows: how many the published set has; of a family, all its subjects together.
+        sha256: of the file, or of the texts from the hub.
+    """
+
+    file: str
+    rows: Count = 0
+    official_rows: Count | None = None
+    sha256: Digest | None = None
+
+
+class ScoreConfig(Record):
+    """The part of lm-eval's `config` that this project reads back."""
+
+    device: str = "unknown"
+    limit: Count | None = None
+
+
+class ScoreRecord(Record):
+    """evals/results/<model>/….score.<benchmark>.json: lm-eval's own form, with our score under `pipeline`.
+
+    Attributes:
+        pipeline: the score.
+        date: when it was measured, seconds since 1970.
+        data: task → split → where its rows came from.
+    """
+
+    pipeline: Score
+    config: ScoreConfig = ScoreConfig()
+    versions: dict[str, Any] = {}
+    lm_eval_version: str | None = None
+    date: float = 0.0
+    data: dict[str, dict[str, DataSource]] = Field(default_factory=dict)

@@ -36,7 +36,7 @@ class Questions:
         journals: head → its answers.
         keys: of the requests, in their order.
         requests: lm-eval's.
-        progress: told of every request that is finished.
+        progress: hears of every request that is finished.
 
     Raises:
         ScoringError: at the end of the block, where some failed; all others' answers are kept then.

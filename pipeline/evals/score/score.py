@@ -100,9 +100,9 @@ def _evaluate(model: PipelineLM, evaluation: Evaluation, bar: Progress, log_samp
         harness_results = evaluation.evaluate(model)
     work = {key: count - work[key] for key, count in asdict(model.work).items()}
     samples = harness_results.pop("samples", {})
-    made = _score(model, evaluation, harness_results, work)
+    value = _score(model, evaluation, harness_results, work)
     whole = {**harness_results, **_conditions(model, evaluation), "date": start}
-    return results.write(made, whole, evaluation.sources, samples if log_samples else None)
+    return results.write(value, whole, evaluation.sources, samples if log_samples else None)
 
 
 def _score(

@@ -1,7 +1,7 @@
-"""The command. Each command parses its options, calls its stage and prints. It imports its stage inside the function."""
+"""The commands. Each parses its options, calls its stage and prints; its stage is imported inside it."""
 
-# Importing a file registers its commands; the order is that of `pipeline --help`.
-from pipeline.cli import graphs, calib, engines, evals, report, sweep, generate, ship, show, doctor  # noqa: F401, I001
+# Importing a file registers its commands; the order is that of `pipeline --help`, which is the data flow's.
+from pipeline.cli import graphs, calib, engines, evals, report, sweep, generate, ship, listing, show, doctor  # noqa: F401, I001
 from pipeline.cli.app import app, main
 
 __all__ = ["app", "main"]

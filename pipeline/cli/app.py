@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline import store
 from pipeline.types import Failed, UserError
 
 app = typer.Typer(
@@ -20,8 +21,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Depth-pruned LLM deployment: export, skip, check, build, bench, score.\n\n"
-    "With no argument a command takes the model from PIPELINE_MODEL, else the only one under graphs/, else `demo`, "
-    "and every artefact of it that it can use; it says so on stderr.",
+    "With no argument a command takes the model from PIPELINE_MODEL, else the only one under graphs/, "
+    "else `demo`, and every artefact of it that it can use; it says so on stderr.",
 )
 
 GRAPHS, CHOOSE, ENGINES = "Models and graphs", "Choose and mend", "Engines"
@@ -65,18 +66,27 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         where = f" at {error.filename}" if error.filename else ""
-        sys.exit(
-            fail(
-                f"cannot write{where}: {error.strerror}; free some space or change the folder, then run the command again"
-            )
-        )
+        advice = "free some space or change the folder, then run the command again"
+        sys.exit(fail(f"cannot write{where}: {error.strerror}; {advice}"))
 
 
 def fail(message: str) -> int:
-    """One line on stderr; the exit code of wrong input."""
+    """Prints one line on stderr; returns the exit code of wrong input."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
 def show_result(data: Any, as_json: bool, text: str | None = None) -> None:
+    """Prints a result on stdout.
+
+    Args:
+        data: what --json prints.
+        as_json: whether that is wanted.
+        text: what a person reads.
+    """
     print(json.dumps(data, indent=1, default=str) if as_json or text is None else text)
+
+
+def artefact_json(path: Path) -> dict[str, Any]:
+    """An artefact as --json prints it: its path and its sidecar."""
+    return {"path": str(path), **store.sidecar(path, quick=True).plain()}

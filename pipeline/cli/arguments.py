@@ -1,4 +1,4 @@
-"""What the command's arguments mean: the default model, the default artefacts, ranges and lists of numbers."""
+"""What a command's arguments mean (default model and artefacts, ranges), and how it prints tables."""
 
 from __future__ import annotations
 
@@ -6,34 +6,50 @@ import os
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import store
 from pipeline.models.checkpoint import folder_name
 from pipeline.types import UserError
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDTH = 100
+"""Columns of a table that is printed into a file or a pipe."""
+
 
 def say(message: str) -> None:
-    """Words for the person go to stderr; stdout is for results."""
+    """Prints words for the person on stderr; stdout is for results."""
     print(message, file=sys.stderr)
 
 
 def model(name: str | None) -> str:
-    """The model named, else the default one (`store.default_model`), which is said on stderr."""
+    """The model that is named, else the default one (`store.default_model`), which is said on stderr."""
     if name is None:
         name = store.default_model()
         say(f"model: {name}")
     return name
 
 
-def print_table(table: object) -> None:
-    """A rich table on stdout; wide enough for its numbers where a pipe would cut them."""
-    from rich.console import Console
+def model_folder(name: str | None) -> str:
+    """The same as the name of its folder under graphs/."""
+    return folder_name(model(name))
 
-    Console(width=max(Console().width, 150)).print(table)
+
+def print_table(table: Table) -> None:
+    """Prints a table on stdout, no narrower than its numbers need."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console()
+    wide = console.options.update(width=1000)
+    narrowest = Measurement.get(console, wide, table).minimum
+    Console(width=max(console.width, WIDTH, narrowest)).print(table)
 
 
 def without_torch() -> None:
-    """For a command that wants nothing of transformers but tokenizers: torch, 8 s of imports, stays out of this process."""
+    """Keeps torch, 8 s of imports, out of a command that uses nothing of transformers but tokenizers."""
     if "transformers" not in sys.modules:
         os.environ |= {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
@@ -46,24 +62,33 @@ def busy(what: str) -> AbstractContextManager[object]:
 
 
 def artefacts(paths: list[Path] | None, *, engines: bool = False, precision: str | None = None) -> list[Path]:
-    """The paths given, else every graph (and engine) of the default model that the stage can use; says which on stderr.
+    """The artefacts that a stage works on.
+
+    Args:
+        paths: those that are named; or else every graph of the default model, which is said on stderr.
+        engines: with none named, the engines too.
+        precision: with none named, only graphs of this precision.
 
     Raises:
         UserError: there is none.
     """
     if paths:
         return paths
-    name = folder_name(model(None))
-    found = [path for path in store.graphs_of(name) if precision is None or path.stem.endswith(precision)]
-    found += store.engines_of(name) if engines else []
-    if not found:
+    name = model_folder(None)
+    graphs = [path for path in store.graphs_of(name) if precision is None or path.stem.endswith(precision)]
+    chosen = graphs + (store.engines_of(name) if engines else [])
+    if not chosen:
         raise UserError(f"{name} has no artefact to work on; make one with `pipeline export`")
-    say("taking: " + ", ".join(str(path) for path in found))
-    return found
+    say("taking: " + ", ".join(str(path) for path in chosen))
+    return chosen
 
 
 def triple(text: str, option: str) -> tuple[int, int, int]:
-    """'1,1,8' → (1, 1, 8): minimum, optimum and maximum of an optimisation profile."""
+    """'1,1,8' → (1, 1, 8): minimum, optimum and maximum of an optimisation profile.
+
+    Raises:
+        UserError: it is not three whole numbers in ascending order.
+    """
     low, best, high = (*numbers(text, option), -1, -1, -1)[:3]
     if len(text.split(",")) != 3 or not 0 <= low <= best <= high:
         raise UserError(f"{option} {text!r} is not min,opt,max in ascending order, such as 1,1,8")
@@ -71,7 +96,11 @@ def triple(text: str, option: str) -> tuple[int, int, int]:
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """'50,100' → [50, 100]."""
+    """'50,100' → [50, 100].
+
+    Raises:
+        UserError: it is not a list of whole numbers.
+    """
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

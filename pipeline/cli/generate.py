@@ -47,10 +47,15 @@ def generate(
     if provider not in ("cpu", "cuda"):
         raise UserError(f"--provider is cpu or cuda, not {provider}")
     sampling = Sampling(
-        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-        repetition_penalty=repetition_penalty, stop=tuple(stop or ()),
-    )  # fmt: skip
-    store.read_sidecar(artefact)
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop or ()),
+    )
+    store.sidecar(artefact)
     prompts = tokenizer.prompts(store.checkpoint_folder(artefact))
     ids = prompts.chat([{"role": "user", "content": prompt}]) if chat else prompts.encode(prompt)
     before = "" if chat else prompt

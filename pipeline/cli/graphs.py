@@ -9,7 +9,7 @@ import typer
 
 from pipeline import store
 from pipeline.cli import arguments, prerequisites
-from pipeline.cli.app import GRAPHS, Json, Model, app, show_result
+from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
 from pipeline.types import UserError
 
 
@@ -19,7 +19,7 @@ def export(
     skip: Annotated[
         str | None,
         typer.Option(
-            help="attn, mlp or block with --frac, --count or --layers; or a whole skip set: attn20-28+mlp25-29."
+            help="attn, mlp or block with --frac, --count or --layers; or a skip set: attn20-28+mlp25-29."
         ),
     ] = None,
     frac: Annotated[
@@ -30,7 +30,8 @@ def export(
     select: Annotated[
         str | None,
         typer.Option(
-            help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, random."
+            help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, greedy, "
+            "random."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
@@ -72,20 +73,19 @@ def export(
         if model or in_place:
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
         base = stage.export_from_onnx(from_onnx)
-    else:
-        found = checkpoint.resolve(arguments.model(model), in_place)
-        chosen = options.skip_set(stage.num_layers(found.config), ModelStatistics(found.folder))
-        base = stage.export_base(found, "fp16" if precision == "fp16" else "fp32")
-        if verify:
-            identity.verify(found)
-    if from_onnx:
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
+    else:
+        source = checkpoint.resolve(arguments.model(model), in_place)
+        chosen = options.skip_set(stage.num_layers(source.config), ModelStatistics(source.folder))
+        base = stage.export_base(source, "fp16" if precision == "fp16" else "fp32")
+        if verify:
+            identity.verify(source)
     path = surgery.cut(base, chosen)
     if adapter:
         path = prerequisites.healed(path, adapter)
     if head == "all":
         path = surgery.cut_all_logits(path)
-    show_result({"path": str(path), **store.read_sidecar(path)}, as_json, str(path))
+    show_result(artefact_json(path), as_json, str(path))
 
 
 @app.command(rich_help_panel=GRAPHS)
@@ -99,4 +99,4 @@ def merge(
     from pipeline.graphs import merge as stage
 
     path = stage.merge(graphs)
-    show_result({"path": str(path), **store.read_sidecar(path)}, as_json, str(path))
+    show_result(artefact_json(path), as_json, str(path))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import store
-from pipeline.cli import arguments
+from pipeline.cli import arguments, extras
 from pipeline.cli.app import MEASURE, Json, Model, app, show_result
 from pipeline.types import UserError
 
@@ -30,19 +31,23 @@ def report(
 ) -> None:
     """Draws the report from result files: page, Markdown, LaTeX, CSV; the papers' tables beside ours.
 
-    Logs to MLflow too where MLFLOW_TRACKING_URI is set. Example: `pipeline report && python -m http.server -d evals/report`
+    Logs to MLflow too where MLFLOW_TRACKING_URI is set.
+    Example: `pipeline report && python -m http.server -d evals/report`
     """
+    extras.needs("report", "pipeline report")
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        extras.needs("mlflow", "pipeline report with MLFLOW_TRACKING_URI")
     from pipeline.report import collect, exports
     from pipeline.report import report as stage
 
     folder = out or store.Project().report()
-    named = [arguments.folder_name(name) for name in model] if model else None
+    named = [arguments.model_folder(name) for name in model] if model else None
     with arguments.busy("reading results"):
         collection = collect.collect(named)
         written = stage.write(folder, collection)
     if lm_eval is not None:
         written += exports.lm_eval(lm_eval, collection)
-    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+    if uri:
         logged = exports.mlflow(uri, collection)
         arguments.say(f"MLflow: {len(logged)} new runs at {uri}")
     show_result([str(path) for path in written], as_json, str(written[0]))
@@ -60,9 +65,10 @@ def figures(
 
     Example: `pipeline figures demo --only cosine --only angular`
     """
+    extras.needs("report", "pipeline figures")
     from pipeline.report import figures as stage
 
-    name = arguments.folder_name(arguments.model(model))
+    name = arguments.model_folder(model)
     written = []
     for figure in only or stage.names():
         try:
@@ -73,6 +79,7 @@ def figures(
             arguments.say(f"{figure}: {error}")
     if not written:
         raise UserError(
-            f"nothing of {name} has been measured that a figure shows; begin with `pipeline calibrate {name}`"
+            f"nothing of {name} has been measured that a figure shows; "
+            f"begin with `pipeline calibrate {shlex.quote(name)}`"
         )
     show_result([str(path) for path in written], as_json, "\n".join(str(path) for path in written))

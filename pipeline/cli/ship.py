@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import arguments
+from pipeline.cli import arguments, extras
 from pipeline.cli.app import DELIVER, Json, app, show_result
 from pipeline.types import UserError
 
@@ -37,6 +37,7 @@ def ship(
 
     Example: `pipeline ship graphs/*/base.fp32.onnx graphs/*/attn22-29.fp32.onnx --to triton engines/triton`
     """
+    extras.needs("serve", "pipeline ship")
     arguments.without_torch()
     from pipeline.ship import ship as stage
 
@@ -78,6 +79,7 @@ def serve(
     if docker:
         print(page.docker(shlex.quote(str(folder.resolve())), repository.read(folder)))
         return
+    extras.needs("serve", "pipeline serve")
     from pipeline.ship import serve as stage
 
     if not smoke:

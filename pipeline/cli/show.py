@@ -1,160 +1,226 @@
-"""What exists, and one artefact whole: what it leaves out, what that saves, and its skip set as other tools write it."""
+"""One artefact in full: what it leaves out, what that saves, and its skip set as other tools write it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline import store
 from pipeline.cli.app import LOOK, Json, app, show_result
-from pipeline.models import costs
-from pipeline.types import BASE, SkipSet, UserError
+from pipeline.cli.listing import check_state
+from pipeline.store.records import EngineRecord, MergedRecord, Sidecar
+from pipeline.types import BASE, SkipSet, Variant
+
+if TYPE_CHECKING:
+    from pipeline.models.checkpoint import Config
 
 LENGTHS = (50, 100)
+"""Tokens of the sequences whose FLOPs are given: those of the papers."""
+UNITS = {"parameters": (1e6, "M"), "weight_bytes": (1e6, "MB"), "cache_bytes_per_token": (1, "B")}
+"""Of the costs' lines; all others are GFLOP."""
 
 
-def inventory() -> dict[str, list[dict[str, Any]]]:
-    """Model → its graphs and engines, with precision, size and whether the check has passed."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for model in store.models():
-        found[model] = [_entry(path) for path in [*store.graphs_of(model), *store.engines_of(model)]]
-    return found
+@dataclass(frozen=True, slots=True)
+class OtherTools:
+    """A skip set as other tools take it.
 
-
-def _entry(path: Path) -> dict[str, Any]:
-    try:
-        record = store.read_sidecar(path, quick=True)
-    except UserError as error:
-        return {"path": str(path), "problem": str(error)}
-    state = "passed" if store.check_passed(path, record["sha256"]) else "not passed yet"
-    return {
-        "path": str(path),
-        "variant": record["variant"],
-        "precision": record["precision"],
-        "bytes": record["bytes"],
-        "check": state,
-    }
-
-
-def inventory_text(found: dict[str, list[dict[str, Any]]]) -> str:
-    """The inventory for a person."""
-    if not found:
-        return "no model under graphs/; begin with `pipeline export demo`"
-    lines = []
-    for model, entries in found.items():
-        lines.append(model)
-        for entry in entries:
-            what = entry.get("problem") or f"{entry['bytes'] / 1e6:8.2f} MB  check {entry['check']}"
-            lines.append(f"  {entry['path']:<70} {what}")
-    return "\n".join(lines)
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """Everything about one graph or engine, as plain data.
-
-    Raises:
-        UserError: no such artefact, or it does not match its sidecar.
+    Attributes:
+        attention, mlp: indices of the layers whose sublayer is left out.
+        prune_layers: the list for `llama-quantize --prune-layers`, which takes whole blocks only; None where
+            other sublayers go too.
+        block_configs: one entry a layer, as TensorRT-LLM's nemotron_nas configs have them.
     """
-    record = store.read_sidecar(path)
-    if "variants" in record:  # a merged graph, or the engine of one
-        return {"path": str(path), "sidecar": record}
-    variant = store.variant_of(record)
-    config = store.read_json(store.checkpoint_folder(path) / "config.json")
-    layers = costs.sizes(config).layers
-    return {
-        "path": str(path),
-        "variant": variant.name,
-        "check": "passed" if store.check_passed(path) else "not passed yet",
-        "left_out": {
-            "attention": list(variant.skip.attention),
-            "mlp": list(variant.skip.mlp),
-            "of_layers": layers,
-        },
-        "costs": {
-            name: _costs(config, skip, variant.precision)
-            for name, skip in (("base", BASE), ("variant", variant.skip))
-        },
-        "disk_bytes": path.stat().st_size,
-        "other_tools": other_tools(variant.skip, layers),
-        "sidecar": record,
-    }
+
+    attention: tuple[int, ...]
+    mlp: tuple[int, ...]
+    prune_layers: str | None
+    block_configs: list[dict[str, dict[str, bool]]]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, under the tools' own names."""
+        return {
+            "indices": self.indices(),
+            "llama.cpp": self.prune_layers,
+            "block_configs": self.block_configs,
+        }
+
+    def indices(self) -> dict[str, list[int]]:
+        """The two lists, under the names that pruning scripts use."""
+        return {"drop_attn_list": list(self.attention), "drop_mlp_list": list(self.mlp)}
 
 
-def _costs(config: dict[str, Any], skip: SkipSet, precision: str) -> dict[str, int]:
-    return {
-        "parameters": costs.parameters(config, skip),
-        "weight_bytes": costs.weight_bytes(config, skip, precision),
-        **{f"flops_at_{n}": costs.flops(config, skip, n) for n in LENGTHS},
-        "cache_bytes_per_token": costs.cache_bytes(config, skip, precision),
-    }
-
-
-def other_tools(skip: SkipSet, layers: int) -> dict[str, Any]:
-    """The skip set as llama.cpp, TensorRT-LLM and plain JSON take it.
-
-    `llama.cpp`: the list for `llama-quantize --prune-layers`, which takes whole blocks only (None where others go too).
-    `block_configs`: one entry a layer in the manner of TensorRT-LLM's nemotron_nas configs.
-    """
-    whole = sorted(set(skip.attention) & set(skip.mlp))
-    return {
-        "indices": {"drop_attn_list": list(skip.attention), "drop_mlp_list": list(skip.mlp)},
-        "llama.cpp": ",".join(map(str, whole)) if skip.attention == skip.mlp else None,
-        "block_configs": [
+def other_tools(skip: SkipSet, layers: int) -> OtherTools:
+    """The skip set of a model with L layers, for other tools."""
+    whole = skip.attention == skip.mlp
+    return OtherTools(
+        skip.attention,
+        skip.mlp,
+        ",".join(map(str, skip.attention)) if whole else None,
+        [
             {"attention": {"no_op": (i, "attn") in skip}, "ffn": {"no_op": (i, "mlp") in skip}}
             for i in range(layers)
         ],
-    }
-
-
-def describe_text(found: dict[str, Any]) -> str:
-    """The description for a person."""
-    if "costs" not in found:
-        return f"{found['path']}: merged from {', '.join(found['sidecar']['variants'])}"
-    base, mine = found["costs"]["base"], found["costs"]["variant"]
-    left = found["left_out"]
-    lines = [
-        f"{found['path']}: {found['variant']}, check {found['check']}",
-        f"left out    attention {left['attention'] or 'none'}, MLP {left['mlp'] or 'none'} of {left['of_layers']} layers",
-    ]
-    units = {"parameters": (1e6, "M"), "weight_bytes": (1e6, "MB"), "cache_bytes_per_token": (1, "B")}
-    for key in mine:
-        scale, unit = units.get(key, (1e9, "GFLOP"))
-        share = mine[key] / base[key] if base[key] else 1.0
-        lines.append(
-            f"{key:<22} {mine[key] / scale:12,.1f} {unit:<6} {share:7.1%} of base's {base[key] / scale:,.1f}"
-        )
-    lines.append(f"{'file on disk':<22} {found['disk_bytes'] / 1e6:12,.2f} MB")
-    tools = found["other_tools"]
-    blocks = tools["llama.cpp"]
-    lines.append(
-        f"llama.cpp   {'takes whole blocks only; this skip set has others' if blocks is None else blocks or 'nothing to prune'}"
     )
-    lines.append(f"indices     {tools['indices']}")
-    if "build" in found["sidecar"]:
-        figures = found["sidecar"]["build"]
-        lines.append(
-            f"build       {figures['num_layers']} TensorRT layers, {figures['build_seconds']} s; {found['sidecar']['proven']}"
-        )
-    return "\n".join(lines)
 
 
-@app.command("list", rich_help_panel=LOOK)
-def list_(as_json: Json = False) -> None:
-    """What exists: models, graphs, engines, and whether each has passed its check.
+@dataclass(frozen=True, slots=True)
+class VariantCosts:
+    """What a variant costs.
 
-    Example: `pipeline list --json`
+    Attributes:
+        parameters: that it has.
+        weight_bytes: of them, at its precision.
+        flops: sequence length → FLOPs of its prefill.
+        cache_bytes_per_token: of keys and values.
     """
-    found = inventory()
-    show_result(found, as_json, inventory_text(found))
+
+    parameters: int
+    weight_bytes: int
+    flops: dict[int, int]
+    cache_bytes_per_token: int
+
+    def plain(self) -> dict[str, int]:
+        """For JSON."""
+        return {
+            "parameters": self.parameters,
+            "weight_bytes": self.weight_bytes,
+            **{f"flops_at_{length}": number for length, number in self.flops.items()},
+            "cache_bytes_per_token": self.cache_bytes_per_token,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MergedDescription:
+    """A merged graph, or the engine of one."""
+
+    path: Path
+    sidecar: MergedRecord | EngineRecord
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"path": str(self.path), "sidecar": self.sidecar.plain()}
+
+    def text(self) -> str:
+        """For a person."""
+        return f"{self.path}: merged from {', '.join(self.sidecar.variants or ())}"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A graph or an engine of one variant.
+
+    Attributes:
+        path: of the file.
+        variant: that it computes.
+        check: 'passed' or 'not passed yet'.
+        layers: L of the original model.
+        base, costs: what the base and the variant cost.
+        tools: the skip set for other tools.
+        sidecar: what its sidecar says.
+    """
+
+    path: Path
+    variant: Variant
+    check: str
+    layers: int
+    base: VariantCosts
+    costs: VariantCosts
+    tools: OtherTools
+    sidecar: Sidecar
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "path": str(self.path),
+            "variant": self.variant.name,
+            "check": self.check,
+            "left_out": {**asdict(self.variant.skip), "of_layers": self.layers},
+            "costs": {"base": self.base.plain(), "variant": self.costs.plain()},
+            "disk_bytes": self.sidecar.bytes,
+            "other_tools": self.tools.plain(),
+            "sidecar": self.sidecar.plain(),
+        }
+
+    def text(self) -> str:
+        """For a person."""
+        skip = self.variant.skip
+        attention, mlp = list(skip.attention) or "none", list(skip.mlp) or "none"
+        lines = [
+            f"{self.path}: {self.variant.name}, check {self.check}",
+            f"left out    attention {attention}, MLP {mlp} of {self.layers} layers",
+            *self._cost_lines(),
+            f"{'file on disk':<22} {self.sidecar.bytes / 1e6:12,.2f} MB",
+            f"llama.cpp   {self._prune_words()}",
+            f"indices     {self.tools.indices()}",
+        ]
+        if isinstance(self.sidecar, EngineRecord) and (build := self.sidecar.build):
+            figures = f"{build.num_layers} TensorRT layers, {build.build_seconds} s"
+            lines.append(f"build       {figures}; {self.sidecar.proven}")
+        return "\n".join(lines)
+
+    def _cost_lines(self) -> list[str]:
+        lines, base = [], self.base.plain()
+        for name, number in self.costs.plain().items():
+            scale, unit = UNITS.get(name, (1e9, "GFLOP"))
+            whole = base[name]
+            share = number / whole if whole else 1.0
+            lines.append(
+                f"{name:<22} {number / scale:12,.1f} {unit:<6} {share:7.1%} of base's {whole / scale:,.1f}"
+            )
+        return lines
+
+    def _prune_words(self) -> str:
+        if self.tools.prune_layers is None:
+            return "takes whole blocks only; this skip set has others"
+        return self.tools.prune_layers or "nothing to prune"
+
+
+def describe(path: Path) -> Description | MergedDescription:
+    """Everything about one graph or engine.
+
+    Raises:
+        UserError: there is no such artefact, or it does not match its sidecar.
+    """
+    from pipeline.models import costs
+    from pipeline.models.checkpoint import read_config
+
+    sidecar = store.sidecar(path)
+    if isinstance(sidecar, MergedRecord) or (isinstance(sidecar, EngineRecord) and sidecar.variants):
+        return MergedDescription(path, sidecar)
+    variant = store.variant(path, quick=True)
+    config = read_config(store.checkpoint_folder(path))
+    layers = costs.sizes(config).layers
+    return Description(
+        path,
+        variant,
+        check_state(path, sidecar.sha256),
+        layers,
+        _costs(config, BASE, variant.precision),
+        _costs(config, variant.skip, variant.precision),
+        other_tools(variant.skip, layers),
+        sidecar,
+    )
+
+
+def _costs(config: Config, skip: SkipSet, precision: str) -> VariantCosts:
+    from pipeline.models import costs
+
+    return VariantCosts(
+        costs.parameters(config, skip),
+        costs.weight_bytes(config, skip, precision),
+        {length: costs.flops(config, skip, length) for length in LENGTHS},
+        costs.cache_bytes(config, skip, precision),
+    )
 
 
 @app.command(rich_help_panel=LOOK)
 def show(path: Annotated[Path, typer.Argument(help="Graph or engine.")], as_json: Json = False) -> None:
-    """One artefact whole: what is left out, what that saves, and its skip set in the forms other tools take.
+    """One artefact in full: what is left out, what that saves, and its skip set as other tools take it.
 
     Example: `pipeline show graphs/*/attn22-29.fp32.onnx`
     """
-    described = describe(path)
-    show_result(described, as_json, describe_text(described))
+    description = describe(path)
+    show_result(description.plain(), as_json, description.text())

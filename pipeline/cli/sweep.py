@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import extras
 from pipeline.cli.app import MEASURE, Json, app, show_result
 from pipeline.types import Failed
 
@@ -37,12 +38,14 @@ def sweep(
     A failure is recorded, and the rest goes on (exit 1).
     Example: `pipeline sweep evals/recipes/demo.toml --dry-run`
     """
+    if ray:
+        extras.needs("ray", "pipeline sweep --ray")
     from pipeline.sweep import sweep as stage
     from pipeline.sweep.ledger import DONE, FAILED, WAITING
 
     if dry_run:
-        seen = stage.dry_run(recipe)
-        show_result(seen.record(), as_json, seen.text())
+        overview = stage.dry_run(recipe)
+        show_result(overview.record(), as_json, overview.text())
         return
     ledger = stage.sweep(recipe, jobs=jobs, ray=ray, limit=limit)
     failed = ledger.failed()

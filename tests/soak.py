@@ -1,7 +1,7 @@
 """Mixed load with faults on `pipeline serve`: `make soak`, five minutes; the test suite takes half a minute.
 
-Clients stream, ask whole, draw, hang up, and send nonsense, while now and then a model is killed. Every answer
-is compared with the same graph run directly: a request ends with just that text, or with an error.
+Clients stream, ask whole, draw, hang up, and send nonsense, while now and then a model is killed. Every
+answer is compared with the same graph run directly: a request ends with just that text, or with an error.
 """
 
 from __future__ import annotations

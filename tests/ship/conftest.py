@@ -10,8 +10,10 @@ from pipeline.ship import ship
 from pipeline.ship.ports import Ports
 from pipeline.ship.triton import checks, repository
 from pipeline.ship.triton.server import Server
-from tests import serving
+from tests import serving, triton_backend
 from tests.serving import BASE, CUT, NARROW, Served
+
+triton_backend.install()
 
 
 @pytest.fixture(scope="module")

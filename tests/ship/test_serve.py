@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from pipeline.ship import ship
+from pipeline import store
+from pipeline.ship import serve, ship
 from pipeline.ship.ports import Ports
 from pipeline.ship.triton import checks, http, repository, wheel
 from pipeline.ship.triton.server import Server
 from pipeline.types import Failed, UserError
 from tests import serving, soak
 from tests.serving import command, until
+from tests.ship.triton.test_repository import record
 
 TEXT = "tiny-base_generate"
 
@@ -27,6 +30,62 @@ def repo(workdir: Path) -> Path:
     folder = Path("engines/triton").resolve()
     ship.ship(serving.project(workdir, ("base",)), folder)
     return folder
+
+
+@dataclass
+class FakeServer:
+    """A server that is there for so many questions."""
+
+    lives: int
+    http: str = "http://127.0.0.1:8000"
+    grpc: str = "127.0.0.1:8001"
+    metrics: str = "http://127.0.0.1:8002/metrics"
+    reloaded: list[str] = field(default_factory=list)
+
+    def is_running(self) -> bool:
+        self.lives -= 1
+        return self.lives >= 0
+
+    def reason(self) -> str:
+        return "Signal (9)"
+
+    def reload(self, model: str) -> None:
+        self.reloaded.append(model)
+
+
+def test_what_does_not_answer_is_loaded_again_until_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = {"well_generate": None, "dead_generate": "HTTP 500: Stub process is unhealthy"}
+    monkeypatch.setattr(serve, "WATCH", 0)
+    monkeypatch.setattr(checks, "problem", lambda url, model: problems[model])
+    server = FakeServer(lives=3)
+    with pytest.raises(Failed, match=r"the Triton server ended by itself: Signal \(9\)"):
+        serve._watch(server, list(problems))
+    assert server.reloaded == ["dead_generate"]
+
+
+def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [checks.ServingCheck("m", what, what == "is READY") for what in ("is READY", "x", "y")]
+    monkeypatch.setattr(checks, "examine", lambda *arguments: iter(results))
+    with pytest.raises(Failed, match="2 checks failed; the first: FAILED  m: x"):
+        serve._require_checks(Path("repo"), record(), FakeServer(0))
+    results = results[:1]
+    serve._require_checks(Path("repo"), record(), FakeServer(0))
+
+
+def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixture[str]) -> None:
+    serve._print_addresses(FakeServer(0), ["m", "m_generate"], "http://127.0.0.1:9000")
+    first, *lines, curl = capsys.readouterr().out.splitlines()
+    assert first.startswith("ready: http://127.0.0.1:8000 (HTTP), 127.0.0.1:8001 (gRPC)")
+    assert "  http://127.0.0.1:9000/v1 (OpenAI)" in lines
+    url = "http://127.0.0.1:8000/v2/models/m_generate"
+    assert curl.startswith(f"  curl -N {url}/generate_stream -H 'Content-Type: application/json' -d ")
+
+
+def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "my repo").mkdir()
+    store.write_json(tmp_path / "my repo" / "SHIP.json", record().plain())
+    with pytest.raises(UserError, match=r"holds no model; ship one with `.* --to triton '.*my repo'`"):
+        serve.smoke(tmp_path / "my repo")
 
 
 @pytest.mark.triton
@@ -45,15 +104,15 @@ def test_smoke_checks_and_leaves_nothing(repo: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_model_is_noticed_and_loaded_again(repo: Path) -> None:
     """Triton goes on calling it ready; a request for a token finds out. Ctrl-C ends all."""
-    with soak.served(repo, "--openai", "--openai-port", "0") as serve:
+    with soak.served(repo, "--openai", "--openai-port", "0") as running:
         before = {path.name for path in Path("/dev/shm").glob("pipeline-*")}
-        killed = serve.stub(TEXT)
+        killed = running.stub(TEXT)
         os.kill(killed, signal.SIGKILL)
-        until(lambda: checks.problem(serve.http, TEXT) is not None, 10)
-        until(lambda: checks.problem(serve.http, TEXT) is None, 60)
-        assert serve.stub(TEXT) != killed
-        port = int(serve.http.rsplit(":", 1)[1])
-    assert serve.process.returncode == 0
+        until(lambda: checks.problem(running.http, TEXT) is not None, 10)
+        until(lambda: checks.problem(running.http, TEXT) is None, 60)
+        assert running.stub(TEXT) != killed
+        port = int(running.http.rsplit(":", 1)[1])
+    assert running.process.returncode == 0
     assert not serving.stubs(str(repo)) and not serving.stubs(f"--model-repository={repo}")
     assert not before & {path.name for path in Path("/dev/shm").glob("pipeline-*")}
     with socket.socket() as one:
@@ -64,17 +123,17 @@ def test_a_killed_model_is_noticed_and_loaded_again(repo: Path) -> None:
 @pytest.mark.triton
 @pytest.mark.slow
 def test_a_server_that_dies_is_an_error(repo: Path) -> None:
-    with soak.served(repo) as serve:
-        os.kill(serve.server(), signal.SIGKILL)
-        serve.process.wait(60)
-    assert serve.process.returncode == 1 and not serving.stubs(str(repo))
+    with soak.served(repo) as running:
+        os.kill(running.server(), signal.SIGKILL)
+        running.process.wait(60)
+    assert running.process.returncode == 1 and not serving.stubs(str(repo))
 
 
 @pytest.mark.triton
 @pytest.mark.slow
 def test_a_killed_command_takes_the_server_along(repo: Path) -> None:
-    with soak.served(repo) as serve:
-        serve.process.kill()
+    with soak.served(repo) as running:
+        running.process.kill()
         until(lambda: not serving.stubs(str(repo)), 60)
 
 
@@ -145,8 +204,8 @@ def test_a_plan_is_stood_in_for(workdir: Path) -> None:
     done = command("serve", str(repo), "--smoke")
     assert done.returncode == 0 and "8 checks passed" in done.stdout, done.stderr
     assert "plans are not executed here" in done.stderr
-    with soak.served(repo) as serve:
-        url = f"{serve.http}/v2/models/tiny-attn2-3_generate/generate"
+    with soak.served(repo) as running:
+        url = f"{running.http}/v2/models/tiny-attn2-3_generate/generate"
         assert "text_output" in http.post(url, {"text_input": "a", "max_tokens": 4})[1]
     assert repository.read(repo).models["tiny-attn2-3"].versions["1"].kind == "tensorrt plan"
 

@@ -1,23 +1,117 @@
-"""NAME_generate in the real Triton server: its texts are those of the graph run directly."""
+"""NAME_generate, in this process and in the real Triton server: it writes what its graph writes by itself."""
 
 from __future__ import annotations
 
 import json
 import queue
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import triton_python_backend_utils as pb_utils
 import tritonclient.grpc as grpcclient
 
-from pipeline.ship.triton import http, text_model
+from pipeline.runtime.generation.sampling import Sampling
+from pipeline.ship import ship
+from pipeline.ship.triton import checks, http, repository, text_model
+from pipeline.ship.triton.in_triton.generate_model import TritonPythonModel
+from tests import serving
 from tests.serving import BASE, NARROW, PROMPTS, Served, until
+from tests.triton_backend import Request
 
-pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with serving.within(tmp_path_factory.mktemp("model")) as folder:
+        repo = Path("engines/triton").resolve()
+        ship.ship(serving.project(folder, ("base",)), repo)
+        return repo
 
 
+@pytest.fixture
+def arguments(repo: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What Triton gives the model."""
+    monkeypatch.setenv("PIPELINE_STANDIN", "1")
+    parameters = {
+        "rows": 2,
+        "cache_tokens": 4096,
+        "queue": 1,
+        "provider": "auto",
+        "threads": 1,
+        "verify": "sha256",
+    }
+    entries = {name: {"string_value": str(value)} for name, value in parameters.items()}
+    return {
+        "model_repository": str(repo / f"{BASE}_generate"),
+        "model_version": "1",
+        "model_name": f"{BASE}_generate",
+        "model_config": json.dumps({"parameters": entries}),
+    }
+
+
+def test_in_this_process(repo: Path, arguments: dict[str, str]) -> None:
+    """Texts are those of the graph run directly; errors have their codes; an unload ends what still runs."""
+    model = TritonPythonModel()
+    model.initialize(arguments)
+    requests = [Request(text_input=text, max_tokens=8) for text in PROMPTS[:2]]
+    wrong, endless = Request(text_input=""), Request(text_input="a", max_tokens=4000, ignore_eos=True)
+    model.execute([requests[0], wrong])
+    assert requests[0].sender.final.wait(30)
+    model.execute([requests[1]])
+    assert requests[1].sender.final.wait(30)
+    version = repository.newest(repository.read(repo))[BASE][1]
+    with checks.open_graph(repo, version) as runner:
+        for text, request in zip(PROMPTS[:2], requests, strict=True):
+            expected = checks.direct(runner, model.prompts, text, Sampling(max_tokens=8))
+            assert [response.values() for response in request.sender.responses] == [{"text_output": expected}]
+    (response,) = wrong.sender.responses
+    assert response.error.code == pb_utils.TritonError.INVALID_ARG and "empty" in response.error.message()
+    until(lambda: model.metrics.tokens.value == 16)
+    model.execute([endless])
+    until(lambda: model.metrics.running.value == 1)
+    model.finalize()
+    (response,) = endless.sender.responses
+    assert response.error.message() == "the model is being unloaded"
+    assert not model.thread.is_alive() and not hasattr(model, "metrics")
+
+
+def test_a_full_queue_is_unavailable(arguments: dict[str, str]) -> None:
+    model = TritonPythonModel()
+    model.initialize(arguments)
+    requests = [Request(text_input="a", max_tokens=2000, ignore_eos=True) for _ in range(6)]
+    model.execute(requests)
+    refused = [r for request in requests for r in request.sender.responses if r.error is not None]
+    assert refused and {one.error.code for one in refused} == {pb_utils.TritonError.UNAVAILABLE}
+    assert "the queue is full" in refused[0].error.message()
+    for request in requests:
+        request.sender.cancelled = True
+    assert all(request.sender.final.wait(30) for request in requests)
+    codes = {one.error.code for request in requests for one in request.sender.responses if one.error}
+    assert codes == {pb_utils.TritonError.UNAVAILABLE, pb_utils.TritonError.CANCELLED}
+    model.finalize()
+
+
+def test_what_was_not_shipped_is_not_opened(repo: Path, arguments: dict[str, str], tmp_path: Path) -> None:
+    copy = tmp_path / "repo"
+    shutil.copytree(repo, copy)
+    data = copy / BASE / "1/model.onnx/model.data"
+    content = bytearray(data.read_bytes())
+    content[100] ^= 1
+    data.write_bytes(content)
+    arguments["model_repository"] = str(copy / f"{BASE}_generate")
+    with pytest.raises(pb_utils.TritonModelException, match=r"model\.data is not what was shipped"):
+        TritonPythonModel().initialize(arguments)
+    data.unlink()
+    with pytest.raises(pb_utils.TritonModelException, match=r"model\.data"):
+        TritonPythonModel().initialize(arguments)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
 def test_streams_over_http_and_grpc(healthy: Served) -> None:
     whole = healthy.direct(BASE, PROMPTS[0], max_tokens=20)
     pieces = healthy.streamed(BASE, PROMPTS[0], max_tokens=20)
@@ -27,6 +121,8 @@ def test_streams_over_http_and_grpc(healthy: Served) -> None:
     assert "".join(pieces) == whole and len(pieces) > 1
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_sixteen_streams_of_mixed_lengths_are_as_alone(healthy: Served) -> None:
     """They join and leave one batch; each gets the tokens that it gets alone."""
     requests = [(PROMPTS[k % 8], 4 + 5 * k) for k in range(16)]
@@ -42,6 +138,8 @@ def test_sixteen_streams_of_mixed_lengths_are_as_alone(healthy: Served) -> None:
     assert written == sum(length for _, length in requests)
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_sampling_is_seeded_and_the_same_as_in_process(healthy: Served) -> None:
     """The fields may stand in the body, or as vLLM's parameters."""
     fields = {"temperature": 0.9, "top_k": 40, "top_p": 0.9, "seed": 7, "max_tokens": 16}
@@ -52,6 +150,8 @@ def test_sampling_is_seeded_and_the_same_as_in_process(healthy: Served) -> None:
     assert text != healthy.generate(BASE, PROMPTS[2], **{**fields, "seed": 8})
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_fields_of_the_answer(healthy: Served) -> None:
     whole = healthy.generate(BASE, PROMPTS[3], max_tokens=24)
     stop = whole[6:9]
@@ -71,6 +171,8 @@ def test_fields_of_the_answer(healthy: Served) -> None:
     assert 0 < answer["num_output_tokens"] <= 24
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_chat(healthy: Served) -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the time?"}]
     status, answer = http.post(healthy.url(BASE), {"messages": json.dumps(messages), "max_tokens": 9})
@@ -106,11 +208,15 @@ def test_chat(healthy: Served) -> None:
         ),
     ],
 )
+@pytest.mark.triton
+@pytest.mark.slow
 def test_bad_input_gets_a_clear_error(healthy: Served, body: Any, status: int, message: str) -> None:
     got, answer = http.post(healthy.url(BASE), body)
     assert got == status and message in answer["error"], (got, str(answer)[:300])
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_unknown_models_tensors_and_types(healthy: Served) -> None:
     status, answer = http.post(healthy.url("nobody"), {"text_input": "a"})
     assert status == 404 or "unknown model" in str(answer)
@@ -137,6 +243,8 @@ def long_request(
         yield triton
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_a_cancelled_request_makes_room(healthy: Served) -> None:
     """The narrow model runs one at a time: a second request starts when the first is cancelled."""
     before = healthy.metric("pipeline_generated_tokens_total", NARROW)
@@ -148,6 +256,8 @@ def test_a_cancelled_request_makes_room(healthy: Served) -> None:
         assert healthy.metric("pipeline_generated_tokens_total", NARROW) - before < 4000
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_a_client_that_hangs_up_makes_room(healthy: Served) -> None:
     body = {"text_input": "the time", "max_tokens": 4000, "stream": True, "ignore_eos": True}
     before = healthy.metric("pipeline_generated_tokens_total", NARROW)
@@ -158,6 +268,8 @@ def test_a_client_that_hangs_up_makes_room(healthy: Served) -> None:
     assert healthy.metric("pipeline_generated_tokens_total", NARROW) - before < 4000
 
 
+@pytest.mark.triton
+@pytest.mark.slow
 def test_a_full_queue_refuses_and_loses_nothing(healthy: Served) -> None:
     """One runs, two wait, the fourth is refused; the three get their whole texts."""
     with long_request(healthy, NARROW) as triton, ThreadPoolExecutor(2) as pool:

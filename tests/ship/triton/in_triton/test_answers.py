@@ -1,0 +1,102 @@
+"""Responses to a request, and the outbox that sends them."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import triton_python_backend_utils as pb_utils
+
+from pipeline.runtime.generation.writer import Piece
+from pipeline.ship.triton.in_triton.answers import FLAGS, Answer, AnswerForm, Outbox
+from tests.triton_backend import Sender
+
+EVERYTHING = {"return_finish_reason": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
+
+
+class Held(Outbox):
+    """Sends nothing before `flush`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.close()
+
+    def flush(self) -> None:
+        while not self.queue.empty():
+            self.queue.get().send()
+
+
+def answered(form: AnswerForm, *pieces: Piece, flush_each: bool = True) -> Sender:
+    sender, outbox = Sender(), Held()
+    answer = Answer(sender, outbox)
+    answer.form = form
+    for piece in pieces:
+        answer.take(piece)
+        if flush_each:
+            outbox.flush()
+    outbox.flush()
+    return sender
+
+
+PIECES = (Piece("a", 1), Piece("", 2), Piece("b", 3, "length"))
+
+
+def test_one_response_at_the_end() -> None:
+    sender = answered(AnswerForm(prompt="x", prompt_tokens=4, **EVERYTHING), *PIECES)
+    (response,) = sender.responses
+    counts = {"num_input_tokens": 4, "num_output_tokens": 3}
+    assert response.values() == {"text_output": "ab", "finish_reason": "length", **counts}
+    assert sender.final.is_set()
+
+
+def test_a_stream_has_a_response_for_each_new_text() -> None:
+    sender = answered(AnswerForm(stream=True, **EVERYTHING), *PIECES)
+    values = [response.values() for response in sender.responses]
+    assert [one["text_output"] for one in values] == ["a", "b"]
+    assert [one["finish_reason"] for one in values] == ["", "length"]
+    assert [one["num_output_tokens"] for one in values] == [1, 2]  # the second token brought no text
+
+
+def test_what_waits_goes_out_as_one_response() -> None:
+    sender = answered(AnswerForm(stream=True), *PIECES, flush_each=False)
+    assert [response.values() for response in sender.responses] == [{"text_output": "ab"}]
+
+
+def test_the_prompt_stands_before_the_first_text_alone() -> None:
+    form = AnswerForm(stream=True, exclude_input_in_output=False, prompt="x: ")
+    texts = [response.values()["text_output"] for response in answered(form, *PIECES).responses]
+    assert texts == ["x: a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("piece", "code", "message"),
+    [
+        (Piece(error=RuntimeError("two\nlines")), pb_utils.TritonError.INTERNAL, "two lines"),
+        (Piece("late", finish="cancelled"), pb_utils.TritonError.CANCELLED, "the request was cancelled"),
+    ],
+)
+def test_an_error_ends_the_answer(piece: Piece, code: int, message: str) -> None:
+    sender = answered(AnswerForm(), Piece("a", 1), piece)
+    (response,) = sender.responses
+    assert (response.error.code, response.error.message()) == (code, message)
+    assert sender.final.is_set() and not response.output_tensors
+
+
+def test_the_outbox_counts_tokens_and_survives_an_error() -> None:
+    class Broken(Sender):
+        def send(self, response: Any, flags: int = 0) -> None:
+            raise RuntimeError("the request is gone")
+
+    outbox, sender = Outbox(), Sender()
+    for target in (Broken(), sender):
+        answer = Answer(target, outbox)
+        answer.take(Piece("a", 1, "stop"))
+    assert sender.final.wait(10)
+    assert outbox.tokens == 2 and pb_utils.Logger.lines[-1].endswith("the request is gone")
+    outbox.close()
+    assert not outbox.thread.is_alive() and threading.main_thread().is_alive()
+
+
+def test_flags_are_fields_of_the_form() -> None:
+    assert set(FLAGS) == set(AnswerForm.__slots__) - {"prompt", "prompt_tokens"}

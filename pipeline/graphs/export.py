@@ -88,25 +88,24 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
         }
         if store.is_current(path, wanted):
             return path
-        data_files = sorted(
-            {
-                str(tensor.location)
-                for value in model.graph.initializers.values()
-                if isinstance(tensor := value.const_value, ir.ExternalTensor)
-            }
+        sizes = _copy_export(model, folder, target)
+        graphfile.save(
+            model, path, {**wanted, "weights": sizes, "num_layers": num_layers(read_config(folder))}
         )
-        for name in [*data_files, *(n for n in SMALL_FILES if (folder / n).is_file())]:
-            with store.atomic(target / name) as temporary:
-                shutil.copyfile(folder / name, temporary)
-        origin = store.relative(folder, to=target / store.SOURCE)
-        store.write_json(target / store.SOURCE, CheckpointSource(kind="onnx", origin=origin).plain())
-        sizes = {
-            name: (target / name).stat().st_size for name in data_files
-        }  # a digest would read every weight
-        fields = {**wanted, "weights": sizes, "num_layers": num_layers(read_config(folder))}
-        graphfile.save(model, path, fields)
     open_checkpoint(target)
     return path
+
+
+def _copy_export(model: ir.Model, folder: Path, target: Path) -> dict[str, int]:
+    """Copies an export's files. Returns the sizes of its data files: a digest would read every weight."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    data_files = sorted({str(t.location) for t in tensors if isinstance(t, ir.ExternalTensor)})
+    for name in [*data_files, *(name for name in SMALL_FILES if (folder / name).is_file())]:
+        with store.atomic(target / name) as temporary:
+            shutil.copyfile(folder / name, temporary)
+    origin = store.relative(folder, to=target / store.SOURCE)
+    store.write_json(target / store.SOURCE, CheckpointSource(kind="onnx", origin=origin).plain())
+    return {name: (target / name).stat().st_size for name in data_files}
 
 
 def _load_export(folder: Path, source: Path) -> ir.Model:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.runtime import tensorrt_library
 from pipeline.runtime.runner import Array, Limits, Runner, TensorInfo
-from pipeline.runtime.tensorrt_library import Profile, gpu_target, library, logger_of, one_line
+from pipeline.runtime.tensorrt_library import Profile, library, logger_of, one_line
 from pipeline.types import UserError
 
 
@@ -111,7 +112,7 @@ class TrtRunner(Runner):
 
 def _load(path: Path, plan: Plan) -> tuple[Any, Any]:
     """The engine, its weights in it, and the library's module."""
-    target = gpu_target()
+    target = tensorrt_library.gpu_target()
     if target is None:
         raise UserError(
             f"{path} runs on an NVIDIA GPU only, and none is seen here; a graph (.onnx) runs on the CPU"

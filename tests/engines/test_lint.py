@@ -39,7 +39,7 @@ def attention(
     outputs: int = 1,
     **attributes: Any,
 ) -> ir.Node:
-    """Attention-23 as the contract writes it: fp16, 4-D, four query heads on two key/value heads, an explicit mask."""
+    """Attention-23 as the contract has it: fp16, 4-D, four query heads on two key/value heads, a mask."""
     inputs = [value("q", HALF, "B", 4, "S", dim), *(value(n, HALF, "B", 2, "T", dim) for n in "kv")]
     masks = [value("mask", mask, "B", 1, "S", "T") if mask is not None else None]
     return ir.node(

@@ -1,4 +1,4 @@
-"""The export command: small, fast, without torch, atomic, one at a time, and one line where the input is wrong."""
+"""The export command: small, fast, without torch, atomic, one at a time; wrong input is one line."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ from pipeline.types import SkipSet, UserError
 from tests import tiny
 
 LLAMA_2_70B = {
-    "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
-    "num_key_value_heads": 8, "vocab_size": 32000, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "silu",
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 4096,
+    "hidden_act": "silu",
+}
 
 
 def command(*arguments: str, cwd: Path, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -85,8 +93,10 @@ base = export.export_base(checkpoint.resolve(sys.argv[1], in_place=True), sys.ar
 exported = time.perf_counter()
 variant = variants.cut(base, SkipSet.parse(sys.argv[2]))
 done = time.perf_counter()
-print(json.dumps({"import_s": began - started, "export_s": exported - began, "cut_s": done - exported, "imports_mb": imports,
-                  "peak_mb": peak(), "torch": "torch" in sys.modules, "base": str(base), "variant": str(variant)}))
+times = {"import_s": began - started, "export_s": exported - began, "cut_s": done - exported}
+memory = {"imports_mb": imports, "peak_mb": peak()}
+paths = {"base": str(base), "variant": str(variant)}
+print(json.dumps({**times, **memory, **paths, "torch": "torch" in sys.modules}))
 """
 
 
@@ -101,7 +111,7 @@ def measured(folder: Path, variant: str, cwd: Path, precision: str = "fp32") -> 
 
 
 def test_a_70b_shaped_checkpoint(workdir: Path) -> None:
-    """137 GB of weights are named, exported and cut with a few hundred kilobytes written and none of them read."""
+    """137 GB of weights are exported and cut: a few hundred kilobytes are written, no weight is read."""
     folder = workdir / "Llama-2-70b"
     sparse_checkpoint(folder, LLAMA_2_70B, 15)
     assert (
@@ -131,7 +141,7 @@ def test_the_demo_exports_small_and_without_torch(demo_root: Path, workdir: Path
 
 
 def test_as_our_user_writes_it(workdir: Path) -> None:
-    """No model named: the only one under graphs/; several are an error that lists them; PIPELINE_MODEL decides."""
+    """No model named: the only one under graphs/; several are an error that lists them."""
     tiny.checkpoint(workdir / "models" / "one", num_hidden_layers=8)
     done = command("export", "models/one", "--skip", "mlp", "--frac", "0.25", cwd=workdir)
     assert (done.returncode, done.stdout) == (0, "graphs/one/mlp6-7.fp32.onnx\n"), done.stderr
@@ -221,10 +231,10 @@ def test_a_sidecar_that_does_not_match_is_refused(workdir: Path) -> None:
     path = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(UserError, match="is not what its sidecar describes"):
-        store.read_sidecar(path)
+        store.sidecar(path)
     store.sidecar_path(path).unlink()
     with pytest.raises(UserError, match="has no sidecar"):
-        store.read_sidecar(path)
+        store.sidecar(path)
 
 
 def test_a_killed_export_is_made_good_by_the_next(workdir: Path) -> None:
@@ -244,7 +254,7 @@ def test_a_killed_export_is_made_good_by_the_next(workdir: Path) -> None:
             ).graph.node  # whole, whatever its sidecar says
     done = command(*line[3:], cwd=workdir)
     assert done.returncode == 0, done.stderr
-    assert store.read_sidecar(workdir / done.stdout.strip()) and not list(workdir.rglob("*.tmp"))
+    assert store.graph_sidecar(workdir / done.stdout.strip()) and not list(workdir.rglob("*.tmp"))
 
 
 def test_two_exports_at_once(workdir: Path) -> None:
@@ -257,7 +267,7 @@ def test_two_exports_at_once(workdir: Path) -> None:
     assert [p.communicate()[0] for p in pair] == ["graphs/one/mlp6-7.fp32.onnx\n"] * 2 and not any(
         p.returncode for p in pair
     )
-    assert store.read_sidecar(workdir / "graphs/one/mlp6-7.fp32.onnx")
+    assert store.graph_sidecar(workdir / "graphs/one/mlp6-7.fp32.onnx")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")

@@ -40,7 +40,7 @@ def test_merged_outputs_are_bit_identical_and_caches_shared(model_type: str, wor
     )  # layer 0 is below the fork
     assert "past_key_values.3.key.mlp1" in cache  # and layer 3 above it
     for graph in graphs:
-        name = store.variant_of(store.read_sidecar(graph)).name
+        name = store.graph_sidecar(graph).variant
         with opening.open_runner(graph) as runner:
             logits, own = runner.forward(ids)
             np.testing.assert_array_equal(first[f"logits.{name}"], logits)

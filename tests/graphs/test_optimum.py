@@ -56,7 +56,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.slow
 def test_a_graph_that_optimum_traced_is_cut(exported: Path, workdir: Path) -> None:
     base = export.export_from_onnx(exported)
-    assert store.read_sidecar(base)["contract"] == "optimum" and base.parent == Path("graphs") / exported.name
+    assert store.graph_sidecar(base).contract == "optimum" and base.parent == Path("graphs") / exported.name
     joins = anatomy.find(graphfile.load(base), 3, BASE)
     assert [j.sublayer for j in joins] == [(i, kind) for i in range(3) for kind in ("attn", "mlp")]
     ids = np.array([[5, 9, 13, 40, 7], [3, 4, 5, 6, 7]])

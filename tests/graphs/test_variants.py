@@ -1,4 +1,4 @@
-"""The surgery: two roads to one graph, only the skipped things gone, and the same numbers as PyTorch without them."""
+"""The surgery: two ways to one graph, only what is skipped gone, and the numbers of PyTorch without it."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def test_only_the_skipped_things_are_gone(model_type: str, name: str, workdir: P
     base, chosen = export.export_base(found), SkipSet.parse(name)
     whole, part = fingerprint(graphfile.load(base)), fingerprint(graphfile.load(variants.cut(base, chosen)))
 
-    def mine(weight: str) -> bool:
-        """Whether a checkpoint tensor belongs to a skipped sublayer (phi's one norm goes when both of its readers do)."""
+    def skipped(weight: str) -> bool:
+        """Whether a tensor belongs to a skipped sublayer; phi's one norm goes when both of its readers do."""
         for i, kind in itertools.product(range(4), ("attn", "mlp")):
             parts = {"attn": ("self_attn", "input_layernorm"), "mlp": ("mlp", "post_attention_layernorm")}[
                 kind
@@ -132,7 +132,7 @@ def test_only_the_skipped_things_are_gone(model_type: str, name: str, workdir: P
         return False
 
     assert {w for w in whole["weights"] if w in found.tensors} - set(part["weights"]) == {
-        w for w in found.tensors if mine(w)
+        w for w in found.tensors if skipped(w)
     }
     kept = {n[0]: n for n in part["nodes"]}
     for node in whole["nodes"]:
@@ -192,17 +192,17 @@ def test_all_logits_twin(workdir: Path) -> None:
         logits = every.infer(every.feeds(ids))["logits"]
         wanted, _ = one.forward(ids, logits_positions=np.array([[0, 1, 2, 3]]))
         np.testing.assert_array_equal(logits, wanted)
-    assert store.read_sidecar(twin)["head"] == "all"
+    assert store.graph_sidecar(twin).head == "all"
 
 
 def test_refusals_reach_the_user_as_one_line(workdir: Path) -> None:
-    """onnx-ir wraps what a pass's pre- and postconditions raise; the user sees our line, and no variant is left."""
+    """onnx-ir wraps what a pass's conditions raise; the user sees our line, and no variant is left."""
     base = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
-    model, record = graphfile.load(base), store.read_sidecar(base)
+    model, record = graphfile.load(base), store.graph_sidecar(base)
     next(
         n for n in model.graph if n.op_type == "Attention" and "layers.1" in (n.name or "")
     ).op_type = "Mystery"
-    graphfile.save(model, base, record)
+    graphfile.save(model, base, record.plain())
     with pytest.raises(UserError, match=r"layer 1: node '/layers.1/attention/.*' joins the stream as mlp"):
         variants.cut(base, SkipSet.parse("mlp0"))
     assert not list(base.parent.glob("mlp0*"))

@@ -29,7 +29,7 @@ TEXTS = ("The list of names", "a", LONG, "If the exception is raised", "of")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[Any, Prompts, Path]]]:
-    """(architecture, variant) → runner, Prompts and folder of a tiny model that never ends a text itself; each is made once."""
+    """(architecture, variant) → runner, Prompts and folder of a tiny model that never ends a text itself."""
     root, threads = tmp_path_factory.mktemp("generation"), torch.get_num_threads()
     torch.set_num_threads(1)  # a tiny model is slower on two
 
@@ -205,7 +205,7 @@ def test_the_cache_is_bounded_and_first_come_is_first_served(models: Any) -> Non
 
 
 def test_what_cannot_fit_or_wait_is_refused(models: Any) -> None:
-    """Those that were let in before are served nevertheless; a cancelled one leaves its place in the queue."""
+    """Requests that were let in before are served; a cancelled one leaves its place in the queue."""
     runner, prompts, _ = models()
     asked = [Asked("of"), Asked("a", gone=0), Asked("as", at=1)]
     batcher = Batcher(Spied(runner), rows=1, cache_tokens=40, queue=2)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import pytest
+
+from pipeline.runtime import tensorrt_library
+from pipeline.types import UserError
+
+
+def test_a_backend_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Any:
+        raise ImportError("libnvinfer.so.11: cannot open shared object file")
+
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr(tensorrt_library.importlib, "import_module", missing)
+    with pytest.raises(
+        UserError, match=r"tensorrt is not installed; run `pip install 'skip-pipeline\[tensorrt\]'`"
+    ):
+        tensorrt_library.library("tensorrt")
+    monkeypatch.setattr(tensorrt_library.importlib, "import_module", broken)
+    with pytest.raises(UserError, match="is installed but cannot be loaded: libnvinfer"):
+        tensorrt_library.library("tensorrt-rtx")
+
+
+def test_gpu_target_asks_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def __init__(self, status: int) -> None:
+            self.status = status
+
+        def cuInit(self, flags: int) -> int:  # noqa: N802 - CUDA's name
+            return self.status
+
+        def cuDeviceGet(self, device: Any, ordinal: int) -> int:  # noqa: N802 - CUDA's name
+            return 0
+
+        def cuDeviceGetAttribute(self, number: Any, attribute: int, device: Any) -> int:  # noqa: N802
+            number._obj.value = {75: 8, 76: 9}[attribute]
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(0))
+    assert tensorrt_library.gpu_target() == "sm89"
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(100))  # CUDA_ERROR_NO_DEVICE
+    assert tensorrt_library.gpu_target() is None

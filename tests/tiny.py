@@ -90,13 +90,18 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1"}
 
 
-def similarity_record(**changes: Any) -> records.SimilarityRecord:
-    """A record of similarity statistics, for tests that make the arrays by hand."""
+def similarity_request(**changes: Any) -> records.SimilarityRequest:
+    """What similarity statistics are of, for tests that make the arrays by hand."""
     fields: dict[str, Any] = {
         "model": "tiny", "weights": "abc", "runner": "torch", "length": 8, "buckets": 2, "tokens": 8, "wanted": 1,
-        "texts": records.TextSource(origin="words"), "arrays_sha256": "0" * 64,
+        "texts": records.TextSource(origin="words"),
     }  # fmt: skip
-    return records.SimilarityRecord(**{**fields, **changes})
+    return records.SimilarityRequest(**{**fields, **changes})
+
+
+def similarity_record() -> records.SimilarityRecord:
+    """The record of statistics that lie in no file."""
+    return records.SimilarityRecord(**dict(similarity_request()), arrays_sha256="0" * 64)
 
 
 def passed(artefact: Path, digest: str | None = None) -> Path:

@@ -18,7 +18,6 @@ from pipeline.store.records import SublayerTimes
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
-
 TIMES = SublayerTimes(whole=20.0, attn=1.0, mlp=2.5)
 
 

@@ -1,0 +1,25 @@
+"""The first removals of the order, with what they cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.known_statistics import chosen
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "expected"),
+    [
+        ("mlp", 2, "mlp4-5"),
+        ("attn", 1, "attn5"),
+        ("block", 6, "block0-5"),
+    ],
+)
+def test_what_it_chooses(kind: str, count: int, expected: str) -> None:
+    assert chosen("greedy", kind, count).skip.name == expected
+
+
+def test_it_says_the_losses_and_the_work_that_was_saved() -> None:
+    choice = chosen("greedy", "mlp", 2)
+    assert choice.chosen == (("mlp5", 1.0), ("mlp4", 2.0)) and choice.stays == (("mlp0", 9.0),)
+    assert choice.note.startswith("whole model: 0.5000; 1.0e+00 FLOPs, 67% less")

@@ -1,0 +1,66 @@
+"""What is trained, where the stream is compared, and who teaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.calib import heal, healer, losses
+from pipeline.models.reference import Reference
+from pipeline.store.records import HealSettings
+from pipeline.types import BASE, SkipSet
+from tests import tiny
+from tests.learning import SMALL, variant
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("block1-2", ("mlp",)), ("mlp1+attn2", ("attn", "mlp")), ("attn0", ("q_proj", "down_proj"))],
+)
+def test_adapters_never_touch_what_is_left_out(base: Path, name: str, wanted: tuple[str, ...]) -> None:
+    place = heal.heal(variant(base, name), HealSettings(**{**SMALL, "steps": 1, "targets": wanted}))
+    left_out = SkipSet.parse(name)
+    touched = set(load_file(place / "adapter_model.safetensors"))
+    kinds = {"self_attn": "attn", "mlp": "mlp"}
+    sublayers = {
+        (int(key.split(".layers.")[1].split(".")[0]), kinds[key.split(".layers.")[1].split(".")[1]])
+        for key in touched
+    }
+    assert sublayers and not any(one in left_out for one in sublayers)
+    assert {key.split(".")[-3] for key in touched} <= {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+    if "q_proj" in wanted:
+        assert {key.split(".")[-3] for key in touched} == {"q_proj", "down_proj"}
+
+
+def test_the_cut_is_after_each_run_of_layers_that_lack_something() -> None:
+    assert healer.cuts(SkipSet.parse("block2-3+attn6"), 8) == [3, 6]
+    assert healer.cuts(SkipSet.parse("mlp7"), 8) == [7] and healer.cuts(BASE, 8) == []
+
+
+def test_the_student_lacks_the_sublayers_and_the_teacher_has_them(tmp_path: Path) -> None:
+    folder, skip = tiny.checkpoint(tmp_path, num_hidden_layers=3), SkipSet.parse("block1")
+    pupil = healer.Healer(folder, skip, HealSettings(rank=4, alpha=4))
+    tokens = np.random.default_rng(0).integers(3, 96, (3, 12))
+
+    def loss(left_out: SkipSet) -> float:
+        model = Reference(folder, left_out).model
+        ids = torch.from_numpy(tokens)
+        with torch.no_grad():
+            return float(losses.cross_entropy(model(ids).logits, ids))
+
+    # A fresh adapter's second matrix is zero: the student is the plain variant.
+    assert pupil.mean_loss(tokens) == pytest.approx(loss(skip), abs=1e-4)
+    assert pupil.mean_loss(tokens, teacher=True) == pytest.approx(loss(BASE), abs=1e-4)
+    assert pupil.trained == 2 * 3 * 4 * (64 + 96)  # two MLPs of three matrices, rank 4

@@ -1,0 +1,107 @@
+"""The greedy order: what a plain search would remove, kept on disk, continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.calib import race, search
+from pipeline.models import checkpoint, texts
+from pipeline.store.records import GreedyRecord, read
+from pipeline.types import BASE, SkipSet, UserError
+from tests import tiny
+
+
+@pytest.fixture
+def folder(workdir: Path) -> Path:
+    tiny.checkpoint(workdir / "models" / "tiny", vocab_size=tiny.WORDS, num_hidden_layers=5)
+    tiny.tokenizer(workdir / "models" / "tiny")
+    return checkpoint.resolve("models/tiny").folder
+
+
+def plain_loss(folder: Path, skip: SkipSet, tokens: np.ndarray) -> float:
+    """The mean loss at every second position, of one whole pass over all sequences."""
+    from pipeline.models.reference import Reference
+
+    reference = Reference(folder)
+    with torch.inference_mode(), reference.without(skip):
+        logits = reference.model(torch.from_numpy(tokens), use_cache=False).logits
+    at = np.arange(race.EVERY - 1, tokens.shape[1] - 1, race.EVERY)
+    scores = torch.log_softmax(logits[:, at].double(), dim=-1)
+    return -float(scores.gather(2, torch.from_numpy(tokens[:, at + 1])[..., None]).mean())
+
+
+@pytest.mark.parametrize("family", ["llama", "phi", "qwen3"])
+@pytest.mark.parametrize("kind", ["attn", "mlp", "block"])
+def test_greedy_removes_what_a_plain_search_would(
+    family: str, kind: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no candidate leaves the race before its end."""
+    monkeypatch.setattr(race, "DOUBT", 1e9)
+    source = tiny.checkpoint(workdir / "models" / "tiny", family, vocab_size=tiny.WORDS, num_hidden_layers=5)
+    tiny.tokenizer(source)
+    folder = checkpoint.resolve("models/tiny").folder
+    tokens, _ = texts.cut(folder, texts.OWN, 24, 10)
+    found = search.removals(folder, kind, 3, texts.OWN, 10, 24)
+    assert found.base_loss == pytest.approx(plain_loss(folder, BASE, tokens), abs=1e-5)
+    gone = BASE
+    for step in found.steps:
+        losses = {}
+        for layer in range(5):
+            one = SkipSet.of(kind, [layer])
+            if not set(one.attention + one.mlp) & set(gone.attention + gone.mlp):
+                losses[one.name] = plain_loss(folder, gone | one, tokens)
+        assert step.removed == min(losses, key=lambda name: losses[name])
+        assert step.loss == pytest.approx(losses[step.removed], abs=1e-5)
+        assert {name for name, *_ in step.others} == set(losses) - {step.removed}
+        gone |= SkipSet.parse(step.removed)
+    assert 0 < found.flops < found.plain_flops
+
+
+def test_greedy_goes_on_from_a_shorter_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = search.removals(folder, "mlp", 2, texts.OWN, 6, 16)
+    runs = []
+    real = race.Race.run
+    monkeypatch.setattr(race.Race, "run", lambda one, gone: runs.append(gone.name) or real(one, gone))
+    four = search.removals(folder, "mlp", 4, texts.OWN, 6, 16)
+    assert four.steps[:2] == two.steps and len(runs) == 2
+    assert search.removals(folder, "mlp", 3, texts.OWN, 6, 16).steps[:4] == four.steps and len(runs) == 2
+    search.removals(folder, "mlp", 5, texts.OWN, 6, 16)
+    with pytest.raises(UserError, match="no mlp is left"):
+        search.removals(folder, "mlp", 6, texts.OWN, 6, 16)
+    search.removals(folder, "mlp", 1, texts.OWN, 5, 16)  # another text is another order
+    assert runs[-1] == "base"
+
+
+def test_a_poisoned_model_is_refused(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / "poisoned", vocab_size=tiny.WORDS)
+    tiny.tokenizer(source)
+    model = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(source)
+    with pytest.raises(UserError, match="not finite"):
+        search.removals(checkpoint.resolve("models/poisoned").folder, "attn", 1, texts.OWN, 2, 16)
+
+
+def test_the_order_is_kept_as_a_record_that_names_its_text(folder: Path) -> None:
+    Path("a.txt").write_text("The grass of the field is green and the sky is blue. " * 60)
+    found = search.removals(folder, "mlp", 1, texts.TextInput((Path("a.txt"),)), 2, 16)
+    written = read(GreedyRecord, Path("calib/tiny/greedy-mlp.json"))
+    assert written == found and written.texts.origin == ("../../a.txt",)
+    assert written.weights == checkpoint.open_checkpoint(folder).identity and len(written.steps) == 1
+
+
+def test_an_order_of_version_0_1_is_continued(folder: Path) -> None:
+    import json
+
+    found = search.removals(folder, "mlp", 1, texts.OWN, 2, 16)
+    path = Path("calib/tiny/greedy-mlp.json")
+    old = json.loads(path.read_text())
+    del old["texts"]["characters"]
+    path.write_text(json.dumps(old))
+    assert search.removals(folder, "mlp", 2, texts.OWN, 2, 16).steps[:1] == found.steps

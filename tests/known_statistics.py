@@ -1,0 +1,46 @@
+"""Statistics made by hand, whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.calib import selectors, similarity
+from pipeline.store.records import GreedyRecord, Removal, TextSource
+from tests import tiny
+
+L = 6
+
+
+class Known(selectors.ModelStatistics):
+    """Cosines and distances made by hand."""
+
+    similarity = similarity.Similarity(
+        tiny.similarity_record(),
+        {
+            "cosine_layer": np.array([[0.5, 0.9, 0.8, 0.9, 0.7, 0.1]]),
+            "cosine_attn": np.array([[0.1, 0.2, 0.95, 0.96, 0.97, 0.3]]),
+            "cosine_mlp": np.array([[0.1, 0.9, 0.4, 0.5, 0.98, 0.2]]),
+            "angular": np.abs(
+                np.subtract.outer(np.array([0, 3, 5, 5.5, 6, 9, 20]), np.array([0, 3, 5, 5.5, 6, 9, 20]))
+            )
+            / 100,
+            "angular_mean": np.zeros((1, L + 1, L + 1)),
+        },
+        {},
+    )
+
+    def removals(self, kind: str, count: int) -> GreedyRecord:
+        steps = tuple(
+            Removal(removed=f"{kind}{L - 1 - k}", loss=1.0 + k, others=((f"{kind}0", 9.0, 4),))
+            for k in range(L)
+        )
+        return GreedyRecord(
+            model="tiny", weights="abc", kind=kind, samples=4, length=8, every=2, doubt=1.5,
+            texts=TextSource(origin="words"), base_loss=0.5, steps=steps, flops=1.0, plain_flops=3.0,
+        )  # fmt: skip
+
+
+def chosen(name: str, kind: str, count: int, layers: int = L, **more) -> selectors.Choice:
+    return selectors.choose(
+        name, selectors.Question(kind, count, layers, more.pop("statistics", Known()), **more)
+    )

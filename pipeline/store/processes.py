@@ -47,4 +47,14 @@ def end_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None 
         os._exit(1)
 
 
+def kill_group(leader: int) -> None:
+    """Kills what is left of a process group.
+
+    Args:
+        leader: process id of its leader, which may have ended.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
+        os.killpg(leader, signal.SIGKILL)
+
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -6,7 +6,6 @@ killed, the kernel kills them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline import store
+from pipeline.store.processes import kill_group
 from pipeline.sweep.jobs import Command, Job
 from pipeline.types import first_line
 
@@ -114,8 +114,7 @@ class JobProcess:
 
     def kill(self) -> None:
         """Kills it and what it has started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # they have ended
-            os.killpg(self.process.pid, signal.SIGKILL)
+        kill_group(self.process.pid)
 
 
 def environment() -> dict[str, str]:

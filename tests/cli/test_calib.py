@@ -39,9 +39,8 @@ def test_from_text_to_a_healed_graph(project: Path) -> None:
         run(project, "calibrate", "tiny", "--samples", "4", "--length", "24", "--buckets", "2", "--json")
     )
     assert made["samples"] == 4 and made["tokens"] == 96 and len(made["cosine_attn"]) == LAYERS
-    assert "attention, tokens 12-23" in run(
-        project, "calibrate", "tiny", "--samples", "4", "--length", "24", "--buckets", "2"
-    )
+    table = run(project, "calibrate", "tiny", "--samples", "4", "--length", "24", "--buckets", "2")
+    assert "attention," in table and "tokens 12-23" in table and max(map(len, table.splitlines())) <= 100
     angular = json.loads(run(project, "select", "tiny", "--count", "2", "--select", "angular", "--json"))
     assert (
         len(angular["attention"]) == 2

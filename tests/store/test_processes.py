@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.processes import stoppable
+from pipeline.store.processes import kill_group, stoppable
 from tests import tiny
 
 
@@ -93,3 +93,22 @@ def test_a_child_whose_parent_is_gone_already_exits() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=tiny.environment(), check=False
     )
     assert child.returncode == 1 and child.stdout == ""
+
+
+def test_a_group_is_killed_with_its_grandchildren_and_may_be_gone() -> None:
+    script = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    leader = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, process_group=0)
+    assert leader.stdout is not None
+    grandchild = int(leader.stdout.readline())
+    kill_group(leader.pid)
+    assert leader.wait(10) == -signal.SIGKILL
+    until = time.monotonic() + 10
+    while not gone(grandchild) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert gone(grandchild)
+    kill_group(leader.pid)

@@ -105,7 +105,7 @@ def _side_by_side(models: dict[str, ir.Model]) -> tuple[ir.Model, list[_Output]]
         graph, suffix = model.graph, f".{variant}" if nodes else ""
         for value in graph.inputs:
             _share(value, value.name, inputs, suffix="")
-        for value in graph.initializers.values():
+        for value in list(graph.initializers.values()):  # a renamed value changes the keys
             _share(value, _content(value), weights, suffix)
         outputs += [_Output(variant, value.name or "", value) for value in graph.outputs]
         graph.outputs.clear()

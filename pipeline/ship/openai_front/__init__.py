@@ -11,7 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pipeline.ship import extra
+import uvicorn
+
+from pipeline.ship.openai_front.app import application
+from pipeline.ship.openai_front.events import TextModels
 from pipeline.ship.ports import HOST, bound
 
 
@@ -25,14 +28,8 @@ def listening(grpc: str, models: Sequence[str], port: int) -> Iterator[str]:
         port: where the front listens; 0 picks a free one.
 
     Raises:
-        UserError: the port is taken, or a package is missing.
+        UserError: the port is taken.
     """
-    with extra.needed_by("the OpenAI front needs"):
-        import uvicorn
-
-        from pipeline.ship.openai_front.app import application
-        from pipeline.ship.openai_front.events import TextModels
-
     with bound(port, "--openai-port") as listener:
         app = application(TextModels(grpc, models))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))

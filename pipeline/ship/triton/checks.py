@@ -10,21 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import tritonclient.http as client
 
 from pipeline.runtime.generation import alone
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 from pipeline.runtime.runner import Runner
-from pipeline.ship import extra
 from pipeline.ship.triton import http, repository, text_model
 from pipeline.store.records import ShippedVersion, ShipRecord
 from pipeline.types import first_line
-
-with extra.needed_by("serving needs"):
-    import httpx
-    import tritonclient.http as client
 
 PROMPT = "The capital of France is"
 TOKENS = 8

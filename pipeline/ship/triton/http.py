@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from pipeline.ship import extra
-
-with extra.needed_by("serving needs"):
-    import httpx
+import httpx
 
 JSON = {"Content-Type": "application/json"}
 """Triton 24.10 crashes on a body above 4 MB without it."""

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 from pipeline.graphs import graphfile
-from pipeline.ship import extra
 from pipeline.types import UserError
 
 TYPES = {
@@ -61,9 +62,8 @@ def raw(name: str, graph: Path, is_plan: bool, rows: int, version: int) -> str:
         version: the one that is served.
 
     Raises:
-        UserError: a tensor's type is not known to Triton, or tritonclient is missing.
+        UserError: a tensor's type is not known to Triton.
     """
-    pb = _protobuf()
     config = pb.ModelConfig(name=name, max_batch_size=rows)
     if is_plan:
         config.platform = "tensorrt_plan"
@@ -92,11 +92,7 @@ def generate(name: str, version: int, parameters: Mapping[str, str | int]) -> st
         name: of the model.
         version: the one that is served.
         parameters: what the model reads from its config (`in_triton.parameters`).
-
-    Raises:
-        UserError: tritonclient is missing.
     """
-    pb = _protobuf()
     # max_batch_size 1 gives the shape [1, 1] that TensorRT-LLM's clients and Triton's OpenAI frontend send.
     config = pb.ModelConfig(name=name, backend="python", max_batch_size=1)
     config.model_transaction_policy.decoupled = True
@@ -125,13 +121,5 @@ def _dims(value: ir.Value) -> Sequence[int]:
     return [dim if isinstance(dim, int) else -1 for dim in value.shape][1:]
 
 
-def _protobuf() -> Any:
-    with extra.needed_by("shipping and serving need"):
-        from tritonclient.grpc import model_config_pb2
-    return model_config_pb2
-
-
 def _text(config: Any) -> str:
-    from google.protobuf import text_format
-
     return str(text_format.MessageToString(config))

@@ -17,16 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.ship import extra
+import httpx
+import tritonclient.http as client
+
 from pipeline.ship.ports import HOST, Ports
 from pipeline.ship.triton import http
 from pipeline.ship.triton.wheel import Wheel
-from pipeline.store.processes import end_with_parent
+from pipeline.store.processes import end_with_parent, kill_group
 from pipeline.types import Failed
-
-with extra.needed_by("serving needs"):
-    import httpx
-    import tritonclient.http as client
 
 STANDIN = Path(__file__).with_name("standin.py")
 STOOD_IN = ("onnxruntime", "tensorrt")
@@ -137,8 +135,7 @@ class Server:
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the stubs are in its process group
+            kill_group(process.pid)  # the stubs are in it
             process.wait(10)
         for region in Path("/dev/shm").glob(f"{self.shm_prefix}*"):
             region.unlink(missing_ok=True)

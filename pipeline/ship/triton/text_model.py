@@ -7,11 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-
-from pipeline.ship import extra
-
-with extra.needed_by("serving needs"):
-    import tritonclient.grpc as client
+import tritonclient.grpc as client
 
 Field = str | bool | int | float | list[str]
 """The value of one field of a request."""

@@ -106,7 +106,7 @@ def test_graph_equals_transformers(case: str, precision: str, workdir: Path) -> 
 
 
 def test_longrope_switches_where_transformers_does(workdir: Path) -> None:
-    """Below the original context the short factors hold, beyond it the long ones, whatever the cache holds."""
+    """Up to the original context the short factors hold, beyond it the long ones."""
     model_type, dtype, changes = CASES["phi3-longrope"]
     found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, dtype, **changes)))
     with opening.open_runner(export.export_base(found)) as runner:

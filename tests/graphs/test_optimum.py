@@ -77,7 +77,7 @@ def test_a_graph_that_optimum_traced_is_cut(exported: Path, workdir: Path) -> No
 
 
 def truth(folder: Path, skip_set: SkipSet, ids: np.ndarray, model_type: str) -> np.ndarray:
-    """Logits of the source with the sublayers' last projections zeroed, which is what leaving them out means."""
+    """Logits of the source with the sublayers' last projections zeroed: without the sublayers."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     layers = model.gpt_neox.layers if model_type == "gpt_neox" else model.model.layers
     names = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import store
 from pipeline.engines import opening
-from pipeline.graphs import anatomy, architectures, export, graphfile, variants
+from pipeline.graphs import architectures, export, graphfile, variants
 from pipeline.models import checkpoint
 from pipeline.models.reference import Reference
 from pipeline.types import BASE, SkipSet, UserError
@@ -165,21 +165,6 @@ def test_what_is_no_base_is_refused(workdir: Path) -> None:
         variants.cut(variants.cut(base, SkipSet.parse("mlp1")), SkipSet.parse("attn1"))
     with pytest.raises(UserError, match=r"layer 7 does not exist: the model has layers 0-1"):
         variants.cut(base, SkipSet.parse("mlp7"))
-
-
-def test_a_graph_of_another_form_is_refused_with_layer_and_node(workdir: Path) -> None:
-    base = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
-    model = graphfile.load(base)
-    softmaxless = next(n for n in model.graph if n.op_type == "Attention" and "layers.1" in (n.name or ""))
-    softmaxless.op_type = "Mystery"
-    with pytest.raises(
-        UserError, match=r"layer 1: node '/layers.1/attention/.*' joins the stream as mlp, expected attn"
-    ):
-        anatomy.find(model, 2, BASE)
-    with pytest.raises(UserError, match="layer 2: no attn joins"):
-        anatomy.find(graphfile.load(base), 3, BASE)
-    with pytest.raises(UserError, match="beyond the 1 layers"):
-        anatomy.find(graphfile.load(base), 1, BASE)
 
 
 def test_all_logits_twin(workdir: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from pipeline.runtime.generation.writer import Piece, Writer
 from pipeline.runtime.runner import Limits
 from pipeline.types import SkipSet, UserError
 from tests import tiny
+from tests.prompting import LONG, changed
 
-LONG = "The following sections describe the standard types that are built into the interpreter."
 TEXTS = ("The list of names", "a", LONG, "If the exception is raised", "of")
 
 
@@ -50,12 +50,8 @@ def prompts(models: Any) -> Prompts:
     return changed(models()[1], ends=(2,))
 
 
-def changed(prompts: Prompts, **conventions: Any) -> Prompts:
-    return Prompts(prompts.tokenizer, replace(prompts.conventions, **conventions))
-
-
 @dataclass(eq=False)
-class Asked:
+class Request:
     """A request for `most` tokens, and the pieces that it got.
 
     Attributes:
@@ -117,23 +113,25 @@ class Spied:
 
 
 def run(
-    batcher: Batcher, prompts: Prompts, asked: list[Asked], watch: Callable[[], None] = lambda: None
+    batcher: Batcher, prompts: Prompts, requests: list[Request], watch: Callable[[], None] = lambda: None
 ) -> list[list[int]]:
     """Adds each request before its step, steps until nothing is left, and gives the tokens of each."""
     for step in range(300):
-        for one in asked:
+        for one in requests:
             if one.at == step:
                 batcher.add(one.row(prompts))
         busy = batcher.step()
         watch()
-        if not busy and step >= max(one.at for one in asked):
-            return [one.tokens for one in asked]
+        if not busy and step >= max(one.at for one in requests):
+            return [one.tokens for one in requests]
     raise AssertionError("the batch never ends")
 
 
-def alone(runner: Any, prompts: Prompts, asked: list[Asked]) -> list[list[int]]:
+def alone(runner: Any, prompts: Prompts, requests: list[Request]) -> list[list[int]]:
     """The tokens of the same requests, each in a batch of its own."""
-    return [run(Batcher(runner), prompts, [Asked(one.text, one.most, more=one.more)])[0] for one in asked]
+    return [
+        run(Batcher(runner), prompts, [Request(one.text, one.most, more=one.more)])[0] for one in requests
+    ]
 
 
 @pytest.mark.parametrize("variant", ["base", "attn0", "mlp1", "block1", "attn0-1"])
@@ -143,11 +141,11 @@ def test_tokens_are_pytorchs(model_type: str, variant: str, models: Any) -> None
     runner, prompts, folder = models(model_type, variant)
     reference = Reference(folder, SkipSet.parse(variant))
     truth = [reference.generate(prompts.encode(text), 12) for text in TEXTS]
-    asked = [Asked(text, at=at) for text, at in zip(TEXTS, (0, 0, 0, 3, 7), strict=True)]
-    assert alone(runner, prompts, asked) == truth
-    asked[1].most, asked[2].gone = 3, 5
-    assert run(Batcher(runner), prompts, asked) == [truth[0], truth[1][:3], truth[2][:5], *truth[3:]]
-    assert [one.ends for one in asked] == [["length"], ["length"], ["cancelled"], ["length"], ["length"]]
+    requests = [Request(text, at=at) for text, at in zip(TEXTS, (0, 0, 0, 3, 7), strict=True)]
+    assert alone(runner, prompts, requests) == truth
+    requests[1].most, requests[2].gone = 3, 5
+    assert run(Batcher(runner), prompts, requests) == [truth[0], truth[1][:3], truth[2][:5], *truth[3:]]
+    assert [one.ends for one in requests] == [["length"], ["length"], ["cancelled"], ["length"], ["length"]]
 
 
 def test_an_end_token_ends_its_row_only(models: Any) -> None:
@@ -156,21 +154,23 @@ def test_an_end_token_ends_its_row_only(models: Any) -> None:
     end = reference.generate(prompts.encode(TEXTS[0]), 12)[-1]
     reference.model.generation_config.eos_token_id = end
     truth = [reference.generate(prompts.encode(text), 12) for text in TEXTS]
-    asked, ending = [Asked(text) for text in TEXTS], changed(prompts, ends=(end,))
-    assert run(Batcher(runner), ending, asked) == truth
+    requests, ending = [Request(text) for text in TEXTS], changed(prompts, ends=(end,))
+    assert run(Batcher(runner), ending, requests) == truth
     assert {len(tokens) == 12 for tokens in truth} == {True, False}
-    assert [one.ends for one in asked] == [["stop" if tokens[-1] == end else "length"] for tokens in truth]
-    on = [Asked(text, more={"ignore_eos": True}) for text in TEXTS]
-    assert alone(runner, ending, on) == alone(runner, prompts, asked)
+    assert [one.ends for one in requests] == [["stop" if tokens[-1] == end else "length"] for tokens in truth]
+    on = [Request(text, more={"ignore_eos": True}) for text in TEXTS]
+    assert alone(runner, ending, on) == alone(runner, prompts, requests)
 
 
 def test_a_long_prompt_comes_in_pieces_beside_a_writing_row(models: Any) -> None:
     """The row that writes gets a token after every piece."""
     runner, prompts, folder = models()
-    asked, spied, reference = [Asked("of"), Asked(LONG, at=1)], Spied(runner), Reference(folder)
+    requests, spied, reference = [Request("of"), Request(LONG, at=1)], Spied(runner), Reference(folder)
     batcher = Batcher(spied)
     batcher.piece = 7
-    assert run(batcher, prompts, asked) == [reference.generate(prompts.encode(one.text), 12) for one in asked]
+    assert run(batcher, prompts, requests) == [
+        reference.generate(prompts.encode(one.text), 12) for one in requests
+    ]
     size, start = len(prompts.encode(LONG)), len(prompts.encode("of")) + 1
     assert size == 56 and spied.passes[2:18:2] == [(1, 7, 7 * n) for n in range(1, 9)]
     assert spied.passes[3:17:2] == [(1, 1, start + n) for n in range(1, 8)] and spied.passes[17] == (
@@ -182,8 +182,8 @@ def test_a_long_prompt_comes_in_pieces_beside_a_writing_row(models: Any) -> None
 
 def test_the_cache_is_bounded_and_first_come_is_first_served(models: Any) -> None:
     runner, prompts, _ = models()
-    asked, size, crowds = (
-        [Asked(text, 4 + 3 * number % 7) for number, text in enumerate(TEXTS * 3)],
+    requests, size, crowds = (
+        [Request(text, 4 + 3 * number % 7) for number, text in enumerate(TEXTS * 3)],
         80,
         set(),
     )
@@ -193,13 +193,13 @@ def test_the_cache_is_bounded_and_first_come_is_first_served(models: Any) -> Non
         groups = [group for group in (batcher.joining, batcher.writing) if group]
         needs = [row.most for group in groups for row in group.rows]
         assert len(needs) * max(needs, default=0) <= size and sum(group.mask.size for group in groups) <= size
-        started = [bool(one.pieces) for one in asked]
+        started = [bool(one.pieces) for one in requests]
         assert started == sorted(started, reverse=True)
         crowds.add((len(needs), bool(batcher.waiting)))
 
-    assert run(batcher, prompts, asked, watch) == alone(runner, prompts, asked)
+    assert run(batcher, prompts, requests, watch) == alone(runner, prompts, requests)
     assert max(rows * total for rows, _, total in batcher.runner.passes) <= size and all(
-        one.ends == ["length"] for one in asked
+        one.ends == ["length"] for one in requests
     )
     assert {(1, True), (2, True)} <= crowds
 
@@ -207,66 +207,66 @@ def test_the_cache_is_bounded_and_first_come_is_first_served(models: Any) -> Non
 def test_what_cannot_fit_or_wait_is_refused(models: Any) -> None:
     """Requests that were let in before are served; a cancelled one leaves its place in the queue."""
     runner, prompts, _ = models()
-    asked = [Asked("of"), Asked("a", gone=0), Asked("as", at=1)]
+    requests = [Request("of"), Request("a", gone=0), Request("as", at=1)]
     batcher = Batcher(Spied(runner), rows=1, cache_tokens=40, queue=2)
-    batcher.add(asked[0].row(prompts))
-    batcher.add(asked[1].row(prompts))
+    batcher.add(requests[0].row(prompts))
+    batcher.add(requests[1].row(prompts))
     with pytest.raises(QueueFull, match="2 requests wait"):
-        batcher.add(asked[2].row(prompts))
+        batcher.add(requests[2].row(prompts))
     batcher.step()
     assert not batcher.waiting and batcher.running == 1
     with pytest.raises(UserError, match=r"41 tokens.*holds 40"):
-        batcher.add(Asked("a", 40).row(prompts))
+        batcher.add(Request("a", 40).row(prompts))
     with pytest.raises(UserError, match="no token"):
         batcher.add(Writer([], Sampling(), prompts, print))
-    run(batcher, prompts, asked[2:])
-    assert [one.ends for one in asked] == [["length"], ["cancelled"], ["length"]]
+    run(batcher, prompts, requests[2:])
+    assert [one.ends for one in requests] == [["length"], ["cancelled"], ["length"]]
     batcher.runner.limits = Limits(past=20)
     with pytest.raises(UserError, match=r"22 tokens.*holds 21"):
-        batcher.add(Asked("a", 21).row(prompts))
+        batcher.add(Request("a", 21).row(prompts))
     with pytest.raises(UserError, match=r"has 1 tokens and max_tokens is 256.*holds 256"):
-        Asked("a", 256).row(prompts)
+        Request("a", 256).row(prompts)
 
 
 @pytest.mark.parametrize(("fails", "hurt"), [(1, 1), (3, 1), (4, 2), (5, 2)])
 def test_an_error_of_the_runner_ends_the_batch_and_not_the_queue(fails: int, hurt: int, models: Any) -> None:
     """While one prefills, while one writes, while one prefills beside one that writes, while two write."""
     runner, prompts, _ = models()
-    asked = [Asked("of"), Asked("a", at=2), Asked(LONG, at=2), Asked("as", at=2)]
-    tokens = run(Batcher(Spied(runner, fails), rows=2), prompts, asked)
-    assert [one.ends for one in asked] == [["out of memory"]] * hurt + [["length"]] * (4 - hurt)
-    assert tokens[hurt:] == alone(runner, prompts, asked)[hurt:] and len(tokens[0]) < 12
+    requests = [Request("of"), Request("a", at=2), Request(LONG, at=2), Request("as", at=2)]
+    tokens = run(Batcher(Spied(runner, fails), rows=2), prompts, requests)
+    assert [one.ends for one in requests] == [["out of memory"]] * hurt + [["length"]] * (4 - hurt)
+    assert tokens[hurt:] == alone(runner, prompts, requests)[hurt:] and len(tokens[0]) < 12
 
 
 BROKEN: dict[str, dict[str, int]] = {
     "once": {"deaf": 1}, "always": {"deaf": 99}, "when cancelled": {"gone": 2, "deaf": 99},
-    "asked while it writes": {"moody": 2}, "asked while it waits": {"moody": 0},
+    "requests while it writes": {"moody": 2}, "requests while it waits": {"moody": 0},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_listener_that_breaks_hurts_nobody_else(how: str, models: Any) -> None:
     runner, prompts, _ = models()
-    others = [Asked("of"), Asked(LONG), Asked("as", at=4)]
-    tokens = run(Batcher(runner), prompts, [Asked("a", at=1, **BROKEN[how]), *others])
+    others = [Request("of"), Request(LONG), Request("as", at=4)]
+    tokens = run(Batcher(runner), prompts, [Request("a", at=1, **BROKEN[how]), *others])
     assert tokens[1:] == alone(runner, prompts, others) and all(one.ends == ["length"] for one in others)
 
 
 def test_drain_ends_every_request(models: Any) -> None:
     runner, prompts, _ = models()
-    batcher, asked = Batcher(runner, rows=2), [Asked("of"), Asked("a"), Asked("as")]
-    for one in asked:
+    batcher, requests = Batcher(runner, rows=2), [Request("of"), Request("a"), Request("as")]
+    for one in requests:
         batcher.add(one.row(prompts))
     batcher.step()
     batcher.drain(RuntimeError("unloaded"))
-    assert [one.ends for one in asked] == [["unloaded"]] * 3 and not batcher.step()
+    assert [one.ends for one in requests] == [["unloaded"]] * 3 and not batcher.step()
 
 
 @pytest.mark.parametrize("leaves", [{"most": 3}, {"gone": 3}])
 def test_padding_goes_when_the_long_row_does(leaves: dict[str, int], models: Any) -> None:
     runner, prompts, _ = models()
-    spied, asked = Spied(runner), [Asked(LONG, **leaves), Asked("of")]
-    assert run(Batcher(spied), prompts, asked)[1] == alone(runner, prompts, asked)[1]
+    spied, requests = Spied(runner), [Request(LONG, **leaves), Request("of")]
+    assert run(Batcher(spied), prompts, requests)[1] == alone(runner, prompts, requests)[1]
     short, long = (len(prompts.encode(text)) for text in ("of", LONG))
     assert spied.passes == [
         (2, long, long),
@@ -278,9 +278,9 @@ def test_padding_goes_when_the_long_row_does(leaves: dict[str, int], models: Any
 
 def test_a_seed_gives_its_text_alone_and_in_a_batch(models: Any) -> None:
     runner, prompts, _ = models()
-    asked = [
-        Asked(text, at=at, more={"temperature": 1.2, "seed": at, "top_p": 0.9})
+    requests = [
+        Request(text, at=at, more={"temperature": 1.2, "seed": at, "top_p": 0.9})
         for at, text in enumerate((LONG, "of", "of"))
     ]
-    tokens = run(Batcher(runner), prompts, asked)
-    assert tokens == alone(runner, prompts, asked) and tokens[1] != tokens[2]
+    tokens = run(Batcher(runner), prompts, requests)
+    assert tokens == alone(runner, prompts, requests) and tokens[1] != tokens[2]

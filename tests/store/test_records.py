@@ -357,19 +357,19 @@ def parsed_or_refused(data: bytes) -> None:
 
 
 @given(json_values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_random_json_is_a_record_or_a_user_error(value: Any) -> None:
     parsed_or_refused(json.dumps(value).encode())
 
 
 @given(st.binary())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_random_bytes_are_a_user_error(data: bytes) -> None:
     parsed_or_refused(data)
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_record_with_a_random_value_somewhere_is_a_record_or_a_user_error(draw: st.DataObject) -> None:
     data = plain(draw.draw(st.sampled_from(NAMES)))
     keys, _ = draw.draw(st.sampled_from(list(leaves(data))))

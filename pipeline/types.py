@@ -32,7 +32,7 @@ class Failed(RuntimeError):
 
 
 def first_line(error: object, limit: int = 300) -> str:
-    """The first line of an error's message, cut to `limit` characters; its type where the message is empty."""
+    """The first line of an error's message, cut to `limit` characters; its type where there is none."""
     lines = str(error).strip().splitlines()
     line = lines[0].strip() if lines else type(error).__name__
     return line if len(line) <= limit else f"{line[: limit - 1]}…"

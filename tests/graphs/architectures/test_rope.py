@@ -1,0 +1,65 @@
+"""Inverse frequencies and factors against those that transformers computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from pipeline.graphs.architectures._rope import rope
+from pipeline.types import UserError
+
+SCALINGS: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_frequencies_are_those_of_transformers(scaling: str) -> None:
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=64,
+        num_attention_heads=2,
+        rope_theta=500000.0,
+        rope_scaling=SCALINGS[scaling],
+        max_position_embeddings=512,
+    )
+    truth, factor = ROPE_INIT_FUNCTIONS[scaling](config, "cpu")
+    ours = rope(config.to_dict(), 32)
+    np.testing.assert_allclose(ours.frequencies, truth.numpy(), rtol=1e-6)
+    assert ours.factor == factor == 1.0 and ours.long_frequencies is None
+
+
+def test_both_forms_of_the_config_mean_the_same() -> None:
+    old = rope({"rope_theta": 1e6, "partial_rotary_factor": 0.5}, 64)
+    new = rope({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, 64)
+    assert len(old.frequencies) == 16
+    np.testing.assert_array_equal(old.frequencies, new.frequencies)
+
+
+def test_longrope_has_two_lists_and_a_factor() -> None:
+    config = {
+        "max_position_embeddings": 128,
+        "original_max_position_embeddings": 16,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [4.0, 8.0]},
+    }
+    ours = rope(config, 4)
+    base = np.array([1.0, 0.01], np.float32)
+    np.testing.assert_allclose(ours.frequencies, base / np.array([1.0, 2.0]), rtol=1e-6)
+    np.testing.assert_allclose(ours.long_frequencies, base / np.array([4.0, 8.0]), rtol=1e-6)
+    assert ours.switch == 16 and ours.factor == pytest.approx((1 + np.log(8) / np.log(16)) ** 0.5)
+
+
+def test_an_unknown_scaling_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"rope scaling 'yarn' is not authored here .*--from-onnx"):
+        rope({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, 32)

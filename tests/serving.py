@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,13 +17,15 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline import store
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.runner import Runner
-from pipeline.ship.triton import checks, http, wheel
+from pipeline.ship.triton import checks, http, repository, wheel
 from pipeline.ship.triton.server import Server
+from pipeline.store.records import ShippedModel, ShippedVersion, ShipRecord
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
@@ -49,6 +52,66 @@ def project(root: Path, names: tuple[str, ...] = ("base", "attn2-3"), model: str
     for graph in graphs:
         tiny.passed(graph)
     return graphs
+
+
+def plan(graph: Path, backend: str) -> Path:
+    """A file in the place of an engine, with the sidecar that `build-engine` writes; no test here runs it."""
+    sidecar = store.graph_sidecar(graph)
+    path = store.Project.of(graph).engine("tiny", sidecar.variant, backend, "sm80", "fp32")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"a plan")
+    ranges = {"batch": [1, 1, 8], "length": [1, 100, 512], "past": [0, 100, 512], "wanted": [1, 1, 1]}
+    store.write_sidecar(
+        path,
+        {
+            **store.records.variant_fields(sidecar.as_variant()),
+            "artefact": "engine",
+            "tokenizer": sidecar.tokenizer,
+            "weights": sidecar.weights,
+            "backend": backend,
+            "backend_version": "11.1.0",
+            "targets": ["sm80"],
+            "ranges": ranges,
+            "stripped": False,
+            "profiles": [{"input_ids": [[1, 1], [1, 100], [8, 512]]}],
+            "folder": store.relative(graph.parent, path),
+            "graph": {"file": graph.name, "sha256": sidecar.sha256},
+        },
+    )
+    return path
+
+
+def shipped_version(folder: Path | None = None, *models: Path, **changes: Any) -> ShippedVersion:
+    """A version whose files are those of these folders under `folder`."""
+    files = repository.digests(folder, *models) if folder else {}
+    fields = {
+        "model": "tiny",
+        "variant": "base",
+        "skip": {"attention": [], "mlp": []},
+        "precision": "fp32",
+        "sha256": "0" * 64,
+        "settings": {},
+        "kind": "onnx graph",
+        "artefact": "../x.onnx",
+        "check": "passed",
+        "raw_model": True,
+        "graph": "m/1/model.onnx/model.onnx",
+        "kv_bytes_per_token": 1024,
+        "shipped": "2026-01-01T00:00:00+00:00",
+        "files": {name: file.plain() for name, file in files.items()},
+        **changes,
+    }
+    return ShippedVersion.model_validate_json(json.dumps(fields))
+
+
+def ship_record(**models: dict[str, ShippedVersion]) -> ShipRecord:
+    """SHIP.json of these models: NAME → number → version."""
+    new = repository.read_or_new(Path("nothing here"))
+    shipped = {
+        name: ShippedModel(generate=f"{name}_generate", versions=versions)
+        for name, versions in models.items()
+    }
+    return new.replaced(models=shipped)
 
 
 @contextmanager

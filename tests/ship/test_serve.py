@@ -17,8 +17,7 @@ from pipeline.ship.triton import checks, http, repository, wheel
 from pipeline.ship.triton.server import Server
 from pipeline.types import Failed, UserError
 from tests import serving, soak
-from tests.serving import command, until
-from tests.ship.triton.test_repository import record
+from tests.serving import command, plan, ship_record, until
 
 TEXT = "tiny-base_generate"
 
@@ -67,9 +66,9 @@ def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     results = [checks.ServingCheck("m", what, what == "is READY") for what in ("is READY", "x", "y")]
     monkeypatch.setattr(checks, "examine", lambda *arguments: iter(results))
     with pytest.raises(Failed, match="2 checks failed; the first: FAILED  m: x"):
-        serve._require_checks(Path("repo"), record(), FakeServer(0))
+        serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
     results = results[:1]
-    serve._require_checks(Path("repo"), record(), FakeServer(0))
+    serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
 
 
 def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +82,7 @@ def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixtur
 
 def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
     (tmp_path / "my repo").mkdir()
-    store.write_json(tmp_path / "my repo" / "SHIP.json", record().plain())
+    store.write_json(tmp_path / "my repo" / "SHIP.json", ship_record().plain())
     with pytest.raises(UserError, match=r"holds no model; ship one with `.* --to triton '.*my repo'`"):
         serve.smoke(tmp_path / "my repo")
 
@@ -154,7 +153,7 @@ def test_swapped_weights_are_refused(repo: Path) -> None:
         pass
     content[100] ^= 1
     data.write_bytes(content)
-    (repo / TEXT / "1" / "model.py").write_text("print('mine')")
+    (repo / TEXT / "1" / "model.py").write_text("print('edited')")
     with pytest.raises(UserError, match=r"model\.py is not what was shipped"):
         repository.verify(repo, repository.read(repo))
 
@@ -195,8 +194,6 @@ def test_taken_ports_and_other_folders_are_one_line(repo: Path) -> None:
 @pytest.mark.slow
 def test_a_plan_is_stood_in_for(workdir: Path) -> None:
     """The shipped config of a TensorRT plan loads unchanged; the graph that it was built from runs."""
-    from tests.ship.test_ship import plan
-
     serving.triton()
     graph = serving.project(workdir, ("attn2-3",))[0]
     repo = Path("engines/triton").resolve()

@@ -25,7 +25,7 @@ from pipeline.ship import ship
 from pipeline.ship.triton import page, repository
 from pipeline.types import UserError
 from tests import serving, tiny
-from tests.serving import command
+from tests.serving import command, plan
 
 REPO = Path("engines/triton")
 TO = ("--to", "triton", str(REPO))
@@ -130,33 +130,6 @@ def test_from_any_directory_and_with_any_letters(
     record = Path("my models/triton/SHIP.json")
     assert store.resolved(version.artefact, record).resolve() == graph
     assert sorted(path.name for path in elsewhere.iterdir()) == ["my models"]
-
-
-def plan(graph: Path, backend: str) -> Path:
-    """A file in the place of an engine, with the sidecar that `build-engine` writes; no test here runs it."""
-    sidecar = store.graph_sidecar(graph)
-    path = store.Project.of(graph).engine("tiny", sidecar.variant, backend, "sm80", "fp32")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"a plan")
-    ranges = {"batch": [1, 1, 8], "length": [1, 100, 512], "past": [0, 100, 512], "wanted": [1, 1, 1]}
-    store.write_sidecar(
-        path,
-        {
-            **store.records.variant_fields(sidecar.as_variant()),
-            "artefact": "engine",
-            "tokenizer": sidecar.tokenizer,
-            "weights": sidecar.weights,
-            "backend": backend,
-            "backend_version": "11.1.0",
-            "targets": ["sm80"],
-            "ranges": ranges,
-            "stripped": False,
-            "profiles": [{"input_ids": [[1, 1], [1, 100], [8, 512]]}],
-            "folder": store.relative(graph.parent, path),
-            "graph": {"file": graph.name, "sha256": sidecar.sha256},
-        },
-    )
-    return path
 
 
 def test_plans(graphs: list[Path]) -> None:

@@ -48,7 +48,7 @@ async def side_by_side(
             async for event in models.events(name, fields):
                 await arrivals.put((number, event))
             await arrivals.put((number, None))
-        except Exception as error:  # noqa: BLE001 - raised again below, where the client is told
+        except Exception as error:  # noqa: BLE001 - raised again below, where the client gets it
             await arrivals.put((number, error))
 
     tasks = [asyncio.create_task(run(number, fields)) for number, fields in enumerate(inputs)]

@@ -66,7 +66,7 @@ class TritonPythonModel:
         try:
             joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
             outputs = dict(zip(wanted, self.session.run(wanted, joined), strict=True))
-        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class; clients are told
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class; clients get it
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))) for _ in feeds]
         responses, start = [], 0
         for feed, of_one in zip(feeds, names, strict=True):

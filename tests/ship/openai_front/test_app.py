@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipeline.ship.openai_front.app import application
-from tests.ship.openai_front.fake_models import FakeModels
+from tests.text_models import FakeModels
 
 
 @pytest.fixture

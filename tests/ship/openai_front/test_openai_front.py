@@ -29,9 +29,9 @@ def test_openai_completions(healthy: Served, client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [BASE, CUT, NARROW]
     assert client.models.retrieve(CUT).id == CUT
     whole = healthy.direct(BASE, PROMPTS[0], max_tokens=12)
-    made = client.completions.create(model=BASE, prompt=PROMPTS[0], max_tokens=12, temperature=0)
-    assert made.choices[0].text == whole and made.choices[0].finish_reason == "length"
-    assert (made.usage.prompt_tokens, made.usage.completion_tokens) == (
+    answer = client.completions.create(model=BASE, prompt=PROMPTS[0], max_tokens=12, temperature=0)
+    assert answer.choices[0].text == whole and answer.choices[0].finish_reason == "length"
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (
         len(healthy.prompts.encode(PROMPTS[0])),
         12,
     )
@@ -61,10 +61,10 @@ def test_openai_chat(healthy: Served, client: openai.OpenAI) -> None:
     expected = healthy.direct(
         CUT, healthy.prompts.render([{"role": "user", "content": "the time?"}]), max_tokens=10
     )
-    made = client.chat.completions.create(
+    answer = client.chat.completions.create(
         model=CUT, messages=messages, max_completion_tokens=10, temperature=0
     )
-    assert made.choices[0].message.content == expected and made.usage.completion_tokens == 10
+    assert answer.choices[0].message.content == expected and answer.usage.completion_tokens == 10
     events = list(
         client.chat.completions.create(
             model=CUT,
@@ -78,7 +78,7 @@ def test_openai_chat(healthy: Served, client: openai.OpenAI) -> None:
     assert "".join(event.choices[0].delta.content for event in events[:-1]) == expected
     assert (
         events[0].choices[0].delta.role == "assistant"
-        and events[-1].usage == made.usage
+        and events[-1].usage == answer.usage
         and not events[-1].choices
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, Refusal
 from pipeline.ship.openai_front.responses import answer, side_by_side
-from tests.ship.openai_front.fake_models import FakeModels
+from tests.text_models import FakeModels
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
 

@@ -7,14 +7,14 @@ import shlex
 from pathlib import Path
 
 from pipeline.ship.triton import page
-from tests.ship.triton.test_repository import record, version
+from tests.serving import ship_record, shipped_version
 
 NEEDS = {"python": "3.11", "numpy": "1.26.4", "tokenizers": "0.22", "jinja2": "3.1", "onnxruntime": "1.24"}
 PLAN = {"tokenizers": "0.22", "polygraphy": "0.49", "tensorrt-rtx": "1.3.0, exactly", "gpu": "sm80"}
 
 
 def test_docker_installs_just_what_the_versions_need() -> None:
-    shipped = record(m={"1": version(needs=NEEDS)}, n={"1": version(needs=PLAN)})
+    shipped = ship_record(m={"1": shipped_version(needs=NEEDS)}, n={"1": shipped_version(needs=PLAN)})
     words = shlex.split(page.docker("'/my models'", shipped).replace("\\\n", " "))
     assert words[words.index("-v") + 1] == "/my models:/models:ro"
     script = words[-1]
@@ -39,7 +39,9 @@ def test_curl_names_the_content_type() -> None:
 
 
 def test_the_page(tmp_path: Path) -> None:
-    shipped = record(m={"2": version(needs=NEEDS)}, n={"1": version(needs=PLAN, check="not checked")})
+    shipped = ship_record(
+        m={"2": shipped_version(needs=NEEDS)}, n={"1": shipped_version(needs=PLAN, check="not checked")}
+    )
     page.write(tmp_path, shipped)
     text = (tmp_path / "README.md").read_text()
     assert "| `m` | 2 | base, fp32 | onnx graph | passed | 1,024 |" in text

@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.ship.triton import repository
-from pipeline.store.records import ShippedModel, ShippedVersion, ShipRecord
+from pipeline.store.records import ShippedVersion
 from pipeline.types import UserError
-
-
-def version(folder: Path | None = None, *models: Path, **changes: Any) -> ShippedVersion:
-    """A version whose files are those of these folders under `folder`."""
-    files = repository.digests(folder, *models) if folder else {}
-    fields = {
-        "model": "tiny",
-        "variant": "base",
-        "skip": {"attention": [], "mlp": []},
-        "precision": "fp32",
-        "sha256": "0" * 64,
-        "settings": {},
-        "kind": "onnx graph",
-        "artefact": "../x.onnx",
-        "check": "passed",
-        "raw_model": True,
-        "graph": "m/1/model.onnx/model.onnx",
-        "kv_bytes_per_token": 1024,
-        "shipped": "2026-01-01T00:00:00+00:00",
-        "files": {name: file.plain() for name, file in files.items()},
-        **changes,
-    }
-    return ShippedVersion.model_validate_json(json.dumps(fields))
-
-
-def record(**models: dict[str, ShippedVersion]) -> ShipRecord:
-    """SHIP.json of these models: NAME → number → version."""
-    new = repository.read_or_new(Path("nothing here"))
-    shipped = {
-        name: ShippedModel(generate=f"{name}_generate", versions=versions)
-        for name, versions in models.items()
-    }
-    return new.replaced(models=shipped)
+from tests.serving import ship_record, shipped_version
 
 
 def staged(root: Path, number: int, content: str) -> ShippedVersion:
@@ -55,11 +21,14 @@ def staged(root: Path, number: int, content: str) -> ShippedVersion:
         (root / model / "configs").mkdir(exist_ok=True)
         (root / model / "configs" / f"v{number}.pbtxt").write_text(content)
     (root / "README.md").write_text(content)
-    return version(root, root / "m" / str(number), root / "m_generate" / str(number))
+    return shipped_version(root, root / "m" / str(number), root / "m_generate" / str(number))
 
 
 def test_newest_counts_as_numbers_do_and_served_names_the_models() -> None:
-    shipped = record(m={"9": version(check="old"), "10": version()}, rtx={"1": version(raw_model=False)})
+    shipped = ship_record(
+        m={"9": shipped_version(check="old"), "10": shipped_version()},
+        rtx={"1": shipped_version(raw_model=False)},
+    )
     assert {name: number for name, (number, _) in repository.newest(shipped).items()} == {"m": 10, "rtx": 1}
     assert repository.newest(shipped)["m"][1].check == "passed"
     assert repository.served(shipped) == ["m", "m_generate", "rtx_generate"]
@@ -68,15 +37,15 @@ def test_newest_counts_as_numbers_do_and_served_names_the_models() -> None:
 def test_install_into_nothing_then_beside_a_version(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     first = staged(tmp_path / "one", 1, "one")
-    repository.install(tmp_path / "one", repo, record(m={"1": first}))
-    assert repository.read(repo) == record(m={"1": first}) and not (tmp_path / "one").exists()
+    repository.install(tmp_path / "one", repo, ship_record(m={"1": first}))
+    assert repository.read(repo) == ship_record(m={"1": first}) and not (tmp_path / "one").exists()
     repository.verify(repo, repository.read(repo))
     # What a killed ship left: a version that SHIP.json does not name.
     for model in ("m", "m_generate", "other"):
         (repo / model / "2").mkdir(parents=True)
         (repo / model / "2" / "half").touch()
     second = staged(tmp_path / "two", 2, "two")
-    repository.install(tmp_path / "two", repo, record(m={"1": first, "2": second}))
+    repository.install(tmp_path / "two", repo, ship_record(m={"1": first, "2": second}))
     assert not (repo / "m" / "2" / "half").exists() and not (repo / "other" / "2").exists()
     assert (repo / "m/1/file").read_text() == "one" and (repo / "m/2/file").read_text() == "two"
     assert (repo / "m/config.pbtxt").read_text() == "two" == (repo / "README.md").read_text()
@@ -87,7 +56,7 @@ def test_install_into_nothing_then_beside_a_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["edited", "longer", "missing"])
 def test_a_changed_file_is_refused(tmp_path: Path, change: str) -> None:
     repo = tmp_path / "repo"
-    repository.install(tmp_path / "one", repo, record(m={"1": staged(tmp_path / "one", 1, "one")}))
+    repository.install(tmp_path / "one", repo, ship_record(m={"1": staged(tmp_path / "one", 1, "one")}))
     file = repo / "m_generate/1/file"
     if change == "missing":
         file.unlink()
@@ -99,8 +68,8 @@ def test_a_changed_file_is_refused(tmp_path: Path, change: str) -> None:
 
 def test_config_pbtxt_is_the_users(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
-    repository.install(tmp_path / "one", repo, record(m={"1": staged(tmp_path / "one", 1, "one")}))
-    (repo / "m_generate/config.pbtxt").write_text("mine")
+    repository.install(tmp_path / "one", repo, ship_record(m={"1": staged(tmp_path / "one", 1, "one")}))
+    (repo / "m_generate/config.pbtxt").write_text("edited")
     repository.verify(repo, repository.read(repo))
 
 

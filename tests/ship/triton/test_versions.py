@@ -16,6 +16,7 @@ from pipeline.ship import ship
 from pipeline.ship.triton import repository, versions
 from pipeline.ship.triton.in_triton.artefact import ServedArtefact
 from tests import serving, tiny
+from tests.serving import plan
 
 FORBIDDEN = (
     "torch", "onnx", "onnx_ir", "transformers", "polygraphy", "pydantic", "safetensors", "httpx",
@@ -96,8 +97,6 @@ def test_artefact_json_names_every_file_of_the_artefact(repo: Path) -> None:
 
 
 def test_a_plan_says_what_its_runner_must_know(workdir: Path) -> None:
-    from tests.ship.test_ship import plan
-
     graph = serving.project(workdir, ("base",))[0]
     tiny.passed(plan(graph, "tensorrt"), None)
     repo = Path("engines/triton").resolve()

@@ -32,7 +32,7 @@ RESERVED = ("triton_", "sequence_", "priority", "timeout", "binary_")
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """What is asked for.
+    """One request for text.
 
     Attributes:
         prompt: its tokens.

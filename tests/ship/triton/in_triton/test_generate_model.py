@@ -212,8 +212,8 @@ def test_chat(healthy: Served) -> None:
 @pytest.mark.triton
 @pytest.mark.slow
 def test_bad_input_gets_a_clear_error(healthy: Served, body: Any, status: int, message: str) -> None:
-    got, answer = http.post(healthy.url(BASE), body)
-    assert got == status and message in answer["error"], (got, str(answer)[:300])
+    received, answer = http.post(healthy.url(BASE), body)
+    assert received == status and message in answer["error"], (received, str(answer)[:300])
 
 
 @pytest.mark.triton

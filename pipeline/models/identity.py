@@ -66,7 +66,7 @@ def refuse_changed(checkpoint: Checkpoint) -> Checkpoint:
     Files of the same size and date are not read.
 
     Raises:
-        UserError: the source holds something else by now. Graphs and results made before would pass for its
+        UserError: the source holds something else now, and earlier graphs and results would pass for its
             own.
     """
     folder, source = checkpoint.folder, checkpoint.source

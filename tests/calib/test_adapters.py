@@ -20,27 +20,27 @@ from tests.learning import SMALL, record, variant
 
 
 def test_an_adapter_that_is_not_this_ones_is_refused(base: Path) -> None:
-    found = checkpoint.open_checkpoint(base.parent)
+    opened = checkpoint.open_checkpoint(base.parent)
     with pytest.raises(UserError, match="block1 has no adapter 'heal'; make one with"):
-        adapters.read(found, SkipSet.parse("block1"), "heal")
+        adapters.read(opened, SkipSet.parse("block1"), "heal")
     place = heal.heal(variant(base), HealSettings(**{**SMALL, "steps": 1}))
     with pytest.raises(UserError, match=r"one of that name is there of block2"):
-        adapters.read(found, SkipSet.parse("block1"), "heal")
+        adapters.read(opened, SkipSet.parse("block1"), "heal")
     shutil.copytree(place, adapters.folder(Path("calib/tiny"), SkipSet.parse("block1"), "heal"))
     with pytest.raises(UserError, match="was trained for block2"):
-        adapters.read(found, SkipSet.parse("block1"), "heal")
+        adapters.read(opened, SkipSet.parse("block1"), "heal")
     weights = place / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="is not what"):
-        adapters.merge(found, SkipSet.parse("block2"), "heal")
+        adapters.merge(opened, SkipSet.parse("block2"), "heal")
     assert store.sha256(weights) != record(place).sha256
 
 
 def test_a_merge_is_the_product_and_is_made_once(base: Path) -> None:
     skip = SkipSet.parse("block2")
     place = heal.heal(variant(base), HealSettings(**{**SMALL, "steps": 1}))
-    found = checkpoint.open_checkpoint(base.parent)
-    path = adapters.merge(found, skip, "heal")
+    opened = checkpoint.open_checkpoint(base.parent)
+    path = adapters.merge(opened, skip, "heal")
     assert path == Path("graphs/tiny/block2~heal.safetensors")
     assert adapters.merged_from(path) == record(place).sha256
     model = PeftModel.from_pretrained(Reference(base.parent, skip).model, str(place)).merge_and_unload()
@@ -49,7 +49,7 @@ def test_a_merge_is_the_product_and_is_made_once(base: Path) -> None:
         torch.testing.assert_close(tensor, state[name])
         assert not torch.equal(tensor, load_file(base.parent / "model.safetensors")[name])
     before = path.stat().st_mtime_ns
-    assert adapters.merge(found, skip, "heal") == path and path.stat().st_mtime_ns == before
+    assert adapters.merge(opened, skip, "heal") == path and path.stat().st_mtime_ns == before
 
 
 def test_the_folder_of_an_adapter_stays_in_calib() -> None:
@@ -60,6 +60,6 @@ def test_the_folder_of_an_adapter_stays_in_calib() -> None:
 
 
 def test_the_command_is_quoted(base: Path) -> None:
-    found = checkpoint.open_checkpoint(base.parent)
+    opened = checkpoint.open_checkpoint(base.parent)
     with pytest.raises(UserError, match=r"heal graphs/tiny/block1\.fp32\.onnx --name 'my adapter'`"):
-        adapters.read(found, SkipSet.parse("block1"), "my adapter")
+        adapters.read(opened, SkipSet.parse("block1"), "my adapter")

@@ -58,12 +58,12 @@ def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(
 def test_text_from_files_is_named_and_digested(folder: Path) -> None:
     Path("a.txt").write_text("The grass of the field is green and the sky is blue. " * 60)
     Path("b.jsonl").write_text(json.dumps({"text": "Once upon a time there was a river. " * 60}) + "\n")
-    found = measured(folder, text_input=texts.TextInput((Path("a.txt"), Path("b.jsonl"))))
+    statistics = measured(folder, text_input=texts.TextInput((Path("a.txt"), Path("b.jsonl"))))
     assert (
-        found.record.texts.origin == ("../../a.txt", "../../b.jsonl")
-        and len(found.record.texts.sha256 or "") == 64
+        statistics.record.texts.origin == ("../../a.txt", "../../b.jsonl")
+        and len(statistics.record.texts.sha256 or "") == 64
     )
-    assert found.record.tokens == SAMPLES * LENGTH
+    assert statistics.record.tokens == SAMPLES * LENGTH
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_peft_loads_it_and_gives_the_healed_loss(base: Path) -> None:
     held_out = texts.cut(base.parent, texts.OWN, 32, 12 * 4 + heal.HELD_OUT)[0][-heal.HELD_OUT :]
     with torch.inference_mode():
         ids = torch.from_numpy(held_out)
-        found = float(losses.cross_entropy(model(input_ids=ids).logits, ids))
-    assert found == pytest.approx(record(place).held_out_loss.after, abs=1e-4)
+        loss = float(losses.cross_entropy(model(input_ids=ids).logits, ids))
+    assert loss == pytest.approx(record(place).held_out_loss.after, abs=1e-4)
     AutoModelForCausalLM.from_pretrained(base.parent).load_adapter(str(place))  # and so does transformers
 
 
@@ -74,12 +74,12 @@ def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: 
     assert set(tensors) == {
         f"model.layers.{k}.mlp.{m}_proj.weight" for k in (0, 1, 3) for m in ("gate", "up", "down")
     }
-    found = {
+    locations = {
         str(v.const_value.location)
         for v in graphfile.load(path).graph.initializers.values()
         if hasattr(v.const_value, "location")
     }
-    assert found == {"model.safetensors", "block2~heal.safetensors"}
+    assert locations == {"model.safetensors", "block2~heal.safetensors"}
     with opening.open_runner(path) as whole, opening.open_runner(variant(base)) as plain:
         ids = np.arange(3, 40)[None]
         assert not np.allclose(whole.forward(ids)[0], plain.forward(ids)[0], atol=1e-3)

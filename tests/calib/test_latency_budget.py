@@ -74,18 +74,18 @@ def test_what_the_machine_never_gives_ends() -> None:
 
 
 def test_candidates_are_the_kind_asked_for() -> None:
-    told = similarity.Similarity(
+    statistics = similarity.Similarity(
         tiny.similarity_record(),
         {f"cosine_{kind}": np.full((1, 3), 0.9) for kind in ("layer", "attn", "mlp")},
         {},
     )
     assert (
-        len(latency_budget.candidates("any", told)) == 6
-        and len(latency_budget.candidates("block", told)) == 3
+        len(latency_budget.candidates("any", statistics)) == 6
+        and len(latency_budget.candidates("block", statistics)) == 3
     )
-    assert set(latency_budget.candidates("attn", told)) == {SkipSet((k,)) for k in range(3)}
+    assert set(latency_budget.candidates("attn", statistics)) == {SkipSet((k,)) for k in range(3)}
     with pytest.raises(UserError, match="not a kind"):
-        latency_budget.candidates("norm", told)
+        latency_budget.candidates("norm", statistics)
 
 
 def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
@@ -95,8 +95,8 @@ def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
         workdir / "models" / "tiny", vocab_size=tiny.WORDS, num_hidden_layers=6, intermediate_size=512
     )
     tiny.tokenizer(source)
-    found = checkpoint.resolve("models/tiny")
-    base = export.export_base(found)
+    opened = checkpoint.resolve("models/tiny")
+    base = export.export_base(opened)
     times = prerequisites.sublayer_times(base, 20)
     assert times.whole > 0 and times.attn >= 0 and times.mlp >= 0
     monkeypatch.setattr(bench, "bench", lambda *a, **k: pytest.fail("the times are kept"))
@@ -104,11 +104,11 @@ def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
     monkeypatch.undo()
     monkeypatch.chdir(workdir)
     assert not list(store.Project().results("tiny").glob("*.bench.json"))  # probes leave no results
-    calibrate.calibrate(found.folder, texts.OWN, calibrate.CalibrationSettings(2, 16))
+    calibrate.calibrate(opened.folder, texts.OWN, calibrate.CalibrationSettings(2, 16))
     file = store.Project().calib("tiny") / "times-fp32-20.json"
     store.write_json(file, {**store.read_json(file), "seconds": {"whole": 1.0, "attn": 0.1, "mlp": 0.1}})
-    rounds, _, _ = prerequisites.within_budget(found.folder, "mlp", 1.0001, None, 20)
+    rounds, _, _ = prerequisites.within_budget(opened.folder, "mlp", 1.0001, None, 20)
     graph = store.Project().graphs("tiny") / f"{rounds[0].skip.name}.fp32.onnx"
     assert store.check_passed(graph) and rounds[0].skip.mlp and not rounds[0].skip.attention
     with pytest.raises(UserError, match="the whole model already"):
-        prerequisites.within_budget(found.folder, "mlp", None, 2000.0, 20)
+        prerequisites.within_budget(opened.folder, "mlp", None, 2000.0, 20)

@@ -41,5 +41,5 @@ def test_cross_entropy_reads_each_next_token() -> None:
     ids = np.array([[1, 4, 2], [0, 6, 6]])
     p = probabilities(STUDENT)
     expected = -np.mean([np.log(p[row, t, ids[row, t + 1]]) for row in range(2) for t in range(2)])
-    found = losses.cross_entropy(torch.tensor(STUDENT), torch.tensor(ids))
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    value = losses.cross_entropy(torch.tensor(STUDENT), torch.tensor(ids))
+    assert float(value) == pytest.approx(expected, rel=1e-5)

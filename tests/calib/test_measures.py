@@ -17,7 +17,7 @@ from tests.learning import BUCKETS, LAYERS, LENGTH, SAMPLES, measured
 
 def test_every_number_is_that_of_a_plain_recomputation(folder: Path) -> None:
     """From transformers' own hidden states, kept whole, with numpy and loops."""
-    found = measured(folder)
+    statistics = measured(folder)
     tokens, _ = texts.cut(folder, texts.OWN, LENGTH, SAMPLES)
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     middles: dict[int, torch.Tensor] = {}
@@ -46,16 +46,16 @@ def test_every_number_is_that_of_a_plain_recomputation(folder: Path) -> None:
     size = LENGTH // BUCKETS
     for name, values in cosines.items():
         split = values.reshape(SAMPLES, LAYERS, BUCKETS, size).mean(-1).transpose(0, 2, 1)
-        np.testing.assert_allclose(found.mean[f"cosine_{name}"], split.mean(0), atol=1e-5)
+        np.testing.assert_allclose(statistics.mean[f"cosine_{name}"], split.mean(0), atol=1e-5)
         np.testing.assert_allclose(
-            found.stderr[f"cosine_{name}"], split.std(0, ddof=1) / SAMPLES**0.5, atol=1e-5
+            statistics.stderr[f"cosine_{name}"], split.std(0, ddof=1) / SAMPLES**0.5, atol=1e-5
         )
     off = ~np.eye(LAYERS + 1, dtype=bool)  # arccos at 1 turns rounding into 1e-4
-    np.testing.assert_allclose(found.distances()[off], angles[:, -1].mean(0)[off], atol=1e-5)
+    np.testing.assert_allclose(statistics.distances()[off], angles[:, -1].mean(0)[off], atol=1e-5)
     np.testing.assert_allclose(
-        found.stderr["angular"][off], (angles[:, -1].std(0, ddof=1) / SAMPLES**0.5)[off], atol=1e-5
+        statistics.stderr["angular"][off], (angles[:, -1].std(0, ddof=1) / SAMPLES**0.5)[off], atol=1e-5
     )
-    np.testing.assert_allclose(found.distances("mean")[off], angles.mean((0, 1))[off], atol=1e-5)
+    np.testing.assert_allclose(statistics.distances("mean")[off], angles.mean((0, 1))[off], atol=1e-5)
 
 
 def test_sums_are_means_and_standard_errors() -> None:

@@ -17,9 +17,9 @@ def test_the_race_drops_only_what_is_behind_beyond_doubt() -> None:
     names = [SkipSet.of("mlp", [k]) for k in range(4)]
     rng = np.random.default_rng(0)
     common = rng.normal(3, 1, 400)  # positions differ far more than candidates
-    held = {one.name: common + 0.01 * k + rng.normal(0, 0.1, 400) for k, one in enumerate(names)}
-    held[names[3].name] = common + 1
-    few, many = ({name: np.split(values[:n], 2) for name, values in held.items()} for n in (40, 400))
+    losses = {one.name: common + 0.01 * k + rng.normal(0, 0.1, 400) for k, one in enumerate(names)}
+    losses[names[3].name] = common + 1
+    few, many = ({name: np.split(values[:n], 2) for name, values in losses.items()} for n in (40, 400))
     assert race.still_racing(names, few) == names[:3]  # 0.02 apart, 0.022 a standard error
     assert race.still_racing(names, many) == names[:2]
 

@@ -46,10 +46,10 @@ def test_greedy_removes_what_a_plain_search_would(
     tiny.tokenizer(source)
     folder = checkpoint.resolve("models/tiny").folder
     tokens, _ = texts.cut(folder, texts.OWN, 24, 10)
-    found = search.removals(folder, kind, 3, texts.OWN, 10, 24)
-    assert found.base_loss == pytest.approx(plain_loss(folder, BASE, tokens), abs=1e-5)
+    order = search.removals(folder, kind, 3, texts.OWN, 10, 24)
+    assert order.base_loss == pytest.approx(plain_loss(folder, BASE, tokens), abs=1e-5)
     gone = BASE
-    for step in found.steps:
+    for step in order.steps:
         losses = {}
         for layer in range(5):
             one = SkipSet.of(kind, [layer])
@@ -59,7 +59,7 @@ def test_greedy_removes_what_a_plain_search_would(
         assert step.loss == pytest.approx(losses[step.removed], abs=1e-5)
         assert {name for name, *_ in step.others} == set(losses) - {step.removed}
         gone |= SkipSet.parse(step.removed)
-    assert 0 < found.flops < found.plain_flops
+    assert 0 < order.flops < order.plain_flops
 
 
 def test_greedy_goes_on_from_a_shorter_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,18 +90,18 @@ def test_a_poisoned_model_is_refused(workdir: Path) -> None:
 
 def test_the_order_is_kept_as_a_record_that_names_its_text(folder: Path) -> None:
     Path("a.txt").write_text("The grass of the field is green and the sky is blue. " * 60)
-    found = search.removals(folder, "mlp", 1, texts.TextInput((Path("a.txt"),)), 2, 16)
+    order = search.removals(folder, "mlp", 1, texts.TextInput((Path("a.txt"),)), 2, 16)
     written = read(GreedyRecord, Path("calib/tiny/greedy-mlp.json"))
-    assert written == found and written.texts.origin == ("../../a.txt",)
+    assert written == order and written.texts.origin == ("../../a.txt",)
     assert written.weights == checkpoint.open_checkpoint(folder).identity and len(written.steps) == 1
 
 
 def test_an_order_of_version_0_1_is_continued(folder: Path) -> None:
     import json
 
-    found = search.removals(folder, "mlp", 1, texts.OWN, 2, 16)
+    order = search.removals(folder, "mlp", 1, texts.OWN, 2, 16)
     path = Path("calib/tiny/greedy-mlp.json")
     old = json.loads(path.read_text())
     del old["texts"]["characters"]
     path.write_text(json.dumps(old))
-    assert search.removals(folder, "mlp", 2, texts.OWN, 2, 16).steps[:1] == found.steps
+    assert search.removals(folder, "mlp", 2, texts.OWN, 2, 16).steps[:1] == order.steps

@@ -30,14 +30,14 @@ def written(folder: Path) -> measures.Sums:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     sums = written(tmp_path)
-    found = similarity.read(tmp_path, "abc")
+    statistics = similarity.read(tmp_path, "abc")
     for name in measures.MEASURES:
-        np.testing.assert_array_equal(found.mean[name], sums.mean(name))
-        np.testing.assert_array_equal(found.stderr[name], sums.stderr(name))
-    assert found.layers == LAYERS and found.record.samples == 2
-    assert found.record.cosine_attn == pytest.approx(list(found.cosine("attn")))
-    np.testing.assert_array_equal(found.distances(), sums.mean("angular"))
-    np.testing.assert_allclose(found.distances("mean"), sums.mean("angular_mean").mean(0))
+        np.testing.assert_array_equal(statistics.mean[name], sums.mean(name))
+        np.testing.assert_array_equal(statistics.stderr[name], sums.stderr(name))
+    assert statistics.layers == LAYERS and statistics.record.samples == 2
+    assert statistics.record.cosine_attn == pytest.approx(list(statistics.cosine("attn")))
+    np.testing.assert_array_equal(statistics.distances(), sums.mean("angular"))
+    np.testing.assert_allclose(statistics.distances("mean"), sums.mean("angular_mean").mean(0))
 
 
 def test_statistics_that_are_not_these_are_refused(tmp_path: Path) -> None:

@@ -17,18 +17,18 @@ from tests import tiny
 
 def test_folder_is_copied_and_in_place_is_not(workdir: Path) -> None:
     source = tiny.checkpoint(workdir / "models" / "tiny", max_shard_size="60KB")
-    found = checkpoint.resolve(str(source))
-    assert found.folder == Path("graphs/tiny") and len(found.files) > 1
-    assert {f.name: f.read_bytes() for f in found.files} == {
-        f.name: (source / f.name).read_bytes() for f in found.files
+    opened = checkpoint.resolve(str(source))
+    assert opened.folder == Path("graphs/tiny") and len(opened.files) > 1
+    assert {f.name: f.read_bytes() for f in opened.files} == {
+        f.name: (source / f.name).read_bytes() for f in opened.files
     }
     assert (
         checkpoint.resolve("tiny").identity
-        == found.identity
+        == opened.identity
         == checkpoint.resolve(str(source), in_place=True).identity
     )
     path = export.export_base(checkpoint.resolve(str(source), in_place=True))
-    assert path.parent.resolve() == source.resolve() and store.graph_sidecar(path).weights == found.identity
+    assert path.parent.resolve() == source.resolve() and store.graph_sidecar(path).weights == opened.identity
     other = tiny.checkpoint(workdir / "elsewhere" / "tiny", seed=1)
     with pytest.raises(UserError, match=r"already holds a model from .*models/tiny"):
         checkpoint.resolve(str(other))
@@ -58,11 +58,11 @@ def test_config_that_disagrees_with_the_weights(workdir: Path) -> None:
 
 def test_a_copy_that_cannot_be_authored_is_not_left_behind(workdir: Path) -> None:
     source = tiny.checkpoint(workdir / "models" / "tiny", hidden_act="gelu")
-    found = checkpoint.resolve(str(source))
-    assert found.folder.is_dir()
+    opened = checkpoint.resolve(str(source))
+    assert opened.folder.is_dir()
     with pytest.raises(UserError, match="not authored"):
-        export.export_base(found)
-    assert not found.folder.exists() and (source / "model.safetensors").is_file()
+        export.export_base(opened)
+    assert not opened.folder.exists() and (source / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["my model é", "模型 (2)", "it's"])
@@ -83,9 +83,9 @@ def test_a_model_of_another_project_is_opened_where_it_is(
     monkeypatch.chdir(workdir / "one")
     checkpoint.resolve("../models/tiny")
     monkeypatch.chdir(workdir / "two")
-    found = checkpoint.resolve("../one/graphs/tiny")
-    assert found.folder.resolve() == workdir / "one" / "graphs" / "tiny"
-    assert found.calib == workdir / "one" / "calib" / "tiny" and not list((workdir / "two").iterdir())
+    opened = checkpoint.resolve("../one/graphs/tiny")
+    assert opened.folder.resolve() == workdir / "one" / "graphs" / "tiny"
+    assert opened.calib == workdir / "one" / "calib" / "tiny" and not list((workdir / "two").iterdir())
     loose = tiny.checkpoint(workdir / "graphs" / "loose")  # a user's folder that only has the name of ours
     assert checkpoint.resolve(str(loose)).folder == Path("graphs/loose")
 

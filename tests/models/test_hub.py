@@ -85,12 +85,12 @@ def test_hub_download(hub: str) -> None:
     shutil.copy(Hub.folder / "config.json", Hub.folder / "training.log")  # not wanted
     done = export_from(hub, "org/tiny")
     assert (done.returncode, done.stdout.strip()) == (0, "graphs/tiny/base.fp32.onnx"), done.stderr
-    found = checkpoint.resolve("tiny")
-    assert found.source.revision == Hub.commit and found.source.origin == "org/tiny"
-    assert {f.name for f in found.files} == {f.name for f in Hub.folder.glob("*.safetensors")}
+    opened = checkpoint.resolve("tiny")
+    assert opened.source.revision == Hub.commit and opened.source.origin == "org/tiny"
+    assert {f.name for f in opened.files} == {f.name for f in Hub.folder.glob("*.safetensors")}
     assert (
-        not any(f.is_symlink() for f in found.folder.iterdir())
-        and not (found.folder / "training.log").exists()
+        not any(f.is_symlink() for f in opened.folder.iterdir())
+        and not (opened.folder / "training.log").exists()
     )
 
 

@@ -16,11 +16,11 @@ from tests import tiny
 
 
 def test_verify_hashes_the_contents(workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
-    identity.verify(found)
-    raw = bytearray(found.files[0].read_bytes())
+    opened = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
+    identity.verify(opened)
+    raw = bytearray(opened.files[0].read_bytes())
     raw[-1] ^= 1
-    found.files[0].write_bytes(raw)
+    opened.files[0].write_bytes(raw)
     with pytest.raises(UserError, match="is not what was fetched"):
         identity.verify(checkpoint.resolve("tiny"))
 
@@ -45,9 +45,9 @@ def test_a_gguf_that_became_another_is_not_taken_for_the_old_one(
 ) -> None:
     file = workdir / "some.gguf"
     file.write_bytes(b"one")
-    made = tiny.checkpoint(workdir / "models" / "tiny")
+    source = tiny.checkpoint(workdir / "models" / "tiny")
     monkeypatch.setattr(
-        "pipeline.models.gguf.convert", lambda _, to: shutil.copytree(made, to, dirs_exist_ok=True)
+        "pipeline.models.gguf.convert", lambda _, to: shutil.copytree(source, to, dirs_exist_ok=True)
     )
     checkpoint.resolve(str(file))
     os.utime(file)
@@ -58,19 +58,23 @@ def test_a_gguf_that_became_another_is_not_taken_for_the_old_one(
 
 
 def test_verify_records_the_digests_the_first_time(workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny", max_shard_size="60KB")))
-    identity.verify(found)
-    assert checkpoint.resolve("tiny").source == found.source.replaced(
-        sha256={file.name: store.sha256(file) for file in found.files}
+    opened = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny", max_shard_size="60KB")))
+    identity.verify(opened)
+    assert checkpoint.resolve("tiny").source == opened.source.replaced(
+        sha256={file.name: store.sha256(file) for file in opened.files}
     )
 
 
 def test_the_hubs_digest_is_compared_and_its_blob_id_is_not(workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
-    source = json.loads((found.folder / store.SOURCE).read_text())
-    (found.folder / store.SOURCE).write_text(json.dumps({**source, "etags": {"model.safetensors": "b" * 40}}))
+    opened = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
+    source = json.loads((opened.folder / store.SOURCE).read_text())
+    (opened.folder / store.SOURCE).write_text(
+        json.dumps({**source, "etags": {"model.safetensors": "b" * 40}})
+    )
     identity.verify(checkpoint.resolve("tiny"))
-    (found.folder / store.SOURCE).write_text(json.dumps({**source, "etags": {"model.safetensors": "b" * 64}}))
+    (opened.folder / store.SOURCE).write_text(
+        json.dumps({**source, "etags": {"model.safetensors": "b" * 64}})
+    )
     with pytest.raises(UserError, match="is not what was fetched"):
         identity.verify(checkpoint.resolve("tiny"))
 

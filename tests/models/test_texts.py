@@ -21,12 +21,12 @@ def character_tokenizer(folder: Path, bos: bool = False, shift: int = 0) -> Path
     """A tokenizer of single characters, 96 ids, with a BOS where asked."""
     folder.mkdir(parents=True, exist_ok=True)
     characters = [chr(32 + (k + shift) % 94) for k in range(94)]
-    made = Tokenizer(
+    words = Tokenizer(
         models.BPE({c: k for k, c in enumerate(["<unk>", "<s>", *characters])}, [], unk_token="<unk>")
     )
     if bos:
-        made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    made.save(str(folder / "tokenizer.json"))
+        words.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    words.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"})
     )

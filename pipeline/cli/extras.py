@@ -14,7 +14,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ray": (("ray",),),
     "rtx": (("tensorrt_rtx", "tensorrt_rtx_bindings"),),
     "tensorrt": (("tensorrt", "tensorrt_bindings"),),
-    "optimum": (("optimum",), ("optimum.exporters.onnx",)),
+    "optimum": (("optimum.exporters.onnx",),),
     "qlora": (("bitsandbytes",),),
     "mlflow": (("mlflow",),),
 }

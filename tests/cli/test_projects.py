@@ -9,19 +9,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import store
-from pipeline.cli.app import app
+from pipeline.cli import app
 from pipeline.store import records
 from pipeline.types import SkipSet, UserError, Variant
 from tests import tiny
+from tests.commands import run
 
 MODEL = "my model é"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What a command prints on stdout."""
-    capsys.readouterr()
-    app([str(argument) for argument in arguments], standalone_mode=False)
-    return capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,83 @@
+"""How a command ends, and how the help is laid out."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.store import sidecar
+from pipeline.types import Failed, UserError
+from tests.commands import run
+
+application = importlib.import_module("pipeline.cli.app")  # pipeline.cli.app is the typer application too
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("one\n  two"), 2, "error: one two"),
+        (Failed("three of four"), 1, "error: three of four"),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 2, "error: cannot write at x: No space left"),
+    ],
+)
+def test_how_a_command_ends(
+    error: BaseException, code: int, line: str, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise error
+
+    monkeypatch.setattr(application, "app", command)
+    with pytest.raises(SystemExit) as end:
+        application.main()
+    assert end.value.code == code
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_an_error_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(application, "app", command)
+    with pytest.raises(OSError, match="I/O error"):
+        application.main()
+
+
+def test_the_panels_stand_in_the_order_of_the_data_flow(capsys: pytest.CaptureFixture[str]) -> None:
+    words = run(capsys, "--help")
+    panels = ["Models and graphs", "Choose and mend", "Engines", "Measure", "Deliver", "Look"]
+    places = [words.index(f"─ {panel} ─") for panel in panels]
+    assert places == sorted(places)
+    measure = words[places[3] : places[4]]
+    for command in ("check", "bench", "score", "lm-eval", "report", "figures", "sweep"):
+        assert f"│ {command} " in measure
+
+
+def test_every_command_has_an_example() -> None:
+    for command in cli.app.registered_commands:
+        assert "Example:" in (command.callback.__doc__ or ""), command.callback.__name__
+
+
+def test_help_names_every_selector(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    from pipeline.calib import selectors
+
+    monkeypatch.setenv("COLUMNS", "200")
+    words = run(capsys, "export", "--help")
+    for name in selectors.names():
+        assert name in words
+    assert "pipeline/calib/selectors/" in run(capsys, "select", "--help")
+    assert Path(selectors.__file__).parent.parts[-3:] == ("pipeline", "calib", "selectors")
+
+
+def test_an_artefact_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = model / "mlp1.fp32.onnx"
+    assert application.artefact_json(path) == {"path": str(path), **sidecar(path).plain()}
+    application.show_result({"a": Path("x")}, True, "words")
+    assert json.loads(capsys.readouterr().out) == {"a": "x"}
+    application.show_result({"a": 1}, False, "words")
+    assert capsys.readouterr().out == "words\n"

@@ -1,0 +1,76 @@
+"""Default models and artefacts, numbers, and the width of tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from pipeline.cli import arguments
+from pipeline.types import UserError
+
+
+def test_numbers_and_triples() -> None:
+    assert arguments.numbers("50,100", "--lengths") == [50, 100]
+    assert arguments.triple("1,1,8", "--batch") == (1, 1, 8)
+    with pytest.raises(UserError, match="--lengths '50,x' is not a list of whole numbers"):
+        arguments.numbers("50,x", "--lengths")
+    for text in ("1,2", "3,2,1", "1,2,3,4", "-1,2,3"):
+        with pytest.raises(UserError, match="is not min,opt,max"):
+            arguments.triple(text, "--batch")
+
+
+def test_the_artefacts_that_are_named_are_taken_as_they_are(workdir: Path) -> None:
+    assert arguments.artefacts([Path("any.onnx")], precision="fp16") == [Path("any.onnx")]
+
+
+def test_with_none_named_every_graph_of_the_only_model_is_taken(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [Path(f"graphs/m/{name}.fp32.onnx") for name in ("base", "block1", "mlp1")]
+    assert arguments.artefacts(None) == paths
+    assert capsys.readouterr().err == f"model: m\ntaking: {', '.join(map(str, paths))}\n"
+    with pytest.raises(UserError, match="m has no artefact to work on; make one with `pipeline export`"):
+        arguments.artefacts(None, precision="fp16")
+
+
+def test_a_model_is_named_or_said(workdir: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PIPELINE_MODEL", "org/some-model")
+    assert arguments.model("other") == "other" and capsys.readouterr().err == ""
+    assert arguments.model_folder(None) == "some-model"
+    assert capsys.readouterr().err == "model: org/some-model\n"
+
+
+def table(columns: int, text: str) -> Table:
+    rows = Table()
+    for column in range(columns):
+        rows.add_column(f"column {column}", no_wrap=True)
+    rows.add_row(*[text] * columns)
+    return rows
+
+
+def test_a_table_in_a_pipe_has_100_columns_unless_its_numbers_need_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = Table()
+    words.add_column("a long heading " * 20)
+    arguments.print_table(words)
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 100
+    arguments.print_table(table(12, "123456789012"))
+    wide = capsys.readouterr().out
+    assert wide.count("123456789012") == 12 and "…" not in wide
+
+
+def test_torch_stays_out_of_a_light_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("USE_TORCH", raising=False)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    arguments.without_torch()
+    import os
+
+    assert "USE_TORCH" not in os.environ  # it is loaded already
+    monkeypatch.setattr(sys, "modules", {n: m for n, m in sys.modules.items() if n != "transformers"})
+    arguments.without_torch()
+    assert os.environ.pop("USE_TORCH") == "0"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import store
-from pipeline.cli import arguments, prerequisites
+from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
 from pipeline.types import UserError
 
@@ -68,6 +68,8 @@ def export(
         raise UserError(
             f"--precision is fp32 or fp16 and --head is gather or all, not {precision} and {head}"
         )
+    if adapter:
+        extras.needs("heal", "pipeline export --adapter")
     options = SkipOptions(skip, frac, count, layers, select, seed)
     if from_onnx:
         if model or in_place:

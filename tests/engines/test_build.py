@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,23 @@ def test_every_kind_of_variant_builds(project: Path, name: str) -> None:
     assert leftovers() == [plan.with_suffix(".json").name, plan.name]
     assert "Engine generation completed" in plan.with_suffix(".log").read_text()
     assert store.model_of(plan) == "tiny" and store.checkpoint_folder(plan) == source.parent
+
+
+@needs.rtx
+def test_an_engine_is_the_same_from_any_directory_and_in_a_project_that_moved(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sidecar names the checkpoint relative to itself; a plan that is there is not built again."""
+    plan = build.build(graph())
+    stamp = (project / plan).stat().st_mtime_ns
+    moved = project / "moved é"
+    for folder in ("graphs", "engines"):
+        shutil.move(project / folder, moved / folder)
+    monkeypatch.chdir(Path("/"))
+    again = build.build(moved / "graphs/tiny/base.fp16.onnx", BuildSettings(targets=("sm80",)))
+    assert again.samefile(moved / plan) and again.stat().st_mtime_ns == stamp
+    assert store.engine_sidecar(again).folder == "../../../graphs/tiny"
+    assert store.checkpoint_folder(again).samefile(moved / "graphs/tiny")
 
 
 @needs.rtx

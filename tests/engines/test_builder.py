@@ -12,6 +12,27 @@ from tests.tiny_engines import graph, leftovers, spoil
 
 
 @needs.rtx
+def test_memory_is_read_from_the_log() -> None:
+    one = builder.Builder("tensorrt-rtx")
+    one.lines += [
+        "INFO Total Activation Memory: 1024 bytes",
+        "INFO Total Weights Memory: 77 bytes",
+        "INFO Total Activation Memory: 2048 bytes",
+    ]
+    assert one.memory() == builder.EngineMemory(activations=(1024, 2048), weights=(77,))
+    assert {"sm75", "sm80", "sm120"} <= set(one.targets())
+    assert one.targets() == sorted(one.targets(), key=lambda name: int(name[2:]))
+
+
+@needs.rtx
+def test_the_first_error_is_the_cause_and_a_missing_driver_none() -> None:
+    one = builder.Builder("tensorrt-rtx")
+    assert one.first_error() == "no reason given"
+    one.lines += ["ERROR catchCudaError: no driver", "WARNING w", "ERROR the\ncause", "ERROR later"]
+    assert one.first_error() == "ERROR the cause"
+
+
+@needs.rtx
 def test_parser_error_is_one_line_with_the_log_at_hand(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

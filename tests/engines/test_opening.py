@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import store
 from pipeline.engines import build, opening
+from pipeline.graphs import export
+from pipeline.models import checkpoint
 from pipeline.runtime import tensorrt_library
+from pipeline.runtime.onnxruntime import OnnxRunner
+from pipeline.runtime.runner import Limits
+from pipeline.store.records import EngineRecord
 from pipeline.types import UserError
 from tests import needs, tiny
 from tests.tiny_engines import HERE, graph
@@ -33,3 +40,65 @@ def test_a_plan_without_a_gpu_is_refused_in_one_line(project: Path, monkeypatch:
         UserError, match=r"was built by tensorrt-rtx 1\.0, and .* is installed; build it again"
     ):
         opening.open_runner(plan)
+
+
+def test_a_graph_opens_in_onnx_runtime_with_the_threads_that_are_named(workdir: Path) -> None:
+    path = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
+    with opening.open_runner(path, threads=1) as runner:
+        assert isinstance(runner, OnnxRunner) and runner.path == path
+        assert runner.session.get_session_options().intra_op_num_threads == 1
+
+
+def test_what_is_no_artefact_is_refused(workdir: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing.onnx does not exist"):
+        opening.open_runner(Path("nothing.onnx"))
+    Path("text.onnx").write_text("hello")
+    with pytest.raises(UserError, match=r"text.onnx has no sidecar"):
+        opening.open_runner(Path("text.onnx"))
+
+
+def engine_record(**changes: Any) -> EngineRecord:
+    fields = {
+        "file": "x.plan",
+        "sha256": "a" * 64,
+        "bytes": 1,
+        "artefact": "engine",
+        "model": "m",
+        "variant": "base",
+        "precision": "fp16",
+        "skip": {"attention": [], "mlp": []},
+        "folder": "../../../graphs/m",
+        "graph": {"file": "base.fp16.onnx", "sha256": "b" * 64},
+        "weights": "c",
+        "backend": "tensorrt-rtx",
+        "backend_version": "1.7",
+        "targets": ["sm80", "sm89"],
+        "ranges": {"batch": [1, 2, 8], "length": [1, 9, 99], "past": [0, 5, 50], "wanted": [1, 1, 16]},
+        "stripped": False,
+        "profiles": [{"input_ids": [[1, 1], [1, 9], [8, 99]]}],
+    }
+    return EngineRecord.model_validate_json(json.dumps({**fields, **changes}))
+
+
+def test_a_plan_has_what_its_sidecar_says(workdir: Path) -> None:
+    path = Path("engines/m/base/x.plan")
+    plan = opening.plan_of(engine_record(), path)
+    assert (plan.backend, plan.version, plan.targets) == ("tensorrt-rtx", "1.7", ("sm80", "sm89"))
+    assert plan.limits == Limits(batch=8, new=99, past=50, wanted=16) and plan.weights is None
+    assert plan.profiles == ({"input_ids": ((1, 1), (1, 9), (8, 99))},)
+
+
+def test_a_stripped_plan_takes_its_weights_from_the_graph_beside_its_project(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = workdir / "graphs" / "m" / "base.fp16.onnx"
+    graph.parent.mkdir(parents=True)
+    graph.touch()
+    plan = workdir / "engines" / "m" / "base" / "x.plan"
+    for folder in (workdir, workdir.parent):
+        monkeypatch.chdir(folder)
+        weights = opening.plan_of(engine_record(stripped=True), plan).weights
+        assert weights and weights.samefile(graph)
+    monkeypatch.chdir(workdir)
+    older = opening.plan_of(engine_record(stripped=True, folder="graphs/m"), plan).weights  # as 0.1 wrote it
+    assert older and older.samefile(graph)

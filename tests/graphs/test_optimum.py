@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,11 @@ def test_a_folder_without_a_cache_is_refused(workdir: Path) -> None:
     (found.folder / "model.onnx").write_bytes(ir.to_proto(model).SerializeToString())
     with pytest.raises(UserError, match="no past_key_values inputs"):
         export.export_from_onnx(found.folder)
+
+
+def test_without_optimum_the_extra_is_named(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    monkeypatch.setitem(sys.modules, "optimum.exporters.onnx", None)
+    with pytest.raises(UserError, match=r"run `pip install 'skip-pipeline\[optimum\]'`"):
+        export.optimum_base(found.folder)
+    assert not (found.folder / "optimum").exists()

@@ -17,6 +17,7 @@ from pipeline.engines import opening
 from pipeline.graphs import architectures, export, graphfile, variants
 from pipeline.models import checkpoint
 from pipeline.models.reference import Reference
+from pipeline.store.records import FileDigest
 from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
 
@@ -191,3 +192,16 @@ def test_refusals_reach_the_user_as_one_line(workdir: Path) -> None:
     with pytest.raises(UserError, match=r"layer 1: node '/layers.1/attention/.*' joins the stream as mlp"):
         variants.cut(base, SkipSet.parse("mlp0"))
     assert not list(base.parent.glob("mlp0*"))
+
+
+def test_a_variant_is_cut_in_the_project_of_its_base(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = workdir / export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "my model é"))))
+    elsewhere = workdir / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    path = variants.cut(base, SkipSet.parse("mlp1"))
+    record = store.graph_sidecar(path)
+    assert path == base.with_name("mlp1.fp32.onnx") and record.model == "my model é"
+    assert record.base == FileDigest(file=base.name, sha256=store.sha256(base))
+    assert record.skip_set == SkipSet((), (1,)) and record.source == store.graph_sidecar(base).source
+    assert variants.cut_all_logits(path).parent == base.parent and not any(elsewhere.iterdir())

@@ -118,7 +118,7 @@ def _plan_job(
 def _identity(graph: Path, record: GraphRecord | MergedRecord) -> dict[str, Any]:
     """What an engine's sidecar says of what it computes: a variant, or the variants of a merged graph."""
     if isinstance(record, GraphRecord):
-        return store.variant_record(record.as_variant())
+        return store.records.variant_fields(record.as_variant())
     return {
         "model": record.model,
         "variant": graph.name.removesuffix(f".{record.precision}.onnx"),

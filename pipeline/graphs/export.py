@@ -40,7 +40,7 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
             return path
         wanted = {
             "artefact": "graph",
-            **store.variant_record(variant),
+            **store.records.variant_fields(variant),
             "contract": "authored",
             "weights": checkpoint.identity,
             "config": store.sha256(checkpoint.folder / "config.json"),
@@ -80,7 +80,7 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
         store.sweep_temporaries(target)
         wanted = {
             "artefact": "graph",
-            **store.variant_record(variant),
+            **store.records.variant_fields(variant),
             "contract": "optimum",
             "source_sha256": store.sha256(source),
             "tokenizer": identity.tokenizer_digest(folder),

@@ -98,7 +98,7 @@ def _derive(
     fields = record.plain()
     wanted = {
         "artefact": "graph",
-        **store.variant_record(variant),
+        **store.records.variant_fields(variant),
         **{key: fields[key] for key in _INHERITED},
         "base": {"file": source.name, "sha256": record.sha256},
         "healed": healed.plain() if healed else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -208,7 +209,7 @@ def test_engines_and_healing_in_a_sweep(source: Path, tmp_path: Path) -> None:
 
 def not_done(root: Path) -> list[str]:
     """What `--dry-run` would do, without options."""
-    jobs = [line.split() for line in dry_run(root).split("\n\n")[0].splitlines()]
+    jobs = [shlex.split(line) for line in dry_run(root).split("\n\n")[0].splitlines()]
     return [f"{words[1]} {words[2]}" for words in jobs if words[0] == "pipeline"]
 
 

@@ -1,6 +1,7 @@
-"""`make bench-select`: the loss of every selector's choice, on text that nothing was chosen by, with a random control.
+"""`make bench-select`: the loss of every selector's choice on text that no rule has read, beside random ones.
 
-Calibrated on the project's own text (or `--texts`), measured on C4's validation rows: nats a token at every second position.
+Calibrated on the project's own text (or `--texts`). Measured on C4's validation rows: nats a token at every
+second position.
 """
 
 from __future__ import annotations
@@ -43,7 +44,12 @@ def sets(kind: str, count: int, layers: int, told: ModelStatistics, names: list[
 
 
 def losses(
-    folder: Path, told: ModelStatistics, held_out: texts.TextInput, samples: int, length: int, names: list[str]
+    folder: Path,
+    told: ModelStatistics,
+    held_out: texts.TextInput,
+    samples: int,
+    length: int,
+    names: list[str],
 ) -> list[dict]:
     """One row for each (kind, fraction, selector)."""
     tokens, _ = texts.cut(folder, held_out, length, samples)

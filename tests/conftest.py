@@ -24,7 +24,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project root with the real model's checkpoint in it; shared, so tests write only what they name themselves.
+    """A project with the real model's checkpoint. It is shared: tests write only what they name themselves.
 
     Converting the GGUF takes seconds; the result is kept in the user's cache between runs.
     """

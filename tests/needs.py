@@ -1,4 +1,4 @@
-"""What a test needs beyond this package; where it is absent the test skips with the reason, in CI Ray's absence fails it."""
+"""What a test needs beyond this package. Without it the test skips and says why; in CI, Ray must be there."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def checkpoint(
 
 
 def tokenizer(folder: Path, bos: bool = False, window: int | None = None) -> Path:
-    """A byte-level BPE tokenizer of 300 words, trained on CPython's own English; with `bos` it puts one before a text."""
+    """A byte-level BPE tokenizer of 300 words, trained on CPython's English; `bos` puts one before a text."""
     words = Tokenizer(models.BPE())
     words.pre_tokenizer, words.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -93,9 +93,15 @@ def environment() -> dict[str, str]:
 def similarity_request(**changes: Any) -> records.SimilarityRequest:
     """What similarity statistics are of, for tests that make the arrays by hand."""
     fields: dict[str, Any] = {
-        "model": "tiny", "weights": "abc", "runner": "torch", "length": 8, "buckets": 2, "tokens": 8, "wanted": 1,
+        "model": "tiny",
+        "weights": "abc",
+        "runner": "torch",
+        "length": 8,
+        "buckets": 2,
+        "tokens": 8,
+        "wanted": 1,
         "texts": records.TextSource(origin="words"),
-    }  # fmt: skip
+    }
     return records.SimilarityRequest(**{**fields, **changes})
 
 
@@ -105,7 +111,7 @@ def similarity_record() -> records.SimilarityRecord:
 
 
 def passed(artefact: Path, digest: str | None = None) -> Path:
-    """Writes the result of a check that this artefact passed, as `pipeline check` would, without running it."""
+    """Writes the result of a check that this artefact has passed, without running it."""
     variant = store.variant(artefact, quick=True)
     result = store.result_of(artefact, "check")
     fields = {

@@ -7,8 +7,8 @@ import pytest
 from pipeline.cli import app
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What the command prints on stdout; its errors are raised."""
+def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    """What the command prints on stdout, after a check of its exit code; its errors are raised."""
     capsys.readouterr()
-    app([str(argument) for argument in arguments], standalone_mode=False)
+    assert (app([str(argument) for argument in arguments], standalone_mode=False) or 0) == code
     return capsys.readouterr().out

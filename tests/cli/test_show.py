@@ -1,0 +1,69 @@
+"""One artefact in full, and its skip set as other tools write it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import store
+from pipeline.cli import show
+from pipeline.graphs import merge
+from pipeline.types import SkipSet, UserError
+from tests import tiny
+from tests.commands import run
+
+
+def test_the_skip_set_for_other_tools() -> None:
+    whole = show.other_tools(SkipSet((1, 2), (1, 2)), 4)
+    assert whole.prune_layers == "1,2" and len(whole.block_configs) == 4
+    assert whole.block_configs[2] == {"attention": {"no_op": True}, "ffn": {"no_op": True}}
+    part = show.other_tools(SkipSet((1,), ()), 2)
+    assert part.prune_layers is None and part.indices() == {"drop_attn_list": [1], "drop_mlp_list": []}
+    assert part.block_configs == [
+        {"attention": {"no_op": False}, "ffn": {"no_op": False}},
+        {"attention": {"no_op": True}, "ffn": {"no_op": False}},
+    ]
+    assert show.other_tools(SkipSet(), 1).prune_layers == ""
+
+
+def test_a_variant_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = model / "block1.fp32.onnx"
+    shown = json.loads(run(capsys, "show", graph, "--json"))
+    assert shown["path"] == str(graph) and shown["variant"] == "block1" and shown["check"] == "not passed yet"
+    assert shown["left_out"] == {"attention": [1], "mlp": [1], "of_layers": 2}
+    base, cut = shown["costs"]["base"], shown["costs"]["variant"]
+    assert list(cut) == ["parameters", "weight_bytes", "flops_at_50", "flops_at_100", "cache_bytes_per_token"]
+    assert cut["weight_bytes"] == 4 * cut["parameters"] < base["weight_bytes"]
+    assert 2 * cut["cache_bytes_per_token"] == base["cache_bytes_per_token"]
+    assert shown["other_tools"]["llama.cpp"] == "1" and len(shown["other_tools"]["block_configs"]) == 2
+    assert shown["disk_bytes"] == graph.stat().st_size
+    assert shown["sidecar"] == store.sidecar(graph).plain()
+
+
+def test_a_variant_for_a_person(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = model / "mlp1.fp32.onnx"
+    tiny.passed(graph)
+    words = run(capsys, "show", graph)
+    assert words.splitlines()[:2] == [
+        f"{graph}: mlp1, check passed",
+        "left out    attention none, MLP [1] of 2 layers",
+    ]
+    assert "llama.cpp   takes whole blocks only; this skip set has others" in words
+    assert "indices     {'drop_attn_list': [], 'drop_mlp_list': [1]}" in words
+    cache = next(line for line in words.splitlines() if line.startswith("cache_bytes_per_token"))
+    assert "100.0% of base's" in cache and "build" not in words
+    assert "nothing to prune" in run(capsys, "show", model / "base.fp32.onnx")
+
+
+def test_a_merged_graph(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = merge.merge([model / "base.fp32.onnx", model / "mlp1.fp32.onnx"])
+    assert run(capsys, "show", path) == f"{path}: merged from base, mlp1\n"
+    shown = json.loads(run(capsys, "show", path, "--json"))
+    assert shown == {"path": str(path), "sidecar": store.sidecar(path).plain()}
+
+
+def test_what_is_no_artefact(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="`pipeline list` shows what does"):
+        run(capsys, "show", "none.onnx")

@@ -1,0 +1,120 @@
+"""What runs before a command's own stage, and runs once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import store
+from pipeline.calib import similarity
+from pipeline.cli import prerequisites
+from pipeline.evals.bench import bench
+from pipeline.graphs import variants
+from pipeline.store.records import SublayerTimes, TimesRecord, read
+from pipeline.types import SkipSet, UserError
+from tests import tiny
+
+
+def test_the_fp16_twin_is_cut_from_the_fp16_base(model: Path) -> None:
+    graph = model / "mlp1.fp32.onnx"
+    twin = prerequisites.fp16_twin(graph)
+    assert twin == model / "mlp1.fp16.onnx" and (model / "base.fp16.onnx").is_file()
+    assert store.variant(twin).skip == store.variant(graph).skip
+    assert prerequisites.fp16_twin(twin) == twin
+
+
+def test_what_is_not_checked_is_checked_first_with_its_base(model: Path) -> None:
+    base, graph = model / "base.fp32.onnx", model / "mlp1.fp32.onnx"
+    assert prerequisites.checked([graph], unchecked=True) == [graph]
+    assert not store.check_passed(graph)
+    assert prerequisites.checked([graph], unchecked=False) == [graph]
+    assert store.check_passed(graph) and store.check_passed(base)
+    before = store.result_of(graph, "check").stat().st_mtime_ns
+    prerequisites.checked([graph], unchecked=False)
+    assert store.result_of(graph, "check").stat().st_mtime_ns == before
+
+
+def test_only_checked_graphs_are_merged(model: Path) -> None:
+    graphs = [model / "base.fp32.onnx", model / "mlp1.fp32.onnx"]
+    with pytest.raises(UserError, match="has passed no check"):
+        prerequisites.merged(graphs, unchecked=False)
+    with pytest.raises(UserError, match=r"--together takes graphs \(\.onnx\), and x\.plan is none"):
+        prerequisites.merged([Path("x.plan")], unchecked=True)
+    for graph in graphs:
+        tiny.passed(graph)
+    merged = prerequisites.merged(graphs, unchecked=False)
+    assert merged == prerequisites.merged(graphs, unchecked=True) and merged.name.startswith("merged-")
+
+
+def fake_bench(calls: list[bench.BenchSettings], speedups: dict[str, float]):
+    """A measurement that takes no time: a pass takes a second, and each variant saves what it is told to."""
+
+    def run(paths: list[Path], settings: bench.BenchSettings) -> SimpleNamespace:
+        calls.append(settings)
+        base = paths[0].with_name("base.fp32.onnx")
+        rows = [SimpleNamespace(artefact=str(base), p50=1000.0, improvement=0.0)]
+        for path in paths:
+            saved = 100 * (1 - 1 / speedups[path.name.split(".")[0]])
+            rows.append(SimpleNamespace(artefact=str(path), p50=1.0, improvement=saved))
+        return SimpleNamespace(rows=rows)
+
+    return run
+
+
+def test_sublayer_times_are_kept_in_the_projects_calib(
+    model: Path, workdir: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bench.BenchSettings] = []
+    monkeypatch.setattr(bench, "bench", fake_bench(calls, {"attn1": 1.25, "mlp1": 2.0}))
+    base = workdir / model / "base.fp32.onnx"
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    times = prerequisites.sublayer_times(base, 20)
+    assert (times.whole, times.attn, times.mlp) == pytest.approx((1.0, 0.2, 0.5))
+    assert calls[0].unchecked and not calls[0].write and calls[0].lengths == (20,)
+    file = workdir / "calib" / "m" / "times-fp32-20.json"
+    assert read(TimesRecord, file).seconds == times and list(Path().iterdir()) == []
+    assert prerequisites.sublayer_times(base, 20) == times and len(calls) == 1
+    store.write_json(file, {**store.read_json(file), "device": "another machine"})
+    prerequisites.sublayer_times(base, 20)
+    assert len(calls) == 2
+
+
+def test_a_choice_for_a_time_is_checked_and_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bench.BenchSettings] = []
+    cosines = SimpleNamespace(cosine=lambda kind: {"attn": [0.5, 0.6], "mlp": [0.9, 0.7]}[kind])
+    monkeypatch.setattr(similarity, "of_checkpoint", lambda _: cosines)
+    monkeypatch.setattr(bench, "bench", fake_bench(calls, {"mlp0": 1.3}))
+    times = SublayerTimes(whole=1.0, attn=0.2, mlp=0.25)
+    monkeypatch.setattr(prerequisites, "sublayer_times", lambda *_: times)
+    rounds, reached, known = prerequisites.within_budget(model, "any", 1.2, None, 20)
+    assert [one.skip for one in rounds] == [SkipSet((), (0,))] and reached and known == times
+    assert rounds[0].measured == pytest.approx(1.3)
+    assert store.check_passed(model / "mlp0.fp32.onnx") and calls[0].write and not calls[0].unchecked
+    with pytest.raises(UserError, match="2000 ms is what the whole model already keeps: it takes 1000 ms"):
+        prerequisites.within_budget(model, "any", None, 2000.0, 20)
+
+
+def test_optimums_twin_leaves_out_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.graphs import export
+
+    monkeypatch.setattr(export, "optimum_base", lambda folder: folder / "base.fp32.onnx")
+    graph = model / "mlp1.fp32.onnx"
+    twins = prerequisites.optimum_twins([graph])
+    assert list(twins) == [graph] and store.variant(twins[graph]).skip == SkipSet((), (1,))
+
+
+def test_an_adapter_is_merged_into_its_variants_graph(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.calib import adapters
+
+    calls = []
+    monkeypatch.setattr(adapters, "merge", lambda *arguments: calls.append(arguments[1:]) or Path("tensors"))
+    monkeypatch.setattr(variants, "graft", lambda *arguments: calls.append(arguments) or Path("healed"))
+    graph = model / "block1.fp32.onnx"
+    assert prerequisites.healed(graph, "heal") == Path("healed")
+    assert calls == [(SkipSet((1,), (1,)), "heal"), (graph, Path("tensors"), "heal")]
+
+
+def test_scores_that_exist_are_read_without_running_any(model: Path) -> None:
+    assert prerequisites.scored([model / "base.fp32.onnx"], None, None, None, unchecked=True) == []

@@ -161,7 +161,7 @@ def table(model: str, similarity: Similarity) -> Table:
         rows.add_column(heading, justify="right")
     edges = [length * k // buckets for k in range(buckets + 1)]
     for k in range(buckets):
-        rows.add_column(f"attention, tokens {edges[k]}-{edges[k + 1] - 1}", justify="right")
+        rows.add_column(f"attention,\ntokens {edges[k]}-{edges[k + 1] - 1}", justify="right")
     for layer in range(similarity.layers):
         cells = [
             f"{similarity.cosine(kind)[layer]:.3f} ±{similarity.cosine_error(kind)[layer]:.3f}"

@@ -19,9 +19,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(root)
     try:
-        found = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "tiny", head_dim=16)))
+        base_model = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "tiny", head_dim=16)))
         for precision in ("fp32", "fp16"):
-            export.export_base(found, precision)
+            export.export_base(base_model, precision)
     finally:
         os.chdir(before)
     return root

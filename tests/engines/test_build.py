@@ -77,8 +77,8 @@ def test_an_engine_is_the_same_from_any_directory_and_in_a_project_that_moved(
 @needs.rtx
 @pytest.mark.parametrize("model_type", tiny.DIALECTS)
 def test_every_architecture_builds(workdir: Path, model_type: str) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "other", model_type)))
-    assert build.build(export.export_base(found, "fp16"), BuildSettings(targets=("sm86",))).is_file()
+    base_model = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "other", model_type)))
+    assert build.build(export.export_base(base_model, "fp16"), BuildSettings(targets=("sm86",))).is_file()
 
 
 @needs.rtx
@@ -212,11 +212,11 @@ def test_lint_stands_before_the_build(project: Path) -> None:
 
 @needs.rtx
 def test_heads_without_a_kernel_are_refused_in_fp16_and_taken_apart_in_fp32(workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "small", head_dim=8)))
+    base_model = checkpoint.resolve(str(tiny.checkpoint(Path("source") / "small", head_dim=8)))
     with pytest.raises(UserError, match="head dimension 8: there are attention kernels for 12 to 256"):
-        build.build(export.export_base(found, "fp16"), BuildSettings(targets=("sm80",)))
+        build.build(export.export_base(base_model, "fp16"), BuildSettings(targets=("sm80",)))
     assert build.build(
-        export.export_base(found, "fp32"), BuildSettings(targets=("sm80",), keep_precision=True)
+        export.export_base(base_model, "fp32"), BuildSettings(targets=("sm80",), keep_precision=True)
     ).is_file()
 
 
@@ -255,7 +255,7 @@ def test_killed_build_leaves_no_plan(project: Path, moment: str) -> None:
 @needs.rtx
 def test_the_command_killed_at_any_moment(workdir: Path) -> None:
     """By the clock, wherever that hits: a plan that is there is whole, and the same command ends well."""
-    found = checkpoint.resolve(
+    base_model = checkpoint.resolve(
         str(tiny.checkpoint(Path("source") / "deep", head_dim=16, num_hidden_layers=12))
     )
     command = [
@@ -263,7 +263,7 @@ def test_the_command_killed_at_any_moment(workdir: Path) -> None:
         "-m",
         "pipeline.cli",
         "build-engine",
-        str(export.export_base(found, "fp16")),
+        str(export.export_base(base_model, "fp16")),
         "--target",
         "sm80",
     ]
@@ -324,5 +324,5 @@ def test_engine_gives_the_numbers_of_its_graph(
                 for run, cache in zip((engine, reference), caches, strict=True)
             ]
             caches = [cache for _, cache in pair]
-            ours, theirs = (logits.astype(np.float32) for logits, _ in pair)
-            assert np.abs(ours - theirs).max() <= 0.02 * np.abs(theirs).max()
+            logits, expected = (array.astype(np.float32) for array, _ in pair)
+            assert np.abs(logits - expected).max() <= 0.02 * np.abs(expected).max()

@@ -1,4 +1,4 @@
-"""Each rule of the lint on a hand-made graph that breaks just this rule, and on the graph that keeps it."""
+"""Each rule of the lint on a hand-made graph that breaks just this rule, and on one that keeps it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def value(name: str, dtype: ir.DataType, *shape: int | str) -> ir.Value:
 
 
 def model(*nodes: ir.Node, opset: int = 23, **rest: Any) -> ir.Model:
-    made = {id(out) for node in nodes for out in node.outputs}
-    inputs = {id(v): v for node in nodes for v in node.inputs if v is not None and id(v) not in made}
+    produced = {id(out) for node in nodes for out in node.outputs}
+    inputs = {id(v): v for node in nodes for v in node.inputs if v is not None and id(v) not in produced}
     graph = ir.Graph(
         list(inputs.values()),
         [nodes[-1].outputs[0]],
@@ -78,8 +78,8 @@ def past(name: str) -> ir.Value:
     ],
 )
 def test_attention_rules(node: ir.Node, why: str) -> None:
-    (found,) = lint.lint(model(node))
-    assert why in found and "'/layers.3/attention/attention' (Attention)" in found
+    (problems,) = lint.lint(model(node))
+    assert why in problems and "'/layers.3/attention/attention' (Attention)" in problems
 
 
 @pytest.mark.parametrize(("names", "fine"), [(("y", "keys", "values"), False), (("y", "", ""), True)])
@@ -87,8 +87,8 @@ def test_a_second_output_is_refused_where_it_has_a_name(names: tuple[str, ...], 
     node = attention(outputs=3)
     for output, name in zip(node.outputs, names, strict=True):
         output.name = name
-    found = lint.lint(model(node))
-    assert (found == []) is fine and all("more than one output" in line for line in found)
+    problems = lint.lint(model(node))
+    assert (problems == []) is fine and all("more than one output" in line for line in problems)
 
 
 @pytest.mark.parametrize(("width", "fine"), [(64, True), (32, False)])
@@ -105,8 +105,8 @@ def test_head_dimension_comes_from_shape_inference() -> None:
     turned = ir.node("Transpose", [split.outputs[0]], {"perm": [0, 2, 1, 3]})
     node = attention(dim=8)
     node.replace_input_with(0, turned.outputs[0])
-    (found,) = lint.lint(model(shape, split, turned, node))
-    assert "head dimension 8:" in found
+    (problems,) = lint.lint(model(shape, split, turned, node))
+    assert "head dimension 8:" in problems
 
 
 def test_decomposed_attention_needs_no_kernel() -> None:
@@ -118,8 +118,8 @@ def test_contrib_operators_are_refused() -> None:
     node = ir.node(
         "GroupQueryAttention", [value("q", HALF, "B", "S", 64)], domain="com.microsoft", name="gqa"
     )
-    (found,) = lint.lint(model(node))
-    assert "'gqa' (GroupQueryAttention)" in found and "com.microsoft" in found
+    (problems,) = lint.lint(model(node))
+    assert "'gqa' (GroupQueryAttention)" in problems and "com.microsoft" in problems
 
 
 def test_inner_graphs_and_local_functions_are_read() -> None:
@@ -146,8 +146,8 @@ def test_inner_graphs_and_local_functions_are_read() -> None:
         attributes=[],
     )
     call = ir.node("heads", [value(v.name or "", HALF, "B") for v in inputs], domain="local", name="call")
-    (found,) = lint.lint(model(call, functions=[function]))
-    assert "is_causal" in found  # and nothing of the call, which needs no plugin
+    (problems,) = lint.lint(model(call, functions=[function]))
+    assert "is_causal" in problems  # and nothing of the call, which needs no plugin
 
 
 @pytest.mark.parametrize(("mode", "fine"), [("linear", True), ("circular", False)])
@@ -162,8 +162,8 @@ def test_scatter_modes(mode: str, fine: bool) -> None:
 
 @pytest.mark.parametrize(("opset", "fine"), [(23, True), (24, True), (25, False)])
 def test_opset(opset: int, fine: bool) -> None:
-    found = lint.lint(model(ir.node("Identity", [value("x", HALF, 2)]), opset=opset))
-    assert (found == []) is fine and all(f"opset {opset}" in line for line in found)
+    problems = lint.lint(model(ir.node("Identity", [value("x", HALF, 2)]), opset=opset))
+    assert (problems == []) is fine and all(f"opset {opset}" in line for line in problems)
 
 
 def test_require_says_it_in_one_line() -> None:

@@ -18,9 +18,9 @@ IDS = np.arange(5, 17)
 @pytest.mark.parametrize("model_type", ["llama", "phi"])
 def test_the_streams_of_a_graph_are_pytorchs(model_type: str, workdir: Path) -> None:
     """[M, T, C] before the first and after each layer; [L, T, C] between its sublayers."""
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=3)))
-    outer, middle = taps.graph_streams(export.export_base(found))(IDS)
-    truth = torch_streams(found.folder)(IDS)
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=3)))
+    outer, middle = taps.graph_streams(export.export_base(base_model))(IDS)
+    truth = torch_streams(base_model.folder)(IDS)
     assert outer.shape == (4, 12, 64) and middle.shape == (3, 12, 64)
     for stream, expected in zip((outer, middle), truth, strict=True):
         np.testing.assert_allclose(stream, expected, atol=1e-5 * np.abs(expected).max())

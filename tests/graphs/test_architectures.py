@@ -78,8 +78,8 @@ def truth(folder: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_graph_equals_transformers(case: str, precision: str, workdir: Path) -> None:
     model_type, dtype, changes = CASES[case]
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, dtype, **changes)))
-    path = export.export_base(found, precision)
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, dtype, **changes)))
+    path = export.export_base(base_model, precision)
     onnx.checker.check_model(str(path), full_check=True)
     graph = onnx.load(str(path), load_external_data=False)
     onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True, data_prop=True)
@@ -88,7 +88,7 @@ def test_graph_equals_transformers(case: str, precision: str, workdir: Path) -> 
     ids = rng.integers(3, 96, (3, 24))
     mask = np.ones_like(ids)
     mask[0, :9] = mask[1, :3] = 0  # left padding; decode crosses the windows
-    expected = truth(found.folder, ids, mask)
+    expected = truth(base_model.folder, ids, mask)
     scale = np.abs(expected).max()
     limit = 1e-5 if precision == "fp32" else 1e-2
     with opening.open_runner(path) as runner:
@@ -108,25 +108,25 @@ def test_graph_equals_transformers(case: str, precision: str, workdir: Path) -> 
 def test_longrope_switches_where_transformers_does(workdir: Path) -> None:
     """Up to the original context the short factors hold, beyond it the long ones."""
     model_type, dtype, changes = CASES["phi3-longrope"]
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, dtype, **changes)))
-    with opening.open_runner(export.export_base(found)) as runner:
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, dtype, **changes)))
+    with opening.open_runner(export.export_base(base_model)) as runner:
         for length in (15, 16, 17, 24):
             ids = np.random.default_rng(length).integers(3, 96, (1, length))
-            expected = truth(found.folder, ids, np.ones_like(ids))
+            expected = truth(base_model.folder, ids, np.ones_like(ids))
             logits, _ = runner.forward(ids)
             assert np.abs(logits[:, 0] - expected[:, -1]).max() < 1e-5 * np.abs(expected).max(), length
 
 
 def test_weights_stay_in_the_checkpoint(workdir: Path) -> None:
     source = tiny.checkpoint(workdir / "tiny", "llama", "bf16", max_shard_size="60KB")
-    found = checkpoint.resolve(str(source))
-    before = {file.name: file.read_bytes() for file in found.files}
-    path = export.export_base(found)
+    base_model = checkpoint.resolve(str(source))
+    before = {file.name: file.read_bytes() for file in base_model.files}
+    path = export.export_base(base_model)
     graph = onnx.load(str(path), load_external_data=False).graph
     inside = sum(len(t.raw_data) for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL)
     outside = {t.name for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
-    assert len(found.files) > 1 and outside == set(found.tensors) and inside < 2000
-    assert {file.name: file.read_bytes() for file in found.files} == before
+    assert len(base_model.files) > 1 and outside == set(base_model.tensors) and inside < 2000
+    assert {file.name: file.read_bytes() for file in base_model.files} == before
 
 
 def test_unsupported_architecture_is_refused_by_name(workdir: Path) -> None:
@@ -141,9 +141,9 @@ def test_unsupported_architecture_is_refused_by_name(workdir: Path) -> None:
     "changes", [{"hidden_act": "gelu"}, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}]
 )
 def test_what_is_not_authored_is_refused(changes: dict[str, Any], workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", "llama", **changes)))
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", "llama", **changes)))
     with pytest.raises(UserError, match="not authored"):
-        export.export_base(found)
+        export.export_base(base_model)
 
 
 def test_registry_is_the_folder() -> None:

@@ -120,10 +120,10 @@ def test_a_70b_shaped_checkpoint(workdir: Path) -> None:
         > 1e8
         > sum(f.stat().st_blocks * 512 for f in folder.iterdir())
     )
-    found = measured(folder, "attn53-79", workdir, "fp16")
-    print(found)
-    assert not found["torch"] and found["peak_mb"] < 400
-    for path in (found["base"], found["variant"]):
+    result = measured(folder, "attn53-79", workdir, "fp16")
+    print(result)
+    assert not result["torch"] and result["peak_mb"] < 400
+    for path in (result["base"], result["variant"]):
         assert Path(path).stat().st_size < 3e6
         onnx.checker.check_model(path, full_check=True)
 
@@ -134,10 +134,10 @@ def test_the_demo_exports_small_and_without_torch(demo_root: Path, workdir: Path
     for file in (demo_root / "graphs" / checkpoint.DEMO_MODEL).iterdir():
         if file.suffix in (".json", ".safetensors") and file.name.count(".") == 1:
             os.link(file, folder / file.name)
-    found = measured(folder, "block20-29", workdir)
-    print(found)
-    assert not found["torch"] and found["peak_mb"] - found["imports_mb"] < 250
-    assert Path(found["base"]).stat().st_size < 3e6 and Path(found["variant"]).stat().st_size < 3e6
+    result = measured(folder, "block20-29", workdir)
+    print(result)
+    assert not result["torch"] and result["peak_mb"] - result["imports_mb"] < 250
+    assert Path(result["base"]).stat().st_size < 3e6 and Path(result["variant"]).stat().st_size < 3e6
 
 
 def test_as_our_user_writes_it(workdir: Path) -> None:
@@ -252,10 +252,10 @@ def test_a_full_disk(workdir: Path) -> None:
 
 def test_skip_of_a_healthy_graph_reads_no_weights(workdir: Path) -> None:
     """With the weights' bytes replaced by holes of the same size, cutting gives the very same file."""
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
-    base = export.export_base(found)
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    base = export.export_base(base_model)
     first = variants.cut(base, SkipSet.parse("mlp1")).read_bytes()
-    (file,) = found.files
+    (file,) = base_model.files
     header, size = int.from_bytes(file.read_bytes()[:8], "little") + 8, file.stat().st_size
     os.truncate(file, header)
     os.truncate(file, size)

@@ -15,8 +15,8 @@ from tests import tiny
 
 
 def test_graphs_from_outside_are_read_with_suspicion(workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
-    path = export.export_base(found)
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    path = export.export_base(base_model)
     proto = onnx.load(str(path), load_external_data=False)
     for location in ("../../etc/passwd", "/etc/passwd", "sub/model.safetensors"):
         for entry in next(t for t in proto.graph.initializer if t.external_data).external_data:
@@ -37,7 +37,7 @@ def test_graphs_from_outside_are_read_with_suspicion(workdir: Path) -> None:
         evil.write_bytes(junk)
         with pytest.raises(UserError, match="is not an ONNX"):
             graphfile.load(evil)
-    with (found.folder / "model.safetensors").open("r+b") as file:
+    with (base_model.folder / "model.safetensors").open("r+b") as file:
         file.truncate(5000)
     with pytest.raises(UserError, match="truncated"):
         graphfile.load(path)

@@ -21,8 +21,8 @@ NAMES = ["attn3", "attn2-3", "mlp1", "block2-3", "attn0", "block0-3"]
 
 @pytest.mark.parametrize("model_type", ["llama", "phi"])
 def test_merged_outputs_are_bit_identical_and_caches_shared(model_type: str, workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=4)))
-    base = export.export_base(found)
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=4)))
+    base = export.export_base(base_model)
     graphs = [base, *(variants.cut(base, SkipSet.parse(name)) for name in NAMES)]
     path = merge.merge(graphs)
     onnx.checker.check_model(str(path), full_check=True)

@@ -26,14 +26,14 @@ def test_optimum_loads_and_generates(name: str, workdir: Path) -> None:
     """ORTModelForCausalLM gives PyTorch's greedy tokens, also where some layers have no cache."""
     from optimum.onnxruntime import ORTModelForCausalLM
 
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", num_hidden_layers=4, head_dim=16)))
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", num_hidden_layers=4, head_dim=16)))
     skip_set = SkipSet.parse(name)
-    graph = variants.cut_all_logits(variants.cut(export.export_base(found), skip_set))
-    model = ORTModelForCausalLM.from_pretrained(found.folder, file_name=graph.name, use_cache=True)
+    graph = variants.cut_all_logits(variants.cut(export.export_base(base_model), skip_set))
+    model = ORTModelForCausalLM.from_pretrained(base_model.folder, file_name=graph.name, use_cache=True)
     prompt = torch.tensor([[5, 9, 13, 40]])
-    ours = model.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=None)
-    theirs = Reference(found.folder, skip_set, "fp32").generate(prompt.numpy(), 8)
-    assert ours[0, prompt.shape[1] :].tolist() == np.asarray(theirs).reshape(-1).tolist()
+    tokens = model.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=None)
+    expected = Reference(base_model.folder, skip_set, "fp32").generate(prompt.numpy(), 8)
+    assert tokens[0, prompt.shape[1] :].tolist() == np.asarray(expected).reshape(-1).tolist()
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt_neox"])
@@ -93,19 +93,19 @@ def truth(folder: Path, skip_set: SkipSet, ids: np.ndarray, model_type: str) -> 
 
 
 def test_a_folder_without_a_cache_is_refused(workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
     with pytest.raises(UserError, match=r"no model.onnx and config.json.*optimum-cli"):
-        export.export_from_onnx(found.folder)
-    model = graphfile.load(export.export_base(found))
+        export.export_from_onnx(base_model.folder)
+    model = graphfile.load(export.export_base(base_model))
     variants.SkipPass(SkipSet.of("attn", [0, 1]), 2)(model)
-    (found.folder / "model.onnx").write_bytes(ir.to_proto(model).SerializeToString())
+    (base_model.folder / "model.onnx").write_bytes(ir.to_proto(model).SerializeToString())
     with pytest.raises(UserError, match="no past_key_values inputs"):
-        export.export_from_onnx(found.folder)
+        export.export_from_onnx(base_model.folder)
 
 
 def test_without_optimum_the_extra_is_named(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
     monkeypatch.setitem(sys.modules, "optimum.exporters.onnx", None)
     with pytest.raises(UserError, match=r"run `pip install 'skip-pipeline\[optimum\]'`"):
-        export.optimum_base(found.folder)
-    assert not (found.folder / "optimum").exists()
+        export.optimum_base(base_model.folder)
+    assert not (base_model.folder / "optimum").exists()

@@ -75,19 +75,20 @@ def compare_with_torch(path: Path, folder: Path, chosen: SkipSet, limit: float, 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_all_sixteen_skip_sets_of_two_layers(precision: str, workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", "llama", precision)))
-    base = export.export_base(found, precision)
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", "llama", precision)))
+    base = export.export_base(base_model, precision)
     for chosen in SETS:
         path = variants.cut(base, chosen)
         assert path.name == f"{chosen.name}.{precision}.onnx"
-        compare_with_torch(path, found.folder, chosen, 1e-5 if precision == "fp32" else 1e-2, 2)
+        compare_with_torch(path, base_model.folder, chosen, 1e-5 if precision == "fp32" else 1e-2, 2)
 
 
 @pytest.mark.parametrize("model_type", tiny.DIALECTS)
 def test_random_skip_sets_of_every_architecture(model_type: str, workdir: Path) -> None:
     layers = {"llama": 6, "phi": 5}.get(model_type, 4)
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=layers)))
-    base = export.export_base(found)
+    folder = tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=layers)
+    base_model = checkpoint.resolve(str(folder))
+    base = export.export_base(base_model)
     some = st.sets(st.integers(0, layers - 1)).map(lambda s: tuple(sorted(s)))
 
     @settings(
@@ -101,9 +102,9 @@ def test_random_skip_sets_of_every_architecture(model_type: str, workdir: Path) 
     def run(attention: tuple[int, ...], mlp: tuple[int, ...]) -> None:
         chosen = SkipSet(attention, mlp)
         path = variants.cut(base, chosen)
-        compare_with_torch(path, found.folder, chosen, 1e-5, layers)
+        compare_with_torch(path, base_model.folder, chosen, 1e-5, layers)
         # Two roads, one result: cut out of base, and authored without the sublayers.
-        authored = architectures.decoder(found, "fp32", chosen).author()
+        authored = architectures.decoder(base_model, "fp32", chosen).author()
         assert fingerprint(graphfile.load(path)) == fingerprint(ir.from_proto(ir.to_proto(authored)))
 
     run()
@@ -112,8 +113,8 @@ def test_random_skip_sets_of_every_architecture(model_type: str, workdir: Path) 
 @pytest.mark.parametrize("model_type", tiny.DIALECTS)
 @pytest.mark.parametrize("name", ["attn1", "mlp2", "block0_3", "attn0-3", "block0-3", "attn0+mlp3"])
 def test_only_the_skipped_things_are_gone(model_type: str, name: str, workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=4)))
-    base, chosen = export.export_base(found), SkipSet.parse(name)
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=4)))
+    base, chosen = export.export_base(base_model), SkipSet.parse(name)
     whole, part = fingerprint(graphfile.load(base)), fingerprint(graphfile.load(variants.cut(base, chosen)))
 
     def skipped(weight: str) -> bool:
@@ -132,14 +133,14 @@ def test_only_the_skipped_things_are_gone(model_type: str, name: str, workdir: P
                 return True
         return False
 
-    assert {w for w in whole["weights"] if w in found.tensors} - set(part["weights"]) == {
-        w for w in found.tensors if skipped(w)
+    assert {w for w in whole["weights"] if w in base_model.tensors} - set(part["weights"]) == {
+        w for w in base_model.tensors if skipped(w)
     }
     kept = {n[0]: n for n in part["nodes"]}
     for node in whole["nodes"]:
         if node[0] in kept:
-            ours = kept[node[0]]
-            assert (node[1], len(node[2]), node[3], node[4]) == (ours[1], len(ours[2]), ours[3], ours[4])
+            same = kept[node[0]]
+            assert (node[1], len(node[2]), node[3], node[4]) == (same[1], len(same[2]), same[3], same[4])
     gone = Counter(n[0].split("/")[1] for n in whole["nodes"] if n[0] not in kept)
     allowed = {f"layers.{i}" for i in chosen.attention + chosen.mlp} | (
         {"mask", "rope"} if len(chosen.attention) == 4 else set()
@@ -169,8 +170,8 @@ def test_what_is_no_base_is_refused(workdir: Path) -> None:
 
 
 def test_all_logits_twin(workdir: Path) -> None:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
-    graph = variants.cut(export.export_base(found), SkipSet.parse("attn0"))
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
+    graph = variants.cut(export.export_base(base_model), SkipSet.parse("attn0"))
     twin = variants.cut_all_logits(graph)
     ids = np.array([[5, 6, 7, 8]])
     with opening.open_runner(graph) as one, opening.open_runner(twin) as every:

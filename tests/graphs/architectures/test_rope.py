@@ -35,9 +35,9 @@ def test_frequencies_are_those_of_transformers(scaling: str) -> None:
         max_position_embeddings=512,
     )
     truth, factor = ROPE_INIT_FUNCTIONS[scaling](config, "cpu")
-    ours = rope(config.to_dict(), 32)
-    np.testing.assert_allclose(ours.frequencies, truth.numpy(), rtol=1e-6)
-    assert ours.factor == factor == 1.0 and ours.long_frequencies is None
+    written = rope(config.to_dict(), 32)
+    np.testing.assert_allclose(written.frequencies, truth.numpy(), rtol=1e-6)
+    assert written.factor == factor == 1.0 and written.long_frequencies is None
 
 
 def test_both_forms_of_the_config_mean_the_same() -> None:
@@ -53,11 +53,11 @@ def test_longrope_has_two_lists_and_a_factor() -> None:
         "original_max_position_embeddings": 16,
         "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [4.0, 8.0]},
     }
-    ours = rope(config, 4)
+    written = rope(config, 4)
     base = np.array([1.0, 0.01], np.float32)
-    np.testing.assert_allclose(ours.frequencies, base / np.array([1.0, 2.0]), rtol=1e-6)
-    np.testing.assert_allclose(ours.long_frequencies, base / np.array([4.0, 8.0]), rtol=1e-6)
-    assert ours.switch == 16 and ours.factor == pytest.approx((1 + np.log(8) / np.log(16)) ** 0.5)
+    np.testing.assert_allclose(written.frequencies, base / np.array([1.0, 2.0]), rtol=1e-6)
+    np.testing.assert_allclose(written.long_frequencies, base / np.array([4.0, 8.0]), rtol=1e-6)
+    assert written.switch == 16 and written.factor == pytest.approx((1 + np.log(8) / np.log(16)) ** 0.5)
 
 
 def test_an_unknown_scaling_is_refused_by_name() -> None:

@@ -15,8 +15,8 @@ from tests import tiny
 
 @pytest.fixture
 def model(workdir: Path) -> ir.Model:
-    found = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", num_hidden_layers=3)))
-    return graphfile.load(export.export_base(found))
+    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", num_hidden_layers=3)))
+    return graphfile.load(export.export_base(base_model))
 
 
 def caches(model: ir.Model) -> set[str]:

@@ -34,14 +34,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., t
     torch.set_num_threads(1)  # a tiny model is slower on two
 
     @functools.cache
-    def made(model_type: str = "llama", variant: str = "base") -> tuple[Any, Prompts, Path]:
+    def opened(model_type: str = "llama", variant: str = "base") -> tuple[Any, Prompts, Path]:
         folder = root / model_type
         if not folder.exists():
             tiny.tokenizer(tiny.checkpoint(folder, model_type, vocab_size=tiny.WORDS, eos_token_id=None))
         graph = variants.cut(export.export_base(checkpoint.open_checkpoint(folder)), SkipSet.parse(variant))
         return opening.open_runner(graph), tokenizer.prompts(folder), folder
 
-    yield made
+    yield opened
     torch.set_num_threads(threads)
 
 
@@ -92,7 +92,7 @@ class Request:
 
     @property
     def ends(self) -> list[str]:
-        """Every finish reason and error that it was told: one where all is well."""
+        """Every finish reason and error of its pieces: one where all is well."""
         return [piece.finish or str(piece.error) for piece in self.pieces if piece.finish or piece.error]
 
 

@@ -1,0 +1,53 @@
+"""export and merge as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import store
+from pipeline.types import UserError
+from tests import tiny
+from tests.commands import run
+
+
+@pytest.fixture
+def source(workdir: Path) -> str:
+    tiny.tokenizer(tiny.checkpoint(workdir / "models" / "m", vocab_size=tiny.WORDS))
+    return "models/m"
+
+
+def test_export_prints_the_path_and_as_json_the_sidecar(
+    source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "export", source) == "graphs/m/base.fp32.onnx\n"
+    shown = json.loads(run(capsys, "export", source, "--skip", "mlp", "--frac", "0.5", "--json"))
+    path = Path("graphs/m/mlp1.fp32.onnx")
+    assert shown == {"path": str(path), **store.sidecar(path).plain()}
+    twin = run(capsys, "export", source, "--skip", "attn0", "--precision", "fp16", "--head", "all")
+    assert twin == "graphs/m/attn0.fp16.all.onnx\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--precision", "int8"),
+            "--precision is fp32 or fp16 and --head is gather or all, not int8 and gather",
+        ),
+        (("--head", "none"), "not fp32 and none"),
+        (("--from-onnx", "x"), "--from-onnx names the model already"),
+    ],
+)
+def test_wrong_options(options: tuple[str, ...], message: str, source: str, capsys) -> None:
+    with pytest.raises(UserError, match=message):
+        run(capsys, "export", source, *options)
+
+
+def test_merge(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graphs = [model / "base.fp32.onnx", model / "mlp1.fp32.onnx"]
+    path = Path(run(capsys, "merge", *graphs).strip())
+    assert list(json.loads(run(capsys, "merge", *graphs, "--json"))["variants"]) == ["base", "mlp1"]
+    assert path.is_file() and path.parent == model

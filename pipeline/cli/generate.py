@@ -1,4 +1,4 @@
-"""The command that goes on with a text."""
+"""The command that continues a text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.types import UserError
 @app.command(rich_help_panel=DELIVER)
 def generate(
     artefact: Annotated[Path, typer.Argument(help="Graph or engine.")],
-    prompt: Annotated[str, typer.Argument(help="The text to go on with; with --chat what the user says.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue; with --chat what the user says.")],
     max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 32,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")
@@ -33,7 +33,7 @@ def generate(
     provider: Annotated[str, typer.Option(help="Of ONNX Runtime: cpu or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Goes on with a text, with the code that the shipped Triton model runs.
+    """Continues a text, with the code that the shipped Triton model runs.
 
     Example: `pipeline generate graphs/*/base.fp32.onnx "The capital of France is" --max-tokens 12`
     """

@@ -1,1 +1,1 @@
-"""Artefacts held against PyTorch, the clock and benchmarks."""
+"""Artefacts compared with PyTorch, timed, and scored on benchmarks."""

@@ -81,7 +81,9 @@ def has_no_attention(path: Path) -> bool:
 
 def journal_path(path: Path, digest: str, protocol: str) -> Path:
     """Where the answers of an artefact are kept; the name holds all that they depend on."""
-    key = store.text_digest(f"{digest} {protocol} {identity.tokenizer_digest(store.checkpoint_folder(path))}")[:16]
+    key = store.text_digest(
+        f"{digest} {protocol} {identity.tokenizer_digest(store.checkpoint_folder(path))}"
+    )[:16]
     return store.result_of(path, f"answers-{key}").with_suffix(".jsonl")
 
 

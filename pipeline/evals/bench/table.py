@@ -85,7 +85,9 @@ def _caption(report: BenchReport) -> str:
             f"{how.ceiling_of}"
         )
     if any(not row.enough_clean for row in report.rows):
-        notes.append("? too few undisturbed samples: other work had the processors, so do not quote this row")
+        notes.append(
+            "? too few undisturbed samples: other work used the processors, so do not quote this row"
+        )
     if not how.checked:
         notes.append("unchecked: nothing says that these artefacts compute the right thing")
     if how.foreign_load != RECOGNISED:

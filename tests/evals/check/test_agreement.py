@@ -17,13 +17,13 @@ LOOSE = CheckLimits(max_rel=0.1, cosine=0.9)
 
 def test_agreement_statistics() -> None:
     reference = np.array([[3.0, 4.0, 0.0]])  # rms is 2.89
-    ours = np.array([[3.0, 4.0, 0.2]])
-    near = agree(ours, reference, LOOSE, logits=True)
+    outputs = np.array([[3.0, 4.0, 0.2]])
+    near = agree(outputs, reference, LOOSE, logits=True)
     assert near.passed and near.why == "" and near.limit == LOOSE.max_rel
     assert near.max_abs == pytest.approx(0.2) and near.max_rel == pytest.approx(0.2 / np.sqrt(25 / 3))
     assert near.cosine == pytest.approx(25 / (5 * np.sqrt(25.04)))
     assert (near.top1, near.top5, near.flips) == (1.0, 1.0, 0)
-    cache = agree(ours, reference, LOOSE, logits=False)
+    cache = agree(outputs, reference, LOOSE, logits=False)
     assert (cache.top1, cache.top5, cache.flips) == (None, None, None) and cache.cosine == near.cosine
 
 
@@ -35,7 +35,7 @@ def test_two_zero_vectors_are_parallel_and_one_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "why"),
+    ("outputs", "why"),
     [
         ([[np.nan, 4.0, 0.0]], "NaN or infinity"),
         ([[np.inf, 4.0, 0.0]], "NaN or infinity"),
@@ -43,8 +43,8 @@ def test_two_zero_vectors_are_parallel_and_one_is_not() -> None:
         ([[4.0, 3.0, 0.0]], "max_rel"),
     ],
 )
-def test_agreement_refuses(ours: list[list[float]], why: str) -> None:
-    far = agree(np.array(ours), np.array([[3.0, 4.0, 0.0]]), LOOSE, logits=True)
+def test_agreement_refuses(outputs: list[list[float]], why: str) -> None:
+    far = agree(np.array(outputs), np.array([[3.0, 4.0, 0.0]]), LOOSE, logits=True)
     assert not far and not far.passed and why in far.why
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline.store.records import Conditions, Latency
 
-COLUMNS = ("variant", "tokens", "p50 ms", "saved %", "ceiling %", "of it", "peak MB", "KV B/token")
+COLUMNS = ("variant", "tokens", "p50 ms", "saved %", "ceiling %", "of it", "peak MB", "KV\nB/token")
 """What a reader needs, in 100 columns; --json and the result files have everything."""
 
 

@@ -62,6 +62,14 @@ def test_large_numbers_fit_100_columns_uncut() -> None:
         assert number in words
 
 
+def test_the_demos_longest_name_stays_on_one_line() -> None:
+    name = "attn5-7_9_25-26_28-29.fp32"
+    words = printed(
+        BenchReport((row(name, enough_clean=False, peak_mb=1302, cache_bytes_per_token=33792),), HOW, ())
+    )
+    assert f" {name} ? " in words
+
+
 def test_marks_are_explained() -> None:
     plain = printed(BenchReport((row("base.fp32"),), HOW, ()))
     assert (

@@ -1,9 +1,9 @@
 """Stage: several variants of one base → one graph in which what they share is computed once.
 
 The graphs are laid side by side on the same inputs and weights. Then onnx-ir's common-subexpression
-elimination makes one node of nodes with the same operator, attributes and inputs. Outputs are bit-identical
-to those of the separate graphs, because each value is computed by the same node on the same inputs. Each
-variant keeps its own `logits.<variant>`.
+elimination makes one node of nodes with the same operator, attributes and inputs. Each value is computed by
+the same node on the same inputs as before: outputs of authored graphs are bit-identical to those of the
+separate graphs. Each variant keeps its own `logits.<variant>`.
 
 Caches are inputs too. Side by side, all variants read `past_key_values.{i}.key`. Where their
 `present.{i}.key` is one value afterwards, they go on sharing it: one value means that all below it is one as

@@ -1,9 +1,11 @@
 """Draws the README's picture from demo.json: demo-light.svg and demo-dark.svg, beside this file.
 
-Run it as `python docs/images/draw.py`; it needs matplotlib. The same numbers give the same files, byte for byte.
+Run it as `python docs/images/draw.py`; it needs matplotlib.
+The same numbers give the same files, byte for byte.
 `--png DIR` writes PNGs as well, to look at.
 
-Left: the smoke score of each variant with its standard error. Right: the time that it saves, beside its ceiling.
+Left: the smoke score of each variant with its standard error.
+Right: the time that it saves, beside its ceiling.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class Theme:
     cosine: str
 
     def rule(self, name: str) -> str:
+        """The colour of what a rule chose."""
         return self.cosine if name == "cosine" else self.last
 
 
@@ -58,6 +61,7 @@ def draw(data: dict[str, Any], theme: Theme) -> Figure:
 
     Args:
         data: demo.json.
+        theme: light or dark.
     """
     figure = Figure(figsize=SIZE, facecolor=theme.paper)
     axes = figure.subplots(1, 2, width_ratios=[1.45, 1], sharey=True)
@@ -109,9 +113,18 @@ def _scores(plot: Axes, data: dict[str, Any], theme: Theme) -> None:
         y, color = _row(variant), theme.rule(variant["rule"])
         score, error = variant["smoke"]
         plot.errorbar(
-            score, y, xerr=error, fmt=MARKERS[variant["rule"]], color=color, markersize=8.5, markeredgecolor=theme.paper,
-            markeredgewidth=1, elinewidth=2, capsize=0, zorder=3,
-        )  # fmt: skip
+            score,
+            y,
+            xerr=error,
+            fmt=MARKERS[variant["rule"]],
+            color=color,
+            markersize=8.5,
+            markeredgecolor=theme.paper,
+            markeredgewidth=1,
+            elinewidth=2,
+            capsize=0,
+            zorder=3,
+        )
         plot.text(
             score - error - 0.9,
             y,
@@ -163,9 +176,16 @@ def _key(figure: Figure, theme: Theme) -> None:
         Line2D([], [], color=theme.ink, marker="|", markersize=12, markeredgewidth=2, linestyle="none")
     )
     figure.legend(
-        marks, [*words.values(), "ceiling"], loc="upper right", bbox_to_anchor=(0.988, 1.0), frameon=False, fontsize=10.2,
-        labelcolor=theme.ink, handletextpad=0.4, borderaxespad=0.5,
-    )  # fmt: skip
+        marks,
+        [*words.values(), "ceiling"],
+        loc="upper right",
+        bbox_to_anchor=(0.988, 1.0),
+        frameon=False,
+        fontsize=10.2,
+        labelcolor=theme.ink,
+        handletextpad=0.4,
+        borderaxespad=0.5,
+    )
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -71,14 +71,25 @@ def score(
             settings = replace(settings, fresh=False)  # each variant is evaluated from those answers
         for path in paths:
             with closing(PipelineLM(path, settings)) as model:
-                for evaluation in evaluations[model.project]:
-                    try:
-                        scores.append(_evaluate(model, evaluation, bar, settings.log_samples))
-                    except ScoringError as error:
-                        failures.append(f"{path}, {evaluation.benchmark.name}: {error}")
+                scores += _scores(model, evaluations[model.project], settings, bar, failures)
     if failures:
         raise ScoringError("; ".join(failures))
     return scores
+
+
+def _scores(
+    model: PipelineLM,
+    evaluations: Sequence[Evaluation],
+    settings: ScoreSettings,
+    bar: Progress,
+    failures: list[str],
+) -> Iterator[Score]:
+    """One artefact on every benchmark; what went wrong is added to `failures`."""
+    for evaluation in evaluations:
+        try:
+            yield _evaluate(model, evaluation, bar, settings.log_samples)
+        except ScoringError as error:
+            failures.append(f"{model.path}, {evaluation.benchmark.name}: {error}")
 
 
 def _evaluations(names: Sequence[str], settings: ScoreSettings, project: store.Project) -> list[Evaluation]:

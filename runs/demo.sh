@@ -2,6 +2,10 @@
 # The main job on a real model, from a checkpoint to a report. It prints each command and runs just that.
 set -euo pipefail
 
+# check, score and bench take this model, whatever else lies under graphs/.
+export PIPELINE_MODEL=SmolLM2-135M-Instruct
+printf '$ export PIPELINE_MODEL=%s\n' "$PIPELINE_MODEL"
+
 run() {
     printf '\n$ pipeline'
     printf ' %q' "$@"

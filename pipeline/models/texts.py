@@ -235,7 +235,7 @@ def _tokenizer_file(folder: Path) -> Path:
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
-        file = next(iter(sorted(folder.glob("tokenizer*"))), file)
+        file = next(iter(sorted(folder.glob("tokenizer*"))), folder / "vocab.json")
     if not file.is_file():
         raise UserError(f"{folder} holds no tokenizer")
     return file

@@ -16,9 +16,14 @@ from pipeline.types import UserError, Variant
 DEMO = "demo"
 SOURCE = "source.json"
 """Written last into a model's folder: the checkpoint there is complete, and this is where it came from."""
-FOLDERS = ("calib", "graphs", "engines", "evals")
-MAX_DEPTH = 5
-"""Folders between a project and its deepest record: calib/<model>/<variant>/adapters/<name>/heal.json."""
+PLACES = re.compile(
+    r"(?P<root>.*)/(?:graphs/[^/]+/(?:optimum/)?"
+    r"|engines/[^/]+/[^/]+/"
+    r"|calib/[^/]+/(?:[^/]+/adapters/[^/]+/)?"
+    r"|evals/(?:results|figures|report|benchmarks|sweeps|cache)/(?:[^/]+/)*)[^/]+",
+    re.DOTALL,
+)
+"""Where a project's files lie. A folder that is merely called evals/, further up, begins no project."""
 MAX_NAME = 200
 """Bytes of a file's name that are left for a model or a variant."""
 
@@ -33,12 +38,15 @@ class Project:
     def of(cls, path: Path) -> Project:
         """The project of a file: the parent of the graphs/, engines/, calib/ or evals/ that holds it.
 
-        A checkpoint with graphs written in place lies in none; its project is the current directory.
+        The path is taken as it is written, and only then with its links followed: graphs/ may be a link to a
+        larger disk. A checkpoint with graphs written in place lies in none of the four; its project is the
+        current directory.
         """
         here = Path.cwd()
-        for folder in list(path.resolve().parents)[:MAX_DEPTH]:
-            if folder.name in FOLDERS:
-                return cls(Path() if folder.parent == here else folder.parent)
+        for absolute in (_as_written(path), path.resolve()):
+            if match := PLACES.fullmatch(str(absolute)):
+                root = Path(match["root"] or "/")
+                return cls(Path() if root.resolve() == here else root)
         return cls()
 
     # ---- folders ----
@@ -152,9 +160,12 @@ def plain_name(name: str) -> str:
 
 def relative(path: Path, to: Path) -> str:
     """A path as a record in the file `to` keeps it: relative to it in its project, absolute elsewhere."""
-    absolute, record = path.resolve(), to.resolve()
-    root = Project.of(record).root.resolve()
-    return os.path.relpath(absolute, record.parent) if absolute.is_relative_to(root) else str(absolute)
+    root = _as_written(Project.of(to).root)
+    written = (_as_written(path), _as_written(to), root)
+    for file, record, top in (written, (path.resolve(), to.resolve(), root.resolve())):
+        if file.is_relative_to(top) and record.is_relative_to(top):
+            return os.path.relpath(file, record.parent)
+    return str(path.resolve())
 
 
 def resolved(text: str, record: Path) -> Path:
@@ -162,9 +173,12 @@ def resolved(text: str, record: Path) -> Path:
 
     Files of 0.1 name paths from the project's folder: taken so where nothing lies at the path itself.
     """
-    path = record.parent / text
-    older = Project.of(record).root / text
+    here, path = Path.cwd(), _as_written(record.parent / text)
+    older = _as_written(Project.of(record).root / text)
     chosen = path if path.exists() or not older.exists() else older
-    here = Path.cwd()
-    absolute = Path(os.path.normpath(here / chosen))
-    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+    return chosen.relative_to(here) if chosen.is_relative_to(here) else chosen
+
+
+def _as_written(path: Path) -> Path:
+    """The absolute path, without '..', its symbolic links not followed."""
+    return Path(os.path.normpath(Path.cwd() / path))

@@ -119,3 +119,13 @@ def test_no_tokenizer_is_one_clear_line(workdir: Path) -> None:
     (workdir / "m").mkdir()
     with pytest.raises(UserError, match="holds no tokenizer"):
         repeated(workdir / "m", 10, 1)
+
+
+def test_a_tokenizer_may_be_a_vocabulary_and_merges_alone(workdir: Path) -> None:
+    folder = workdir / "m"
+    folder.mkdir()
+    words = models.BPE({"<|endoftext|>": 0, **{chr(32 + k): k + 1 for k in range(94)}}, [])
+    words.save(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    assert not list(folder.glob("tokenizer*"))
+    assert texts.cut(folder, texts.OWN, 8, 2)[0].shape == (2, 8)

@@ -55,6 +55,39 @@ def test_a_checkpoint_with_graphs_in_place_is_of_the_current_directory(workdir: 
     )
 
 
+def test_graphs_on_another_disk_are_of_the_project_that_links_to_them(
+    elsewhere: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = workdir / "disk" / "graphs"
+    (disk / "m").mkdir(parents=True)
+    (elsewhere / "graphs").symlink_to(disk)
+    assert Project.of(elsewhere / GRAPH) == Project(elsewhere)
+    monkeypatch.chdir(elsewhere)
+    assert store.result_of(Path(GRAPH), "check") == Path("evals/results/m/attn2.fp32.check.json")
+
+
+def test_a_link_to_a_model_is_of_the_models_project(elsewhere: Path, workdir: Path) -> None:
+    (elsewhere / "graphs/m").mkdir(parents=True)
+    (workdir / "short").symlink_to(elsewhere / "graphs/m")
+    assert Project.of(workdir / "short/attn2.fp32.onnx") == Project(elsewhere)
+
+
+@pytest.mark.parametrize("folders", ["evals/study", "graphs/study/models", "calib/study/a/b"])
+def test_a_folder_that_is_merely_called_evals_begins_no_project(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, folders: str
+) -> None:
+    (workdir / folders).mkdir(parents=True)
+    monkeypatch.chdir(workdir / folders)
+    assert Project.of(Path("llama/base.fp32.onnx")) == Project()
+    assert Project.of(Path(GRAPH)) == Project()
+
+
+@pytest.mark.parametrize("model", ["graphs", "engines", "calib", "evals"])
+def test_a_model_may_be_called_as_a_folder_of_the_project(elsewhere: Path, model: str) -> None:
+    assert Project.of(elsewhere / "graphs" / model / "base.fp32.onnx").root == elsewhere
+    assert Project.of(elsewhere / "evals/results" / model / "base.fp32.check.json").root == elsewhere
+
+
 def test_every_kind_of_file_has_its_place() -> None:
     project = Project(Path("p"))
     assert project.graphs("m x") == Path("p/graphs/m x")
@@ -102,6 +135,20 @@ def test_a_record_names_files_of_its_project_relative_to_itself(elsewhere: Path)
     assert store.relative(elsewhere / GRAPH, to=result) == "../../../graphs/m/attn2.fp32.onnx"
     assert store.relative(Path("a project é") / GRAPH, to=result) == "../../../graphs/m/attn2.fp32.onnx"
     assert store.relative(Path("/data/rows.jsonl"), to=result) == "/data/rows.jsonl"
+
+
+def test_a_record_in_a_linked_folder_names_files_that_can_be_found_again(
+    elsewhere: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workdir / "disk/graphs/m").mkdir(parents=True)
+    (elsewhere / "graphs").symlink_to(workdir / "disk/graphs")
+    (elsewhere / "texts.txt").touch()
+    monkeypatch.chdir(elsewhere)
+    for record in (Path("graphs/m/source.json"), Path("calib/m/similarity.json")):
+        assert store.relative(Path("texts.txt"), to=record) == "../../texts.txt"
+        assert store.resolved("../../texts.txt", record) == Path("texts.txt")
+    engine = Path(PLAN)
+    assert store.resolved(store.relative(Path("graphs/m"), to=engine), engine) == Path("graphs/m")
 
 
 def test_a_project_may_be_moved(elsewhere: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from tests import needs, tiny
 from tests.learning import SMALL, healed, record, variant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "kl", "aux"])
 def test_every_loss_heals_and_is_recorded(base: Path, loss: str) -> None:
     place = heal.heal(variant(base), HealSettings(loss=loss, **SMALL))
@@ -66,6 +67,7 @@ def test_bad_input(base: Path) -> None:
 # ---- the healed graph ----
 
 
+@pytest.mark.slow
 def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: Path) -> None:
     path = healed(base)
     assert path.name == "block2~heal.fp32.onnx" and store.variant(path).adapter == "heal"
@@ -87,6 +89,7 @@ def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: 
     assert "block2~heal.fp32.onnx" in {p.name for p in store.graphs_of("tiny")}
 
 
+@pytest.mark.slow
 def test_another_adapter_makes_another_graph_that_no_earlier_result_speaks_for(base: Path) -> None:
     path = healed(base, steps=1)
     tiny.passed(path)
@@ -111,6 +114,7 @@ def test_weights_that_are_not_the_adapters_are_refused(base: Path) -> None:
         check.check(path, force=True)
 
 
+@pytest.mark.slow
 def test_twins_merges_and_refusals(base: Path) -> None:
     path, other = healed(base), healed(base, "mlp1", steps=2)
     twin = prerequisites.fp16_twin(path)

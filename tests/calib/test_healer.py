@@ -17,6 +17,7 @@ from tests import tiny
 from tests.learning import SMALL, variant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [("block1-2", ("mlp",)), ("mlp1+attn2", ("attn", "mlp")), ("attn0", ("q_proj", "down_proj"))],

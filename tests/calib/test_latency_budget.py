@@ -88,6 +88,7 @@ def test_candidates_are_the_kind_asked_for() -> None:
         latency_budget.candidates("norm", statistics)
 
 
+@pytest.mark.slow
 def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

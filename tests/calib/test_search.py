@@ -35,6 +35,7 @@ def plain_loss(folder: Path, skip: SkipSet, tokens: np.ndarray) -> float:
     return -float(scores.gather(2, torch.from_numpy(tokens[:, at + 1])[..., None]).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "phi", "qwen3"])
 @pytest.mark.parametrize("kind", ["attn", "mlp", "block"])
 def test_greedy_removes_what_a_plain_search_would(

@@ -14,6 +14,7 @@ from pipeline.types import SkipSet
 from tests.learning import SMALL, record, variant
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_adapter_and_a_stopped_run_goes_on(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

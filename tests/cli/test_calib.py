@@ -31,6 +31,7 @@ def run(project: Path, *arguments: str, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
+@pytest.mark.slow
 def test_from_text_to_a_healed_graph(project: Path) -> None:
     run(project, "export", "models/tiny")
     error = run(project, "select", "tiny", "--kind", "attn", "--count", "1", "--select", "cosine", code=2)
@@ -97,6 +98,7 @@ def test_from_text_to_a_healed_graph(project: Path) -> None:
     assert len(written) == 9 and all((project / line).is_file() for line in written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

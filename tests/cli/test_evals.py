@@ -31,6 +31,7 @@ def test_check_prints_every_artefact_and_fails_for_one(
     assert run(capsys, "check", base).startswith(f"passed (already checked)  {base}")
 
 
+@pytest.mark.slow
 def test_bench_checks_first_and_puts_scores_beside(
     model: Path, no_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,7 @@ def test_the_missing_extra_is_named(module: str, command: str, extra: str, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_prints_the_scores_that_exist_without_the_extra(tmp_path: Path) -> None:
     """The core install benches: it gets as far as the missing file."""
     everything = ",".join(

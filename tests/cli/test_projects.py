@@ -62,6 +62,7 @@ def elsewhere(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_check_bench_show_and_generate_from_elsewhere(
     project: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,6 +140,7 @@ def test_the_demo_exports_small_and_without_torch(demo_root: Path, workdir: Path
     assert Path(result["base"]).stat().st_size < 3e6 and Path(result["variant"]).stat().st_size < 3e6
 
 
+@pytest.mark.slow
 def test_as_our_user_writes_it(workdir: Path) -> None:
     """No model named: the only one under graphs/; several are an error that lists them."""
     tiny.checkpoint(workdir / "models" / "one", num_hidden_layers=8)
@@ -187,6 +188,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_leaves_nothing(case: str, workdir: Path) -> None:
     tiny.checkpoint(workdir / "models" / "one")
@@ -198,6 +200,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, workdir: Path) -> N
     assert not list(workdir.glob("graphs/*/*.onnx")) and not list(workdir.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_killed_export_is_made_good_by_the_next(workdir: Path) -> None:
     """kill -9 at many moments; what is left is never a graph that its sidecar does not own."""
     tiny.checkpoint(workdir / "models" / "one", num_hidden_layers=8)
@@ -218,6 +221,7 @@ def test_a_killed_export_is_made_good_by_the_next(workdir: Path) -> None:
     assert store.graph_sidecar(workdir / done.stdout.strip()) and not list(workdir.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_two_exports_at_once(workdir: Path) -> None:
     tiny.checkpoint(workdir / "models" / "one", num_hidden_layers=8)
     line = [sys.executable, "-m", "pipeline.cli", "export", "models/one", "--skip", "mlp", "--frac", "0.25"]

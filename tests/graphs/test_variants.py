@@ -83,6 +83,7 @@ def test_all_sixteen_skip_sets_of_two_layers(precision: str, workdir: Path) -> N
         compare_with_torch(path, base_model.folder, chosen, 1e-5 if precision == "fp32" else 1e-2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", tiny.DIALECTS)
 def test_random_skip_sets_of_every_architecture(model_type: str, workdir: Path) -> None:
     layers = {"llama": 6, "phi": 5}.get(model_type, 4)

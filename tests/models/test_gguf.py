@@ -59,6 +59,7 @@ def test_the_demo_is_what_its_authors_published(demo_root: Path) -> None:
     assert not (folder / "tokenizer.model").exists()
 
 
+@pytest.mark.slow
 def test_tensors_of_the_demo_are_those_of_the_gguf_library(demo_root: Path) -> None:
     """The conversion keeps values and undoes llama.cpp's permutation."""
     tensors = load_file(demo_root / "graphs" / checkpoint.DEMO_MODEL / "model.safetensors")

@@ -58,6 +58,7 @@ def test_a_repository_holds_two_models_a_variant(graphs: list[Path]) -> None:
     assert "tiny-attn2-3" in (REPO / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_json_and_a_person_read(graphs: list[Path]) -> None:
     done = command("ship", str(graphs[0]), *TO, "--json")
     shown = json.loads(done.stdout)
@@ -166,6 +167,7 @@ def test_plans_that_cannot_be_served_are_refused(graphs: list[Path]) -> None:
     assert not REPO.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -144,6 +144,7 @@ def test_all_head_twin_is_checked_too(workdir: Path) -> None:
     assert outcome.passed, outcome.summary()
 
 
+@pytest.mark.slow
 def test_text_of_the_demo_model(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(demo_root)
     path = variants.cut(export.export_base(checkpoint.resolve("demo")), SkipSet.parse("block5-29"))

@@ -15,6 +15,7 @@ from pipeline.types import Precision, SkipSet, UserError
 from tests.faults import future_mask, graph, lax_mask, node, spoil, strict_mask, swap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
     ("fault", "where"),

@@ -15,6 +15,7 @@ from tests.scoring import DATA, needs_data, write_rows
 TASKS = ["arc", "hellaswag", "truthfulqa", "mmlu_anatomy", "mmlu_virology", "boolq", "c4-loss", "smoke"]
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("task", TASKS)
 def test_reuse_changes_nothing(task: str, project: Path, graphs: list[Path]) -> None:

@@ -91,6 +91,7 @@ def test_results_are_in_lm_evals_form(project: Path, graphs: list[Path]) -> None
     assert results.read(log.with_name("base.fp32.score.arc.limit7.json")) == values["arc"]
 
 
+@pytest.mark.slow
 def test_together_gives_the_results_of_separate_runs(project: Path, graphs: list[Path]) -> None:
     names = ["arc", "boolq", "mmlu_anatomy", "gsm8k", "c4-loss"]
     settings = ScoreSettings(data=project, limit=5)
@@ -113,6 +114,7 @@ def test_generation_needs_a_cache(project: Path, graphs: list[Path], monkeypatch
     assert whole.work["tokens"] == whole.work["asked"]
 
 
+@pytest.mark.slow
 def test_finished_answers_are_not_asked_again(
     project: Path, graphs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +128,7 @@ def test_finished_answers_are_not_asked_again(
         one(graphs[0], "arc", project, fresh=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_resumes_where_it_was(how: signal.Signals, project: Path, graphs: list[Path]) -> None:
     """Killed, or Ctrl-C (exit 130): what is finished stays, and the result is the same."""
@@ -159,6 +162,7 @@ def test_a_stopped_run_resumes_where_it_was(how: signal.Signals, project: Path, 
     assert resumed.value == fresh.value and resumed.work["asked"] < fresh.work["asked"]
 
 
+@pytest.mark.slow
 def test_one_benchmark_that_fails_does_not_stop_the_others(project: Path, graphs: list[Path]) -> None:
     rows = (project / "arc_challenge/test.jsonl").read_text().splitlines()
     long = json.loads(rows[3])
@@ -192,6 +196,7 @@ def test_a_bad_row_is_reported_before_anything_runs(
         score(graphs[:1], ["boolq", "arc"], ScoreSettings(data=project))
 
 
+@pytest.mark.slow
 def test_v1_is_claimed_only_where_it_is_true(project: Path, graphs: list[Path]) -> None:
     value = one(graphs[0], "arc", project, protocol="v1")
     assert value.protocol == "v1-like" and "40 rows, the official train split has 1119" in (value.shots or "")
@@ -223,6 +228,7 @@ def test_everything_is_in_the_artefacts_project(
     assert written["data"]["own-loss"]["validation"]["file"] == "../../benchmarks/rows.jsonl"
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_nothing_runs(project: Path, graphs: list[Path]) -> None:
     with pytest.raises(UserError, match="limit 0"):
         score(graphs, ["arc"], ScoreSettings(data=project, limit=0))
@@ -237,6 +243,7 @@ def test_bad_input_is_one_line_and_nothing_runs(project: Path, graphs: list[Path
     assert not list(Path("evals/results/tiny").glob("*.score.*"))
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_json(project: Path, graphs: list[Path]) -> None:
     data = ("--data", str(project), "--limit", "3")
     done = run(project, "score", "--tasks", "arc,c4-loss", "--together", *data)
@@ -247,6 +254,7 @@ def test_the_command_prints_a_table_and_json(project: Path, graphs: list[Path]) 
     assert (value["benchmark"], value["artefact"]) == ("arc", str(graphs[0]))
 
 
+@pytest.mark.slow
 def test_bench_shows_scores_beside_its_latencies(project: Path, graphs: list[Path]) -> None:
     """`--tasks` runs the benchmarks in the same go; bench alone shows the scores that exist."""
     few = ("bench", str(graphs[1]), "--sequences", "2", "--lengths", "12")
@@ -273,6 +281,7 @@ def test_known_benchmarks_scan_none_of_lm_evals_files(
     assert len(score(graphs[:1], ["arc", "mmlu_anatomy"], settings)) == 2
 
 
+@pytest.mark.slow
 def test_lm_evals_own_command_takes_the_model(project: Path, graphs: list[Path]) -> None:
     """On a task of the user's own, in a file."""
     (project.parent / "own.yaml").write_text(OWN_TASK)
@@ -285,6 +294,7 @@ def test_lm_evals_own_command_takes_the_model(project: Path, graphs: list[Path])
     assert run(project, "lm-eval", "--help").stdout.count("lm-eval") > 2
 
 
+@pytest.mark.slow
 def test_nothing_keeps_running(project: Path, graphs: list[Path]) -> None:
     """Enough text for the tokenizer's process beside; it ends with the command."""
     row = {"question": "is it good", "label": 1}

@@ -18,6 +18,7 @@ def model(workdir: Path) -> TokenizerLM:
     return TokenizerLM(tiny.tokenizer(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [tokens.FEW, -1])
 def test_windows_are_the_tokens_of_their_pairs(few: int, model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here, and in the process beside (`few` of −1)."""

@@ -78,7 +78,8 @@ def calibrate(
     source = source.replaced(origin=text_input.origin(path))
     runner = store.relative(graph, to=path) if graph else "torch"
     request = _request(checkpoint, settings, runner, source)
-    if not force and path.is_file() and records.read(SimilarityRecord, path).matches(request.plain()):
+    present = None if force else records.read_if_valid(SimilarityRecord, path)
+    if present is not None and present.is_for(request):
         return path
     with store.lock(path.parent):
         sums = _resume(path.parent, request)
@@ -138,10 +139,10 @@ def _save(folder: Path, request: SimilarityRequest, sums: Sums) -> None:
 def _resume(folder: Path, request: SimilarityRequest) -> Sums:
     """The sums of a run that was stopped, if it was this very run; else empty ones."""
     json_path, npz_path = _partial(folder)
-    if not json_path.is_file() or not npz_path.is_file():
+    record = records.read_if_valid(SimilaritySums, json_path)
+    if record is None or not npz_path.is_file():
         return Sums()
-    record = records.read(SimilaritySums, json_path)
-    if not record.matches(request.plain()) or record.arrays_sha256 != store.sha256(npz_path):
+    if not record.is_for(request) or record.arrays_sha256 != store.sha256(npz_path):
         return Sums()
     with np.load(npz_path, allow_pickle=False) as arrays:
         parts = {

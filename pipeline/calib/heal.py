@@ -60,7 +60,8 @@ def heal(
     source = source.replaced(origin=text_input.origin(record))
     request = _request(checkpoint, variant.skip, settings, source)
     with store.lock(place):
-        if not force and record.is_file() and records.read(AdapterRecord, record).matches(request.plain()):
+        present = None if force else records.read_if_valid(AdapterRecord, record)
+        if present is not None and present.is_for(request):
             return place
         record.unlink(missing_ok=True)
         _train(checkpoint, variant.skip, tokens, place, request)
@@ -113,7 +114,7 @@ def _train(
     """Trains, measures, and writes the adapter and then its record."""
     partial = place / ".partial"
     begun = partial / "wanted.json"
-    if partial.is_dir() and not (begun.is_file() and records.read(HealRequest, begun) == request):
+    if partial.is_dir() and records.read_if_valid(HealRequest, begun) != request:
         shutil.rmtree(partial)
     store.write_json(begun, request.plain())
     started = time.monotonic()
@@ -131,7 +132,7 @@ def _train(
         **dict(request),
         held_out_loss=HealLosses(base=base, before=before, after=after),
         healed_share=(before - after) / (before - base) if before > base else None,
-        train_loss=tuple(train_loss),
+        train_loss=tuple(loss if np.isfinite(loss) else None for loss in train_loss),
         trained_parameters=healer.trained,
         seconds=time.monotonic() - started,
         tools=store.versions("torch", "transformers", "peft"),

@@ -66,10 +66,8 @@ def removals(
 
 def _known(path: Path, request: GreedyRequest) -> GreedyRecord | None:
     """What an earlier run with these very settings measured."""
-    if not path.is_file():
-        return None
-    record = records.read(GreedyRecord, path)
-    return record if record.matches(request.plain()) else None
+    record = records.read_if_valid(GreedyRecord, path)
+    return record if record is not None and record.is_for(request) else None
 
 
 def _extended(

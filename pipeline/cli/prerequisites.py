@@ -165,10 +165,9 @@ def sublayer_times(base: Path, length: int) -> SublayerTimes:
     folder = store.Project.of(base).calib(sidecar.model)
     path = folder / f"times-{sidecar.precision}-{length}.json"
     device = machine.device(base)
-    if path.is_file():
-        record = records.read(TimesRecord, path)
-        if record.matches({"base": sidecar.sha256, "device": device, "length": length}):
-            return record.seconds
+    known = records.read_if_valid(TimesRecord, path)
+    if known is not None and known.matches({"base": sidecar.sha256, "device": device, "length": length}):
+        return known.seconds
     times = _measured_times(base, sidecar.num_layers, length)
     record = TimesRecord(base=sidecar.sha256, device=device, length=length, sequences=PROBES, seconds=times)
     store.write_json(path, record.plain())

@@ -127,8 +127,5 @@ def healed_weights(artefact: Path) -> Path | None:
 
 def check_passed(artefact: Path, digest: str | None = None) -> bool:
     """Whether `pipeline check` has passed on this very artefact (same SHA-256; computed unless given)."""
-    result = result_of(artefact, "check")
-    if not result.is_file():
-        return False
-    record = records.read(CheckRecord, result)
-    return record.passed and record.sha256 == (digest or sha256(artefact))
+    record = records.read_if_valid(CheckRecord, result_of(artefact, "check"))
+    return record is not None and record.passed and record.sha256 == (digest or sha256(artefact))

@@ -375,3 +375,24 @@ def test_a_record_with_a_random_value_somewhere_is_a_record_or_a_user_error(draw
     keys, _ = draw.draw(st.sampled_from(list(leaves(data))))
     keys = keys[: draw.draw(st.integers(1, len(keys)))]
     parsed_or_refused(json.dumps(changed(data, keys, draw.draw(json_values))).encode())
+
+
+def test_what_can_be_made_again_is_no_record_where_it_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "x.check.json"
+    assert records.read_if_valid(records.CheckRecord, path) is None
+    path.write_text('{"passed": true}')
+    assert records.read_if_valid(records.CheckRecord, path) is None
+    path.write_bytes((SAMPLES / "check.json").read_bytes())
+    record = records.read_if_valid(records.CheckRecord, path)
+    assert record is not None and record.passed
+
+
+def test_a_text_is_the_same_by_its_content() -> None:
+    record = records.read(records.SimilarityRecord, SAMPLES / "similarity.json")
+    request = records.SimilarityRequest(
+        **{name: getattr(record, name) for name in records.SimilarityRequest.model_fields}
+    )
+    elsewhere = request.replaced(texts=request.texts.replaced(origin=("../../wiki.txt",)))
+    other = request.replaced(texts=request.texts.replaced(sha256="0" * 64))
+    assert record.is_for(request) and record.is_for(elsewhere)
+    assert not record.is_for(other) and not record.is_for(request.replaced(length=request.length + 1))

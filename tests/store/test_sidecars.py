@@ -150,8 +150,7 @@ def test_a_check_counts_for_one_content_of_the_artefact(workdir: Path) -> None:
     artefact(path, b"ARTEFACT")
     assert not store.check_passed(path)
     result.write_text("{}")
-    with pytest.raises(UserError, match="is not a valid record"):
-        store.check_passed(path)
+    assert not store.check_passed(path)  # a result of another form proves nothing: `check` is run again
 
 
 def test_the_weights_of_a_healed_artefact_are_those_that_it_was_made_with(workdir: Path) -> None:

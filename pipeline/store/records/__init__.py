@@ -30,6 +30,7 @@ from pipeline.store.records.base import (
     parse,
     read,
     read_bytes,
+    read_if_valid,
 )
 from pipeline.store.records.calibration import (
     AdapterRecord,
@@ -136,6 +137,7 @@ __all__ = [
     "parse",
     "read",
     "read_bytes",
+    "read_if_valid",
     "score_key",
     "variant_fields",
 ]

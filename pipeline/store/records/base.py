@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.types import UserError
 
+log = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20
 """Bytes of a record at most: a larger file is none of ours."""
 MAX_LAYERS = 10_000
@@ -110,3 +112,17 @@ def read(form: type[Form] | TypeAdapter[Form], path: Path) -> Form:
         UserError: as `read_bytes` and `parse`.
     """
     return parse(form, read_bytes(path), path)
+
+
+def read_if_valid(form: type[Form], path: Path) -> Form | None:
+    """The record in a file that can be made again: None where it is missing or has another form.
+
+    A record of another form proves nothing, so what it stood for is done again.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read(form, path)
+    except UserError as error:
+        log.warning("%s; it is made again", error)
+        return None

@@ -27,7 +27,18 @@ class TextSource(Record):
     skipped: Count = 0
 
 
-class SimilarityRequest(Record):
+class TextRequest(Record):
+    """Something that is measured or trained on a text."""
+
+    texts: TextSource
+
+    def is_for(self, request: TextRequest) -> bool:
+        """Whether this record is of just what the request asks for. A text is the same by its content."""
+        same_text = request.texts.replaced(origin=self.texts.origin)
+        return self.matches(request.replaced(texts=same_text).plain())
+
+
+class SimilarityRequest(TextRequest):
     """What `calibrate` is to measure.
 
     Attributes:
@@ -88,7 +99,7 @@ class Removal(Record):
     others: tuple[tuple[str, float, Count], ...]
 
 
-class GreedyRequest(Record):
+class GreedyRequest(TextRequest):
     """What a greedy search is to measure.
 
     Attributes:
@@ -166,7 +177,7 @@ class HealSettings(Record):
     seed: int = 0
 
 
-class HealRequest(Record):
+class HealRequest(TextRequest):
     """What adapter is to be trained.
 
     Attributes:
@@ -187,13 +198,13 @@ class AdapterRecord(HealRequest):
 
     Attributes:
         healed_share: (before − after) / (before − base); None where there was no damage.
-        train_loss: of each step.
+        train_loss: of each step; None where it was not finite.
         sha256: of adapter_model.safetensors.
     """
 
     held_out_loss: HealLosses
     healed_share: float | None
-    train_loss: tuple[float, ...] = ()
+    train_loss: tuple[float | None, ...] = ()
     trained_parameters: Count = 0
     seconds: Seconds = 0.0
     tools: dict[str, str] = {}

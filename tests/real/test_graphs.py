@@ -13,7 +13,7 @@ from pipeline.engines import build, opening
 from pipeline.engines.settings import BuildSettings
 from pipeline.evals.check import check
 from pipeline.graphs import export, variants
-from pipeline.models import checkpoint, texts
+from pipeline.models import checkpoint, checkpoint_files, texts
 from pipeline.models import tokenizer as tokenizers
 from pipeline.models.reference import Reference
 from pipeline.models.tokenizer import stop_tokens
@@ -29,7 +29,7 @@ def model(demo_root: Path, workdir: Path) -> checkpoint.Checkpoint:
     folder = Path("graphs") / checkpoint.DEMO_MODEL
     folder.mkdir(parents=True)
     for file in (demo_root / folder).iterdir():
-        if file.name in (*checkpoint.SMALL_FILES, store.SOURCE, "model.safetensors"):
+        if file.name in (*checkpoint_files.SMALL_FILES, store.SOURCE, "model.safetensors"):
             shutil.copyfile(file, folder / file.name)
     return checkpoint.resolve("demo")
 

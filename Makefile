@@ -17,7 +17,7 @@ demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, be
 test: $(VENV)/.ready  ## every test that this machine can run, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-fast: $(VENV)/.ready  ## the tests that take seconds, about a minute in all on two cores
+fast: $(VENV)/.ready  ## the quick tests, under two minutes in all on two idle cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not rtx and not triton"
 
 lint: $(VENV)/.ready  ## ruff and mypy (strict)

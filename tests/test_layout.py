@@ -198,6 +198,7 @@ def test_no_class_name_twice() -> None:
     assert set(twice) <= {"Architecture", "TritonPythonModel"}, twice
 
 
+@pytest.mark.slow
 def test_help_in_a_bare_environment() -> None:
     """With only typer, rich and numpy to be found, `--help` of every command answers."""
     script = (

@@ -57,8 +57,7 @@ def heal(
     place = adapters.folder(checkpoint.calib, variant.skip, name)
     record = place / adapters.RECORD
     tokens, source = _tokens(checkpoint, settings, text_input)
-    source = source.replaced(origin=text_input.origin(record))
-    request = _request(checkpoint, variant.skip, settings, source)
+    request = _request(checkpoint, variant.skip, settings, source.replaced(origin=text_input.origin(record)))
     with store.lock(place):
         present = None if force else records.read_if_valid(AdapterRecord, record)
         if present is not None and present.is_for(request):

@@ -27,18 +27,18 @@ class TextSource(Record):
     skipped: Count = 0
 
 
-class TextRequest(Record):
+class TextBasedRequest(Record):
     """Something that is measured or trained on a text."""
 
     texts: TextSource
 
-    def is_for(self, request: TextRequest) -> bool:
+    def is_for(self, request: TextBasedRequest) -> bool:
         """Whether this record is of just what the request asks for. A text is the same by its content."""
         same_text = request.texts.replaced(origin=self.texts.origin)
         return self.matches(request.replaced(texts=same_text).plain())
 
 
-class SimilarityRequest(TextRequest):
+class SimilarityRequest(TextBasedRequest):
     """What `calibrate` is to measure.
 
     Attributes:
@@ -99,7 +99,7 @@ class Removal(Record):
     others: tuple[tuple[str, float, Count], ...]
 
 
-class GreedyRequest(TextRequest):
+class GreedyRequest(TextBasedRequest):
     """What a greedy search is to measure.
 
     Attributes:
@@ -177,7 +177,7 @@ class HealSettings(Record):
     seed: int = 0
 
 
-class HealRequest(TextRequest):
+class HealRequest(TextBasedRequest):
     """What adapter is to be trained.
 
     Attributes:

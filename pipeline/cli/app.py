@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +54,8 @@ def main() -> None:
         "datasets",
     ):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # transformers sets its own level when it is imported; it would warn of names that are no identifiers.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except UserError as error:

@@ -123,6 +123,15 @@ def _print_addresses(server: Server, models: list[str], front: str | None) -> No
     print("\n".join(lines), flush=True)
 
 
+def _reload(server: Server, name: str) -> None:
+    """Loads a model again; where that fails on a busy machine, the next look at it tries once more."""
+    try:
+        server.reload(name)
+        log.warning("%s is loaded again", name)
+    except Failed as error:
+        log.warning("%s", error)
+
+
 def _watch(server: Server, texts: list[str]) -> None:
     """For ever: a server that ended is an error, a text model that no longer answers is loaded again."""
     last = time.monotonic()
@@ -135,6 +144,5 @@ def _watch(server: Server, texts: list[str]) -> None:
         for name in texts:
             if (problem := checks.problem(server.http, name)) is not None and server.is_running():
                 log.warning("%s does not answer (%s); loading it again", name, problem)
-                server.reload(name)
-                log.warning("%s is loaded again", name)
+                _reload(server, name)
         last = time.monotonic()

@@ -50,16 +50,18 @@ class FakeServer:
 
     def reload(self, model: str) -> None:
         self.reloaded.append(model)
+        if len(self.reloaded) == 1:
+            raise Failed(f"{model} was not loaded again: timed out")
 
 
 def test_what_does_not_answer_is_loaded_again_until_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     problems = {"well_generate": None, "dead_generate": "HTTP 500: Stub process is unhealthy"}
     monkeypatch.setattr(serve, "WATCH", 0)
     monkeypatch.setattr(checks, "problem", lambda url, model: problems[model])
-    server = FakeServer(lives=3)
+    server = FakeServer(lives=5)
     with pytest.raises(Failed, match=r"the Triton server ended by itself: Signal \(9\)"):
         serve._watch(server, list(problems))
-    assert server.reloaded == ["dead_generate"]
+    assert server.reloaded == ["dead_generate", "dead_generate"]  # the first try failed
 
 
 def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

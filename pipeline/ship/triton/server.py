@@ -19,12 +19,13 @@ from typing import Self
 
 import httpx
 import tritonclient.http as client
+from tritonclient.utils import InferenceServerException
 
 from pipeline.ship.ports import HOST, Ports
 from pipeline.ship.triton import http
 from pipeline.ship.triton.wheel import Wheel
 from pipeline.store.processes import end_with_parent, kill_group
-from pipeline.types import Failed
+from pipeline.types import Failed, first_line
 
 STANDIN = Path(__file__).with_name("standin.py")
 STOOD_IN = ("onnxruntime", "tensorrt")
@@ -119,13 +120,20 @@ class Server:
         Args:
             model: its name.
             seconds: to wait for it to be gone.
+
+        Raises:
+            Failed: the server did not do it; it may the next time.
         """
-        with client.InferenceServerClient(self.http.removeprefix("http://"), network_timeout=120) as triton:
-            triton.unload_model(model)
-            until = time.monotonic() + seconds
-            while triton.is_model_ready(model) and time.monotonic() < until:
-                time.sleep(0.1)
-            triton.load_model(model)
+        address = self.http.removeprefix("http://")
+        try:
+            with client.InferenceServerClient(address, network_timeout=120) as triton:
+                triton.unload_model(model)
+                until = time.monotonic() + seconds
+                while triton.is_model_ready(model) and time.monotonic() < until:
+                    time.sleep(0.1)
+                triton.load_model(model)
+        except (InferenceServerException, OSError) as error:
+            raise Failed(f"{model} was not loaded again: {first_line(error)}") from error
 
     def stop(self, grace: float = 20) -> None:
         """SIGTERM, time for the models to unload, SIGKILL for all its processes; shared memory is removed."""

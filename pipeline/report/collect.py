@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from pipeline import store
 from pipeline.calib import similarity
+from pipeline.models.checkpoint import read_config
 from pipeline.report import papers
 from pipeline.report.rows import (
     ArtefactResults,
@@ -173,7 +173,7 @@ class _Reader:
         """How many layers a model has: by its config.json, else by the papers' table of models."""
         if model not in self.num_layers:
             try:
-                config = store.read_json(self.project.graphs(model) / "config.json")
+                config = read_config(self.project.graphs(model))
                 self.num_layers[model] = int(config["num_hidden_layers"])
             except (UserError, KeyError, TypeError, ValueError):
                 self.num_layers[model] = papers.layers(model)

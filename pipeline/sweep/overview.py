@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline import store
 from pipeline.models import costs
+from pipeline.models.checkpoint import read_config
 from pipeline.sweep import done
 from pipeline.sweep.jobs import Job, PendingCell, SweepPlan
 from pipeline.sweep.ledger import Rates
@@ -162,7 +163,7 @@ def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None
     """
     graphs = store.Project().graphs(model)
     is_there = (graphs / store.SOURCE).is_file()
-    config = store.read_json(graphs / "config.json") if is_there else None
+    config = read_config(graphs) if is_there else None
     written = 0
     for job in jobs:
         variant = job.variant or "base"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pipeline import store
 from pipeline.calib import adapters, similarity
 from pipeline.models import costs
+from pipeline.models.checkpoint import Config, read_config
 from pipeline.store.records import score_key
 from pipeline.sweep import commands
 from pipeline.sweep.jobs import GridCell, Job
@@ -189,11 +189,11 @@ class StageJobs:
         return parameters * each.get(stage, precision)
 
 
-def known_config(graphs: Path) -> Mapping[str, Any] | None:
+def known_config(graphs: Path) -> Config | None:
     """config.json of a checkpoint that lies there whole; None where its sizes are not known."""
     if not (graphs / store.SOURCE).is_file():
         return None
-    config: dict[str, Any] = store.read_json(graphs / "config.json")
+    config = read_config(graphs)
     try:
         costs.sizes(config)
     except UserError:

@@ -14,6 +14,7 @@ from pipeline.evals.score import local_data
 from pipeline.evals.score.benchmarks import Benchmark
 from pipeline.evals.score.harness import PipelineLM
 from pipeline.evals.score.tasks import HUB_ERRORS, HarnessResults, Sources
+from pipeline.models.checkpoint import read_config
 from pipeline.store.records import DataSource
 from pipeline.types import UserError, first_line
 
@@ -66,7 +67,7 @@ class LossTexts:
         loss, documents = nats / tokens, len(answers)
         squares = sum((-value - loss * count) ** 2 for value, count in answers)
         spread = math.sqrt(squares * documents / max(1, documents - 1))
-        scale = math.log(store.read_json(model.folder / "config.json")["vocab_size"])
+        scale = math.log(read_config(model.folder)["vocab_size"])
         row = {
             "alias": name,
             "loss,none": loss / scale,

@@ -17,6 +17,7 @@ from lm_eval.models.utils import has_bos_prefix, resolve_max_length
 
 from pipeline import store
 from pipeline.models import tokenizer
+from pipeline.models.checkpoint import read_config
 from pipeline.types import UserError
 
 TextPair = tuple[str, str]
@@ -63,7 +64,7 @@ class TokenizerLM(TemplateLM):
     @cached_property
     def max_length(self) -> int:
         """Tokens of the model's window."""
-        config = SimpleNamespace(**store.read_json(self.folder / "config.json"))
+        config = SimpleNamespace(**read_config(self.folder))
         return int(resolve_max_length(config, default=DEFAULT_WINDOW))
 
     @property

@@ -16,11 +16,17 @@ from pipeline.store.paths import (
     result_of,
     sidecar_path,
 )
-from pipeline.store.sidecars import check_passed, checkpoint_folder, healed_weights, is_current, variant
-from pipeline.store.sidecars import read as sidecar
-from pipeline.store.sidecars import read_engine as engine_sidecar
-from pipeline.store.sidecars import read_graph as graph_sidecar
-from pipeline.store.sidecars import write as write_sidecar
+from pipeline.store.sidecars import (
+    check_passed,
+    checkpoint_folder,
+    engine_sidecar,
+    graph_sidecar,
+    healed_weights,
+    is_current,
+    sidecar,
+    variant,
+    write_sidecar,
+)
 from pipeline.store.versions import version, versions
 
 __all__ = [

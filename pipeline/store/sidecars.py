@@ -13,7 +13,7 @@ from pipeline.store.records import CheckRecord, EngineRecord, GraphRecord, Sidec
 from pipeline.types import UserError, Variant
 
 
-def read(artefact: Path, quick: bool = False) -> Sidecar:
+def sidecar(artefact: Path, quick: bool = False) -> Sidecar:
     """The sidecar of an artefact, after a check that it is the artefact's own.
 
     Args:
@@ -37,13 +37,13 @@ def read(artefact: Path, quick: bool = False) -> Sidecar:
     return record
 
 
-def read_graph(artefact: Path, quick: bool = False) -> GraphRecord:
+def graph_sidecar(artefact: Path, quick: bool = False) -> GraphRecord:
     """The sidecar of a variant's graph.
 
     Raises:
-        UserError: as `read`; or it is a merged graph or an engine.
+        UserError: as `sidecar`; or it is a merged graph or an engine.
     """
-    record = read(artefact, quick)
+    record = sidecar(artefact, quick)
     if not isinstance(record, GraphRecord):
         raise UserError(
             f"{artefact} is no variant's graph but {KINDS[record.artefact]}; "
@@ -52,13 +52,13 @@ def read_graph(artefact: Path, quick: bool = False) -> GraphRecord:
     return record
 
 
-def read_engine(artefact: Path, quick: bool = False) -> EngineRecord:
+def engine_sidecar(artefact: Path, quick: bool = False) -> EngineRecord:
     """The sidecar of an engine.
 
     Raises:
-        UserError: as `read`; or it is a graph.
+        UserError: as `sidecar`; or it is a graph.
     """
-    record = read(artefact, quick)
+    record = sidecar(artefact, quick)
     if not isinstance(record, EngineRecord):
         raise UserError(f"{artefact} is no engine but {KINDS[record.artefact]}")
     return record
@@ -71,16 +71,16 @@ def variant(artefact: Path, quick: bool = False) -> Variant:
     """The variant that a graph or an engine computes.
 
     Raises:
-        UserError: as `read`; or it computes several (a merged graph, or an engine of one).
+        UserError: as `sidecar`; or it computes several (a merged graph, or an engine of one).
     """
-    record = read(artefact, quick)
+    record = sidecar(artefact, quick)
     of = record.as_variant() if isinstance(record, GraphRecord | EngineRecord) else None
     if of is None:
         raise UserError(f"{artefact} holds several variants; name the graphs that it was merged from")
     return of
 
 
-def write(artefact: Path, fields: Mapping[str, Any]) -> Sidecar:
+def write_sidecar(artefact: Path, fields: Mapping[str, Any]) -> Sidecar:
     """Writes the sidecar, with the artefact's name, SHA-256 and size added, and gives it back as it is read.
 
     Args:
@@ -96,7 +96,7 @@ def write(artefact: Path, fields: Mapping[str, Any]) -> Sidecar:
 def is_current(artefact: Path, wanted: Mapping[str, Any]) -> bool:
     """Whether the artefact exists, matches its sidecar, and was made from just what is wanted now."""
     try:
-        return read(artefact).matches(wanted)
+        return sidecar(artefact).matches(wanted)
     except UserError:
         return False
 
@@ -105,7 +105,7 @@ def checkpoint_folder(artefact: Path) -> Path:
     """Where config, tokenizer and weights of a graph's or an engine's model lie."""
     if artefact.suffix == ".onnx":
         return artefact.parent
-    return resolved(read_engine(artefact, quick=True).folder, artefact)
+    return resolved(engine_sidecar(artefact, quick=True).folder, artefact)
 
 
 def healed_weights(artefact: Path) -> Path | None:
@@ -114,7 +114,7 @@ def healed_weights(artefact: Path) -> Path | None:
     Raises:
         UserError: they are missing, or not what the artefact was made with.
     """
-    record = read(artefact, quick=True)
+    record = sidecar(artefact, quick=True)
     if not isinstance(record, GraphRecord) or record.adapter is None:
         return None
     path = healed_path(checkpoint_folder(artefact), record.variant)

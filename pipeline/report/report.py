@@ -6,6 +6,7 @@ works from anywhere.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path, PurePosixPath
 
@@ -83,12 +84,12 @@ def _copy(source: SourceFile, out: Path) -> None:
     target = out / source.copy
     if target.is_file() and store.sha256(target) == source.sha256:
         return
+    content = source.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != source.sha256:
+        raise UserError(f"{source.path} changed while it was read; run `pipeline report` again")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_bytes(source.path.read_bytes())
-    if store.sha256(temporary) != source.sha256:
-        temporary.unlink()
-        raise UserError(f"{source.path} changed while it was read; run `pipeline report` again")
+    temporary.write_bytes(content)
     temporary.replace(target)
 
 

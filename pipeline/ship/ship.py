@@ -132,11 +132,11 @@ def _accepted(path: Path, unchecked: bool) -> Shippable:
     Raises:
         UserError: it cannot be served, or has passed no check.
     """
-    variant, sidecar = store.variant(path, quick=True), store.sidecar(path)
+    variant, sidecar = store.variant(path, quick=True), store.sidecar(path, quick=True)
     assert not isinstance(sidecar, MergedRecord), "store.variant refuses it"
     if isinstance(sidecar, EngineRecord) and sidecar.stripped:
         raise UserError(f"{path} was built without its weights; build it again without --strip-weights")
-    passed.variants(path, unchecked)
+    passed.variants(path, unchecked)  # hashes the artefact
     folder = store.checkpoint_folder(path)
     graph = folder / sidecar.graph.file if isinstance(sidecar, EngineRecord) else path
     if isinstance(sidecar, EngineRecord) and store.sidecar(graph).sha256 != sidecar.graph.sha256:
@@ -148,8 +148,7 @@ def _accepted(path: Path, unchecked: bool) -> Shippable:
 
 
 def _has_cache(graph: Path) -> bool:
-    inputs = graphfile.load(graph).graph.inputs
-    return any((value.name or "").startswith("past_key_values.") for value in inputs)
+    return any(map(graphfile.is_cache, graphfile.load(graph).graph.inputs))
 
 
 def _stage(

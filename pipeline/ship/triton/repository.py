@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline import __version__, store
@@ -79,13 +79,16 @@ def served(record: ShipRecord) -> list[str]:
     ]
 
 
-def digests(root: Path, *folders: Path) -> dict[str, ShippedFile]:
-    """Path under `root` → digest and size, for every file in the folders."""
-    files = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
-    return {
-        str(path.relative_to(root)): ShippedFile(sha256=store.sha256(path), bytes=path.stat().st_size)
-        for path in files
-    }
+def digests(
+    root: Path, *folders: Path, known: Mapping[str, ShippedFile] | None = None
+) -> dict[str, ShippedFile]:
+    """Path under `root` → digest and size, for every file in the folders; those known are not read again."""
+    files = dict(known or {})
+    for path in (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()):
+        name = str(path.relative_to(root))
+        if name not in files:
+            files[name] = ShippedFile(sha256=store.sha256(path), bytes=path.stat().st_size)
+    return files
 
 
 def verify(folder: Path, record: ShipRecord) -> None:

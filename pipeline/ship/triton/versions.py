@@ -14,7 +14,7 @@ from pipeline.runtime.generation.prompts import Prompts
 from pipeline.ship.triton import model_config, repack, repository
 from pipeline.ship.triton.in_triton.artefact import FILE, ServedArtefact
 from pipeline.ship.triton.in_triton.parameters import Parameters
-from pipeline.store.records import EngineRecord, GraphRecord, ShippedVersion, ShipSettings
+from pipeline.store.records import EngineRecord, GraphRecord, ShippedFile, ShippedVersion, ShipSettings
 from pipeline.types import UserError, Variant
 
 PACKAGE = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def write(artefact: Shippable, place: Place, settings: ShipSettings) -> ShippedV
         UserError: the artefact cannot be copied whole, or Triton cannot serve its tensors.
     """
     home = (place.staging / place.name if artefact.has_raw_model else place.text_model) / str(place.number)
-    served = _write_artefact(artefact, place.staging, home)
+    served, files = _write_artefact(artefact, place.staging, home)
     if artefact.has_raw_model:
         engine = artefact.engine
         rows = min(settings.rows, engine.ranges.batch[2]) if engine else settings.rows
@@ -119,13 +119,15 @@ def write(artefact: Shippable, place: Place, settings: ShipSettings) -> ShippedV
             "kv_bytes_per_token": costs.cache_bytes(config, artefact.variant.skip, sidecar.precision),
             "needs": _needs(artefact),
             "shipped": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "files": {**repository.digests(place.staging, home), **repository.digests(place.staging, folder)},
+            "files": repository.digests(place.staging, folder, known=files),
         }
     )
 
 
-def _write_artefact(artefact: Shippable, staging: Path, home: Path) -> ServedArtefact:
-    """The graph with the weights that it uses, and the plan."""
+def _write_artefact(
+    artefact: Shippable, staging: Path, home: Path
+) -> tuple[ServedArtefact, dict[str, ShippedFile]]:
+    """Writes the graph with the weights that it uses, and the plan; returns where they lie, and digests."""
     home.mkdir(parents=True)
     plan = home / "model.plan" if artefact.engine else None
     graph = home / ("graph" if plan else "model.onnx")
@@ -135,12 +137,14 @@ def _write_artefact(artefact: Shippable, staging: Path, home: Path) -> ServedArt
         if store.sha256(plan) != artefact.sidecar.sha256:
             raise UserError(f"{plan} does not read back as {artefact.path}; the disk is failing")
         shutil.copyfile(store.sidecar_path(artefact.path), store.sidecar_path(plan))
-    return ServedArtefact(
+    files = repository.digests(staging, home)
+    served = ServedArtefact(
         graph=str((graph / "model.onnx").relative_to(staging)),
-        files={name: file.sha256 for name, file in repository.digests(staging, home).items()},
+        files={name: file.sha256 for name, file in files.items()},
         plan=str(plan.relative_to(staging)) if plan else None,
         engine=opening.plan_of(artefact.engine, artefact.path) if artefact.engine else None,
     )
+    return served, files
 
 
 def _write_text_model(prompts: Prompts, place: Place, served: ServedArtefact, settings: ShipSettings) -> Path:

@@ -54,6 +54,11 @@ def without_torch() -> None:
         os.environ |= {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 
 
+def without_bars() -> None:
+    """Keeps lm-eval's bars from standing beside a command's own. tqdm looks when it is imported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
 def busy(what: str) -> AbstractContextManager[object]:
     """A spinner on the terminal while something takes its time; nothing where there is no terminal."""
     from rich.console import Console

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import __version__, store
 from pipeline.cli import extras
 from pipeline.cli.app import LOOK, Json, app, show_result
+from pipeline.cli.engines import BACKEND_EXTRAS
 
 _PACKAGES = (
     "torch",
@@ -198,7 +199,7 @@ def _onnxruntime(has_gpu: bool) -> Backend:
 def _tensorrt(name: str, has_gpu: bool) -> Backend:
     version = store.version(_TENSORRT[name]) or (store.version("tensorrt") if name == "tensorrt" else None)
     if version is None:
-        return Backend(None, [], add=extras.install_command("rtx" if name == "tensorrt-rtx" else "tensorrt"))
+        return Backend(None, [], add=extras.install_command(BACKEND_EXTRAS[name]))
     if has_gpu:
         return Backend(version, ["build-engine", "check", "bench"])
     can = ["build-engine (for any target)"] if name == "tensorrt-rtx" else []

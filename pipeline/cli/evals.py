@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -90,6 +89,7 @@ def bench(
     others = tuple(part for part in (compare or "").split(",") if part)
     if tasks:
         extras.needs("score", "pipeline bench --tasks")
+        arguments.without_bars()
     if "optimum" in others:
         extras.needs("optimum", "pipeline bench --compare optimum")
     from pipeline.evals.bench import bench as stage
@@ -158,7 +158,7 @@ def score(
     Example: `pipeline score graphs/*/base.fp32.onnx --tasks smoke`
     """
     extras.needs("score", "pipeline score")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars would stand beside this command's own
+    arguments.without_bars()
     artefacts = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
     from pipeline.evals.score import benchmarks, tables
     from pipeline.evals.score import score as stage

@@ -5,7 +5,6 @@ Stages never import each other; the commands chain them, here. Each stage is imp
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,7 +140,6 @@ def scored(
     from pipeline.evals.score import results
 
     if tasks:
-        os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars would stand beside this command's own
         from pipeline.evals.score import score as stage
 
         settings = stage.ScoreSettings(limit=limit, data=data, unchecked=unchecked)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pipeline.calib.selectors import ModelStatistics, Question, last, last_but_final
 from pipeline.report.rows import Collection
-from pipeline.types import KINDS, SkipSet, count_of
+from pipeline.types import KINDS, UserError, count_of
 
-COUNTED = ("last", "last-but-final")
+_RULES = {"last": last.choose, "last-but-final": last_but_final.choose}
+COUNTED = tuple(_RULES)
 """Rules that need nothing but how many layers go."""
 
 
 def chosen_by(kind: str, count: int, num_layers: int, rule: str) -> str | None:
     """The variant's name that `last` or `last-but-final` gives; None where a model has too few layers."""
-    end = num_layers - (rule == "last-but-final")
-    return SkipSet.of(kind, range(end - count, end)).name if 0 <= count <= end else None
+    try:
+        return _RULES[rule](Question(kind, count, num_layers, ModelStatistics())).skip.name
+    except UserError:
+        return None
 
 
 def variant_for(kind: str, frac: float, num_layers: int, rule: str) -> str | None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from pipeline import store
 from pipeline.models import costs
-from pipeline.models.checkpoint import read_config
 from pipeline.sweep import done
 from pipeline.sweep.jobs import Job, PendingCell, SweepPlan
 from pipeline.sweep.ledger import Rates
 from pipeline.sweep.progress import duration
 from pipeline.sweep.recipe import STAGES, Recipe
+from pipeline.sweep.stages import known_config
 from pipeline.types import SkipSet
 
 GRAPH = 300_000
@@ -163,7 +163,7 @@ def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None
     """
     graphs = store.Project().graphs(model)
     is_there = (graphs / store.SOURCE).is_file()
-    config = read_config(graphs) if is_there else None
+    config = known_config(graphs)
     written = 0
     for job in jobs:
         variant = job.variant or "base"

@@ -61,3 +61,16 @@ def test_the_disk_is_that_of_checkpoint_and_graphs(workdir: Path) -> None:
     overview = sweep.dry_run(path)
     graphs = sum(job.stage == "export" for job in overview.plan.jobs)
     assert overview.disk == 2_000_000_000 + graphs * 300_000 and not overview.unknown
+
+
+def test_a_config_without_known_sizes_leaves_the_recipes_parameters(workdir: Path) -> None:
+    """A GPT-2 that is there names its sizes otherwise; the sums go by the recipe, as the plan does."""
+    grid = GRID.partition("[score]")[0].partition("stages")[0]
+    path = known(grid + 'precisions = ["fp16"]\nstages = ["export", "build"]\n')
+    path.write_text(path.read_text() + "parameters = 1_000_000_000\n")
+    store.write_json(Path("graphs/tiny/config.json"), {"model_type": "gpt2", "n_embd": 64, "n_layer": 3})
+    store.write_json(Path("graphs/tiny/source.json"), {"kind": "folder", "from": "/models/tiny"})
+    overview = sweep.dry_run(path)
+    jobs = [job.stage for job in overview.plan.processes]
+    assert overview.disk == jobs.count("build") * 2_000_000_000 + jobs.count("export") * 300_000
+    assert jobs.count("build") > 1 and not overview.unknown

@@ -15,18 +15,19 @@ class Lookup:
         self.artefacts: dict[tuple[str, str], list[ArtefactResults]] = {}
         self.jobs: dict[tuple[str, str], list[LedgerEntry]] = {}
         self.layers = {a.model: a.num_layers for a in collection.artefacts}
-        for model in collection.models():
-            if self.layers.get(model) is None:
-                self.layers[model] = papers.layers(model)
         for artefact in collection.artefacts:
             self.artefacts.setdefault((artefact.model, artefact.variant), []).append(artefact)
         for job in (job.record for job in collection.jobs):
             if variant := job.variant or self._planned(job):
                 self.jobs.setdefault((job.model, variant), []).append(job)
 
+    def layers_of(self, model: str) -> int | None:
+        """How many layers a model has: by its files, else by the papers' table of models."""
+        return self.layers.get(model) or papers.layers(model)
+
     def _planned(self, job: LedgerEntry) -> str | None:
         """The variant that a job is of, where the ledger does not name it yet."""
-        layers = self.layers.get(job.model)
+        layers = self.layers_of(job.model)
         if job.frac == 0:
             return "base"
         if layers is None or job.kind is None or job.frac is None or job.select not in COUNTED:

@@ -52,7 +52,7 @@ def _variant(lookup: Lookup, model: str, kind: str, kept: str, rule: str) -> str
     """The variant that a row of the paper means; None where the model's layers are not known."""
     if kept == "100":
         return "base"
-    layers = lookup.layers.get(model) or papers.layers(model)
+    layers = lookup.layers_of(model)
     return None if layers is None else variant_for(kind, FRACTIONS[kept], layers, rule)
 
 

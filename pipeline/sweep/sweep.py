@@ -12,7 +12,7 @@ from pipeline import store
 from pipeline.store.processes import stoppable
 from pipeline.sweep import done, overview, plan
 from pipeline.sweep import recipe as recipes
-from pipeline.sweep.jobs import Job, SweepPlan
+from pipeline.sweep.jobs import Job
 from pipeline.sweep.ledger import DONE, FAILED, RUNNING, WAITING, JobStatus, Ledger, Rates, alone
 from pipeline.sweep.local import JobPool, LocalPool, Outcome
 from pipeline.sweep.progress import ProgressView
@@ -100,7 +100,7 @@ class Sweep:
 
     def run(self) -> None:
         """Until nothing runs and nothing can start."""
-        current = self._plan()
+        self._plan()
         try:
             while True:
                 while self._start():  # a job that turns out to be done may let others start
@@ -110,10 +110,10 @@ class Sweep:
                 outcomes = self.pool.ended(POLL)
                 for outcome in outcomes:
                     self._record(outcome)
-                if current.pending and any(
+                if self.ledger.pending and any(
                     self.ledger.jobs[outcome.id].stage in INFORMING for outcome in outcomes
                 ):
-                    current = self._plan()
+                    self._plan()
                 if outcomes:
                     self.ledger.write()
                 self.view.update()
@@ -122,9 +122,9 @@ class Sweep:
                 if status.state == RUNNING:
                     status.state, status.error = WAITING, "stopped while it ran"
             self.ledger.write()
-            self.view.pending(current.pending)
+            self.view.pending(self.ledger.pending)
 
-    def _plan(self) -> SweepPlan:
+    def _plan(self) -> None:
         """Plans with what is known now, and marks what is done."""
         new = plan.make(self.recipe, self.ledger.folder)
         self.ledger.pending = new.pending
@@ -134,7 +134,6 @@ class Sweep:
                 self.ledger.mark_done(job)
         self.ledger.write()
         self.view.update()
-        return new
 
     def _start(self) -> bool:
         """Starts what can start, measurements of time after all else → whether anything changed."""

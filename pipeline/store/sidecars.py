@@ -37,13 +37,13 @@ def sidecar(artefact: Path, quick: bool = False) -> Sidecar:
     return record
 
 
-def graph_sidecar(artefact: Path, quick: bool = False) -> GraphRecord:
+def graph_sidecar(artefact: Path) -> GraphRecord:
     """The sidecar of a variant's graph.
 
     Raises:
         UserError: as `sidecar`; or it is a merged graph or an engine.
     """
-    record = sidecar(artefact, quick)
+    record = sidecar(artefact)
     if not isinstance(record, GraphRecord):
         raise UserError(
             f"{artefact} is no variant's graph but {KINDS[record.artefact]}; "
@@ -115,9 +115,11 @@ def healed_weights(artefact: Path) -> Path | None:
         UserError: they are missing, or not what the artefact was made with.
     """
     record = sidecar(artefact, quick=True)
+    if isinstance(record, EngineRecord) and record.adapter is not None:
+        return healed_weights(checkpoint_folder(artefact) / record.graph.file)
     if not isinstance(record, GraphRecord) or record.adapter is None:
         return None
-    path = healed_path(checkpoint_folder(artefact), record.variant)
+    path = healed_path(artefact.parent, record.variant)
     if record.healed is None or not path.is_file() or sha256(path) != record.healed.sha256:
         raise UserError(
             f"{path} is not what {artefact.name} was made with; run its `pipeline export … --adapter` again"

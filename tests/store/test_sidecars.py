@@ -165,3 +165,20 @@ def test_the_weights_of_a_healed_artefact_are_those_that_it_was_made_with(workdi
     weights.unlink()
     with pytest.raises(UserError, match=r"is not what attn2~heal\.fp16\.onnx was made with"):
         store.healed_weights(path)
+
+
+def test_a_healed_engine_has_the_weights_of_its_graph(workdir: Path) -> None:
+    """It is compared with PyTorch as healed as itself."""
+    healed = Variant("m é", VARIANT.skip, "fp16", "heal")
+    weights = artefact(Path("graphs/m é/attn2~heal.safetensors"), b"weights")
+    source = graph(healed, healed={"file": weights.name, "sha256": store.sha256(weights)})
+    path = engine(
+        **records.variant_fields(healed), graph={"file": source.name, "sha256": store.sha256(source)}
+    )
+    assert store.healed_weights(path) == weights
+    assert store.healed_weights(engine()) is None
+    weights.unlink()
+    with pytest.raises(UserError, match=r"is not what attn2~heal\.fp16\.onnx was made with"):
+        store.healed_weights(
+            engine(**records.variant_fields(healed), graph={"file": source.name, "sha256": DIGEST})
+        )

@@ -78,8 +78,7 @@ def calibrate(
     source = source.replaced(origin=text_input.origin(path))
     runner = store.relative(graph, to=path) if graph else "torch"
     request = _request(checkpoint, settings, runner, source)
-    present = None if force else records.read_if_valid(SimilarityRecord, path)
-    if present is not None and present.is_for(request):
+    if not force and records.read_same(SimilarityRecord, path, request):
         return path
     with store.lock(path.parent):
         sums = _resume(path.parent, request)
@@ -139,10 +138,8 @@ def _save(folder: Path, request: SimilarityRequest, sums: Sums) -> None:
 def _resume(folder: Path, request: SimilarityRequest) -> Sums:
     """The sums of a run that was stopped, if it was this very run; else empty ones."""
     json_path, npz_path = _partial(folder)
-    record = records.read_if_valid(SimilaritySums, json_path)
-    if record is None or not npz_path.is_file():
-        return Sums()
-    if not record.is_for(request) or record.arrays_sha256 != store.sha256(npz_path):
+    record = records.read_same(SimilaritySums, json_path, request)
+    if record is None or not npz_path.is_file() or record.arrays_sha256 != store.sha256(npz_path):
         return Sums()
     with np.load(npz_path, allow_pickle=False) as arrays:
         parts = {

@@ -59,8 +59,7 @@ def heal(
     tokens, source = _tokens(checkpoint, settings, text_input)
     request = _request(checkpoint, variant.skip, settings, source.replaced(origin=text_input.origin(record)))
     with store.lock(place):
-        present = None if force else records.read_if_valid(AdapterRecord, record)
-        if present is not None and present.is_for(request):
+        if not force and records.read_same(AdapterRecord, record, request):
             return place
         record.unlink(missing_ok=True)
         _train(checkpoint, variant.skip, tokens, place, request)
@@ -113,7 +112,7 @@ def _train(
     """Trains, measures, and writes the adapter and then its record."""
     partial = place / ".partial"
     begun = partial / "wanted.json"
-    if partial.is_dir() and records.read_if_valid(HealRequest, begun) != request:
+    if partial.is_dir() and records.read_same(HealRequest, begun, request) is None:
         shutil.rmtree(partial)
     store.write_json(begun, request.plain())
     started = time.monotonic()

@@ -107,7 +107,7 @@ def targets(reference: Reference, skip: SkipSet, wanted: tuple[str, ...]) -> lis
     for (layer, kind), sublayer in reference.sublayers().items():
         if (layer, kind) in skip:
             continue
-        for name, module in ("", sublayer), *sublayer.named_modules():
+        for name, module in sublayer.named_modules():
             # Quantised layers are subclasses of their own: Linear4bit.
             is_linear = isinstance(module, torch.nn.Linear) or "Linear" in type(module).__name__
             if is_linear and (kind in wanted or name.rsplit(".", 1)[-1] in wanted):

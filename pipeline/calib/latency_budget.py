@@ -52,11 +52,7 @@ def candidates(kind: str, similarity: Similarity) -> dict[SkipSet, float]:
     kinds = ("attn", "mlp") if kind == "any" else (kind,)
     if not set(kinds) <= {"attn", "mlp", "block"}:
         raise UserError(f"{kind!r} is not a kind of sublayer; choose from attn, mlp, block, any")
-    return {
-        SkipSet.of(one, [layer]): 1 - float(value)
-        for one in kinds
-        for layer, value in enumerate(similarity.cosine("layer" if one == "block" else one))
-    }
+    return {SkipSet.parse(name): 1 - cosine for name, cosine in similarity.by_candidate(*kinds).items()}
 
 
 def solve(damage: dict[SkipSet, float], times: SublayerTimes, saved: float) -> SkipSet:

@@ -55,19 +55,13 @@ def removals(
         texts=source.replaced(origin=text_input.origin(path)),
     )
     with store.lock(path.parent):
-        known = _known(path, request)
+        known = records.read_same(GreedyRecord, path, request)
         if known is not None and len(known.steps) >= count:
             return known
         race = racing.Race(Reference(folder, load=FAST), kind, tokens)
         if known is None:
             known = GreedyRecord(**dict(request), base_loss=float(np.mean(race.losses(BASE))))
         return _extended(known, race, count, lambda record: store.write_json(path, record.plain()))
-
-
-def _known(path: Path, request: GreedyRequest) -> GreedyRecord | None:
-    """What an earlier run with these very settings measured."""
-    record = records.read_if_valid(GreedyRecord, path)
-    return record if record is not None and record.is_for(request) else None
 
 
 def _extended(

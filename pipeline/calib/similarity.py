@@ -43,6 +43,14 @@ class Similarity:
         cosine: Array = self.mean[f"cosine_{kind}"].mean(axis=0)
         return cosine
 
+    def by_candidate(self, *kinds: str) -> dict[str, float]:
+        """Name of each candidate ('attn3', 'mlp3', 'block3') → its cosine; a block's is the layer's."""
+        return {
+            f"{kind}{layer}": float(value)
+            for kind in kinds
+            for layer, value in enumerate(self.cosine("layer" if kind == "block" else kind))
+        }
+
     def cosine_error(self, kind: str) -> Array:
         """[L]: its standard error, as the mean of the buckets' errors, which is an upper bound."""
         error: Array = self.stderr[f"cosine_{kind}"].mean(axis=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -14,7 +13,7 @@ from pipeline import store
 from pipeline.graphs import architectures, graphfile
 from pipeline.models import identity
 from pipeline.models.checkpoint import Checkpoint, Config, discard, open_checkpoint, read_config
-from pipeline.models.checkpoint_files import SMALL_FILES
+from pipeline.models.checkpoint_files import SMALL_FILES, copy_file
 from pipeline.store.records import CheckpointSource
 from pipeline.types import BASE, Precision, UserError, Variant, first_line
 
@@ -101,8 +100,7 @@ def _copy_export(model: ir.Model, folder: Path, target: Path) -> dict[str, int]:
     tensors = (value.const_value for value in model.graph.initializers.values())
     data_files = sorted({str(t.location) for t in tensors if isinstance(t, ir.ExternalTensor)})
     for name in [*data_files, *(name for name in SMALL_FILES if (folder / name).is_file())]:
-        with store.atomic(target / name) as temporary:
-            shutil.copyfile(folder / name, temporary)
+        copy_file(folder / name, target / name)
     origin = store.relative(folder, to=target / store.SOURCE)
     store.write_json(target / store.SOURCE, CheckpointSource(kind="onnx", origin=origin).plain())
     return {name: (target / name).stat().st_size for name in data_files}

@@ -92,13 +92,13 @@ def project_of(folder: Path) -> store.Project:
     return store.Project.of(folder / "config.json")
 
 
-def read_config(folder: Path) -> Config:
-    """config.json of the checkpoint in a folder.
+def read_config(folder: Path, name: str = "config.json") -> Config:
+    """config.json of the checkpoint in a folder, or its generation_config.json.
 
     Raises:
         UserError: it is missing, or not a JSON object.
     """
-    return records.read(_CONFIG, folder / "config.json")
+    return records.read(_CONFIG, folder / name)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -236,9 +236,9 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
                     return identity.refuse_changed(open_checkpoint(folder))
             store.sweep_temporaries(folder)
             complete = fill(folder)
-            open_checkpoint(folder)
+            checkpoint = open_checkpoint(folder)
             store.write_json(record, complete.plain())
-            return replace(open_checkpoint(folder), is_new_copy=is_new and source.kind != "hub")
+            return replace(checkpoint, source=complete, is_new_copy=is_new and source.kind != "hub")
     except BaseException:
         # Nothing is left of a folder that this call made. A download that has begun stays: it can be resumed.
         has_begun = source.kind == "hub" and any(path.name != ".lock" for path in folder.glob("*"))

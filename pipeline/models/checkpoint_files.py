@@ -32,10 +32,15 @@ def files_of(folder: Path) -> list[Path]:
 def copy(source: Path, target: Path) -> None:
     """Copies a checkpoint's files to another folder with their dates, which spare a comparison later."""
     for file in files_of(source):
-        with store.atomic(target / file.name) as temporary:
-            _reflink_or_copy(file, temporary)
-            status = file.stat()
-            os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
+        copy_file(file, target / file.name)
+
+
+def copy_file(file: Path, target: Path) -> None:
+    """Copies one file with its date; the target is the old one or the whole new one."""
+    with store.atomic(target) as temporary:
+        _reflink_or_copy(file, temporary)
+        status = file.stat()
+        os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _reflink_or_copy(source: Path, target: Path) -> None:

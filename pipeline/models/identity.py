@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import store
 from pipeline.models import safetensors_index
-from pipeline.models.checkpoint_files import SMALL_FILES
+from pipeline.models.checkpoint_files import files_of
 from pipeline.types import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def refuse_changed(checkpoint: Checkpoint) -> Checkpoint:
     origin = checkpoint.origin
     changed = None
     if source.kind == "folder" and origin.is_dir():
-        changed = _changed_file(origin, [*(folder / name for name in SMALL_FILES), *checkpoint.files])
+        changed = _changed_file(origin, files_of(folder))
     elif source.kind == "gguf" and origin.is_file() and stamp(origin) != source.file_stamp:
         changed = origin if store.sha256(origin) != source.file_sha256 else None
     if changed is not None:
@@ -90,6 +90,6 @@ def _changed_file(origin: Path, copies: list[Path]) -> Path | None:
     """The first file of `origin` whose content is not that of its copy."""
     for copy in copies:
         file = origin / copy.name
-        if copy.is_file() and file.is_file() and not filecmp.cmp(file, copy):
+        if file.is_file() and not filecmp.cmp(file, copy):
             return file
     return None

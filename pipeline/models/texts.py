@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import store
-from pipeline.models import tokenizer
+from pipeline.models import identity, tokenizer
 from pipeline.models.checkpoint import project_of, read_config
 from pipeline.store.records import TextSource
 from pipeline.types import UserError, first_line
@@ -208,8 +208,7 @@ def _tokens(folder: Path, text_input: TextInput, enough: int) -> tuple[list[int]
     content, source = text_input.read(enough)
     if text_input != OWN:
         return *_tokenized(folder, content), source
-    file = _tokenizer_file(folder)
-    digest = store.text_digest(store.text_digest(content) + store.sha256(file))
+    digest = store.text_digest(f"{source.sha256} {identity.tokenizer_digest(folder)}")
     kept = project_of(folder).calib(folder.resolve().name) / f"text-{digest[:16]}.npy"
     if kept.is_file():
         numbers = np.load(kept, allow_pickle=False)
@@ -225,17 +224,3 @@ def _tokenized(folder: Path, content: str) -> tuple[list[int], Tokens]:
     words = tokenizer.load(folder)
     stream = words(content, add_special_tokens=False, verbose=False).input_ids
     return words("").input_ids, np.array(stream, np.int64)
-
-
-def _tokenizer_file(folder: Path) -> Path:
-    """The file that stands for the tokenizer.
-
-    Raises:
-        UserError: the folder holds none.
-    """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        file = next(iter(sorted(folder.glob("tokenizer*"))), folder / "vocab.json")
-    if not file.is_file():
-        raise UserError(f"{folder} holds no tokenizer")
-    return file

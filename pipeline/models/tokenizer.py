@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from pipeline.models.checkpoint import read_config
 from pipeline.runtime.generation.prompts import Conventions, Prompts, plain
-from pipeline.store import records
 from pipeline.types import UserError, first_line
 
 CONTEXT = 2048
 """Tokens of a context that the config does not name."""
-_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 def load(folder: Path) -> Any:
@@ -64,8 +60,7 @@ def context(folder: Path) -> int:
 def stop_tokens(folder: Path) -> frozenset[int]:
     """The end-of-text ids that the model's generation_config.json (or config.json) names."""
     for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        ids = records.read(_OBJECT, path).get("eos_token_id") if path.is_file() else None
+        ids = read_config(folder, name).get("eos_token_id") if (folder / name).is_file() else None
         if ids is not None:
             return frozenset(ids if isinstance(ids, list) else [ids])
     return frozenset()

@@ -18,6 +18,5 @@ def choose(question: Question) -> Choice:
     """
     if not question.count:
         return Choice(SkipSet())
-    cosine = question.statistics.similarity.cosine("layer" if question.kind == "block" else question.kind)
-    values = {f"{question.kind}{layer}": float(value) for layer, value in enumerate(cosine)}
+    values = question.statistics.similarity.by_candidate(question.kind)
     return by_rank("input-output cosine; the largest goes", values, question.count)

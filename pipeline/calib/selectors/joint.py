@@ -21,10 +21,5 @@ def choose(question: Question) -> Choice:
         )
     if not question.count:
         return Choice(SkipSet())
-    similarity = question.statistics.similarity
-    values = {
-        f"{kind}{layer}": float(value)
-        for kind in ("attn", "mlp")
-        for layer, value in enumerate(similarity.cosine(kind))
-    }
+    values = question.statistics.similarity.by_candidate("attn", "mlp")
     return by_rank("input-output cosine; the largest goes", values, question.count)

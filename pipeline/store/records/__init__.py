@@ -47,6 +47,7 @@ from pipeline.store.records.calibration import (
     SublayerTimes,
     TextSource,
     TimesRecord,
+    read_same,
 )
 from pipeline.store.records.deployment import (
     JobState,
@@ -138,6 +139,7 @@ __all__ = [
     "read",
     "read_bytes",
     "read_if_valid",
+    "read_same",
     "score_key",
     "variant_fields",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
 from pipeline.store.records.artefacts import Weights
-from pipeline.store.records.base import Count, Digest, Layer, Record, Seconds
+from pipeline.store.records.base import Count, Digest, Layer, Record, Seconds, read_if_valid
 from pipeline.types import SkipSet
 
 
@@ -36,6 +37,15 @@ class TextBasedRequest(Record):
         """Whether this record is of just what the request asks for. A text is the same by its content."""
         same_text = request.texts.replaced(origin=self.texts.origin)
         return self.matches(request.replaced(texts=same_text).plain())
+
+
+OnText = TypeVar("OnText", bound=TextBasedRequest)
+
+
+def read_same(form: type[OnText], path: Path, request: TextBasedRequest) -> OnText | None:
+    """The record in a file, where it is there and of just what the request asks for."""
+    record = read_if_valid(form, path)
+    return record if record is not None and record.is_for(request) else None
 
 
 class SimilarityRequest(TextBasedRequest):

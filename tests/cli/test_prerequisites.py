@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from pipeline import store
@@ -12,7 +14,7 @@ from pipeline.calib import similarity
 from pipeline.cli import prerequisites
 from pipeline.evals.bench import bench
 from pipeline.graphs import variants
-from pipeline.store.records import SublayerTimes, TimesRecord, read
+from pipeline.store.records import SimilarityRecord, SublayerTimes, TimesRecord, read
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
@@ -83,8 +85,9 @@ def test_sublayer_times_are_kept_in_the_projects_calib(
 
 def test_a_choice_for_a_time_is_checked_and_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bench.BenchSettings] = []
-    cosines = SimpleNamespace(cosine=lambda kind: {"attn": [0.5, 0.6], "mlp": [0.9, 0.7]}[kind])
-    monkeypatch.setattr(similarity, "of_checkpoint", lambda _: cosines)
+    cosines = {"cosine_attn": np.array([[0.5, 0.6]]), "cosine_mlp": np.array([[0.9, 0.7]])}
+    measured = similarity.Similarity(Mock(SimilarityRecord), mean=cosines, stderr={})
+    monkeypatch.setattr(similarity, "of_checkpoint", lambda _: measured)
     monkeypatch.setattr(bench, "bench", fake_bench(calls, {"mlp0": 1.3}))
     times = SublayerTimes(whole=1.0, attn=0.2, mlp=0.25)
     monkeypatch.setattr(prerequisites, "sublayer_times", lambda *_: times)

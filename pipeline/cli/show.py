@@ -15,7 +15,7 @@ from pipeline.store.records import EngineRecord, MergedRecord, Sidecar
 from pipeline.types import BASE, SkipSet, Variant
 
 if TYPE_CHECKING:
-    from pipeline.models.checkpoint import Config
+    from pipeline.models.config import Config
 
 LENGTHS = (50, 100)
 """Tokens of the sequences whose FLOPs are given: those of the papers."""
@@ -185,7 +185,7 @@ def describe(path: Path) -> Description | MergedDescription:
         UserError: there is no such artefact, or it does not match its sidecar.
     """
     from pipeline.models import costs
-    from pipeline.models.checkpoint import read_config
+    from pipeline.models.config import read_config
 
     sidecar = store.sidecar(path)
     if isinstance(sidecar, MergedRecord) or (isinstance(sidecar, EngineRecord) and sidecar.variants):

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.models.checkpoint import read_config
+from pipeline.models.config import read_config
 from pipeline.runtime.tensorrt_library import Profile, Range, Shape
 from pipeline.store.records import Ranges
 from pipeline.types import UserError

@@ -12,8 +12,9 @@ import onnx_ir as ir
 from pipeline import store
 from pipeline.graphs import architectures, graphfile
 from pipeline.models import identity
-from pipeline.models.checkpoint import Checkpoint, Config, discard, open_checkpoint, read_config
+from pipeline.models.checkpoint import Checkpoint, discard, open_checkpoint
 from pipeline.models.checkpoint_files import SMALL_FILES, copy_file
+from pipeline.models.config import Config, read_config
 from pipeline.store.records import CheckpointSource
 from pipeline.types import BASE, Precision, UserError, Variant, first_line
 

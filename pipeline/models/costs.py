@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.models.checkpoint import Config
+from pipeline.models.config import Config
 from pipeline.models.sizes import SizeRules, rules_of
 from pipeline.types import BASE, SkipSet, UserError
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from pipeline import store
 from pipeline.models import identity, tokenizer
-from pipeline.models.checkpoint import project_of, read_config
+from pipeline.models.checkpoint import project_of
+from pipeline.models.config import read_config
 from pipeline.store.records import TextSource
 from pipeline.types import UserError, first_line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.checkpoint import read_config
+from pipeline.models.config import read_config
 from pipeline.runtime.generation.prompts import Conventions, Prompts, plain
 from pipeline.types import UserError, first_line
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from pipeline.calib import similarity
-from pipeline.models.checkpoint import read_config
+from pipeline.models.config import read_config
 from pipeline.report import papers
 from pipeline.report.rows import (
     ArtefactResults,

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import store
 from pipeline.calib import adapters, similarity
 from pipeline.models import costs
-from pipeline.models.checkpoint import Config, read_config
+from pipeline.models.config import Config, read_config
 from pipeline.store.records import score_key
 from pipeline.sweep import commands
 from pipeline.sweep.jobs import GridCell, Job

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
 from pipeline.models import checkpoint, gguf
+from pipeline.models.config import read_config
 from pipeline.types import UserError
 from tests import tiny
 
@@ -147,7 +148,7 @@ def test_a_checkpoint_comes_back(model_type: str, tied: bool, tmp_path: Path) ->
     assert set(tensors) == set(expected)
     for name, array in tensors.items():
         np.testing.assert_array_equal(array, expected[name].astype(np.float16), err_msg=name)
-    one, other = (checkpoint.read_config(folder) for folder in (source, tmp_path / "converted"))
+    one, other = (read_config(folder) for folder in (source, tmp_path / "converted"))
     keys = (
         "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
         "vocab_size", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta",

@@ -14,7 +14,7 @@ from pipeline.evals.bench import stopwatch
 from pipeline.evals.bench.contestants import Contestant
 from pipeline.evals.bench.memory import Resident
 from pipeline.models import costs
-from pipeline.models.checkpoint import read_config
+from pipeline.models.config import read_config
 from pipeline.store.records import Latency
 from pipeline.types import UserError, Variant
 

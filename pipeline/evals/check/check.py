@@ -27,7 +27,7 @@ from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs, j
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
 from pipeline.models import texts
-from pipeline.models.checkpoint import read_config
+from pipeline.models.config import read_config
 from pipeline.runtime.runner import Array
 from pipeline.store import records
 from pipeline.store.records import CheckRecord

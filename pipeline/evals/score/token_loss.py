@@ -14,7 +14,7 @@ from pipeline.evals.score import local_data
 from pipeline.evals.score.benchmarks import Benchmark
 from pipeline.evals.score.harness import PipelineLM
 from pipeline.evals.score.tasks import HUB_ERRORS, HarnessResults, Sources
-from pipeline.models.checkpoint import read_config
+from pipeline.models.config import read_config
 from pipeline.store.records import DataSource
 from pipeline.types import UserError, first_line
 

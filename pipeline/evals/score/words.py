@@ -17,7 +17,7 @@ from lm_eval.models.utils import has_bos_prefix, resolve_max_length
 
 from pipeline import store
 from pipeline.models import tokenizer
-from pipeline.models.checkpoint import read_config
+from pipeline.models.config import read_config
 from pipeline.types import UserError
 
 TextPair = tuple[str, str]

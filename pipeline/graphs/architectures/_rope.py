@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.checkpoint import Config
+from pipeline.models.config import Config
 from pipeline.types import UserError
 
 Frequencies = npt.NDArray[np.float32]

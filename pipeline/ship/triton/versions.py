@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline import store
 from pipeline.engines import opening
-from pipeline.models import checkpoint, costs
+from pipeline.models import costs
+from pipeline.models.config import read_config
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.ship.triton import model_config, repack, repository
 from pipeline.ship.triton.in_triton.artefact import FILE, ServedArtefact
@@ -102,7 +103,7 @@ def write(artefact: Shippable, place: Place, settings: ShipSettings) -> ShippedV
         text = model_config.raw(place.name, artefact.graph, engine is not None, rows, place.number)
         _write_config(place.staging / place.name, place.number, text)
     folder = _write_text_model(artefact.prompts, place, served, settings)
-    sidecar, config = artefact.sidecar, checkpoint.read_config(artefact.graph.parent)
+    sidecar, config = artefact.sidecar, read_config(artefact.graph.parent)
     return ShippedVersion.model_validate(
         {
             **{name: getattr(sidecar, name) for name in ("model", "variant", "skip", "adapter", "head")},

@@ -1,6 +1,6 @@
 """Every path, every record, every atomic write of a project."""
 
-from pipeline.store import records
+from pipeline.store import records, weights
 from pipeline.store.files import atomic, lock, read_json, sha256, sweep_temporaries, text_digest, write_json
 from pipeline.store.inventory import default_model, engines_of, graphs_of, models
 from pipeline.store.paths import (
@@ -62,6 +62,7 @@ __all__ = [
     "variant",
     "version",
     "versions",
+    "weights",
     "write_json",
     "write_sidecar",
 ]

@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.store.records.base import read_bytes
 from pipeline.types import UserError
@@ -66,15 +67,34 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def lock(folder: Path, wait: bool = True) -> Iterator[None]:
-    """One writer at a time in a folder. The kernel drops the lock when a process dies, however it dies.
+    """One writer at a time in a folder, which is made where it is missing.
+
+    The lock's file lies beside the folder, so that whoever holds the lock may remove the folder. Only where
+    nothing can be written there, beside a user's own folder, it lies inside. The kernel drops the lock when a
+    process dies, however it dies.
 
     Raises:
         BlockingIOError: another one writes, and `wait` is False.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    with _lock_file(folder, wait):
+        folder.mkdir(parents=True, exist_ok=True)
         yield
+
+
+@contextlib.contextmanager
+def _lock_file(folder: Path, wait: bool) -> Iterator[None]:
+    """Holds the lock's file. If the file was removed meanwhile, another process may hold a new one: again."""
+    whole = folder.resolve()
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    beside = os.access(whole.parent, os.W_OK) and whole.parent != whole
+    path = whole.parent / f".{whole.name[:200]}.lock" if beside else whole / ".lock"
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return
 
 
 def sweep_temporaries(folder: Path) -> None:
@@ -83,10 +103,55 @@ def sweep_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class Stamp(NamedTuple):
+    """What changes with a file's content: equal stamps are taken for equal content.
+
+    Attributes:
+        bytes: its size.
+        mtime_ns: time of the last change of its content, which programs can set as they like.
+        ctime_ns: time of the last change of its inode, which the kernel sets at every write.
+        inode: its number.
+    """
+
+    bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def stamp(path: Path) -> Stamp:
+    """A file's stamp. Waits for the kernel's clock to tick, so that a later write gives another one."""
+    status = path.stat()
+    age = time.time_ns() - status.st_ctime_ns
+    if 0 <= age < _TICK:
+        time.sleep((_TICK - age) / 1e9)
+        status = path.stat()
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+_TICK = 20_000_000
+"""Nanoseconds: more than the step of the clock that dates files (Linux: 1 to 10 ms)."""
+_sums: dict[Stamp, str] = {}
+
+
+def sha256(path: Path, fresh: bool = False) -> str:
+    """The SHA-256 of a file, in hexadecimal. A content is read once a process.
+
+    Args:
+        path: the file.
+        fresh: read it whatever is known: damage on a disk leaves no trace in size and dates.
+
+    Raises:
+        UserError: it is written to while it is read.
+    """
+    before = stamp(path)
+    if fresh or before not in _sums:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if stamp(path) != before:
+            raise UserError(f"{path} was written to while it was read; run the command again")
+        _sums[before] = digest
+    return _sums[before]
 
 
 def text_digest(text: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,7 @@ def test_a_killed_writer_leaves_the_old_file_and_a_temporary_that_goes(tmp_path:
     assert len(list(tmp_path.iterdir())) == 2
     with store.lock(tmp_path):
         store.sweep_temporaries(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"a.json", ".lock"}
+    assert {file.name for file in tmp_path.iterdir()} == {"a.json"}
 
 
 def test_a_long_name_can_be_written(tmp_path: Path) -> None:
@@ -87,6 +89,52 @@ def test_one_writer_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> No
         os.close(writing)
     with store.lock(tmp_path, wait=False):
         pass
+
+
+def _work_and_remove(folder: Path, log: Path, is_inside: bool) -> None:
+    """Owns the folder, notes when, and removes it with all that is in it, or the lock's file alone."""
+    for _ in range(20):
+        with store.lock(folder), log.open("a") as out:
+            print("begin", os.getpid(), file=out, flush=True)
+            (folder / "file").write_text("half")
+            time.sleep(0.002)
+            print("end", os.getpid(), file=out, flush=True)
+            if is_inside:
+                (folder / ".lock").unlink()
+            else:
+                shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_processes_that_remove_the_folder_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_inside: bool
+) -> None:
+    """Also where the lock lies inside, and is taken away under those who wait for it."""
+    if is_inside:
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    folder, log = tmp_path / "model", tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_work_and_remove, args=(folder, log, is_inside)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert len(lines) == 160
+    for (first, owner), (second, same) in zip(lines[::2], lines[1::2], strict=True):
+        assert (first, second) == ("begin", "end") and owner == same
+
+
+def test_a_lock_lies_beside_its_folder_where_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "graphs" / "m"
+    with store.lock(folder):
+        assert not list(folder.iterdir()) and {p.name for p in folder.parent.iterdir()} == {".m.lock", "m"}
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a user's folder among those of others
+    with store.lock(folder):
+        assert [p.name for p in folder.iterdir()] == [".lock"]
 
 
 def test_digests_are_sha_256(tmp_path: Path) -> None:

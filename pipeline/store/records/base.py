@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -58,6 +58,32 @@ class FileDigest(Record):
 
     file: str
     sha256: Digest
+
+
+class FileState(Record):
+    """What a record says of a file that it speaks for.
+
+    Attributes:
+        file: its name, or its path from where the record says.
+        bytes, mtime_ns, ctime_ns, inode: while they are equal, the file is taken for unchanged.
+        sample: digest of the parts that are read of it (`store/weights.py`).
+        sha256: of the whole file, where all of it was read.
+    """
+
+    file: str
+    bytes: Count
+    mtime_ns: int
+    ctime_ns: int
+    inode: Count
+    sample: Digest
+    sha256: Digest | None = None
+
+
+class WeightsRecord(Record):
+    """weights.json beside a model's weights: digests of its files, each taken once a content."""
+
+    what: Literal["weights"] = "weights"
+    files: tuple[FileState, ...] = ()
 
 
 def read_bytes(path: Path) -> bytes:

@@ -100,7 +100,7 @@ def ship(
         raise UserError("two of these artefacts would get the same name; ship them one by one with --name")
     accepted = {name: _accepted(path, unchecked) for name, path in paths.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with store.lock(folder.parent):
+    with store.lock(folder, make=False):
         for unfinished in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
             shutil.rmtree(unfinished)
         record = repository.read_or_new(folder)

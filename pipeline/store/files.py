@@ -66,8 +66,8 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, wait: bool = True) -> Iterator[None]:
-    """One writer at a time in a folder, which is made where it is missing.
+def lock(folder: Path, wait: bool = True, make: bool = True) -> Iterator[None]:
+    """One writer at a time in a folder, which is made where it is missing, unless `make` is False.
 
     The lock's file lies beside the folder, so that whoever holds the lock may remove the folder. Only where
     nothing can be written there, beside a user's own folder, it lies inside. The kernel drops the lock when a
@@ -77,7 +77,8 @@ def lock(folder: Path, wait: bool = True) -> Iterator[None]:
         BlockingIOError: another one writes, and `wait` is False.
     """
     with _lock_file(folder, wait):
-        folder.mkdir(parents=True, exist_ok=True)
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
         yield
 
 

@@ -7,7 +7,7 @@ G key/value heads, D head dimension.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,7 @@ class Runner(ABC):
         inputs, outputs: name → TensorInfo, in the artefact's order.
         limits: sizes that one pass takes at most.
         piece: tokens of a long text that a pass should take; None for as many as it can.
+        embedding_rows: tokens that the embedding knows; None where whoever opened it could not tell.
     """
 
     path: Path
@@ -56,6 +57,28 @@ class Runner(ABC):
     outputs: dict[str, TensorInfo]
     limits: Limits = Limits()
     piece: int | None = None
+    embedding_rows: int | None = None
+
+    @property
+    def width(self) -> int | None:
+        """V, the logits of one position; None where the artefact does not fix it."""
+        shapes = [info.shape for name, info in self.outputs.items() if name.split(".")[0] == "logits"]
+        size = shapes[0][-1] if shapes and shapes[0] else None
+        return size if isinstance(size, int) else None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Token ids that it takes are below this: rows of the embedding, else the width of the logits."""
+        return self.embedding_rows or self.width
+
+    def unknown(self, tokens: Iterable[int]) -> int | None:
+        """The first token id that the embedding has no row for; None where it has all.
+
+        A backend may read another row, or memory that is not the embedding's, without a word: ONNX Runtime
+        takes -1 for the last row, TensorRT checks nothing.
+        """
+        most = self.vocabulary or 1 << 31
+        return next((token for token in tokens if not 0 <= token < most), None)
 
     @property
     def heads(self) -> list[str]:

@@ -5,18 +5,25 @@ Legend: B rows, S new tokens, V vocabulary.
 A step is one piece of the joining prompts, if there are any, and then one token for every row that writes. So
 a long prompt delays the other texts by one piece at a time. The cache is bounded by what admitted rows may
 need at most: no admitted row can fail for lack of room.
+
+One request never harms another. What the embedding does not know is refused at the door; where the runner
+refuses a batch, its rows go through one by one, and those that are refused again end with their error.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from pipeline.runtime.generation.rows import Group, Row, end_row, is_cancelled
-from pipeline.runtime.runner import Array, Runner
+from pipeline.runtime.runner import Array, Cache, Runner
 from pipeline.types import UserError
+
+log = logging.getLogger(__name__)
 
 PIECE = 256
 """Tokens of prompts that one pass takes, where the runner names no better number."""
@@ -50,11 +57,13 @@ class Batcher:
         """Lets a request wait for its turn.
 
         Raises:
-            UserError: its prompt is empty, or it may need more cache than there is.
+            UserError: its prompt is empty or holds a token that the embedding has no row for, or it may need
+                more cache than there is.
             QueueFull: too many wait.
         """
         if not row.prompt:
             raise UserError("the prompt holds no token")
+        self._refuse_unknown("the prompt holds", row, row.prompt)
         limit = min(self.cache_tokens, self.runner.limits.past + 1)
         if row.most > limit:
             raise UserError(f"prompt and text may come to {row.most} tokens, and the cache holds {limit}")
@@ -81,10 +90,7 @@ class Batcher:
         return sum(len(group.rows) for group in (self.joining, self.writing) if group)
 
     def step(self) -> bool:
-        """One piece of joining prompts and one token for every writing row; False if there was nothing to do.
-
-        An error of the runner ends every request in the batch; those that wait are not affected.
-        """
+        """One piece of joining prompts and one token for each row that writes; False if there is nothing."""
         try:
             self._drop_cancelled()
             if self.joining is None:
@@ -96,7 +102,7 @@ class Batcher:
                 self._prefill(self.joining)
             if self.writing is not None:
                 self.writing = self._advance(self.writing, self._forward(self.writing, 1))
-        except Exception as error:  # noqa: BLE001 - the backends' exceptions share no base class
+        except Exception as error:  # noqa: BLE001 - no memory to rearrange what is there: nothing can go on
             self._fail(error)
         return True
 
@@ -139,35 +145,77 @@ class Batcher:
                 if chosen and (len(chosen) + 1) * width > self.piece:
                     break
                 chosen.append(self.waiting.popleft())
-        return Group.of(chosen) if chosen else None
+        try:
+            return Group.of(chosen) if chosen else None
+        except MemoryError as error:
+            self._end(chosen, error)
+            return None
 
     def _prefill(self, group: Group) -> None:
         """One piece of the joining prompts; after the last piece their rows join those that write."""
         columns = max(1, self.piece // len(group.rows))
         logits = self._forward(group, columns)
-        if group.next.shape[1]:
+        if group.rows and group.next.shape[1]:
             return
-        joined = self._advance(group, logits)
-        if joined is not None and self.writing is not None:
-            self.writing.join(joined)
-        elif joined is not None:
-            self.writing = joined
         self.joining = None
+        joined = self._advance(group, logits)
+        if joined is None:
+            return
+        if self.writing is None:
+            self.writing = joined
+            return
+        try:
+            self.writing.join(joined)
+        except MemoryError as error:  # those that write need no more than they have
+            self._end(joined.rows, error)
 
     def _forward(self, group: Group, columns: int) -> Array:
-        """Puts the group's next columns through the model; the logits [B, V] after the last of them."""
-        ids, new = group.next[:, :columns], group.next_mask[:, :columns]
-        mask = np.concatenate([group.mask, new], axis=1)
-        logits, group.cache = self.runner.forward(ids, group.cache, attention_mask=mask)
-        group.mask, group.next, group.next_mask = mask, group.next[:, columns:], group.next_mask[:, columns:]
-        return logits[:, -1]
+        """Puts the group's next columns through the model; the logits [B, V] after the last of them.
+
+        Rows that the model refuses leave the group.
+        """
+        try:
+            logits, cache = self._pass(group, columns)
+        except Exception as error:  # noqa: BLE001 - the backends' exceptions share no base class
+            log.warning("a pass of %d rows failed, each is tried alone: %s", len(group.rows), error)
+            logits, cache = self._row_by_row(group, columns)
+        group.cache, group.mask = cache, np.concatenate([group.mask, group.next_mask[:, :columns]], axis=1)
+        group.next, group.next_mask = group.next[:, columns:], group.next_mask[:, columns:]
+        return logits
+
+    def _pass(self, group: Group, columns: int) -> tuple[Array, Cache]:
+        """The logits [B, V] after the group's next columns, and its cache with them."""
+        mask = np.concatenate([group.mask, group.next_mask[:, :columns]], axis=1)
+        logits, cache = self.runner.forward(group.next[:, :columns], group.cache, attention_mask=mask)
+        return logits[:, -1], cache
+
+    def _row_by_row(self, group: Group, columns: int) -> tuple[Array, Cache]:
+        """As `_pass`, each row by itself. What fails now ends; the others' columns stay where they are."""
+        alone, lines = list[tuple[Array, Cache]](), list[int]()
+        for line, row in enumerate(group.rows):
+            try:
+                alone.append(self._pass(group.part([line]), columns))
+                lines.append(line)
+            except Exception as error:  # noqa: BLE001 - as above
+                end_row(row, error)
+        rest = group.part(lines)
+        group.rows, group.mask = rest.rows, rest.mask
+        group.next, group.next_mask = rest.next, rest.next_mask
+        if not alone:
+            return np.zeros((0, 1), np.float32), {}
+        caches = [cache for _, cache in alone]
+        joined = {name: np.concatenate([cache[name] for cache in caches]) for name in caches[0]}
+        return np.concatenate([logits for logits, _ in alone]), joined
 
     def _advance(self, group: Group, logits: Array) -> Group | None:
         """Every row picks its token from its logits [V]; rows that end leave. None if no row is left."""
         tokens = list[int | None]()
         for row, line in zip(group.rows, logits, strict=True):
             try:
-                tokens.append(row.take(line))
+                token = row.take(line)
+                if token is not None:
+                    self._refuse_unknown("the model wrote", row, [token])
+                tokens.append(token)
             except Exception as error:  # noqa: BLE001 - of this row alone: its logits, or its listener
                 end_row(row, error)
                 tokens.append(None)
@@ -182,5 +230,16 @@ class Batcher:
     def _fail(self, error: Exception) -> None:
         rows = [row for group in (self.joining, self.writing) if group for row in group.rows]
         self.joining = self.writing = None
+        self._end(rows, error)
+
+    def _end(self, rows: Iterable[Row], error: Exception) -> None:
         for row in rows:
             end_row(row, error)
+
+    def _refuse_unknown(self, what: str, row: Row, tokens: Sequence[int]) -> None:
+        token = self.runner.unknown(tokens)
+        if token is not None:
+            raise UserError(
+                f"{what} {row.spelled(token)}, and the model's embedding has no row for it: "
+                f"its {self.runner.vocabulary} rows begin at 0"
+            )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.runtime.generation.batcher import Batcher
+from pipeline.runtime.generation.sampling import finite
 from pipeline.runtime.runner import Array, Runner
+from pipeline.types import UserError
 
 
 class GreedyRow:
@@ -31,10 +33,18 @@ class GreedyRow:
         return False
 
     def take(self, logits: Array) -> int | None:
-        """The likeliest token of the logits [V]; None where the text ends with it."""
-        self.tokens.append(int(logits.argmax()))
+        """The likeliest token of the logits [V]; None where the text ends with it.
+
+        Raises:
+            UserError: the logits hold NaN or infinity.
+        """
+        self.tokens.append(int(finite(logits).argmax()))
         self.done = len(self.tokens) == self.max_tokens or self.ends(self.tokens)
         return None if self.done else self.tokens[-1]
+
+    def spelled(self, token: int) -> str:
+        """Its id: no tokenizer is known here."""
+        return f"token {token}"
 
     def end(self, error: Exception | None = None) -> None:
         """Ends the text early."""
@@ -48,7 +58,7 @@ def greedy_batch(
     ends: Callable[[list[int]], bool],
     rows: int = 8,
 ) -> Iterator[GreedyRow]:
-    """The greedy continuation of each prompt, in the order in which they finish.
+    """The greedy continuation of each prompt, in the order in which they finish; refused ones come first.
 
     Args:
         runner: of the model.
@@ -57,14 +67,20 @@ def greedy_batch(
         ends: whether a text is finished, given its tokens so far.
         rows: texts that are written side by side.
 
-    Raises:
-        UserError: a prompt is empty.
+    Returns:
+        A row for each prompt; one whose `error` is set (an empty prompt, an unknown token, logits that are
+        not finite, an error of the runner) has no text.
     """
     longest = max(map(len, prompts), default=0) + max_tokens
     batcher = Batcher(runner, rows, rows * longest, queue=len(prompts))
     left = [GreedyRow(number, prompt, max_tokens, ends) for number, prompt in enumerate(prompts)]
     for row in left:
-        batcher.add(row)
+        try:
+            batcher.add(row)
+        except UserError as error:
+            row.end(error)
+    yield from (row for row in left if row.done)
+    left = [row for row in left if not row.done]
     while batcher.step():
         yield from (row for row in left if row.done)
         left = [row for row in left if not row.done]
@@ -82,7 +98,7 @@ def greedy(
         stop: tokens that end it.
 
     Raises:
-        UserError: the prompt is empty.
+        UserError: the prompt is empty or holds an unknown token, or the logits are not finite.
     """
     (row,) = greedy_batch(runner, [prompt], max_tokens, lambda tokens: tokens[-1] in stop, rows=1)
     if row.error is not None:

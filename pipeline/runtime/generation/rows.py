@@ -39,6 +39,9 @@ class Row(Protocol):
     def take(self, logits: Array) -> int | None:
         """Picks the next token from its logits [V]; None where the text ends with it."""
 
+    def spelled(self, token: int) -> str:
+        """The token as its user knows it, for errors."""
+
     def end(self, error: Exception | None = None) -> None:
         """Ends it early: it was cancelled, or an error stopped it."""
 
@@ -71,6 +74,12 @@ class Group:
             mask[line, longest - len(row.prompt) :] = 1
         return cls(rows, None, np.zeros((len(rows), 0), np.int64), ids, mask)
 
+    def part(self, lines: list[int]) -> Group:
+        """These rows by themselves, every column as it is here."""
+        cache = None if self.cache is None else {name: array[lines] for name, array in self.cache.items()}
+        rows = [self.rows[line] for line in lines]
+        return Group(rows, cache, self.mask[lines], self.next[lines], self.next_mask[lines])
+
     def keep(self, lines: list[int]) -> None:
         """Drops all rows but these, and columns that are padding in all of these."""
         if len(lines) == len(self.rows):
@@ -78,23 +87,23 @@ class Group:
         mask = self.mask[lines]
         used = mask.any(axis=0)
         first = int(used.argmax()) if used.any() else mask.shape[1]
+        if self.cache is not None:  # first, because it alone may find no memory
+            self.cache = {name: array[lines, :, first:] for name, array in self.cache.items()}
         self.rows = [self.rows[line] for line in lines]
         self.next, self.next_mask, self.mask = self.next[lines], self.next_mask[lines], mask[:, first:]
-        if self.cache is not None:
-            self.cache = {name: array[lines, :, first:] for name, array in self.cache.items()}
 
     def join(self, other: Group) -> None:
         """Adds another group's rows; the shorter cache is padded on the left."""
         past = max(self.mask.shape[1], other.mask.shape[1])
+        first, second = self.cache or {}, other.cache or {}
+        self.cache = {  # first, because it alone may find no memory
+            name: np.concatenate([_padded(first[name], 2, past), _padded(second[name], 2, past)])
+            for name in first
+        }
         self.rows = self.rows + other.rows
         self.mask = np.concatenate([_padded(self.mask, 1, past), _padded(other.mask, 1, past)])
         self.next = np.concatenate([self.next, other.next])
         self.next_mask = np.concatenate([self.next_mask, other.next_mask])
-        first, second = self.cache or {}, other.cache or {}
-        self.cache = {
-            name: np.concatenate([_padded(first[name], 2, past), _padded(second[name], 2, past)])
-            for name in first
-        }
 
 
 def end_row(row: Row, error: Exception | None = None) -> None:

@@ -15,6 +15,11 @@ import numpy as np
 from pipeline.runtime.runner import Array
 from pipeline.types import UserError
 
+NOT_FINITE = (
+    "the model's logits are not finite (NaN or infinity): a number in it overflows, most likely float16's "
+    "range of 65504; use its fp32 graph"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -89,12 +94,8 @@ class Sampler:
         Raises:
             UserError: the logits hold NaN or infinity: the model overflowed its precision.
         """
-        scores = self._penalised(logits.astype(np.float32))
+        scores = self._penalised(finite(logits).astype(np.float32))
         best = scores.max()
-        if not np.isfinite(best):
-            raise UserError(
-                "the model gave logits that are no numbers (an overflow of its precision); take an fp32 graph"
-            )
         token = int(scores.argmax()) if self.sampling.temperature == 0 else self._draw(scores - best)
         self.earlier.add(token)
         self.written[token] += 1
@@ -123,6 +124,19 @@ class Sampler:
             )
         place = np.searchsorted(np.cumsum(chances), self.random.random() * chances.sum(), side="right")
         return int(ids[min(place, len(ids) - 1)])
+
+
+def finite(logits: Array) -> Array:
+    """The logits, if they are all numbers.
+
+    The likeliest of others means nothing: argmax gives the first NaN, and a text of token 0 would be scored.
+
+    Raises:
+        UserError: some are NaN or infinite.
+    """
+    if not np.isfinite(logits).all():
+        raise UserError(NOT_FINITE)
+    return logits
 
 
 def kept(scores: Array, top_k: int, top_p: float) -> tuple[Array, Array]:

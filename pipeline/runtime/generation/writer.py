@@ -8,6 +8,7 @@ from typing import Literal
 
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampler, Sampling
+from pipeline.runtime.generation.stops import StopSearch, special_tokens
 from pipeline.runtime.runner import Array
 from pipeline.types import UserError
 
@@ -79,7 +80,7 @@ class Writer:
         self.count += 1
         finish: Finish | None = "length" if self.count == self.sampling.max_tokens else None
         if token in self.prompts.ends and not self.sampling.ignore_eos:
-            text, finish = self.text.rest(), "stop"
+            text, finish = self.text.end(token), "stop"
         else:
             text = self.text.push(token)
             if self.text.stopped:
@@ -90,6 +91,12 @@ class Writer:
         self.sink(Piece(text, token, finish))
         return None if finish else token
 
+    def spelled(self, token: int) -> str:
+        """The token's text and id."""
+        is_id = 0 <= token < 1 << 32  # others the tokenizer does not even take
+        word = self.prompts.tokenizer.id_to_token(token) if is_id else None
+        return f"the token {token}" if word is None else f"the token {word!r} (id {token})"
+
     def end(self, error: Exception | None = None) -> None:
         """Ends it early: it was cancelled, or an error stopped it."""
         self.sink(Piece(error=error) if error else Piece(self.text.rest(), finish="cancelled"))
@@ -97,6 +104,10 @@ class Writer:
 
 class TextStream:
     """Tokens in, text out, up to the first stop string.
+
+    Special tokens are no part of the text, but a stop string may name them (`<|eot_id|>`), alone or beside
+    text. So stop strings are looked for in the text with special tokens as they are written, and in the text
+    that comes out.
 
     New text is what the decoded window gains by a token, once it does not end in half a character. The window
     begins one release back, so that what a decoder does to a beginning (it strips a space) happens with and
@@ -113,20 +124,53 @@ class TextStream:
         self.tokenizer, self.stop, self.stopped = prompts.tokenizer, stop, False
         self.window = prompt[-CONTEXT_OF_DECODING:]
         self.released = len(self.window)  # tokens of the window whose text is out
-        self.pending = ""
+        self.pending = StopSearch(stop)
+        self.special = special_tokens(prompts.tokenizer) if stop else {}
 
     def push(self, token: int) -> str:
         """The text that this token makes certain."""
         self.window.append(token)
         new = self._gained()
+        if token in self.special:
+            return self._mark(new, self.special[token])
         if new.endswith(HALF):
             return ""
-        self.window, self.released = self.window[self.released :], len(self.window) - self.released
-        return self._release(new, last=False)
+        self._shift()
+        self.pending.add(new)
+        return self._release(last=False)
 
     def rest(self) -> str:
         """What is left when no token follows: text that was kept back, and half a character as U+FFFD."""
-        return "" if self.stopped else self._release(self._gained(), last=True)
+        if self.stopped:
+            return ""
+        self.pending.add(self._gained())
+        return self._release(last=True)
+
+    def end(self, token: int) -> str:
+        """What is left before the token that ends the text: it is no part of it, special or not."""
+        self.pending.add(self._gained())
+        self.pending.add(self.tokenizer.id_to_token(token) or "", is_shown=False)
+        return self._release(last=True)
+
+    def _mark(self, new: str, name: str) -> str:
+        """Looks for stop strings with a special token behind the new text.
+
+        Half a character waits for its other half, which may follow behind the token, unless the text stops.
+        """
+        is_half = new.endswith(HALF)
+        trial = self.pending.copy()
+        trial.add(new)
+        trial.add(name, is_shown=False)
+        if is_half and not trial.stops:
+            self.pending.add(name, is_shown=False)
+            return ""
+        self.pending = trial
+        self._shift()
+        return self._release(last=False)
+
+    def _shift(self) -> None:
+        """The window's tokens are out; the next window begins with those that were not."""
+        self.window, self.released = self.window[self.released :], len(self.window) - self.released
 
     def _gained(self) -> str:
         """The text of the window's tokens whose text is not out yet."""
@@ -134,17 +178,7 @@ class TextStream:
         text: str = self.tokenizer.decode(self.window, skip_special_tokens=True)
         return text[len(known) :]
 
-    def _release(self, new: str, last: bool) -> str:
-        text = self.pending + new
-        stops = [at for stop in self.stop if (at := text.find(stop)) >= 0]
-        if stops:
-            self.stopped, self.pending = True, ""
-            return text[: min(stops)]
-        keep = 0 if last else max((_overlap(text, stop) for stop in self.stop), default=0)
-        self.pending = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Characters at the end of the text that are the beginning of the stop string."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+    def _release(self, last: bool) -> str:
+        text = self.pending.take(last)
+        self.stopped = self.pending.stops
+        return text

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from pipeline.engines import opening
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, tokenizer
 from pipeline.models.reference import Reference
+from pipeline.runtime.generation import rows
 from pipeline.runtime.generation.batcher import Batcher, QueueFull
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
@@ -97,19 +99,41 @@ class Request:
 
 
 class Spied:
-    """A runner that notes (B, S, T) of every pass, and fails in one."""
+    """A runner that notes (B, S, T) of every pass, and fails in one, or in some.
 
-    def __init__(self, runner: Any, fails: int = 0) -> None:
+    Args:
+        runner: it.
+        fails: the number of a pass that fails, once.
+        refuses: whether a pass fails, by its new tokens [B, S] and the number of rows.
+        spoils: the rows whose logits are made NaN, by new tokens [B, S].
+        knows: token ids below this pass the door; by default those of the embedding.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        fails: int = 0,
+        refuses: Callable[[Any], bool] = lambda _: False,
+        spoils: Callable[[Any], Any] | None = None,
+        knows: int | None = None,
+    ) -> None:
         self.runner, self.limits, self.piece, self.fails = runner, runner.limits, runner.piece, fails
+        self.refuses, self.spoils, self.vocabulary = refuses, spoils, knows or runner.vocabulary
         self.passes: list[tuple[int, int, int]] = []
+
+    def unknown(self, tokens: Any) -> int | None:
+        return next((token for token in tokens if not 0 <= token < self.vocabulary), None)
 
     def forward(self, ids: Any, cache: Any, attention_mask: Any) -> Any:
         (rows, new), total = ids.shape, attention_mask.shape[1]
         assert {(array.shape[0], array.shape[2]) for array in (cache or {}).values()} <= {(rows, total - new)}
         self.passes.append((rows, new, total))
-        if len(self.passes) == self.fails:
+        if len(self.passes) == self.fails or self.refuses(ids):
             raise RuntimeError("out of memory")
-        return self.runner.forward(ids, cache, attention_mask=attention_mask)
+        logits, after = self.runner.forward(ids, cache, attention_mask=attention_mask)
+        if self.spoils is not None:
+            logits[self.spoils(ids)] = np.nan
+        return logits, after
 
 
 def run(
@@ -228,14 +252,129 @@ def test_what_cannot_fit_or_wait_is_refused(models: Any) -> None:
         Request("a", 256).row(prompts)
 
 
-@pytest.mark.parametrize(("fails", "hurt"), [(1, 1), (3, 1), (4, 2), (5, 2)])
-def test_an_error_of_the_runner_ends_the_batch_and_not_the_queue(fails: int, hurt: int, models: Any) -> None:
+@pytest.mark.parametrize("fails", range(1, 8))
+def test_a_pass_that_fails_once_hurts_nobody(fails: int, models: Any) -> None:
     """While one prefills, while one writes, while one prefills beside one that writes, while two write."""
     runner, prompts, _ = models()
     requests = [Request("of"), Request("a", at=2), Request(LONG, at=2), Request("as", at=2)]
-    tokens = run(Batcher(Spied(runner, fails), rows=2), prompts, requests)
-    assert [one.ends for one in requests] == [["out of memory"]] * hurt + [["length"]] * (4 - hurt)
-    assert tokens[hurt:] == alone(runner, prompts, requests)[hurt:] and len(tokens[0]) < 12
+    tokens = run(Batcher(Spied(runner, fails), rows=3), prompts, requests)
+    assert [one.ends for one in requests] == [["length"]] * 4
+    assert tokens == alone(runner, prompts, requests)
+
+
+def test_batches_that_never_fit_run_row_by_row(models: Any) -> None:
+    """As where the device's memory holds one row only; caches of unlike lengths are put together again."""
+    runner, prompts, folder = models()
+    requests = [Request(text, at=at) for text, at in zip(TEXTS, (0, 0, 0, 3, 7), strict=True)]
+    tokens = run(Batcher(Spied(runner, refuses=lambda ids: len(ids) > 1)), prompts, requests)
+    assert tokens == [Reference(folder).generate(prompts.encode(text), 12) for text in TEXTS]
+
+
+def test_a_runner_that_is_gone_ends_all_and_the_next_request_finds_it_back(models: Any) -> None:
+    runner, prompts, _ = models()
+    gone = [True]
+    batcher = Batcher(Spied(runner, refuses=lambda _: gone[0]))
+    requests = [Request("of"), Request(LONG), Request("a", at=1)]
+    assert run(batcher, prompts, requests) == [[], [], []] and not batcher.busy
+    assert [one.ends for one in requests] == [["out of memory"]] * 3
+    gone[0] = False
+    assert run(batcher, prompts, [Request("of")]) == alone(runner, prompts, [Request("of")])
+
+
+BAD = tiny.WORDS + 7
+"""A token that the embedding has no row for."""
+
+
+@pytest.mark.parametrize("bad", [BAD, -1, 1 << 70])
+def test_a_token_that_the_model_lacks_is_refused_at_the_door(bad: int, models: Any) -> None:
+    """ONNX Runtime would take -1 for the last row, without a word."""
+    runner, prompts, _ = models()
+    batcher = Batcher(runner)
+    with pytest.raises(UserError, match=rf"the token {bad}, .* embedding has no row for it: its 300 rows"):
+        batcher.add(Writer([5, bad, 6], Sampling(3), prompts, print))
+    assert not batcher.busy
+    prompts.tokenizer.add_special_tokens(["<|im_start|>"])
+    with pytest.raises(UserError, match=r"the token '<\|im_start\|>' \(id 300\)"):
+        batcher.add(Writer(prompts.encode("a <|im_start|>"), Sampling(3), prompts, print))
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 5])
+@pytest.mark.parametrize("place", [0, 3, 20])
+def test_a_prompt_that_onnxruntime_refuses_ends_alone(place: int, at: int, models: Any) -> None:
+    """Where the door knows no bound: its Gather fails, in a piece of the prompt, beside texts of any age."""
+    runner, prompts, folder = models()
+    spied, pieces = Spied(runner, knows=1 << 30), list[Piece]()
+    good = [Request("of"), Request(LONG), Request("a", at=1), Request("as", at=at)]
+    batcher = Batcher(spied, rows=8)
+    batcher.piece = 24
+    ids = prompts.encode(LONG)[:30]
+    for step in range(300):
+        for one in good:
+            if one.at == step:
+                batcher.add(one.row(prompts))
+        if step == at:
+            batcher.add(Writer([*ids[:place], BAD, *ids[place:]], Sampling(5), prompts, pieces.append))
+        if not batcher.step() and step > 5:
+            break
+    assert [one.tokens for one in good] == [
+        Reference(folder).generate(prompts.encode(one.text), 12) for one in good
+    ]
+    assert [piece.token for piece in pieces] == [None] and "out of data bounds" in str(pieces[0].error)
+
+
+def test_a_token_that_the_model_writes_and_cannot_read_ends_its_text(models: Any) -> None:
+    """Logits may be wider than the embedding (padded heads)."""
+    runner, prompts, folder = models()
+    truth = [Reference(folder).generate(prompts.encode(text), 12) for text in TEXTS]
+    most = max(max(tokens[:-1]) for tokens in truth)
+    spied, requests = Spied(runner), [Request(text) for text in TEXTS]
+    batcher = Batcher(spied)
+    for one in requests:
+        batcher.add(one.row(prompts))
+    spied.vocabulary = most
+    while batcher.step():
+        pass
+    ended = [tokens[: tokens.index(most) + 1] if most in tokens[:-1] else tokens for tokens in truth]
+    assert [one.tokens for one in requests] == ended and 0 < sum(map(len, ended)) < 12 * len(TEXTS)
+    for one, tokens in zip(requests, ended, strict=True):
+        assert (one.ends == ["length"]) == (len(tokens) == 12)
+        assert one.ends == ["length"] or "the model wrote" in one.ends[0]
+
+
+@pytest.mark.parametrize("how", ["nan", "infinity", "minus infinity"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3}])
+def test_logits_that_are_no_numbers_end_their_own_text(how: str, options: Any, models: Any) -> None:
+    runner, prompts, _ = models()
+    value = {"nan": np.nan, "infinity": np.inf, "minus infinity": -np.inf}[how]
+    requests = [Request(text, more=options) for text in ("of", LONG, "a")]
+    truth = alone(runner, prompts, requests)
+    marked = truth[1][3]
+
+    class Overflowing(Spied):
+        def forward(self, ids: Any, cache: Any, attention_mask: Any) -> Any:
+            logits, after = super().forward(ids, cache, attention_mask)
+            rows = (attention_mask.sum(axis=1) > len(prompts.encode(LONG)) + 3) & (ids[:, -1] == marked)
+            logits[rows, -1, 17] = value
+            return logits, after
+
+    tokens = run(Batcher(Overflowing(runner)), prompts, requests)
+    assert [tokens[0], tokens[2]] == [truth[0], truth[2]] and tokens[1] == truth[1][: len(tokens[1])]
+    assert len(tokens[1]) < 12 and "are not finite (NaN or infinity)" in requests[1].ends[0]
+
+
+def test_no_memory_to_join_ends_those_that_join(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, prompts, _ = models()
+    writes, joins = Request("of"), Request("a", at=2)
+    batcher = Batcher(runner)
+    batcher.add(writes.row(prompts))
+    batcher.step()
+    batcher.add(joins.row(prompts))
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "_padded", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+        batcher.step()
+    while batcher.step():
+        pass
+    assert joins.ends == ["no room"] and [writes.tokens] == alone(runner, prompts, [writes])
 
 
 BROKEN: dict[str, dict[str, int]] = {

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.engines import opening
@@ -50,3 +52,34 @@ def test_one_text_ends_with_its_stop_token(folder: Path) -> None:
         assert greedy(runner, PROMPTS[0], 6, frozenset({truth[3]})) == truth[: first + 1]
         with pytest.raises(UserError, match="holds no token"):
             greedy(runner, [], 6)
+
+
+def test_prompts_that_are_refused_leave_the_others_alone(folder: Path) -> None:
+    """An empty one, an unknown token, a negative one: each ends with its error, which names the token."""
+    truth = Reference(folder).generate(PROMPTS[2], 6)
+    with opening.open_runner(export.export_base(checkpoint.open_checkpoint(folder))) as runner:
+        prompts = [[], [5, 96], PROMPTS[2], [-1]]
+        written = {row.number: row for row in greedy_batch(runner, prompts, 6, lambda _: False)}
+        assert written[2].tokens == truth and written[2].error is None
+        messages = [str(written[number].error) for number in (0, 1, 3)]
+        assert messages[0] == "the prompt holds no token"
+        assert "token 96" in messages[1] and "token -1" in messages[2]
+        with pytest.raises(UserError, match="its 96 rows"):
+            greedy(runner, [96], 6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_end_the_text(
+    value: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opening.open_runner(export.export_base(checkpoint.open_checkpoint(folder))) as runner:
+        forward = runner.forward
+
+        def overflowing(*arguments: Any, **more: Any) -> Any:
+            logits, cache = forward(*arguments, **more)
+            logits[0, -1, 3] = value
+            return logits, cache
+
+        monkeypatch.setattr(runner, "forward", overflowing)
+        with pytest.raises(UserError, match=r"not finite \(NaN or infinity\).*float16"):
+            greedy(runner, PROMPTS[0], 6)

@@ -79,9 +79,11 @@ def test_a_temperature_of_0_or_near_it_is_the_likeliest_token(temperature: float
     )
 
 
-@pytest.mark.parametrize(("bad", "temperature"), [(np.nan, 0), (np.nan, 1), (np.inf, 1)])
+@pytest.mark.parametrize(
+    ("bad", "temperature"), [(np.nan, 0), (np.nan, 1), (np.inf, 0), (np.inf, 1), (-np.inf, 0), (-np.inf, 1)]
+)
 def test_an_overflow_is_refused(bad: float, temperature: float) -> None:
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="are not finite"):
         Sampler(Sampling(temperature=temperature, seed=0), []).pick(np.array([0, bad, 1, 2], np.float32))
 
 

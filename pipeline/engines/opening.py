@@ -35,17 +35,24 @@ def open_runner(path: Path, threads: int = 0, provider: str = "cpu") -> Runner:
 
 def _graph(path: Path, threads: int, provider: str) -> Runner:
     """A graph file, after a check that its external data stays in its folder."""
-    from pipeline.graphs import graphfile
+    from pipeline.graphs import embedding, graphfile
     from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 
-    graphfile.load(path)
-    return OnnxRunner(path, open_session(path, path.parent, threads, provider))
+    rows = embedding.rows(graphfile.load(path))
+    runner = OnnxRunner(path, open_session(path, path.parent, threads, provider))
+    runner.embedding_rows = rows
+    return runner
 
 
 def _engine(path: Path, record: EngineRecord) -> Runner:
+    from pipeline.graphs import embedding, graphfile
     from pipeline.runtime.tensorrt import TrtRunner
 
-    return TrtRunner(path, plan_of(record, path))
+    runner = TrtRunner(path, plan_of(record, path))
+    graph = store.resolved(record.folder, path) / record.graph.file
+    if graph.is_file():  # an engine cannot tell, and reads beyond its embedding without a word
+        runner.embedding_rows = embedding.rows(graphfile.load(graph))
+    return runner
 
 
 def plan_of(record: EngineRecord, path: Path) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline import store
 from pipeline.engines import opening
+from pipeline.graphs import embedding, graphfile
 from pipeline.models import costs
 from pipeline.models.config import read_config
 from pipeline.runtime.generation.prompts import Prompts
@@ -144,6 +145,7 @@ def _write_artefact(
         files={name: file.sha256 for name, file in files.items()},
         plan=str(plan.relative_to(staging)) if plan else None,
         engine=opening.plan_of(artefact.engine, artefact.path) if artefact.engine else None,
+        embedding_rows=embedding.rows(graphfile.load(artefact.graph)),
     )
     return served, files
 

@@ -24,12 +24,14 @@ class ServedArtefact:
         files: path of every file of the artefact → its SHA-256.
         plan: the engine's file; None where a graph is served.
         engine: what the runner must know of the plan; None where a graph is served.
+        embedding_rows: token ids that it takes are below this; None where its graph does not tell.
     """
 
     graph: str
     files: dict[str, str]
     plan: str | None = None
     engine: Plan | None = None
+    embedding_rows: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -42,7 +44,8 @@ class ServedArtefact:
         try:
             fields = json.loads(path.read_text())
             engine = None if fields["engine"] is None else _plan(fields["engine"])
-            return cls(str(fields["graph"]), dict(fields["files"]), fields["plan"], engine)
+            rows = fields.get("embedding_rows")  # 0.1 wrote none
+            return cls(str(fields["graph"]), dict(fields["files"]), fields["plan"], engine, rows)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not as `pipeline ship` writes it ({error!r}); ship it again"

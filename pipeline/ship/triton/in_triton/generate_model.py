@@ -42,6 +42,7 @@ class TritonPythonModel:
                 artefact.verify(home.parent)
             self.prompts = Prompts.load(folder)
             self.runner = _open(home.parent, artefact, parameters)
+            self.runner.embedding_rows = artefact.embedding_rows
             self.batcher = Batcher(self.runner, parameters.rows, parameters.cache_tokens, parameters.queue)
             _warm(self.batcher, self.prompts)
         except (UserError, OSError) as error:
@@ -53,7 +54,10 @@ class TritonPythonModel:
         self.thread.start()
 
     def execute(self, requests: list[Any]) -> None:
-        """Puts the requests into the queue. Answers come from the batcher's thread."""
+        """Puts the requests into the queue. Answers come from the batcher's thread.
+
+        Whatever one request does, it gets its own error: one that left here would end all of them.
+        """
         for request in requests:
             answer = Answer(request.get_response_sender(), self.outbox)
             try:
@@ -63,8 +67,10 @@ class TritonPythonModel:
                 self.batcher.add(writer)
             except QueueFull as error:
                 answer.fail(error, pb_utils.TritonError.UNAVAILABLE)
-            except (UserError, ValueError, TypeError, OverflowError) as error:
+            except (UserError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 answer.fail(error, pb_utils.TritonError.INVALID_ARG)
+            except Exception as error:  # noqa: BLE001 - such as no memory, or the tokenizer's own
+                answer.fail(error, pb_utils.TritonError.INTERNAL)
 
     def finalize(self) -> None:
         """Ends what still runs, with an error that says so."""
@@ -79,7 +85,10 @@ class TritonPythonModel:
         while not self.is_stopping:
             self.batcher.wait(0.2)
             self.batcher.step()
-            self.metrics.update(self.batcher.running, len(self.batcher.waiting), self.outbox.tokens)
+            try:
+                self.metrics.update(self.batcher.running, len(self.batcher.waiting), self.outbox.tokens)
+            except Exception as error:  # noqa: BLE001 - the server's own; the texts go on without numbers
+                pb_utils.Logger.log_warn(f"the metrics could not be updated: {error}")
 
 
 class Metrics:

@@ -100,7 +100,7 @@ def _mlp_biases(config: Config, rules: SizeRules, f: int, c: int) -> int:
 def parameters(config: Config, skip: SkipSet = BASE) -> int:
     """Parameters that a variant still has; a tied head counts once."""
     s = sizes(config)
-    fixed = s.embedding + (0 if s.tied else s.head + s.head_bias) + s.final_norm
+    fixed = s.embedding + (0 if s.tied else s.head) + s.head_bias + s.final_norm
     return fixed + (s.layers - len(skip.attention)) * s.attention + (s.layers - len(skip.mlp)) * s.mlp
 
 

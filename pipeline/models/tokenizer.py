@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.config import read_config
+from pipeline.models.config import read_config, read_generation_config
 from pipeline.runtime.generation.prompts import Conventions, Prompts, plain
 from pipeline.types import UserError, first_line
 
@@ -59,8 +59,8 @@ def context(folder: Path) -> int:
 
 def stop_tokens(folder: Path) -> frozenset[int]:
     """The end-of-text ids that the model's generation_config.json (or config.json) names."""
-    for name in ("generation_config.json", "config.json"):
-        ids = read_config(folder, name).get("eos_token_id") if (folder / name).is_file() else None
+    for name, read in (("generation_config.json", read_generation_config), ("config.json", read_config)):
+        ids = read(folder).get("eos_token_id") if (folder / name).is_file() else None
         if ids is not None:
             return frozenset(ids if isinstance(ids, list) else [ids])
     return frozenset()

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 
 from pipeline.graphs.architectures._decoder import Decoder
+from pipeline.models import config
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.types import Precision, SkipSet, UserError
 
@@ -29,6 +30,7 @@ def decoder(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Deco
             "`optimum-cli export onnx --task text-generation-with-past` "
             "and use `pipeline export --from-onnx FOLDER`"
         )
+    config.refuse_foreign(checkpoint.config, checkpoint.folder / "config.json")
     module = importlib.import_module(f"{__name__}.{model_type}")
     authored: Decoder = module.Architecture(checkpoint, precision, skip)
     return authored

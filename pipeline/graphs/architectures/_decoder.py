@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from pipeline.graphs.architectures._builder import INT64, GraphBuilder
 from pipeline.graphs.architectures._positions import write_angles, write_mask
-from pipeline.graphs.architectures._rope import rope
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.rope import rope
 from pipeline.types import Precision, SkipSet, UserError
 
 
@@ -30,7 +30,7 @@ class Decoder(GraphBuilder, ABC):
         skip: sublayers that are not written.
 
     Raises:
-        UserError: the config lacks a size, or a layer of the skip set does not exist.
+        UserError: a layer of the skip set does not exist, or the rope is not authored.
     """
 
     final_norm = "model.norm"
@@ -39,25 +39,13 @@ class Decoder(GraphBuilder, ABC):
     def __init__(self, checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> None:
         super().__init__(checkpoint, precision)
         self.config, self.skip = checkpoint.config, skip
-        self.L, self.H = self.size("num_hidden_layers"), self.size("num_attention_heads")
-        self.G = self.size("num_key_value_heads", self.H)
-        self.C, self.F = self.size("hidden_size"), self.size("intermediate_size")
-        self.V = self.size("vocab_size")
-        self.D = self.size("head_dim", self.C // self.H)
-        self.rope = rope(self.config, self.D)
+        self.L, self.V = self.config["num_hidden_layers"], self.config["vocab_size"]
+        self.H, self.G = self.config["num_attention_heads"], self.config["num_key_value_heads"]
+        self.C, self.F = self.config["hidden_size"], self.config["intermediate_size"]
+        self.D = self.config["head_dim"]
+        self.rope = rope(self.config)
         skip.within(self.L)
         self._masks: dict[int | None, ir.Value] = {}
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """A positive whole number of config.json."""
-        value = self.config.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or value < 1:
-            raise UserError(
-                f"{self.checkpoint.folder / 'config.json'}: {key} is {value!r}, not a positive whole number; "
-                "fetch it again"
-            )
-        return value
 
     # ---- the graph --------------------------------------------------------------------------------------
 
@@ -122,19 +110,20 @@ class Decoder(GraphBuilder, ABC):
             "RMSNormalization",
             [x, self.weight(f"{name}.weight", size or self.C)],
             axis=-1,
-            epsilon=float(self.config["rms_norm_eps"]),
+            epsilon=self.config["rms_norm_eps"],
             stash_type=1,
             label=name.rsplit(".", 1)[-1],
         )
 
     def head(self, x: ir.Value) -> ir.Value:
         """[B, K, C] → [B, K, V], tied to the embedding where the config says so."""
-        tied = self.config.get("tie_word_embeddings", False)
+        tied = self.config["tie_word_embeddings"]
         return self.linear(x, "model.embed_tokens" if tied else "lm_head", self.C, self.V, label="lm_head")
 
-    def window(self, i: int) -> int | None:  # noqa: ARG002 - architectures with windows on some layers read i
+    def window(self, i: int) -> int | None:
         """How many keys, itself included, a query of layer i sees; None is all of them."""
-        return None
+        slides = self.config["layer_types"][i] == "sliding_attention"
+        return self.config["sliding_window"] if slides else None
 
     # ---- parts ------------------------------------------------------------------------------------------
 
@@ -178,7 +167,7 @@ class Decoder(GraphBuilder, ABC):
             down: name of the projection to C.
             bias: whether the projection has one.
         """
-        if (name := self.config.get("hidden_act", "silu")) not in ("silu", "swish"):
+        if (name := self.config["hidden_act"]) not in ("silu", "swish"):
             raise UserError(
                 f"{self.checkpoint.folder}: hidden_act {name!r} is not authored for this architecture; "
                 "use --from-onnx"

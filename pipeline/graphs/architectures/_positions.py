@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.graphs.architectures._builder import GraphBuilder
-from pipeline.graphs.architectures._rope import Rope
+from pipeline.models.rope import Rope
 
 
 def write_mask(graph: GraphBuilder, ids: ir.Value, padding: ir.Value, window: int | None) -> ir.Value:

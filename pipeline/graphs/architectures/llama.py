@@ -15,7 +15,7 @@ class Architecture(Decoder):
 
     def biases(self) -> tuple[bool, bool]:
         """Whether q, k, v and the output projection have biases."""
-        has = bool(self.config.get("attention_bias", False))
+        has = self.config["attention_bias"]
         return has, has
 
     def attention(self, x: ir.Value, i: int) -> ir.Value:
@@ -28,7 +28,7 @@ class Architecture(Decoder):
 
     def mlp(self, x: ir.Value, i: int) -> ir.Value:
         """[B, S, C] → [B, S, C]."""
-        name, bias = f"model.layers.{i}.mlp", bool(self.config.get("mlp_bias", False))
+        name, bias = f"model.layers.{i}.mlp", self.config["mlp_bias"]
         gate = self.linear(x, f"{name}.gate_proj", self.C, self.F, bias=bias)
         up = self.linear(x, f"{name}.up_proj", self.C, self.F, bias=bias)
         return self.gated_mlp(gate, up, f"{name}.down_proj", bias=bias)

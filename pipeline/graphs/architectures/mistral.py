@@ -11,7 +11,3 @@ class Architecture(llama.Architecture):
     def biases(self) -> tuple[bool, bool]:
         """None anywhere."""
         return False, False
-
-    def window(self, i: int) -> int | None:  # noqa: ARG002 - the same for every layer
-        """Keys that a query sees."""
-        return self.config.get("sliding_window")

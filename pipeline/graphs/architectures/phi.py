@@ -36,22 +36,17 @@ class Architecture(Decoder):
         """LayerNorm with FP32 statistics over the last axis (Ba et al. 2016)."""
         size = size or self.C
         scale, bias = self.weight(f"{name}.weight", size), self.weight(f"{name}.bias", size)
-        epsilon = float(self.config["layer_norm_eps"])
         return self.op(
             "LayerNormalization",
             [x, scale, bias],
             axis=-1,
-            epsilon=epsilon,
+            epsilon=self.config["layer_norm_eps"],
             stash_type=1,
             label=name.rsplit(".", 1)[-1],
         )
 
     def attention(self, x: ir.Value, i: int) -> ir.Value:
         """[B, S, C] → [B, S, C]."""
-        if self.config.get("qk_layernorm"):
-            raise UserError(
-                f"{self.checkpoint.folder}: qk_layernorm is not authored for phi; use --from-onnx"
-            )
         name = f"model.layers.{i}.self_attn"
         q = self.linear(x, f"{name}.q_proj", self.C, self.H * self.D, bias=True)
         k = self.linear(x, f"{name}.k_proj", self.C, self.G * self.D, bias=True)
@@ -60,7 +55,7 @@ class Architecture(Decoder):
 
     def mlp(self, x: ir.Value, i: int) -> ir.Value:
         """[B, S, C] → [B, S, C]."""
-        name, act = f"model.layers.{i}.mlp", self.config.get("hidden_act", "gelu_new")
+        name, act = f"model.layers.{i}.mlp", self.config["hidden_act"]
         if act not in _GELU:
             raise UserError(
                 f"{self.checkpoint.folder}: hidden_act {act!r} is not authored for phi; use --from-onnx"
@@ -70,5 +65,7 @@ class Architecture(Decoder):
         return self.linear(active, f"{name}.fc2", self.F, self.C, bias=True)
 
     def head(self, x: ir.Value) -> ir.Value:
-        """[B, K, C] → [B, K, V]; never tied."""
-        return self.linear(x, "lm_head", self.C, self.V, bias=True)
+        """[B, K, C] → [B, K, V]; its bias is its own also where its matrix is the embedding."""
+        logits = super().head(x)
+        with self.scope("lm_head"):
+            return self.op("Add", [logits, self.weight("lm_head.bias", self.V)])

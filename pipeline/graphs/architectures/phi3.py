@@ -13,10 +13,6 @@ from pipeline.graphs.architectures._decoder import Decoder
 class Architecture(Decoder):
     """Fused projections, split after the product."""
 
-    def window(self, i: int) -> int | None:  # noqa: ARG002 - the same for every layer
-        """Keys that a query sees."""
-        return self.config.get("sliding_window")
-
     def attention(self, x: ir.Value, i: int) -> ir.Value:
         """[B, S, C] → [B, S, C]."""
         name, sizes = f"model.layers.{i}.self_attn", (self.H * self.D, self.G * self.D, self.G * self.D)

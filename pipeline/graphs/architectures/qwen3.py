@@ -15,7 +15,7 @@ class Architecture(qwen2.Architecture):
 
     def attention(self, x: ir.Value, i: int) -> ir.Value:
         """[B, S, C] → [B, S, C]."""
-        name, bias = f"model.layers.{i}.self_attn", bool(self.config.get("attention_bias", False))
+        name, bias = f"model.layers.{i}.self_attn", self.config["attention_bias"]
         q = self.linear(x, f"{name}.q_proj", self.C, self.H * self.D, bias=bias)
         k = self.linear(x, f"{name}.k_proj", self.C, self.G * self.D, bias=bias)
         v = self.linear(x, f"{name}.v_proj", self.C, self.G * self.D, bias=bias)

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.graphs.architectures._builder import INT64, GraphBuilder
 from pipeline.graphs.architectures._positions import write_angles, write_mask
-from pipeline.graphs.architectures._rope import Rope
+from pipeline.models.rope import Rope
 from pipeline.models import checkpoint
 from pipeline.types import Precision
 from tests import tiny

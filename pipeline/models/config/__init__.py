@@ -1,0 +1,138 @@
+"""config.json of a checkpoint: the one place that reads it, and says what its keys mean.
+
+What is read is normalised: the forms that transformers 4 and 5 write are one, a key that is missing has the
+value that transformers' configuration class of that model_type gives it, and a number that no model has is
+refused. One model_type a file, named by it, with
+
+- `DEFAULTS`: the keys that our code understands, and their values in transformers' class;
+- `FIXED`: keys that the class ignores or that are not authored, and the one value that they may have.
+
+A model_type without a file keeps its own keys; only the form of its rope is made one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pipeline.models.config import _foreign, _numbers, _rope, _windows
+from pipeline.store import records
+from pipeline.types import UserError
+
+Config = Mapping[str, Any]
+"""config.json of a checkpoint. Its keys are transformers' and differ from architecture to architecture."""
+_CONFIG: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+_KEPT_HERE = {
+    "auto_map", "quantization_config", "drop_attn_list", "drop_mlp_list", "layer_types",
+    "dtype", "torch_dtype", "attn_implementation",
+}  # fmt: skip
+"""Keys that transformers is not given unless its class has them: which code runs, and in which precision, is
+not the file's to choose."""
+
+
+def read_config(folder: Path) -> Config:
+    """config.json of the checkpoint in a folder, normalised.
+
+    Raises:
+        UserError: it is missing, not a JSON object, or says what no model has; names the key.
+    """
+    file = folder / "config.json"
+    return normalised(records.read(_CONFIG, file), file)
+
+
+def read_generation_config(folder: Path) -> Config:
+    """generation_config.json of the checkpoint in a folder, as it is; empty where there is none.
+
+    Raises:
+        UserError: it is not a JSON object.
+    """
+    file = folder / "generation_config.json"
+    return records.read(_CONFIG, file) if file.is_file() else {}
+
+
+def is_known(model_type: object) -> bool:
+    """Whether the keys of an architecture are known here."""
+    return isinstance(model_type, str) and model_type in known()
+
+
+def known() -> list[str]:
+    """The model_types whose keys are known here."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def defaults(model_type: str) -> Config:
+    """Key → its value in transformers' configuration class, of the keys that are understood."""
+    values: Config = importlib.import_module(f"{__name__}.{model_type}").DEFAULTS
+    return values
+
+
+def fixed(model_type: str) -> Config:
+    """Key → the one value that it may have in a graph that is authored here."""
+    values: Config = importlib.import_module(f"{__name__}.{model_type}").FIXED
+    return values
+
+
+def normalised(config: Config, file: Path) -> Config:
+    """A config.json with one form and no key missing.
+
+    Args:
+        config: as the file has it.
+        file: for messages.
+
+    Returns:
+        transformers 4's keys. Of a known model_type, `head_dim`, `num_key_value_heads`, `layer_types` and
+        `sliding_window` are those in effect, `rope_scaling` is None or has `rope_type` and its numbers.
+
+    Raises:
+        UserError: a value is of another type, no model has it, or two contradict each other.
+    """
+    model_type = config.get("model_type")
+    if model_type is not None and not isinstance(model_type, str):
+        raise UserError(f"{file}: model_type is {model_type!r:.60}, not a name")
+    if not is_known(model_type):
+        _numbers.refuse_odd_sizes(config, file)
+        return _rope.one_form(config, file, strict=False)
+    assert isinstance(model_type, str)
+    whole = {**fixed(model_type), **defaults(model_type), **_rope.one_form(config, file)}
+    whole = _numbers.checked(whole, file)
+    whole["layer_types"], whole["sliding_window"] = _windows.in_effect(whole, defaults(model_type), file)
+    _rope.refuse_odd(whole, file)
+    return whole
+
+
+def refuse_foreign(config: Config, file: Path) -> None:
+    """Refuses, or names, the keys that a graph which is authored here would leave out of account.
+
+    Args:
+        config: normalised, of a known model_type.
+        file: for messages.
+
+    Raises:
+        UserError: one of them changes what the model computes.
+    """
+    _foreign.refuse(config, defaults(config["model_type"]), fixed(config["model_type"]), file)
+
+
+def for_transformers(config: Config) -> dict[str, Any]:
+    """The keys that transformers' class is made from: they mean the same to its versions 4 and 5.
+
+    Args:
+        config: normalised.
+    """
+    model_type = config["model_type"]
+    own, ours = (defaults(model_type), fixed(model_type)) if is_known(model_type) else ({}, {})
+    given = {
+        key: value
+        for key, value in config.items()
+        if key in own or not (key in ours or key in _KEPT_HERE or key.startswith("_"))
+    }
+    if scaling := given.get("rope_scaling"):
+        # Phi-3's class knows no other name for the type, and every class knows this one.
+        kind = scaling.get("rope_type", scaling.get("type"))
+        given["rope_scaling"] = {"type": kind} | {k: v for k, v in scaling.items() if k != "rope_type"}
+    return given

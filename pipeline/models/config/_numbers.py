@@ -1,0 +1,101 @@
+"""The types and ranges of the values that a config.json may have, key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.store.records import NumLayers
+from pipeline.types import UserError
+
+_Size = Annotated[int, Field(ge=1, le=2**31)]
+_Positive = Annotated[float, Field(gt=0)]
+_TokenIds = int | list[int] | None
+
+
+class _Sizes(BaseModel):
+    """Sizes that every architecture names so, each where it is given."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    num_hidden_layers: NumLayers = 1
+    vocab_size: _Size = 1
+    hidden_size: _Size = 1
+
+
+class _Numbers(_Sizes):
+    """The keys that the known architectures understand, each where it has it."""
+
+    intermediate_size: _Size = 1
+    num_attention_heads: _Size = 1
+    num_key_value_heads: _Size | None = None
+    head_dim: _Size | None = None
+    max_position_embeddings: _Size = 1
+    original_max_position_embeddings: _Size | None = None
+    rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    rope_theta: _Positive = 1.0
+    partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    rope_scaling: dict[str, Any] | None = None
+    hidden_act: str = ""
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    lm_head_bias: bool = False
+    qk_layernorm: bool = False
+    use_sliding_window: bool = False
+    sliding_window: _Size | None = None
+    max_window_layers: Annotated[int, Field(ge=0)] = 0
+    layer_types: list[str] | None = None
+    bos_token_id: _TokenIds = None
+    eos_token_id: _TokenIds = None
+    pad_token_id: _TokenIds = None
+
+
+def checked(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The config with numbers of their own types and the heads' sizes in effect.
+
+    Raises:
+        UserError: a value has another type, no model has it, or the heads do not fit each other.
+    """
+    values = _validated(_Numbers, config, file)
+    heads, hidden = values["num_attention_heads"], values["hidden_size"]
+    if values["num_key_value_heads"] is None:
+        values["num_key_value_heads"] = heads
+    if values["head_dim"] is None:
+        if config["model_type"] == "qwen3":
+            raise UserError(f"{file}: head_dim is null, and qwen3 derives it from nothing; give a number")
+        values["head_dim"] = hidden // heads
+    kv_heads, width = values["num_key_value_heads"], values["head_dim"]
+    if heads % kv_heads:
+        raise UserError(
+            f"{file}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+        )
+    rotated = int(width * values["partial_rotary_factor"])
+    if width < 1 or rotated < 2 or rotated % 2:
+        raise UserError(
+            f"{file}: head_dim {width} with partial_rotary_factor {values['partial_rotary_factor']:g} "
+            f"rotates {rotated} numbers of a head; that must be an even number"
+        )
+    return values
+
+
+def refuse_odd_sizes(config: Mapping[str, Any], file: Path) -> None:
+    """Refuses sizes that no model has, of an architecture that is not known here."""
+    _validated(_Sizes, config, file)
+
+
+def _validated(form: type[BaseModel], config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The config after a check of the keys that it has."""
+    try:
+        values = form.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        value = repr(config[key])
+        shown = value if len(value) <= 60 else f"{value[:60]}…"
+        raise UserError(f"{file}: {key} is {shown}: {first['msg'].removeprefix('Input ')}") from None
+    return {key: value for key, value in dict(values).items() if key in config}

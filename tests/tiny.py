@@ -114,11 +114,17 @@ def passed(artefact: Path, digest: str | None = None) -> Path:
     """Writes the result of a check that this artefact has passed, without running it."""
     variant = store.variant(artefact, quick=True)
     result = store.result_of(artefact, "check")
+    folder = store.checkpoint_folder(artefact)
+    files = [path for path in (*store.weight_paths(artefact), folder / "config.json") if path.is_file()]
     fields = {
         **records.variant_fields(variant),
         "artefact": store.relative(artefact, result),
         "sha256": digest or store.sha256(artefact),
         "passed": True,
+        "files": [
+            store.weights.state(file, full=True).replaced(file=store.relative(file, result)).plain()
+            for file in files
+        ],
     }
     store.write_json(result, records.CheckRecord.model_validate_json(json.dumps(fields)).plain())
     return result

@@ -7,16 +7,14 @@ of both precisions point there.
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import store
-from pipeline.models import safetensors_index
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.store import records
-from pipeline.store.records import AdapterRecord
+from pipeline.store.records import AdapterRecord, MergedTensors
 from pipeline.types import SkipSet, TensorSlice, UserError, Variant
 
 if TYPE_CHECKING:
@@ -46,11 +44,11 @@ def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, Adapte
         of = f" (one of that name is there of {', '.join(others)})" if others else ""
         raise UserError(f"{skip.name} has no adapter {name!r}{of}; make one with {command}")
     record = records.read(AdapterRecord, place / RECORD)
-    if record.variant != skip.name or record.weights != checkpoint.identity:
-        raise UserError(
-            f"{place} was trained for {record.variant} of other weights or another variant; "
-            f"train one with {command}"
-        )
+    if record.variant != skip.name:
+        raise UserError(f"{place} was trained for {record.variant}; train one with {command}")
+    if (record.weights, record.contents) != (checkpoint.identity, checkpoint.contents):
+        older = "" if record.contents else ", or by a version that did not look at their content"
+        raise UserError(f"{place} was trained on other weights{older}; train one with {command}")
     weights = place / WEIGHTS
     if not weights.is_file() or store.sha256(weights) != record.sha256:
         raise UserError(f"{weights} is not what {RECORD} beside it describes; train it again with {command}")
@@ -65,21 +63,27 @@ def merge(checkpoint: Checkpoint, skip: SkipSet, name: str) -> Path:
     """
     place, record = read(checkpoint, skip, name)
     path = store.healed_path(checkpoint.folder, Variant(checkpoint.model, skip, adapter=name).name)
-    if path.is_file() and merged_from(path) == record.sha256:
+    if is_merged(path, record):
         return path
     from safetensors.torch import save_file
 
     tensors = _merged_tensors(checkpoint, skip, place)
     with store.atomic(path) as temporary:
         save_file(tensors, temporary, metadata={"adapter": record.sha256, "format": "pt"})
+    merged = MergedTensors(
+        adapter=record.sha256, contents=str(record.contents), sha256=store.sha256(path, fresh=True)
+    )
+    store.write_json(store.sidecar_path(path), merged.plain())
     return path
 
 
-def merged_from(path: Path) -> str | None:
-    """The SHA-256 of the adapter that a file of merged tensors was made of."""
-    header = json.loads(safetensors_index.header_bytes(path)[8:])
-    digest = header.get("__metadata__", {}).get("adapter")
-    return digest if isinstance(digest, str) else None
+def is_merged(path: Path, record: AdapterRecord) -> bool:
+    """Whether a file holds the tensors of this adapter, merged into the weights that it was trained on."""
+    known = records.read_if_valid(MergedTensors, store.sidecar_path(path))
+    if known is None or not path.is_file() or not record.contents:
+        return False
+    wanted = {"adapter": record.sha256, "contents": record.contents}
+    return known.matches({**wanted, "sha256": store.sha256(path)})
 
 
 def _merged_tensors(checkpoint: Checkpoint, skip: SkipSet, place: Path) -> dict[str, torch.Tensor]:

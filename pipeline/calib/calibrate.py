@@ -96,6 +96,7 @@ def _request(
     return SimilarityRequest(
         model=checkpoint.model,
         weights=checkpoint.identity,
+        contents=checkpoint.contents,
         runner=runner,
         length=settings.length,
         buckets=settings.buckets,

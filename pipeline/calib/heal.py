@@ -73,6 +73,7 @@ def _request(
         model=checkpoint.model,
         variant=skip.name,
         weights=checkpoint.identity,
+        contents=checkpoint.contents,
         settings=settings,
         texts=source,
     )

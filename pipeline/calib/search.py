@@ -47,6 +47,7 @@ def removals(
     request = GreedyRequest(
         model=checkpoint.model,
         weights=checkpoint.identity,
+        contents=checkpoint.contents,
         kind=kind,
         samples=samples,
         length=length,

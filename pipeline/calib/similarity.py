@@ -107,12 +107,12 @@ def write(folder: Path, request: SimilarityRequest, sums: Sums) -> Path:
     return json_path
 
 
-def read(folder: Path, weights: records.Weights | None) -> Similarity:
+def read(folder: Path, weights: records.Weights | None, contents: str | None = None) -> Similarity:
     """The statistics of a model.
 
     Args:
         folder: calib/<model>.
-        weights: the identity of the checkpoint that they must be of.
+        weights, contents: identity and digest of the checkpoint that they must be of.
 
     Raises:
         UserError: there are none, they are of other weights, or the arrays are not those of the record.
@@ -125,8 +125,9 @@ def read(folder: Path, weights: records.Weights | None) -> Similarity:
             f"make them with {command}"
         )
     record = records.read(SimilarityRecord, json_path)
-    if record.weights != weights:
-        raise UserError(f"{json_path} was measured on other weights; measure again with {command}")
+    if (record.weights, record.contents) != (weights, contents):
+        older = "" if record.contents else ", or by a version that did not look at their content"
+        raise UserError(f"{json_path} was measured on other weights{older}; measure again with {command}")
     if record.arrays_sha256 != store.sha256(npz_path):
         raise UserError(f"{npz_path} is not what {json_path.name} describes; measure again with {command}")
     with np.load(npz_path, allow_pickle=False) as arrays:
@@ -142,7 +143,7 @@ def of_checkpoint(folder: Path) -> Similarity:
         UserError: as `read`.
     """
     checkpoint = open_checkpoint(folder)
-    return read(checkpoint.calib, checkpoint.identity)
+    return read(checkpoint.calib, checkpoint.identity, checkpoint.contents)
 
 
 def of_model(model: str, project: store.Project | None = None) -> Similarity:

@@ -95,6 +95,7 @@ def _plan_job(
             f"--strip-weights needs a GPU: {settings.backend} cannot strip a plan on a CPU; "
             "leave it out to build a whole plan"
         )
+    files = store.weights.states(store.weight_paths(graph), full=True)
     built = profiles.ranges(graph.parent, settings.batch, settings.length, settings.past)
     identity = _identity(graph, record)
     wanted = {
@@ -102,6 +103,7 @@ def _plan_job(
         **identity,
         "graph": {"file": graph.name, "sha256": record.sha256},
         "weights": record.weights,
+        "files": [file.plain() for file in files],
         "tokenizer": record.tokenizer,
         "backend": settings.backend,
         "backend_version": builder.version,

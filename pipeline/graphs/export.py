@@ -37,6 +37,7 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
                     f"{checkpoint.folder} holds a graph exported elsewhere, and not in {precision}; "
                     "export it so with optimum"
                 )
+            store.graph_sidecar(path)  # refuses other data than it came with
             return path
         wanted = {
             "artefact": "graph",
@@ -56,7 +57,9 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
             discard(checkpoint)
             raise
         layers = checkpoint.config["num_hidden_layers"]
-        fields = {**wanted, "source": checkpoint.source.plain(), "num_layers": layers}
+        files = [file.plain() for file in store.weights.states(checkpoint.files)]
+        source = checkpoint.source.replaced(files=()).plain()
+        fields = {**wanted, "files": files, "source": source, "num_layers": layers}
         graphfile.save(model, path, fields)
     return path
 
@@ -76,35 +79,43 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
     target = into or store.Project().graphs(folder.resolve().name)
     variant = Variant(target.name, BASE, _precision(model))
     path = store.graph_path(target, variant)
+    data = [folder / name for name in graphfile.data_files(model)]
     with store.lock(target):
         store.sweep_temporaries(target)
+        _refuse_other_kind(target)
+        weights = store.weights.identity(store.weights.states([source, *data], full=True))
         wanted = {
             "artefact": "graph",
             **store.records.variant_fields(variant),
             "contract": "optimum",
+            "weights": weights,
             "source_sha256": store.sha256(source),
             "tokenizer": identity.tokenizer_digest(folder),
             "tools": graphfile.tools(),
         }
         if store.is_current(path, wanted):
             return path
-        sizes = _copy_export(model, folder, target)
-        graphfile.save(
-            model, path, {**wanted, "weights": sizes, "num_layers": num_layers(read_config(folder))}
-        )
+        _copy_export(data, folder, target, weights)
+        files = [file.plain() for file in store.weights.states(target / file.name for file in data)]
+        graphfile.save(model, path, {**wanted, "files": files, "num_layers": num_layers(read_config(folder))})
     open_checkpoint(target)
     return path
 
 
-def _copy_export(model: ir.Model, folder: Path, target: Path) -> dict[str, int]:
-    """Copies an export's files. Returns the sizes of its data files: a digest would read every weight."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    data_files = sorted({str(t.location) for t in tensors if isinstance(t, ir.ExternalTensor)})
-    for name in [*data_files, *(name for name in SMALL_FILES if (folder / name).is_file())]:
-        copy_file(folder / name, target / name)
+def _refuse_other_kind(target: Path) -> None:
+    """Refuses to put an export of optimum's into the folder of a checkpoint."""
+    record = target / store.SOURCE
+    if record.is_file() and (source := store.records.read(CheckpointSource, record)).kind != "onnx":
+        raise UserError(f"{target} already holds a model from {source.origin}; rename the export's folder")
+
+
+def _copy_export(data: list[Path], folder: Path, target: Path, weights: str) -> None:
+    """Copies an export's files: its data, config and tokenizer."""
+    for file in [*data, *(folder / name for name in SMALL_FILES if (folder / name).is_file())]:
+        copy_file(file, target / file.name)
     origin = store.relative(folder, to=target / store.SOURCE)
-    store.write_json(target / store.SOURCE, CheckpointSource(kind="onnx", origin=origin).plain())
-    return {name: (target / name).stat().st_size for name in data_files}
+    record = CheckpointSource(kind="onnx", origin=origin, weights=weights)
+    store.write_json(target / store.SOURCE, record.plain())
 
 
 def _load_export(folder: Path, source: Path) -> ir.Model:

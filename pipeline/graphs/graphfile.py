@@ -16,6 +16,8 @@ import onnx_ir as ir
 from pipeline import __version__, store
 from pipeline.types import UserError, first_line
 
+WEIGHTS = "weights"
+"""Key of the identity of the checkpoint in a graph's metadata."""
 CACHE_INPUT = "past_key_values."
 """How the names of the cache's inputs begin: past_key_values.{i}.key and .value."""
 
@@ -48,6 +50,12 @@ def load(path: Path) -> ir.Model:
     return model
 
 
+def data_files(model: ir.Model) -> list[str]:
+    """Names of the files that hold a graph's weights, in its folder."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+
+
 def _check_external(path: Path, tensor: ir.ExternalTensor, sizes: dict[str, int]) -> None:
     """Refuses external data that is not whole in the graph's folder; `sizes` caches file → bytes."""
     location = str(tensor.location)
@@ -78,6 +86,8 @@ def save(model: ir.Model, path: Path, fields: Mapping[str, Any]) -> None:
         path: its file.
         fields: of its GraphRecord or MergedRecord, but those of the file itself.
     """
+    # So that no two models share the SHA-256 of a graph, by which results, engines and checks go.
+    model.metadata_props[WEIGHTS] = str(fields["weights"])
     with store.atomic(path) as temporary:
         temporary.write_bytes(ir.to_proto(model).SerializeToString())
     store.write_sidecar(path, {"artefact": "graph", **fields})

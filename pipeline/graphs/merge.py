@@ -53,7 +53,9 @@ def merge(graphs: Sequence[Path]) -> Path:
     with store.lock(path.parent):
         if not store.is_current(path, wanted):
             models = [graphfile.load(graph) for graph in graphs]
-            graphfile.save(merge_models(dict(zip(names, models, strict=True))), path, wanted)
+            merged = merge_models(dict(zip(names, models, strict=True)))
+            healed = [record.healed.plain() for record in records if record.healed]
+            graphfile.save(merged, path, {**wanted, "files": fields["files"], "healed": healed})
     return path
 
 

@@ -73,7 +73,7 @@ def graft(graph: Path, healed: Path, adapter: str) -> Path:
             "adapters need an authored graph"
         )
     variant = replace(record.as_variant(), adapter=adapter)
-    file = FileDigest(file=healed.name, sha256=store.sha256(healed))
+    file = FileDigest(file=healed.name, sha256=str(store.weights.state(healed, full=True).sha256))
     return _derive(graph, record, variant, GraftPass(healed, file.sha256), file)
 
 
@@ -109,7 +109,7 @@ def _derive(
             return path
         model = graphfile.load(source)
         _apply(surgery, model)
-        graphfile.save(model, path, {**wanted, "source": fields["source"]})
+        graphfile.save(model, path, {**wanted, "files": fields["files"], "source": fields["source"]})
     return path
 
 

@@ -74,11 +74,17 @@ class Checkpoint:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of the safetensors headers with the files' sizes.
+        """What it is: a digest of its weights' content, cheap at any size (`store.weights.identity`)."""
+        if self.source.kind == "onnx":  # its weights lie inside the graph; exports of 0.2 have no digest
+            return self.source.weights or self.source.origin
+        return store.weights.identity(store.weights.states(self.files))
 
-        An export of optimum's has its weights inside the graph; it is known by where it came from.
-        """
-        return self.source.origin if self.source.kind == "onnx" else identity.of_weights(self.files)
+    @cached_property
+    def contents(self) -> str:
+        """SHA-256 over every byte of its weights, for stages that read them all; taken once a content."""
+        if self.source.kind == "onnx":  # its identity is of every byte
+            return store.text_digest(self.identity)
+        return store.weights.contents(self.files)
 
 
 def project_of(folder: Path) -> store.Project:
@@ -186,8 +192,11 @@ def _bring_folder(path: Path) -> Checkpoint:
 
     def copy(target: Path) -> CheckpointSource:
         open_checkpoint(path)
+        files = identity.states(path)
         checkpoint_files.copy(path, target)
-        return source
+        if changed := store.weights.changed(files, path):
+            raise UserError(f"{changed} was written to while it was copied; run the command again")
+        return source.replaced(files=files)
 
     return _bring(model, source, copy)
 
@@ -202,7 +211,8 @@ def _bring_gguf(model: str, file: Path, name: str | None = None) -> Checkpoint:
         from pipeline.models import gguf
 
         gguf.convert(file, target)
-        return source.replaced(file_sha256=store.sha256(file), file_stamp=identity.stamp(file))
+        state = store.weights.state(file, full=True)
+        return source.replaced(file_sha256=state.sha256, files=(state,))
 
     return _bring(model, source, convert)
 
@@ -211,9 +221,10 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
     """Fills graphs/<model>/ under a lock; source.json, written last, says that the folder is complete."""
     folder = store.Project().graphs(model)
     record = folder / store.SOURCE
-    is_new = not folder.exists()
-    try:
-        with store.lock(folder):
+    with store.lock(folder, make=False):
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
             if record.is_file():
                 present = records.read(CheckpointSource, record)
                 _refuse_other(folder, present, source)
@@ -224,12 +235,13 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
             checkpoint = open_checkpoint(folder)
             store.write_json(record, complete.plain())
             return replace(checkpoint, source=complete, is_new_copy=is_new and source.kind != "hub")
-    except BaseException:
-        # Nothing is left of a folder that this call made. A download that has begun stays: it can be resumed.
-        has_begun = source.kind == "hub" and any(path.name != ".lock" for path in folder.glob("*"))
-        if is_new and folder.is_dir() and not has_begun and not record.exists():
-            shutil.rmtree(folder)
-        raise
+        except BaseException:
+            # Nothing is left of a folder that this call made, before others may look into it. A download that
+            # has begun stays: it can be resumed.
+            has_begun = source.kind == "hub" and any(folder.iterdir())
+            if is_new and not has_begun and not record.exists():
+                shutil.rmtree(folder)
+            raise
 
 
 def _refuse_other(folder: Path, present: CheckpointSource, wanted: CheckpointSource) -> None:

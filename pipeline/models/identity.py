@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import filecmp
-import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import store
-from pipeline.models import safetensors_index
 from pipeline.models.checkpoint_files import files_of
+from pipeline.store.records import CheckpointSource, FileState
 from pipeline.types import UserError
 
 if TYPE_CHECKING:
@@ -21,75 +22,111 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def of_weights(files: list[Path]) -> str:
-    """SHA-256 over names, sizes and headers of safetensors files; no weight is read."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        digest.update(safetensors_index.header_bytes(file))
-    return digest.hexdigest()
-
-
 def tokenizer_digest(folder: Path) -> str | None:
     """SHA-256 over the files that make the tokenizer; None where there is none."""
     lines = [f"{name}:{store.sha256(folder / name)}" for name in TOKENIZER_FILES if (folder / name).is_file()]
     return store.text_digest("\n".join(lines)) if lines else None
 
 
-def stamp(file: Path) -> tuple[int, int]:
-    """(bytes, time of change in ns): equal stamps are taken for equal content."""
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
+def states(folder: Path) -> tuple[FileState, ...]:
+    """What the files of the checkpoint in a folder are now: config, tokenizer, weights."""
+    return store.weights.states(files_of(folder))
 
 
 def verify(checkpoint: Checkpoint) -> None:
-    """Hashes the weights' contents and compares them with source.json, or records them there the first time.
+    """Hashes every byte of the weights and compares them with what is known of them, or keeps that as known.
 
     Raises:
         UserError: a file is not what it was.
     """
     folder, source = checkpoint.folder, checkpoint.source
-    digests = {file.name: store.sha256(file) for file in checkpoint.files}
-    known = {**source.etags, **source.sha256}
-    for name, digest in digests.items():
+    digests = {file.name: store.sha256(file, fresh=True) for file in checkpoint.files}
+    for file in checkpoint.files:
+        if store.weights.state(file, full=True).sha256 != digests[file.name]:
+            raise UserError(f"{file} was damaged: its bytes changed and its date did not; restore it")
+    refuse_other_sums(folder, store.weights.states(checkpoint.files, full=True))
+    if not is_in_place(folder, source):  # a user may train on in it; its digests are in weights.json
+        store.write_json(folder / store.SOURCE, source.replaced(sha256=digests).plain())
+
+
+def is_in_place(folder: Path, source: CheckpointSource) -> bool:
+    """Whether a checkpoint lies in the user's own folder: nothing was copied."""
+    record = folder / store.SOURCE
+    is_own = source.kind == "folder" and store.resolved(source.origin, record).resolve() == folder.resolve()
+    return is_own or not record.is_file()
+
+
+def refuse_other_sums(folder: Path, files: Iterable[FileState]) -> None:
+    """Compares files with the SHA-256 that the hub gave and that `export --verify` found, where one is known.
+
+    Args:
+        folder: of the checkpoint.
+        files: some of it, with their SHA-256.
+
+    Raises:
+        UserError: a file is not what was fetched or copied.
+    """
+    record = folder / store.SOURCE
+    if not record.is_file():
+        return
+    source = store.records.read(CheckpointSource, record)
+    known = {} if is_in_place(folder, source) else {**source.etags, **source.sha256}
+    for file in files:
         # The hub gives a git blob id, which is shorter, for files outside its large-file storage.
-        if len(known.get(name, "")) == len(digest) and known[name] != digest:
+        digest = known.get(file.file, "")
+        if len(digest) == 64 and digest != file.sha256:
             raise UserError(
-                f"{folder / name} is not what was fetched (SHA-256 differs); remove it and export again"
+                f"{folder / file.file} is not what was fetched (SHA-256 differs); remove it and export again"
             )
-    store.write_json(folder / store.SOURCE, source.replaced(sha256=digests).plain())
 
 
 def refuse_changed(checkpoint: Checkpoint) -> Checkpoint:
     """The same checkpoint, compared with the files that it was made from, where they still exist.
 
-    Files of the same size and date are not read.
+    A file of the same size, dates and inode is not read. Others are compared byte by byte.
 
     Raises:
         UserError: the source holds something else now, and earlier graphs and results would pass for its
             own.
     """
-    folder, source = checkpoint.folder, checkpoint.source
-    if source.kind not in ("folder", "gguf"):
+    source, origin = checkpoint.source, checkpoint.origin
+    if source.kind == "folder" and origin.is_dir() and not is_in_place(checkpoint.folder, source):
+        changed, files = _changed_copies(origin, checkpoint.folder, source)
+    elif source.kind == "gguf" and origin.is_file():
+        changed, files = _changed_gguf(origin, source)
+    else:
         return checkpoint
-    origin = checkpoint.origin
-    changed = None
-    if source.kind == "folder" and origin.is_dir():
-        changed = _changed_file(origin, files_of(folder))
-    elif source.kind == "gguf" and origin.is_file() and stamp(origin) != source.file_stamp:
-        changed = origin if store.sha256(origin) != source.file_sha256 else None
     if changed is not None:
         raise UserError(
-            f"{changed} has changed since {folder} was made from it; "
-            f"move {folder} away, or give the new model a new name"
+            f"{changed} has changed since {checkpoint.folder} was made from it; "
+            f"move {checkpoint.folder} away, or give the new model a new name"
         )
-    return checkpoint
+    if files == source.files:
+        return checkpoint
+    source = source.replaced(files=files)
+    store.write_json(checkpoint.folder / store.SOURCE, source.plain())
+    return replace(checkpoint, source=source)
 
 
-def _changed_file(origin: Path, copies: list[Path]) -> Path | None:
-    """The first file of `origin` whose content is not that of its copy."""
-    for copy in copies:
+def _changed_copies(
+    origin: Path, folder: Path, source: CheckpointSource
+) -> tuple[Path | None, tuple[FileState, ...]]:
+    """The first file of `origin` whose content is not that of its copy, and what its files are now."""
+    known, now = {file.file: file for file in source.files}, dict[str, FileState]()
+    filecmp.clear_cache()  # it goes by dates
+    for copy in files_of(folder):
         file = origin / copy.name
-        if file.is_file() and not filecmp.cmp(file, copy):
-            return file
-    return None
+        if not file.is_file():
+            continue
+        now[copy.name] = store.weights.state(file)
+        if now[copy.name] != known.get(copy.name) and not filecmp.cmp(file, copy, shallow=False):
+            return file, ()
+    return None, tuple(now.values())
+
+
+def _changed_gguf(origin: Path, source: CheckpointSource) -> tuple[Path | None, tuple[FileState, ...]]:
+    """The file, where its content has changed; and what it is now."""
+    if source.files and store.weights.is_same(source.files[0], origin):
+        return None, (store.weights.state(origin, full=True),)
+    state = store.weights.state(origin, full=True)
+    return (None if state.sha256 == source.file_sha256 else origin), (state,)

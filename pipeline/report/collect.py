@@ -146,7 +146,7 @@ class _Reader:
         """Similarity statistics, with their arrays where these can be used."""
         model = source.path.parent.name
         try:
-            arrays, gap = similarity.read(source.path.parent, record.weights), None
+            arrays, gap = similarity.read(source.path.parent, record.weights, record.contents), None
         except UserError as error:
             arrays, gap = None, str(error)
         self.parts.statistics.append(SourcedStatistics(record, source, model, arrays, gap))

@@ -21,7 +21,7 @@ from typing import Any
 from pipeline import store
 from pipeline.evals import passed
 from pipeline.graphs import graphfile
-from pipeline.models import tokenizer
+from pipeline.models import identity, tokenizer
 from pipeline.ship.triton import page, repository, versions
 from pipeline.ship.triton.versions import Place, Shippable
 from pipeline.store.records import EngineRecord, MergedRecord, ShippedModel, ShipRecord, ShipSettings
@@ -141,6 +141,8 @@ def _accepted(path: Path, unchecked: bool) -> Shippable:
     graph = folder / sidecar.graph.file if isinstance(sidecar, EngineRecord) else path
     if isinstance(sidecar, EngineRecord) and store.sidecar(graph).sha256 != sidecar.graph.sha256:
         raise UserError(f"{graph} is not the graph that {path} was built from; build the engine again")
+    store.refuse_damaged(graph)
+    identity.refuse_other_sums(folder, store.weights.states(store.weight_paths(graph), full=True))
     if not _has_cache(graph) and not passed.has_no_attention(graph):
         raise UserError(f"{path} has no cache to generate with; make it with `pipeline export`")
     check = "passed" if store.check_passed(path, sidecar.sha256) else "not checked"
@@ -172,7 +174,8 @@ def _stage(
 
 def _present(model: ShippedModel, artefact: Shippable, settings: ShipSettings) -> int | None:
     """The newest version that is this very artefact with these settings."""
-    wanted = {"sha256": artefact.sidecar.sha256, "settings": settings.plain()}
+    contents = store.contents(artefact.path)
+    wanted = {"sha256": artefact.sidecar.sha256, "contents": contents, "settings": settings.plain()}
     return max((int(number) for number, one in model.versions.items() if one.matches(wanted)), default=None)
 
 

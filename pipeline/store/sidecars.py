@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import records
-from pipeline.store.files import sha256, write_json
+from pipeline.store import records, weights
+from pipeline.store.files import sha256, text_digest, write_json
 from pipeline.store.paths import healed_path, resolved, result_of, sidecar_path
-from pipeline.store.records import CheckRecord, EngineRecord, GraphRecord, Sidecar
+from pipeline.store.records import CheckRecord, EngineRecord, FileDigest, GraphRecord, MergedRecord, Sidecar
 from pipeline.types import UserError, Variant
+
+log = logging.getLogger(__name__)
 
 
 def sidecar(artefact: Path, quick: bool = False) -> Sidecar:
-    """The sidecar of an artefact, after a check that it is the artefact's own.
+    """The sidecar of an artefact, after a check that it is the artefact's own, and of the weights beside it.
 
     Args:
         artefact: a graph or an engine.
-        quick: compare sizes only, where many gigabytes of engines would be hashed just to list them.
+        quick: compare its size only, where many gigabytes of engines would be hashed just to list them.
 
     Raises:
-        UserError: artefact or sidecar is missing, or they do not match.
+        UserError: artefact or sidecar is missing, they do not match, or the weights are others.
     """
     if not artefact.is_file():
         raise UserError(f"{artefact} does not exist; `pipeline list` shows what does")
@@ -34,7 +37,52 @@ def sidecar(artefact: Path, quick: bool = False) -> Sidecar:
     same = record.bytes == artefact.stat().st_size
     if not same or not (quick or record.sha256 == sha256(artefact)):
         raise UserError(f"{artefact} is not what its sidecar describes; remove it and make it again")
+    if not quick:
+        refuse_other_weights(artefact, record)
     return record
+
+
+def refuse_other_weights(artefact: Path, record: Sidecar) -> None:
+    """Refuses an artefact whose weights are not those that it was made with; missing ones are not judged.
+
+    Sidecars of 0.1 and 0.2 say nothing of the content of weights, so that only a check can.
+
+    Raises:
+        UserError: a file of its weights, or of its adapter's tensors, has other content.
+    """
+    folder = resolved(record.folder, artefact) if isinstance(record, EngineRecord) else artefact.parent
+    if changed := weights.changed(record.files, folder):
+        raise UserError(
+            f"{changed} is not what {artefact} was made with: its content is another; "
+            f"make {KINDS[record.artefact]} of it again with `pipeline {_command(record)}`"
+        )
+    for healed in _healed_files(record):
+        _refuse_other_healed(artefact, folder / healed.file, healed.sha256)
+
+
+def _command(record: Sidecar) -> str:
+    """What makes an artefact again."""
+    if isinstance(record, EngineRecord):
+        return "build-engine"
+    return (
+        "merge"
+        if isinstance(record, MergedRecord)
+        else "export" + " --from-onnx FOLDER" * (record.contract == "optimum")
+    )
+
+
+def _healed_files(record: Sidecar) -> tuple[FileDigest, ...]:
+    """The files of adapters' tensors that a graph reads."""
+    if isinstance(record, MergedRecord):
+        return record.healed
+    return (record.healed,) if isinstance(record, GraphRecord) and record.healed else ()
+
+
+def _refuse_other_healed(artefact: Path, path: Path, digest: str) -> None:
+    if not path.is_file() or weights.state(path, full=True).sha256 != digest:
+        raise UserError(
+            f"{path} is not what {artefact.name} was made with; run its `pipeline export … --adapter` again"
+        )
 
 
 def graph_sidecar(artefact: Path) -> GraphRecord:
@@ -96,9 +144,14 @@ def write_sidecar(artefact: Path, fields: Mapping[str, Any]) -> Sidecar:
 def is_current(artefact: Path, wanted: Mapping[str, Any]) -> bool:
     """Whether the artefact exists, matches its sidecar, and was made from just what is wanted now."""
     try:
-        return sidecar(artefact).matches(wanted)
-    except UserError:
+        record = sidecar(artefact)
+    except UserError as error:
+        log.debug("%s", error)
         return False
+    if not weights.is_content(record.weights):
+        log.warning("%s is of an older version, which did not look at the weights' content", artefact)
+        return False
+    return record.matches(wanted)
 
 
 def checkpoint_folder(artefact: Path) -> Path:
@@ -120,14 +173,70 @@ def healed_weights(artefact: Path) -> Path | None:
     if not isinstance(record, GraphRecord) or record.adapter is None:
         return None
     path = healed_path(artefact.parent, record.variant)
-    if record.healed is None or not path.is_file() or sha256(path) != record.healed.sha256:
-        raise UserError(
-            f"{path} is not what {artefact.name} was made with; run its `pipeline export … --adapter` again"
-        )
+    _refuse_other_healed(artefact, path, record.healed.sha256 if record.healed else "")
     return path
 
 
+def weight_paths(artefact: Path) -> list[Path]:
+    """The files that an artefact's weights are from: the checkpoint's, and its adapter's tensors."""
+    record, folder = sidecar(artefact, quick=True), checkpoint_folder(artefact)
+    names = [file.file for file in record.files] + [file.file for file in _healed_files(record)]
+    if not weights.is_content(record.weights):  # of 0.1 or 0.2, which named none, but optimum's data
+        known = list(record.weights) if isinstance(record.weights, dict) else []
+        names += known or [path.name for path in folder.glob("*.safetensors") if "~" not in path.name]
+    return [folder / name for name in dict.fromkeys(names)]
+
+
+def contents(artefact: Path) -> str:
+    """SHA-256 over every byte of the weights that lie beside a graph, or that an engine was built from."""
+    record = sidecar(artefact, quick=True)
+    if isinstance(record, EngineRecord):
+        return text_digest("\n".join(sorted(f"{file.file} {file.sha256}" for file in record.files)))
+    return weights.contents(path for path in weight_paths(artefact) if path.is_file())
+
+
+def refuse_damaged(artefact: Path) -> None:
+    """Reads every byte of an artefact and of its weights, whatever their dates say, and compares all of them.
+
+    Raises:
+        UserError: a file is not what it was when the artefact was written, checked, or its digest was taken.
+    """
+    if sha256(artefact, fresh=True) != sidecar(artefact, quick=True).sha256:
+        raise UserError(f"{artefact} is not what its sidecar describes; remove it and make it again")
+    result = result_of(artefact, "check")
+    record = records.read_if_valid(CheckRecord, result)
+    checked = {resolved(file.file, result).resolve(): file.sha256 for file in (record and record.files) or ()}
+    healed = {file.file: file.sha256 for file in _healed_files(sidecar(artefact, quick=True))}
+    for path in weight_paths(artefact):
+        sums = {sha256(path, fresh=True), weights.state(path, full=True).sha256}
+        sums |= {healed.get(path.name), checked.get(path.resolve())} - {None}
+        if len(sums) > 1:
+            raise UserError(
+                f"{path} is not what {artefact} was made and checked with: its bytes are others; "
+                "restore the file, or make and check the graph again"
+            )
+
+
 def check_passed(artefact: Path, digest: str | None = None) -> bool:
-    """Whether `pipeline check` has passed on this very artefact (same SHA-256; computed unless given)."""
-    record = records.read_if_valid(CheckRecord, result_of(artefact, "check"))
-    return record is not None and record.passed and record.sha256 == (digest or sha256(artefact))
+    """Whether `pipeline check` has passed on this very artefact and on the weights that are there now.
+
+    Args:
+        artefact: a graph or an engine.
+        digest: its SHA-256, where it is known.
+    """
+    result = result_of(artefact, "check")
+    record = records.read_if_valid(CheckRecord, result)
+    if record is None or not record.passed or record.sha256 != (digest or sha256(artefact)):
+        return False
+    if record.files is None:
+        log.warning("%s is of an older version, which did not look at the weights' content: no check", result)
+        return False
+    own = artefact.resolve().parent
+    for file in record.files:
+        path = resolved(file.file, result)
+        # A reference that is gone contradicts nothing; what the artefact itself reads must be there.
+        is_judged = path.exists() or path.resolve().parent == own
+        if is_judged and not weights.is_same(file, path):
+            log.info("%s has changed since %s was checked", path, artefact)
+            return False
+    return True

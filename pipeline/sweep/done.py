@@ -45,7 +45,9 @@ def digest(artefact: Path) -> str:
     Raises:
         UserError: it is missing or not what its sidecar says.
     """
-    return store.sidecar(artefact, quick=artefact.suffix == ".plan").sha256
+    record = store.sidecar(artefact, quick=artefact.suffix == ".plan")
+    store.refuse_other_weights(artefact, record)
+    return record.sha256
 
 
 def _export(job: Job, _: Recipe) -> bool:
@@ -77,7 +79,7 @@ def _is_healed_current(path: Path, record: GraphRecord) -> bool:
     variant = record.as_variant()
     trained = adapters.read(open_checkpoint(path.parent), variant.skip, str(variant.adapter))[1]
     plain, healed = store.graph_path(path.parent, replace(variant, adapter=None)), store.healed_weights(path)
-    is_merged = healed is not None and adapters.merged_from(healed) == trained.sha256
+    is_merged = healed is not None and adapters.is_merged(healed, trained)
     return is_merged and record.base is not None and record.base.sha256 == digest(plain)
 
 
@@ -128,6 +130,7 @@ def _score(job: Job, recipe: Recipe) -> bool:
     data = settings.data or (Path(os.environ["PIPELINE_DATA"]) if os.environ.get("PIPELINE_DATA") else None)
     wanted = {
         "sha256": digest(job.inputs[0]),
+        "contents": store.contents(job.inputs[0]),
         "limit": settings.limit_of(job.task or ""),
         "num_fewshot": None,
     }

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 from pipeline import store
@@ -123,6 +124,7 @@ def test_a_70b_shaped_checkpoint(workdir: Path) -> None:
     result = measured(folder, "attn53-79", workdir, "fp16")
     print(result)
     assert not result["torch"] and result["peak_mb"] < 400
+    assert result["export_s"] + result["cut_s"] < 5
     for path in (result["base"], result["variant"]):
         assert Path(path).stat().st_size < 3e6
         onnx.checker.check_model(path, full_check=True)
@@ -254,14 +256,10 @@ def test_a_full_disk(workdir: Path) -> None:
         subprocess.run(["umount", str(full)], check=True)
 
 
-def test_skip_of_a_healthy_graph_reads_no_weights(workdir: Path) -> None:
-    """With the weights' bytes replaced by holes of the same size, cutting gives the very same file."""
-    base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny")))
-    base = export.export_base(base_model)
-    first = variants.cut(base, SkipSet.parse("mlp1")).read_bytes()
-    (file,) = base_model.files
-    header, size = int.from_bytes(file.read_bytes()[:8], "little") + 8, file.stat().st_size
-    os.truncate(file, header)
-    os.truncate(file, size)
-    (base.parent / "mlp1.fp32.onnx").unlink()
-    assert variants.cut(base, SkipSet.parse("mlp1")).read_bytes() == first
+def test_skip_of_a_healthy_graph_reads_no_weights(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
+    store.graph_sidecar(base)
+    monkeypatch.setattr(ir.ExternalTensor, "_load", lambda tensor: pytest.fail(f"{tensor.name} is read"))
+    monkeypatch.setattr("hashlib.file_digest", lambda file, _: pytest.fail(f"{file.name} is read"))
+    monkeypatch.setattr(store, "write_sidecar", lambda *_: None)  # it takes the new graph's own digest
+    assert variants.cut(base, SkipSet.parse("mlp1")).is_file()

@@ -9,8 +9,7 @@ import pytest
 
 from pipeline import store
 from pipeline.graphs import export
-from pipeline.models import checkpoint
-from pipeline.store import records
+from pipeline.models import checkpoint, identity
 from pipeline.types import UserError
 from tests import tiny
 
@@ -108,9 +107,9 @@ def test_a_source_of_version_0_1_is_read(workdir: Path) -> None:
     source = tiny.checkpoint(workdir / "models" / "tiny")
     folder = checkpoint.resolve(str(source)).folder
     (folder / store.SOURCE).write_text(json.dumps({"kind": "folder", "from": str(source)}))
-    assert checkpoint.resolve(str(source)).source == records.CheckpointSource(
-        kind="folder", origin=str(source)
-    )
+    opened = checkpoint.resolve(str(source))
+    assert (opened.source.kind, opened.source.origin) == ("folder", str(source))
+    assert opened.source.files == identity.states(source)  # compared byte by byte once, and known from now on
     (folder / store.SOURCE).write_text(json.dumps({"kind": "folder"}))
     with pytest.raises(UserError, match=r"source\.json is not a valid record at 'from': missing"):
         checkpoint.resolve("tiny")

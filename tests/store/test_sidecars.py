@@ -27,7 +27,7 @@ def graph_fields(variant: Variant = VARIANT, **changes: Any) -> dict[str, Any]:
         "artefact": "graph",
         **records.variant_fields(variant),
         "contract": "authored",
-        "weights": DIGEST,
+        "weights": store.weights.MARK + DIGEST,
         "num_layers": 3,
     }
     return {**fields, **changes}

@@ -240,6 +240,7 @@ def _write(contestant: Contestant, rows: tuple[Latency, ...], conditions: Condit
         **records.variant_fields(contestant.variant),
         artefact=artefact,
         sha256=store.sha256(path),
+        weights=store.sidecar(path).weights,
         conditions=conditions,
         rows=tuple(row.replaced(artefact=artefact) for row in rows if row.artefact == str(path)),
     )

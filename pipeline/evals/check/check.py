@@ -26,11 +26,11 @@ from pipeline.evals.check import scripted
 from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs, judge
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
-from pipeline.models import texts
+from pipeline.models import identity, safetensors_index, texts
 from pipeline.models.config import read_config
 from pipeline.runtime.runner import Array
 from pipeline.store import records
-from pipeline.store.records import CheckRecord
+from pipeline.store.records import CheckRecord, FileState
 from pipeline.types import UserError, Variant
 
 log = logging.getLogger(__name__)
@@ -114,16 +114,38 @@ def check(
     if sidecar.artefact == "merged":
         raise UserError(f"{path} is a merged graph; check the variants that it was merged from")
     result = store.result_of(path, "check")
-    if not (localize or force) and store.check_passed(path, sidecar.sha256):
-        log.info("%s: already checked, %s", path, result)
-        return Comparison(path, result, records.read(CheckRecord, result), fresh=False)
     folder = _reference_folder(path, reference)
+    if not (localize or force) and store.check_passed(path, sidecar.sha256):
+        record = records.read(CheckRecord, result)
+        if reference is None or record.checkpoint == store.relative(folder, result):
+            log.info("%s: already checked, %s", path, result)
+            return Comparison(path, result, record, fresh=False)
     if path.suffix == ".onnx":
         graphfile.load(path)  # refused before anything is said or run
+    files = _files(path, folder, result)
     record, outputs = _examine(path, folder, localize, seed)
+    for file in files:
+        if not store.weights.is_same(file, place := store.resolved(file.file, result)):
+            raise UserError(f"{place} was written to while {path} was checked; check it again")
+    record = record.replaced(weights=sidecar.weights, files=files)
     _save_outputs(outputs, store.result_of(path, "check.run"))
     store.write_json(result, record.plain())
     return Comparison(path, result, record, fresh=True)
+
+
+def _files(path: Path, folder: Path, result: Path) -> tuple[FileState, ...]:
+    """All that is compared beside the artefact itself, every byte of it, by paths from the result.
+
+    Raises:
+        UserError: a file is not what the hub gave, or what `export --verify` found.
+    """
+    reference = safetensors_index.weight_files(folder)
+    healed = store.healed_weights(path)
+    own = [*(store.weight_paths(path) if path.suffix == ".onnx" else []), *([healed] if healed else [])]
+    paths = {file.resolve(): file for file in (*own, *reference, folder / "config.json")}
+    states = {file: store.weights.state(file, full=True) for file in paths.values()}
+    identity.refuse_other_sums(folder, states.values())
+    return tuple(state.replaced(file=store.relative(file, result)) for file, state in states.items())
 
 
 def _reference_folder(path: Path, reference: Path | None) -> Path:

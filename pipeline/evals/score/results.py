@@ -100,16 +100,16 @@ def read(path: Path) -> Score:
 
 
 def scores_of(artefact: Path) -> list[Score]:
-    """The fullest score of each benchmark, with its own shots, of just this artefact (same SHA-256)."""
+    """The fullest score of each benchmark, with its own shots, of just this artefact and its weights now."""
     pattern = store.result_of(artefact, "score.*")
-    digest = store.sidecar(artefact, quick=True).sha256
+    wanted = {"sha256": store.sidecar(artefact, quick=True).sha256, "contents": store.contents(artefact)}
     fullest: dict[str, Score] = {}
     for file in sorted(pattern.parent.iterdir() if pattern.parent.is_dir() else ()):
         prefix, _, suffix = pattern.name.partition("*")
         if not (file.name.startswith(prefix) and file.name.endswith(suffix)):
             continue
         score = read(file).replaced(artefact=str(artefact))
-        if score.sha256 == digest and score.num_fewshot is None:
+        if score.matches(wanted) and score.num_fewshot is None:
             best = fullest.get(score.benchmark)
             if best is None or _documents(score) > _documents(best):
                 fullest[score.benchmark] = score

@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from pipeline import store
 from pipeline.graphs import graphfile
-from pipeline.store import records
 from pipeline.types import UserError
 
 DATA = "model.data"
@@ -55,11 +54,10 @@ def repack(graph: Path, folder: Path) -> None:
     """Writes `model.onnx` and `model.data`: byte ranges of the checkpoint, each once, in the graph's order.
 
     Raises:
-        UserError: the weights are not what source.json says, or what was written reads back differently.
+        UserError: a file of weights is cut, or what was written reads back differently.
     """
     model = graphfile.load(graph)
     folder.mkdir(parents=True)
-    _verify_sources(graph.parent)
     with (folder / DATA).open("wb") as out:
         data = _DataFile(out)
         for name, value in model.graph.initializers.items():
@@ -76,16 +74,3 @@ def repack(graph: Path, folder: Path) -> None:
     if store.sha256(folder / DATA) != data.digest.hexdigest():
         raise UserError(f"{folder / DATA} does not read back as it was written; the disk is failing")
     (folder / "model.onnx").write_bytes(ir.to_proto(model).SerializeToString())
-
-
-def _verify_sources(folder: Path) -> None:
-    """Compares the checkpoint with the SHA-256 that the hub or `export --verify` gave, where one is known."""
-    path = folder / store.SOURCE
-    if not path.is_file():
-        return
-    source = records.read(records.CheckpointSource, path)
-    for name, digest in {**source.etags, **source.sha256}.items():
-        file = folder / name
-        is_known = name.endswith(".safetensors") and len(digest) == 64
-        if is_known and file.is_file() and store.sha256(file) != digest:
-            raise UserError(f"{file} is not what was fetched (SHA-256 differs); remove it and export again")

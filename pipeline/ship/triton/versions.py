@@ -114,6 +114,7 @@ def write(artefact: Shippable, place: Place, settings: ShipSettings) -> ShippedV
             "kind": artefact.kind,
             "artefact": store.relative(artefact.path, place.record),
             "weights": sidecar.weights,
+            "contents": store.contents(artefact.path),
             "check": artefact.check,
             "raw_model": artefact.has_raw_model,
             "plan": served.plan,

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from pipeline.store.records.base import Count, Digest, FileDigest, Layer, NumLayers, Record
+from pipeline.store.records.base import Count, Digest, FileDigest, FileState, Layer, NumLayers, Record
 from pipeline.types import Head, Precision, SkipSet, Variant
 
 Contract = Literal["authored", "optimum"]
 """Who wrote a graph: this project, to its own contract, or optimum, to its."""
 Weights = str | dict[str, Count]
-"""The identity of a checkpoint, or name → bytes of the data files that came with a graph of optimum's."""
+"""The identity of a checkpoint. In files of 0.1 and 0.2 a digest of its headers, or name → bytes of the data
+files that came with a graph of optimum's: neither speaks for content."""
 MinOptMax = tuple[Count, Count, Count]
 
 
@@ -26,6 +27,8 @@ class CheckpointSource(Record):
         revision: commit of a hub repository.
         etags: file → SHA-256 or git blob id that the hub gives.
         sha256: file → SHA-256 that `export --verify` computed.
+        files: what the files of a folder were when they were copied.
+        weights: identity of an export of optimum's.
     """
 
     kind: Literal["folder", "gguf", "hub", "onnx"]
@@ -37,6 +40,8 @@ class CheckpointSource(Record):
     revision: str | None = None
     etags: dict[str, str] = {}
     sha256: dict[str, Digest] = {}
+    files: tuple[FileState, ...] = ()
+    weights: str | None = None
 
 
 class Skipped(Record):
@@ -80,6 +85,7 @@ class GraphRecord(VariantRecord, Written):
     Attributes:
         contract: who wrote the graph.
         weights: identity of the checkpoint.
+        files: its files, which lie beside the graph.
         config, tokenizer: SHA-256 of config.json, and over the tokenizer's files.
         tools: package → version of what wrote the graph.
         num_layers: L of the original model.
@@ -92,6 +98,7 @@ class GraphRecord(VariantRecord, Written):
     artefact: Literal["graph"]
     contract: Contract
     weights: Weights
+    files: tuple[FileState, ...] = ()
     num_layers: NumLayers
     config: Digest | None = None
     tokenizer: Digest | None = None
@@ -106,7 +113,9 @@ class MergedRecord(Written):
     """The sidecar of a merged graph.
 
     Attributes:
+        files: of the checkpoint, beside the graph.
         variants: name of each variant → SHA-256 of the graph that it was merged from.
+        healed: the files whose tensors an adapter changed.
     """
 
     artefact: Literal["merged"]
@@ -114,8 +123,10 @@ class MergedRecord(Written):
     precision: Precision
     contract: Contract
     weights: Weights
+    files: tuple[FileState, ...] = ()
     num_layers: NumLayers
     variants: dict[str, Digest]
+    healed: tuple[FileDigest, ...] = ()
     head: Head = "gather"
     tokenizer: Digest | None = None
     tools: dict[str, str] = {}
@@ -155,6 +166,7 @@ class EngineRecord(Written):
     Attributes:
         folder: of the checkpoint and the graph, relative to the engine's folder.
         graph: what it was built from.
+        files: the weights that it was built from, in `folder`, with their whole SHA-256.
         profiles: input name → (minimum, optimum, maximum) shape; one mapping a profile.
         stripped: built without its weights; they are put back from the graph when it is loaded.
         proven: in words, what has been seen of it.
@@ -171,6 +183,7 @@ class EngineRecord(Written):
     folder: str
     graph: FileDigest
     weights: Weights
+    files: tuple[FileState, ...] = ()
     tokenizer: Digest | None = None
     backend: Literal["tensorrt-rtx", "tensorrt"]
     backend_version: str

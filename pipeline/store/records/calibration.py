@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -10,6 +11,8 @@ from pydantic import Field
 from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Layer, Record, Seconds, read_if_valid
 from pipeline.types import SkipSet
+
+log = logging.getLogger(__name__)
 
 
 class TextSource(Record):
@@ -45,7 +48,11 @@ OnText = TypeVar("OnText", bound=TextBasedRequest)
 def read_same(form: type[OnText], path: Path, request: TextBasedRequest) -> OnText | None:
     """The record in a file, where it is there and of just what the request asks for."""
     record = read_if_valid(form, path)
-    return record if record is not None and record.is_for(request) else None
+    if record is None or record.is_for(request):
+        return record
+    if getattr(record, "contents", "") is None:
+        log.warning("%s is of an older version, which did not look at the weights' content: made again", path)
+    return None
 
 
 class SimilarityRequest(TextBasedRequest):
@@ -53,6 +60,7 @@ class SimilarityRequest(TextBasedRequest):
 
     Attributes:
         weights: identity of the checkpoint.
+        contents: digest of all its bytes; None in files of 0.1 and 0.2.
         runner: 'torch', or the path of the graph that is run, relative to this file.
         length, buckets, wanted: T tokens a sequence, K position buckets, N sequences asked for.
         tokens: in all.
@@ -61,6 +69,7 @@ class SimilarityRequest(TextBasedRequest):
     what: Literal["similarity"] = "similarity"
     model: str
     weights: Weights | None
+    contents: Digest | None = None
     runner: str
     length: Count
     buckets: Count
@@ -114,6 +123,7 @@ class GreedyRequest(TextBasedRequest):
 
     Attributes:
         weights: identity of the checkpoint.
+        contents: digest of all its bytes; None in files of 0.1 and 0.2.
         samples, length: N sequences of T tokens.
         every: the loss is read at every so many positions.
         doubt: standard errors behind the best at which a candidate is dropped.
@@ -122,6 +132,7 @@ class GreedyRequest(TextBasedRequest):
     what: Literal["greedy"] = "greedy"
     model: str
     weights: Weights | None
+    contents: Digest | None = None
     kind: str
     samples: Count
     length: Count
@@ -193,12 +204,14 @@ class HealRequest(TextBasedRequest):
     Attributes:
         variant: name of the skip set.
         weights: identity of the checkpoint.
+        contents: digest of all its bytes; None in files of 0.1 and 0.2.
     """
 
     what: Literal["adapter"] = "adapter"
     model: str
     variant: str
     weights: Weights | None
+    contents: Digest | None = None
     settings: HealSettings
     texts: TextSource
 
@@ -218,6 +231,21 @@ class AdapterRecord(HealRequest):
     trained_parameters: Count = 0
     seconds: Seconds = 0.0
     tools: dict[str, str] = {}
+    sha256: Digest
+
+
+class MergedTensors(Record):
+    """graphs/<model>/<variant>~<adapter>.json, beside the tensors that the adapter changed.
+
+    Attributes:
+        adapter: SHA-256 of adapter_model.safetensors.
+        contents: digest of the checkpoint that it was merged into.
+        sha256: of the tensors' file.
+    """
+
+    what: Literal["merged-tensors"] = "merged-tensors"
+    adapter: Digest
+    contents: Digest
     sha256: Digest
 
 

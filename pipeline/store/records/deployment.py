@@ -78,6 +78,7 @@ class ShippedVersion(VariantRecord):
         settings: of its text model.
         artefact: the path that it was shipped from, relative to SHIP.json.
         weights: identity of the checkpoint.
+        contents: digest of all its bytes.
         check: what its check said, in words.
         raw_model: NAME is there too, and not NAME_generate alone.
         plan, graph: where they lie in the repository.
@@ -92,6 +93,7 @@ class ShippedVersion(VariantRecord):
     kind: str
     artefact: str
     weights: Weights | None = None
+    contents: Digest | None = None
     check: str
     raw_model: bool
     plan: str | None = None

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
-from pipeline.store.records.artefacts import VariantRecord
-from pipeline.store.records.base import Count, Digest, Record, Seconds
+from pipeline.store.records.artefacts import VariantRecord, Weights
+from pipeline.store.records.base import Count, Digest, FileState, Record, Seconds
 from pipeline.store.records.scores import ScoreRecord
 
 
@@ -75,12 +75,17 @@ class CheckRecord(VariantRecord):
         localized: where the residual stream first diverges.
         feeds, noise: feed → output → agreement with fp32 PyTorch, of the artefact and of fp16 PyTorch.
         tokens: where the tokens came from.
+        weights: identity of the checkpoint.
+        files: all that was compared beside the artefact itself, by paths relative to this file: its weights,
+            those of the reference and its config.json. None in results of 0.1 and 0.2.
     """
 
     what: Literal["check"] = "check"
     artefact: str
     sha256: Digest
     passed: bool
+    weights: Weights | None = None
+    files: tuple[FileState, ...] | None = None
     failures: tuple[str, ...] = ()
     unstable: tuple[str, ...] = ()
     outputs: Count = 0
@@ -182,6 +187,7 @@ class BenchRecord(VariantRecord):
     what: Literal["bench"] = "bench"
     artefact: str
     sha256: Digest
+    weights: Weights | None = None
     conditions: Conditions
     rows: tuple[Latency, ...]
 

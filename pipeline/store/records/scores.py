@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Record
 
 LOWER_IS_BETTER = ("loss",)
@@ -20,6 +21,8 @@ class Score(Record):
         value: as a fraction (a loss as it is); stderr its standard error, n the documents behind it.
         limit: documents a task at most, None for all of them.
         num_fewshot: examples before each question, where they are not the benchmark's own number.
+        weights: identity of the checkpoint.
+        contents: digest of all its bytes.
         complete: whether these are the rows of the published set; None where the hub gave them.
         protocol: 'lm-eval', 'v1', or 'v1-like' where the shots or rows are not those of the protocol.
         work: tokens, padding and passes that this run put through the model; 0 for answers that were kept.
@@ -29,6 +32,8 @@ class Score(Record):
     variant: str
     artefact: str
     sha256: Digest
+    weights: Weights | None = None
+    contents: Digest | None = None
     benchmark: str
     title: str
     metric: str

@@ -148,16 +148,22 @@ def optimum_base(folder: Path) -> Path:
         return ready
     try:
         from optimum.exporters.onnx import main_export
+
+        from pipeline.models import pretrained
     except ModuleNotFoundError as error:
         raise UserError(
             f"a graph of optimum's needs optimum ({error}); run `pip install 'skip-pipeline[optimum]'`"
         ) from None
     log.info("exporting %s with optimum, for comparison (once; takes a minute or more)", folder)
-    with tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary,
+        pretrained.rewritten(folder) as source,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # the tracer warns of transformers' own code
         try:
             main_export(
-                str(folder),
+                str(source),
                 temporary,
                 task="text-generation-with-past",
                 dtype="fp32",

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
-from pipeline.models import sublayers
+from pipeline.models import pretrained, sublayers
 from pipeline.models.sublayers import keep_input, keep_output
-from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError, first_line
+from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError
 
 Array = npt.NDArray[Any]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -49,7 +49,8 @@ class Reference:
         skip: what is left out for good; `without` leaves out more for a while.
 
     Raises:
-        UserError: no checkpoint there, a layer does not exist, or a decoder layer is built in an unknown way.
+        UserError: as `pretrained.load`; a layer does not exist, or is built in an unknown way; the healed
+            tensors are not this model's.
     """
 
     def __init__(
@@ -61,23 +62,16 @@ class Reference:
         load: dict[str, Any] | None = None,
     ) -> None:
         options = {"attn_implementation": "eager", "dtype": _DTYPES[dtype], **(load or {})}
-        try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, **options
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{folder} holds no checkpoint that transformers can load ({first_line(error)}); "
-                "check needs one to compare with"
-            ) from None
-        self.model.train(False)
+        self.model: Any = pretrained.load(folder, skip, **options)
         self.skip = skip
         self.layers = sublayers.decoder_layers(self.model, folder)
         # Whether a layer returns (stream, …) or the stream itself; `entering` finds out.
         self._gives_tuples = False
         skip.within(len(self.layers))
         if healed is not None:
-            self.model.load_state_dict(load_file(healed), strict=False)
+            foreign = self.model.load_state_dict(load_file(healed), strict=False).unexpected_keys
+            if foreign:
+                raise UserError(f"{healed} holds {foreign[0]}, which the model of {folder} has not")
         self._leave_out(skip)
 
     def _leave_out(self, skip: SkipSet) -> list[tuple[nn.Module, str, nn.Module]]:

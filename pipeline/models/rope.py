@@ -14,6 +14,8 @@ from pipeline.models.config import Config
 from pipeline.types import UserError
 
 Frequencies = npt.NDArray[np.float32]
+AUTHORED = ("default", "linear", "llama3", "longrope")
+"""Types of scaling that graphs are written with."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,7 @@ def rope(config: Config) -> Rope:
     if kind == "longrope":
         return _longrope(base, config, scaling)
     raise UserError(
-        f"rope scaling {kind!r} is not authored here (default, linear, llama3 and longrope are); "
-        "use --from-onnx"
+        f"rope scaling {kind!r} is not authored here ({', '.join(AUTHORED)} are); use --from-onnx"
     )
 
 

@@ -7,7 +7,7 @@ refused. One model_type a file, named by it, with
 - `DEFAULTS`: the keys that our code understands, and their values in transformers' class;
 - `FIXED`: keys that the class ignores or that are not authored, and the one value that they may have.
 
-A model_type without a file keeps its own keys; only the form of its rope is made one.
+A model_type without a file keeps its own keys; only its sizes are looked at.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from pipeline.types import UserError
 
 Config = Mapping[str, Any]
 """config.json of a checkpoint. Its keys are transformers' and differ from architecture to architecture."""
-_CONFIG: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+_CONFIG: TypeAdapter[Config] = TypeAdapter(dict[str, Any])
 _KEPT_HERE = {
-    "auto_map", "quantization_config", "drop_attn_list", "drop_mlp_list", "layer_types",
+    "auto_map", "quantization_config", "drop_attn_list", "drop_mlp_list",
     "dtype", "torch_dtype", "attn_implementation",
 }  # fmt: skip
-"""Keys that transformers is not given unless its class has them: which code runs, and in which precision, is
-not the file's to choose."""
+"""Keys that transformers is not given: the code that runs and its precision are not the file's to choose."""
 
 
 def read_config(folder: Path) -> Config:
@@ -96,7 +95,7 @@ def normalised(config: Config, file: Path) -> Config:
         raise UserError(f"{file}: model_type is {model_type!r:.60}, not a name")
     if not is_known(model_type):
         _numbers.refuse_odd_sizes(config, file)
-        return _rope.one_form(config, file, strict=False)
+        return config
     assert isinstance(model_type, str)
     whole = {**fixed(model_type), **defaults(model_type), **_rope.one_form(config, file)}
     whole = _numbers.checked(whole, file)
@@ -124,15 +123,21 @@ def for_transformers(config: Config) -> dict[str, Any]:
     Args:
         config: normalised.
     """
-    model_type = config["model_type"]
-    own, ours = (defaults(model_type), fixed(model_type)) if is_known(model_type) else ({}, {})
-    given = {
-        key: value
-        for key, value in config.items()
-        if key in own or not (key in ours or key in _KEPT_HERE or key.startswith("_"))
-    }
-    if scaling := given.get("rope_scaling"):
+    model_type, dropped = config["model_type"], set(_KEPT_HERE)
+    if is_known(model_type):  # what its class has not, and what says the same once more
+        dropped |= {*fixed(model_type), "layer_types"} - set(defaults(model_type))
+    given = {k: v for k, v in config.items() if k not in dropped and not k.startswith("_")}
+    if is_known(model_type) and (scaling := config["rope_scaling"]):
         # Phi-3's class knows no other name for the type, and every class knows this one.
-        kind = scaling.get("rope_type", scaling.get("type"))
-        given["rope_scaling"] = {"type": kind} | {k: v for k, v in scaling.items() if k != "rope_type"}
+        numbers = {k: v for k, v in scaling.items() if k != "rope_type"}
+        given["rope_scaling"] = {"type": scaling["rope_type"], **numbers}
     return given
+
+
+def older_form(config: Config, file: Path) -> Config:
+    """The config with transformers 4's keys for the rope, of an architecture that is not known here.
+
+    Raises:
+        UserError: its layers differ in their rope, which version 4 cannot say.
+    """
+    return _rope.one_form(config, file)

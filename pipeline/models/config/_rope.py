@@ -1,6 +1,6 @@
 """Rope in one form, of the two that transformers writes, and no number in it that cannot be.
 
-Version 4 has `rope_theta` and `rope_scaling`; version 5 has `rope_parameters`, which may differ by layer type.
+Version 4 has `rope_theta` and `rope_scaling`; version 5 has `rope_parameters`, maybe one a layer type.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ _HARMLESS = {"finetuned"}
 _PHI3_NAMES = {"su": "longrope", "yarn": "longrope"}
 
 
-def one_form(config: Mapping[str, Any], file: Path, *, strict: bool = True) -> dict[str, Any]:
+def one_form(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The config with version 4's keys, `rope_scaling` None or with `rope_type`.
 
     Args:
         config: as the file has it.
         file: for messages.
-        strict: False of an architecture that is not known here: what cannot be taken apart stays.
 
     Raises:
         UserError: the two forms contradict each other, or layers differ in their rope.
     """
     inner, key = _parameters(config, file)
-    if inner is None or (not strict and _is_nested(inner)):
+    if inner is None:
         return dict(config)
     inner = _of_all_layers(inner, f"{file}: {key}")
     single = {name: value for name, value in config.items() if name != "rope_parameters"}
@@ -60,7 +59,7 @@ def one_form(config: Mapping[str, Any], file: Path, *, strict: bool = True) -> d
         raise UserError(f"{file}: {key} has type and rope_type, which differ: {', '.join(sorted(kinds))}")
     kind = next(iter(kinds), "default" if not inner else None)
     single["rope_scaling"] = None if kind == "default" and not inner else {"rope_type": kind, **inner}
-    if strict and config.get("model_type") == "phi3":
+    if config.get("model_type") == "phi3":
         _use_outer_context(single, file, key)
     return single
 

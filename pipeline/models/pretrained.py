@@ -1,0 +1,175 @@
+"""A checkpoint as transformers' model, proved to be what its files say: the one place that loads one.
+
+transformers draws a tensor that it misses at random, passes over one that it does not know, and takes a
+default for a key in another version's form, each with a log line at most. Here each of them is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
+
+from pipeline.models import config as configs
+from pipeline.models import safetensors_index
+from pipeline.models.config import Config, read_config
+from pipeline.models.rope import AUTHORED, rope
+from pipeline.models.sizes import rules_of
+from pipeline.models.sublayers import is_left_out
+from pipeline.types import BASE, SkipSet, UserError, first_line
+
+_UNUSED = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$|\.attention\.bias$")
+"""Tensors of old checkpoints that hold no weight: tables that are computed."""
+_SHOWN = 3
+
+
+def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
+    """The causal model of a checkpoint, in evaluation mode.
+
+    Args:
+        folder: config.json and safetensors; code that comes with a checkpoint is never run.
+        skip: sublayers that will not be run, whose tensors may be missing.
+        options: of from_pretrained (dtype, attention kernel, quantisation).
+
+    Raises:
+        UserError: no checkpoint there, a tensor that is missing or that nothing uses, or a model that differs
+            from config.json.
+    """
+    config = read_config(folder)
+    file = folder / "config.json"
+    if config.get("quantization_config"):
+        raise UserError(f"{file}: the weights are quantised; take the model that they were quantised from")
+    made = transformers_config(config, file)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=made,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **options,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"{folder} holds no checkpoint that transformers can load ({first_line(error)}); "
+            "check needs one to compare with"
+        ) from None
+    model, report = loaded
+    model.train(False)
+    shared = rules_of(config.get("model_type")).shared_norm
+    missing = [name for name in report["missing_keys"] if not is_left_out(name, skip, shared_norm=shared)]
+    _refuse_some(folder, "lacks", missing, "which transformers would draw at random")
+    unused = [name for name in report["unexpected_keys"] if not _UNUSED.search(name)]
+    _refuse_some(folder, "holds", unused, f"which {config.get('model_type')} does not use")
+    misfits = [f"{name} as {list(theirs)}" for name, theirs, _ in report["mismatched_keys"]]
+    _refuse_some(folder, "holds", misfits, "another shape than config.json implies")
+    _prove_head(model, folder)
+    if configs.is_known(config.get("model_type")):
+        _prove_config(model, config, file)
+        _prove_rope(model, config, file)
+    return model
+
+
+def transformers_config(config: Config, file: Path) -> PretrainedConfig:
+    """The configuration that transformers' class makes of a normalised config.json.
+
+    Raises:
+        UserError: the installed version has no such class, or its class does not read the config's form.
+    """
+    model_type = str(config.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(f"{file}: this version of transformers has no architecture {model_type!r:.60}")
+    form = CONFIG_MAPPING[model_type]
+    keys = inspect.signature(form.__init__).parameters
+    if not configs.is_known(model_type) and config.get("rope_parameters") and "rope_parameters" not in keys:
+        if "rope_theta" not in keys:
+            raise UserError(
+                f"{file}: it was written by transformers 5, whose rope_parameters this version's "
+                f"{form.__name__} does not read; run `pip install 'transformers>=5'`"
+            )
+        config = configs.older_form(config, file)
+    made: PretrainedConfig = form.from_dict(configs.for_transformers(config))
+    return made
+
+
+@contextmanager
+def rewritten(folder: Path) -> Iterator[Path]:
+    """The checkpoint as a folder for tools that load it themselves, its config.json as they read it right.
+
+    Raises:
+        UserError: as `transformers_config`.
+    """
+    with tempfile.TemporaryDirectory(prefix=".checkpoint.", dir=folder) as temporary:
+        target = Path(temporary)
+        for file in folder.iterdir():
+            if file.is_file() and file.name != "config.json" and not file.name.endswith(".onnx"):
+                (target / file.name).symlink_to(file.resolve())
+        transformers_config(read_config(folder), folder / "config.json").save_pretrained(target)
+        yield target
+
+
+def _refuse_some(folder: Path, verb: str, names: Iterable[str], what: str) -> None:
+    names = sorted(names)
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise UserError(f"{folder} {verb} {', '.join(names[:_SHOWN])}{more}, {what}")
+
+
+def _prove_head(model: Any, folder: Path) -> None:
+    """Refuses a head of its own in the file where the config ties it to the embedding."""
+    if not model.config.tie_word_embeddings:
+        return
+    tensors = safetensors_index.read_index(safetensors_index.weight_files(folder))
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    if not all(name in tensors for name in names):
+        return
+    pair = []
+    for name in names:
+        with safe_open(folder / tensors[name].file, "pt") as file:
+            pair.append(file.get_tensor(name))
+    if not torch.equal(*pair):
+        raise UserError(
+            f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding; set "
+            "tie_word_embeddings to false in config.json if the head was trained"
+        )
+
+
+def _prove_config(model: Any, config: Config, file: Path) -> None:
+    """Every key that is understood has the value that the graph is written from, and so has each norm."""
+    for key, value in config.items():
+        if key in configs.defaults(config["model_type"]) and not key.startswith("rope_"):
+            theirs = getattr(model.config, key, value)
+            assert theirs == value, f"{file}: {key} is {value!r} here and {theirs!r} in transformers"
+    eps = config.get("rms_norm_eps", config.get("layer_norm_eps"))
+    for name, module in model.named_modules():
+        theirs = getattr(module, "variance_epsilon", getattr(module, "eps", eps))
+        assert theirs == eps, f"{file}: eps is {eps} here and {theirs} of transformers' {name}"
+
+
+def _prove_rope(model: Any, config: Config, file: Path) -> None:
+    """The angles are those that the graph computes, where it can."""
+    kind = (config["rope_scaling"] or {"rope_type": "default"})["rope_type"]
+    tables = [module for module in model.modules() if hasattr(module, "inv_freq")]
+    if kind not in AUTHORED or not tables:
+        assert tables, f"{file}: transformers' model has no rope"
+        return
+    ours = rope(config)
+    for module in tables:
+        theirs = module.inv_freq.float().cpu().numpy()
+        same = theirs.shape == ours.frequencies.shape
+        same = same and np.allclose(theirs, ours.frequencies, rtol=1e-5, atol=0)
+        if not (same and np.isclose(module.attention_scaling, ours.factor, rtol=1e-6)):
+            raise UserError(
+                f"{file}: transformers computes other rotary angles than config.json says "
+                f"({kind}, rope_theta {config['rope_theta']:g})"
+            )

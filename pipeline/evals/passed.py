@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline import store
 from pipeline.models import identity
@@ -79,11 +77,14 @@ def has_no_attention(path: Path) -> bool:
     return isinstance(sidecar, GraphRecord) and len(sidecar.skip.attention) == sidecar.num_layers
 
 
+JOURNAL = 2
+"""Of the answers' form. Those of 1 could be texts of logits that are no numbers."""
+
+
 def journal_path(path: Path, digest: str, protocol: str) -> Path:
-    """Where the answers of an artefact are kept; the name holds all that they depend on."""
-    key = store.text_digest(
-        f"{digest} {protocol} {identity.tokenizer_digest(store.checkpoint_folder(path))}"
-    )[:16]
+    """Where the answers of an artefact are kept; the name holds all that they depend on, its weights too."""
+    tokenizer = identity.tokenizer_digest(store.checkpoint_folder(path))
+    key = store.text_digest(f"{digest} {store.contents(path)} {protocol} {tokenizer}")[:16]
     return store.result_of(path, f"answers-{key}").with_suffix(".jsonl")
 
 
@@ -93,32 +94,3 @@ def no_cache(path: Path) -> UserError:
         f"{path} has no cache to generate with; export it with `pipeline export`, "
         "or leave the generating task out"
     )
-
-
-def only_greedy(settings: Mapping[str, Any]) -> None:
-    """Refuses generation settings of lm-eval that draw tokens at random.
-
-    Raises:
-        UserError: they do.
-    """
-    if settings["do_sample"]:
-        raise UserError(
-            "the task samples (do_sample: true), and scoring decodes greedily; "
-            "pass --gen_kwargs do_sample=False"
-        )
-
-
-def has_room(room: int, window: int) -> None:
-    """Refuses to write more tokens than the window holds.
-
-    Args:
-        room: tokens of the window that are left for the prompt.
-        window: tokens of the model's context.
-
-    Raises:
-        UserError: none are left.
-    """
-    if room < 1:
-        raise UserError(
-            f"the task writes more tokens than the model's window of {window} holds; take another task"
-        )

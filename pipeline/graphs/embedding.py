@@ -1,4 +1,4 @@
-"""How many tokens a graph's embedding knows: an id beyond its rows is no input, and no backend need say so."""
+"""How many tokens a graph's embedding knows: an id beyond its rows is no input; a backend may not say so."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gzip
 import importlib.metadata
 import json
+import zlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,18 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from pipeline import store
+from pipeline.evals.score import kept_files
+from pipeline.evals.score.stable import described
 from pipeline.types import UserError
 
 SEED = 1234
 """lm-eval's own seed of the few-shot draw."""
 BAD_ROW = (KeyError, IndexError, TypeError, ValueError)
 """What lm-eval's templates raise on a row that they cannot take."""
+
+
+OF_ANSWERS = ("custom_dataset", "metric_list", "filter_list", "process_results")
+"""Parts of a task that its prompts do not depend on; the rows have a digest of their own."""
 
 
 class CachedTask(ConfigurableTask):
@@ -42,29 +50,34 @@ class CachedTask(ConfigurableTask):
         """
         documents = dict(self.doc_iterator(limit=limit))
         file = self.project.prompts(self._digest(limit, options))
-        if not file.is_file():
+        instances = read_instances(file, documents)
+        if instances is None:
             try:
                 super().build_all_requests(limit=limit, **options)
             except (*BAD_ROW, AssertionError) as error:
                 raise self._bad_row(documents, error) from None
             write_instances(file, self._instances)
-        self._instances = read_instances(file, documents)
+            instances = read_instances(file, documents)
+            kept_files.sweep(file.parent, "*.json.gz")
+        if instances is None:
+            raise UserError(f"{file} does not read back as it was written; the disk is failing")
+        self._instances = instances
 
     def _digest(self, limit: int | None, options: dict[str, Any]) -> str:
         """A digest of everything that the prompts depend on."""
         config = {
-            key: str(value)
-            for key, value in self.config.to_dict(keep_callable=False).items()
-            if key != "custom_dataset"
+            field.name: described(getattr(self.config, field.name))
+            for field in fields(self.config)
+            if field.name not in OF_ANSWERS
         }
         rows = {
-            split: store.text_digest(json.dumps(list(data), default=str))
+            split: store.text_digest(json.dumps(list(data), default=described))
             for split, data in self.dataset.items()
         }
-        template = {key: str(value) for key, value in options.items() if key != "chat_template"}
+        template = {key: described(value) for key, value in options.items() if key != "chat_template"}
         version = importlib.metadata.version("lm_eval")
         inputs = [version, config, rows, limit, SEED, template]
-        return store.text_digest(json.dumps(inputs, sort_keys=True, default=str))
+        return store.text_digest(json.dumps(inputs, sort_keys=True))
 
     def _bad_row(self, documents: dict[int, Any], error: Exception) -> UserError:
         """The error that names the row which makes no prompt."""
@@ -97,12 +110,19 @@ def write_instances(file: Path, instances: list[Instance]) -> None:
         json.dump({"contexts": list(contexts), "instances": rows}, out)
 
 
-def read_instances(file: Path, documents: dict[int, Any]) -> list[Instance]:
-    """The questions in a file, with their documents."""
-    with gzip.open(file, "rt", encoding="utf-8") as text:
-        data = json.load(text)
-    contexts = data["contexts"]
-    return [
-        Instance(kind, documents[document], (contexts[context], *rest), idx, (task, document, repeats))
-        for kind, task, document, repeats, idx, context, rest in data["instances"]
-    ]
+def read_instances(file: Path, documents: dict[int, Any]) -> list[Instance] | None:
+    """The questions in a file, with their documents; None where it is missing or broken."""
+    if not file.is_file():
+        return None
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as text:
+            data = json.load(text)
+        contexts = data["contexts"]
+        instances = [
+            Instance(kind, documents[document], (contexts[context], *rest), idx, (task, document, repeats))
+            for kind, task, document, repeats, idx, context, rest in data["instances"]
+        ]
+    except (OSError, EOFError, zlib.error, *BAD_ROW):
+        return None
+    kept_files.used(file)
+    return instances

@@ -9,28 +9,28 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from pipeline import store
 from pipeline.engines import opening
 from pipeline.evals import passed
-from pipeline.evals.score import prefixes, tokens
+from pipeline.evals.score import known, prefixes, tokens
+from pipeline.evals.score.generation import GenerationSettings
 from pipeline.evals.score.journal import Journal
 from pipeline.evals.score.loglikelihoods import Answer, ScoringError
 from pipeline.evals.score.questions import ProgressListener, Questions, text_groups, windows
-from pipeline.evals.score.scorer import Scorer, Work
+from pipeline.evals.score.scorer import Scorer
 from pipeline.evals.score.settings import ModelSettings
 from pipeline.evals.score.words import TextPair, TokenizerLM, TokenPair
+from pipeline.evals.score.work import Work
 from pipeline.models import identity, tokenizer
 from pipeline.runtime.generation.greedy import greedy_batch
 from pipeline.runtime.runner import Runner
-from pipeline.types import first_line
+from pipeline.types import UserError, first_line
 
 GENERATED_ROWS = 8
 """Texts that are written side by side."""
-GENERATED_TOKENS = 256
-"""Tokens of a text at most where the task does not say, as in lm-eval."""
 TAIL = 64
 """Tokens at the end of a text in which stop strings are looked for."""
 
@@ -43,13 +43,19 @@ class PipelineLM(TokenizerLM):
         artefact: a graph or an engine whose check has passed; or a merged graph, whose variants are scored in
             one pass.
         settings: how it answers; by default taken from `options`.
-        options: `ModelSettings` by name, as lm-eval's command passes them; others are ignored.
+        options: `ModelSettings` by name, as lm-eval's command passes them, beside its own.
 
     Raises:
-        UserError: the artefact is missing, unchecked, or lies beside another model's tokenizer.
+        UserError: the artefact is missing, unchecked, or lies beside another model's tokenizer; an option is
+            unknown or of a wrong type.
     """
 
-    def __init__(self, artefact: str | Path, settings: ModelSettings | None = None, **options: Any) -> None:
+    def __init__(
+        self, artefact: str | Path = "", settings: ModelSettings | None = None, **options: Any
+    ) -> None:
+        if not artefact:
+            known.refuse_unknown("--model_args", options, ModelSettings.names(), ModelSettings.HARNESS)
+            raise UserError("--model_args names no artefact; pass artefact=graphs/…/base.fp32.onnx")
         self.path = Path(artefact)
         self.settings = settings or ModelSettings.of(options)
         self.variants = passed.variants(self.path, self.settings.unchecked)
@@ -63,6 +69,8 @@ class PipelineLM(TokenizerLM):
             for head, (path, digest) in self.variants.items()
         }
         self.progress: ProgressListener | None = None
+        self.asked: set[str] = set()
+        self._generated = Work()
 
     # ---- what runs ----------------------------------------------------------------------------------------
 
@@ -83,8 +91,14 @@ class PipelineLM(TokenizerLM):
 
     @property
     def work(self) -> Work:
-        """What has gone through the model so far."""
-        return self.scorer.work if "scorer" in self.__dict__ else Work()
+        """What has gone through the model in this process."""
+        scored = self.scorer.work if "scorer" in self.__dict__ else Work()
+        return Work.total([scored, self._generated])
+
+    def work_of_asked(self) -> Work:
+        """What the answers to the questions in `asked` took, in this run and in those before it."""
+        journal = next(iter(self.journals.values()))
+        return Work.total(journal.work[key] for key in self.asked if key in journal.work)
 
     def close(self) -> None:
         """Frees the runner and closes the journals."""
@@ -94,7 +108,8 @@ class PipelineLM(TokenizerLM):
             self.runner.close()
 
     def _questions(self, keys: list[str], requests: list[Instance]) -> Questions:
-        return Questions(self.journals, keys, requests, self.progress)
+        self.asked.update(keys)
+        return Questions(self.journals, keys, requests, self.progress, lambda: self.work)
 
     # ---- log-likelihoods ----------------------------------------------------------------------------------
 
@@ -206,13 +221,10 @@ class PipelineLM(TokenizerLM):
         """Writes texts with the same settings, given by key, side by side in batches of like length."""
         if not self._can_cache:
             raise passed.no_cache(self.path)
-        settings: Any = normalize_gen_kwargs(next(iter(group.values())).args[1], GENERATED_TOKENS)
-        passed.only_greedy(settings)
+        settings = GenerationSettings.of(next(iter(group.values())).args[1], self.max_length)
         end_of_text = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
-        until = handle_stop_sequences(settings["until"], end_of_text)
-        room = self.max_length - settings["max_gen_toks"]
-        passed.has_room(room, self.max_length)
-        prompts = {key: self.tok_encode(request.args[0])[-room:] for key, request in group.items()}
+        until = handle_stop_sequences(list(settings.until), end_of_text)
+        prompts = {key: self._prompt(request.args[0], settings.room) for key, request in group.items()}
         order = sorted(prompts, key=lambda key: -len(prompts[key]))
         stop = tokenizer.stop_tokens(self.folder)
 
@@ -221,13 +233,23 @@ class PipelineLM(TokenizerLM):
             return text[-1] in stop or any(term and term in tail for term in until)
 
         in_order = [prompts[key] for key in order]
-        for row in greedy_batch(self.runner, in_order, settings["max_gen_toks"], is_finished, GENERATED_ROWS):
+        for row in greedy_batch(self.runner, in_order, settings.max_tokens, is_finished, GENERATED_ROWS):
             key = order[row.number]
+            self._generated.tokens += len(row.prompt) + len(row.tokens)
+            self._generated.asked += len(row.prompt) + len(row.tokens)
             if row.error is not None:  # the documents are named when the call ends
                 questions.finish(key, ScoringError(first_line(row.error)))
             else:
                 text = postprocess_generated_text(self.tok_decode(row.tokens), until, None)
                 questions.keep(key, {"": [text]})
+
+    def _prompt(self, text: str, room: int) -> list[int]:
+        """The last tokens of a context that the window has room for.
+
+        An empty text is its BOS; without one, the token that lm-eval puts before an empty context of a
+        log-likelihood. (lm-eval's own `hf` backend raises an IndexError there.)
+        """
+        return self.tok_encode(text)[-room:] or [self.prefix_token_id]
 
     # ---- what lm-eval asks of a model ---------------------------------------------------------------------
 

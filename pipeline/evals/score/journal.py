@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pipeline import store
+from pipeline.evals.score.work import Work
 
 StoredAnswer = list[Any]
 """[log-likelihood in nats, greedy?], [log-likelihood in nats, tokens predicted] or [generated text]."""
@@ -22,6 +24,8 @@ StoredAnswer = list[Any]
 
 class Journal:
     """Question key → answer, in memory and on disk. Two runs on one artefact may append to one file at once.
+
+    A line is [key, answer, the answer's share of the work].
 
     Args:
         path: evals/results/<model>/<artefact>.answers-<digest>.jsonl; None keeps the answers in memory only.
@@ -31,6 +35,7 @@ class Journal:
     def __init__(self, path: Path | None, fresh: bool = False) -> None:
         self.path = path
         self.answers: dict[str, StoredAnswer] = {}
+        self.work: dict[str, Work] = {}
         self.file: BinaryIO | None = None
         if path is None:
             return
@@ -41,19 +46,27 @@ class Journal:
         self.file.seek(0)
         for line in self.file:
             if entry := _entry(line):
-                self.answers[entry[0]] = entry[1]
+                self.answers[entry[0]], self.work[entry[0]] = entry[1:]
 
     @staticmethod
     def key(kind: str, *parts: Hashable) -> str:
         """The name of a question: a digest of its kind and its texts."""
         return store.text_digest(json.dumps([kind, *parts], ensure_ascii=False))[:32]
 
-    def add(self, answers: Mapping[str, StoredAnswer]) -> None:
-        """Keeps answers; when this returns, the kernel has them, so that they survive the process."""
+    def add(self, answers: Mapping[str, StoredAnswer], work: Work | None = None) -> None:
+        """Keeps answers; when this returns, the kernel has them, so that they survive the process.
+
+        Args:
+            answers: by key.
+            work: that they took together.
+        """
+        share = (work or Work()).share(max(1, len(answers)))
         self.answers.update(answers)
+        self.work.update(dict.fromkeys(answers, share))
         if self.file is None:
             return
-        lines = "".join(json.dumps([key, answer]) + "\n" for key, answer in answers.items())
+        rest = share.numbers()
+        lines = "".join(json.dumps([key, answer, rest]) + "\n" for key, answer in answers.items())
         fcntl.flock(self.file, fcntl.LOCK_EX)
         try:
             if self.file.seek(0, 2) and not _ends_with_newline(self.file):
@@ -77,13 +90,19 @@ class Journal:
         self.close()
 
 
-def _entry(line: bytes) -> tuple[str, StoredAnswer] | None:
-    """(key, answer) of a line; None where a killed run did not finish it: its question is asked again."""
+def _entry(line: bytes) -> tuple[str, StoredAnswer, Work] | None:
+    """(key, answer, work) of a line; None where a killed run did not finish it: it is asked again."""
     try:
-        key, answer = json.loads(line)
-    except (ValueError, TypeError):
+        key, answer, *rest = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
         return None
-    return (key, answer) if isinstance(key, str) and isinstance(answer, list) else None
+    is_answer = isinstance(answer, list) and bool(answer) and all(map(_is_known, answer))
+    return (key, answer, Work.of(rest[0] if rest else None)) if isinstance(key, str) and is_answer else None
+
+
+def _is_known(value: object) -> bool:
+    """Whether a part of an answer may stand in one: text, a truth value, or a number that is one."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:

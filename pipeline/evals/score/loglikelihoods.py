@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.evals.score.prefixes import Node, Request
+from pipeline.runtime.generation.sampling import NOT_FINITE
 from pipeline.runtime.runner import Array
 from pipeline.types import Failed
 
@@ -60,6 +61,9 @@ class LogLikelihoods:
             numbers = [number for number, _ in readers]
             for head, name in enumerate(self.heads):
                 scores = logits[name][row].astype(np.float32, copy=False)
+                if not np.isfinite(scores).all():  # one of -inf beside the target would leave the sum finite
+                    self._sums[numbers, head] = np.nan
+                    continue
                 best = int(scores.argmax())
                 # log p = score − max − log Σ exp(score − max)
                 spread = float(np.log(np.exp(scores - scores[best]).sum(dtype=np.float64)))
@@ -75,7 +79,7 @@ class LogLikelihoods:
         if self._left[number]:
             return
         if not np.isfinite(self._sums[number]).all():
-            self.done(number, ScoringError("the logits are not finite"))
+            self.done(number, ScoringError(NOT_FINITE))
             return
         pairs = zip(self._sums[number].tolist(), self._greedy[number].tolist(), strict=True)
         self.done(number, dict(zip(self.heads, pairs, strict=True)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol, Self
 
 from lm_eval.api.instance import Instance
@@ -11,6 +12,7 @@ from lm_eval.api.instance import Instance
 from pipeline.evals.score.journal import Journal, StoredAnswer
 from pipeline.evals.score.loglikelihoods import ScoringError
 from pipeline.evals.score.words import TextPair
+from pipeline.evals.score.work import Work
 
 WINDOW = 2_000_000
 """Characters of the requests that are tokenised, and whose prefixes are searched, at a time."""
@@ -37,6 +39,7 @@ class Questions:
         keys: of the requests, in their order.
         requests: lm-eval's.
         progress: hears of every request that is finished.
+        spent: what went through the model so far; what it grows by is kept with the answers.
 
     Raises:
         ScoringError: at the end of the block, where some failed; all others' answers are kept then.
@@ -48,6 +51,7 @@ class Questions:
         keys: list[str],
         requests: list[Instance],
         progress: ProgressListener | None,
+        spent: Callable[[], Work] = Work,
     ) -> None:
         self._journals, self._keys, self._progress = journals, keys, progress
         self._requests: dict[str, list[Instance]] = {}
@@ -58,7 +62,8 @@ class Questions:
         }
         self._failures: dict[str, ScoringError] = {}
         self._unwritten: dict[str, dict[str, StoredAnswer]] = {head: {} for head in journals}
-        self._write_time = time.monotonic()
+        self._spent, self._counted = spent, replace(spent())
+        self._write_time = self._counted_time = time.monotonic()
         if progress is not None:
             progress.begin(requests)
         for key in self._requests.keys() - self.missing:
@@ -88,11 +93,16 @@ class Questions:
                 self._progress.done(request)
 
     def _write(self) -> None:
-        for head, journal in self._journals.items():
-            if self._unwritten[head]:
-                journal.add(self._unwritten[head])
-            self._unwritten[head] = {}
         self._write_time = time.monotonic()
+        if not any(self._unwritten.values()):
+            return
+        spent = replace(self._spent())
+        work = spent.since(self._counted)
+        work.seconds = self._write_time - self._counted_time
+        for head, journal in self._journals.items():
+            journal.add(self._unwritten[head], work.share(len(self._journals)))
+            self._unwritten[head] = {}
+        self._counted, self._counted_time = spent, self._write_time
 
     def answers(self) -> list[StoredAnswer]:
         """The first head's answers, in the order of the requests."""

@@ -10,7 +10,7 @@ import importlib.metadata
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import Progress
@@ -106,10 +106,11 @@ def _evaluations(names: Sequence[str], settings: ScoreSettings, project: store.P
 def _evaluate(model: PipelineLM, evaluation: Evaluation, bar: Progress, log_samples: bool) -> Score:
     """One artefact on one benchmark: computed and written."""
     variant = store.variant(model.path, quick=True).name
-    work, start = asdict(model.work), time.time()
+    start = time.time()
+    model.asked.clear()
     with follow(model, bar, f"{evaluation.benchmark.name} {variant}"):
         harness_results = evaluation.evaluate(model)
-    work = {key: count - work[key] for key, count in asdict(model.work).items()}
+    work = model.work_of_asked().counts()
     samples = harness_results.pop("samples", {})
     value = _score(model, evaluation, harness_results, work)
     whole = {**harness_results, **_conditions(model, evaluation), "date": start}
@@ -127,6 +128,8 @@ def _score(
         variant=store.variant(model.path, quick=True).name,
         artefact=str(model.path),
         sha256=digest,
+        weights=store.sidecar(model.path).weights,
+        contents=store.contents(model.path),
         benchmark=benchmark.name,
         title=benchmark.title,
         metric=value.metric,

@@ -7,7 +7,6 @@ G key/value heads, D head dimension.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,29 +14,13 @@ from pipeline.evals.score.batches import BatchLimits, BatchRow, pack
 from pipeline.evals.score.caches import PrefixCache
 from pipeline.evals.score.loglikelihoods import Answer, LogLikelihoods, ScoringError
 from pipeline.evals.score.prefixes import Node, Request, tree
+from pipeline.evals.score.work import Work
 from pipeline.runtime.runner import Array, Cache, Runner
 from pipeline.types import first_line
 
 LOGIT_ROWS = 1024
 """Rows of logits that one pass gives at most: 200 MB at 49,152 words in fp32."""
 UNBOUNDED = 1 << 30
-
-
-@dataclass(slots=True)
-class Work:
-    """What went through the model.
-
-    Attributes:
-        tokens: input tokens, without padding.
-        padding: padded ones.
-        passes: forward passes.
-        asked: tokens that one forward pass per request would take.
-    """
-
-    tokens: int = 0
-    padding: int = 0
-    passes: int = 0
-    asked: int = 0
 
 
 class Scorer:
@@ -72,13 +55,35 @@ class Scorer:
 
     def run(self, requests: Sequence[Request], done: Callable[[int, Answer | ScoringError], None]) -> None:
         """Scores the requests; calls `done(index, answer or error)` as each is finished."""
-        sums = LogLikelihoods(requests, self.heads, done)
-        self.work.asked += sum(len(request.tokens) for request in requests)
-        stack = self._batches(self._uncached(self._tree(requests)))
+        numbers = list[int]()
+        for number, request in enumerate(requests):
+            if (error := self._refused(request)) is None:
+                numbers.append(number)
+            else:
+                done(number, error)
+        known = [requests[number] for number in numbers]
+
+        def finished(place: int, outcome: Answer | ScoringError) -> None:
+            self.work.asked += len(known[place].tokens)
+            done(numbers[place], outcome)
+
+        sums = LogLikelihoods(known, self.heads, finished)
+        stack = self._batches(self._uncached(self._tree(known)))
         while stack:
             # The children of a batch run next, so that their parents' caches can be dropped soon.
             ready = self._pass([self._row(node) for node in stack.pop()], sums)
             stack += self._batches(self._uncached(ready))
+
+    def _refused(self, request: Request) -> ScoringError | None:
+        """Why a request cannot run: a backend may read another token's row, or another row's logits."""
+        sizes = ((request.tokens, self.runner.vocabulary), (request.targets, self.runner.width))
+        for tokens, size in sizes:
+            beyond = tokens[(tokens < 0) | (tokens >= (size or UNBOUNDED))]
+            if beyond.size:
+                return ScoringError(
+                    f"it holds token {beyond[0]}, and the model knows {size} tokens from 0 on"
+                )
+        return None
 
     def _tree(self, requests: Sequence[Request]) -> list[Node]:
         if not self.reuse:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+from pipeline.evals.score import known
 from pipeline.types import UserError
+
+WORDS = {str: "text", int: "whole number", bool: "truth value (True or False)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,28 @@ class ModelSettings:
     fresh: bool = False
     journal: bool = True
 
+    HARNESS: ClassVar = ("batch_size", "max_batch_size", "device")
+    """What lm-eval's own command adds; nothing here follows it."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Every name in `--model_args`."""
+        return ["artefact", *(field.name for field in fields(ModelSettings))]
+
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
-        """The settings among options that hold others too: lm-eval adds its own device and batch size."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in options.items() if name in names})
+        """The settings among options that hold lm-eval's own, too.
+
+        Raises:
+            UserError: an option is unknown, or of a wrong type.
+        """
+        known.refuse_unknown("--model_args", options, cls.names(), cls.HARNESS)
+        settings = {name: value for name, value in options.items() if name not in ("artefact", *cls.HARNESS)}
+        for name, value in settings.items():
+            expected = type(getattr(cls(), name))
+            if type(value) is not expected:
+                raise UserError(f"--model_args: {name}={value} is no {WORDS[expected]}")
+        return cls(**settings)
 
 
 @dataclass(frozen=True, slots=True)

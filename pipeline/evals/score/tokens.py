@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import store
+from pipeline.evals.score import kept_files
 from pipeline.evals.score.words import TextPair, TokenizerLM, TokenPair
 from pipeline.models import identity
 from pipeline.store import processes
@@ -58,6 +59,7 @@ def windows(model: TokenizerLM, texts: list[list[TextPair]]) -> Iterator[list[To
             elif not file.is_file():
                 _write(model, file, texts[number])
             yield _read(file)
+    kept_files.sweep(model.requests, "*.npz")
 
 
 def _file(folder: Path, version: str, window: list[TextPair]) -> Path:
@@ -99,6 +101,7 @@ def _write(model: TokenizerLM, file: Path, window: list[TextPair]) -> None:
 
 
 def _read(file: Path) -> list[TokenPair]:
+    kept_files.used(file)
     with np.load(file, allow_pickle=False) as arrays:
         contexts = _sequences(arrays["contexts"], arrays["context_lengths"])
         continuations = _sequences(arrays["continuations"], arrays["continuation_lengths"])

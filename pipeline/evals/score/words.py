@@ -84,9 +84,9 @@ class TokenizerLM(TemplateLM):
 
     def _encode_now(self, string: str, add_special_tokens: bool | None) -> list[int]:
         if add_special_tokens is None:
-            has_bos = has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
+            has_bos = has_bos_prefix(string, self.tokenizer.decode([self.prefix_token_id]))
             add_special_tokens = self.protocol != "v1" and not has_bos
-        return list(self.tokenizer.encode(string, verbose=False, add_special_tokens=add_special_tokens))
+        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def tok_decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
         """The text of tokens."""

@@ -25,7 +25,8 @@ class Score(Record):
         contents: digest of all its bytes.
         complete: whether these are the rows of the published set; None where the hub gave them.
         protocol: 'lm-eval', 'v1', or 'v1-like' where the shots or rows are not those of the protocol.
-        work: tokens, padding and passes that this run put through the model; 0 for answers that were kept.
+        work: tokens, padding, passes and seconds that the answers took, in this run and in those before it
+            whose answers it found; `asked` is what one pass per request would have taken.
         samples: file of the single answers, beside this one.
     """
 

@@ -6,6 +6,7 @@ import torch
 
 from pipeline.evals.score.loglikelihoods import LogLikelihoods, ScoringError
 from pipeline.evals.score.prefixes import Node, Request
+from pipeline.runtime.generation.sampling import NOT_FINITE
 
 
 def request(tokens: list[int], targets: list[int]) -> Request:
@@ -55,6 +56,6 @@ def test_logits_that_are_not_finite_are_an_error_and_a_failure_is_reported_once(
     for _ in range(2):
         sums.fail(node, ScoringError("out of memory"))
     assert [(number, str(error)) for number, error in answers] == [
-        (0, "the logits are not finite"),
+        (0, NOT_FINITE),
         (1, "out of memory"),
     ]

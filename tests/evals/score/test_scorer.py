@@ -109,7 +109,7 @@ def test_the_answers_are_those_of_logits_that_are_known() -> None:
         cache = {"past_key_values.0.key": np.zeros((len(ids), 1, total, 1), np.int8)} if keep_cache else {}
         return {"": logits}, cache
 
-    runner.step = step
+    runner.step, runner.outputs = step, {"logits": TensorInfo(np.dtype(np.float32), ("B", "K", 10))}
     pairs = [([1, 2], [3, 4]), ([1, 2], [3, 9]), ([5], [0])]
     Scorer(runner, 16).run([request(*pair, 64) for pair in pairs], answers.__setitem__)
     norm = np.log(np.exp(2.0) + 9)

@@ -86,9 +86,11 @@ def sizes(config: Config) -> Sizes:
 
 def _attention_rest(config: Config, rules: SizeRules, qkv: int, d: int, c: int) -> int:
     """Biases of the attention's matrices, which have `qkv` and `c` outputs, and norms of its heads."""
-    configured = bool(config.get("attention_bias"))
-    qkv_bias = configured if rules.qkv_bias is None else rules.qkv_bias
-    output_bias = configured if rules.output_bias is None else rules.output_bias
+    biases = (
+        bool(config.get("attention_bias")) if rule is None else rule
+        for rule in (rules.qkv_bias, rules.output_bias)
+    )
+    qkv_bias, output_bias = biases
     return qkv * qkv_bias + c * output_bias + 2 * d * rules.head_norms
 
 

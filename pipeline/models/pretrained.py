@@ -71,8 +71,9 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
     _refuse_some(folder, "lacks", missing, "which transformers would draw at random")
     unused = [name for name in report["unexpected_keys"] if not _UNUSED.search(name)]
     _refuse_some(folder, "holds", unused, f"which {config.get('model_type')} does not use")
-    misfits = [f"{name} as {list(theirs)}" for name, theirs, _ in report["mismatched_keys"]]
-    _refuse_some(folder, "holds", misfits, "another shape than config.json implies")
+    # Version 4 gives names, version 5 (name, shape there, shape here).
+    misfits = [one if isinstance(one, str) else str(one[0]) for one in report["mismatched_keys"]]
+    _refuse_some(folder, "holds", misfits, "in another shape than config.json implies")
     _prove_head(model, folder)
     if configs.is_known(config.get("model_type")):
         _prove_config(model, config, file)

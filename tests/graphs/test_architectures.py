@@ -56,6 +56,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "phi3-partial": ("phi3", "fp32", {"partial_rotary_factor": 0.5}),
     "phi-gelu": ("phi", "fp16", {"hidden_act": "gelu"}),
+    "phi-tied": ("phi", "fp32", {"tie_word_embeddings": True}),
 }
 
 

@@ -100,7 +100,7 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
     def cut(weights: Weights) -> None:
         weights["model.norm.weight"] = weights["model.norm.weight"][:-1].clone()
 
-    with pytest.raises(UserError, match=r"holds model\.norm\.weight as \[63\], another shape"):
+    with pytest.raises(UserError, match=r"holds model\.norm\.weight, in another shape"):
         pretrained.load(with_weights(tiny.checkpoint(tmp_path), cut))
 
 

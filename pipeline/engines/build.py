@@ -64,6 +64,7 @@ def build(graph: Path, settings: BuildSettings = DEFAULTS) -> Path:
         _refer_to(job.path, graph.parent)
         log.info("%s is there and matches; nothing to do", job.path)
         return job.path
+    _refuse_others(job)
     profiles.log_cut(job.ranges, settings.length, settings.past)
     lint.require(graphfile.load(graph), graph, job.decomposed)
     with store.lock(job.path.parent):
@@ -128,6 +129,20 @@ def _identity(graph: Path, record: GraphRecord | MergedRecord) -> dict[str, Any]
         "head": record.head,
         "variants": record.variants,
     }
+
+
+def _refuse_others(job: _Job) -> None:
+    """Refuses to write over the engine of another checkpoint whose folder has the same name."""
+    try:
+        record = store.engine_sidecar(job.path, quick=True)
+    except UserError:  # none, or half of one
+        return
+    other = store.resolved(record.folder, job.path)
+    if other.is_dir() and other.resolve() != job.graph.parent.resolve():
+        raise UserError(
+            f"{job.path} is the engine of {other}, and {job.graph.parent} has the same name; "
+            "move the engine away, or rename one of the folders"
+        )
 
 
 def _refer_to(path: Path, folder: Path) -> None:

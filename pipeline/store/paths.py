@@ -6,6 +6,7 @@ current directory; the current directory only decides where a new project begins
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -94,8 +95,14 @@ class Project:
         return self.engines(model, variant) / f"{backend}-{targets}-{precision}.plan"
 
     def result(self, artefact: Path, what: str) -> Path:
-        """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json, for what = check, bench, …"""
+        """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json, for what = check, bench, …
+
+        A graph beside a user's own checkpoint lies in no project: its folder is told from others of the same
+        name by a digest, `base.fp32@1a2b3c.check.json`.
+        """
         stem = artefact.stem if artefact.suffix == ".onnx" else f"{artefact.parent.name}.{artefact.stem}"
+        if not any(PLACES.fullmatch(str(path)) for path in (_as_written(artefact), artefact.resolve())):
+            stem += f"@{hashlib.sha256(os.fsencode(artefact.resolve().parent)).hexdigest()[:6]}"
         return self.results(model_of(artefact)) / f"{stem}.{what}.json"
 
     def prompts(self, digest: str) -> Path:

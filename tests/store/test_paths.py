@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,11 @@ def test_in_the_projects_own_folder_paths_stay_short(
 
 def test_a_checkpoint_with_graphs_in_place_is_of_the_current_directory(workdir: Path, tmp_path: Path) -> None:
     assert Project.of(Path("/data/llama/base.fp32.onnx")) == Project()
-    assert store.result_of(Path("/data/llama/base.fp32.onnx"), "check") == Path(
-        "evals/results/llama/base.fp32.check.json"
+    one, other = (
+        store.result_of(Path(f"/data/{run}/llama/base.fp32.onnx"), "check") for run in ("run-a", "run-b")
     )
+    assert one.parent == other.parent == Path("evals/results/llama")  # two runs, whose folders have one name
+    assert one != other and re.fullmatch(r"base\.fp32@[0-9a-f]{6}\.check\.json", one.name)
 
 
 def test_graphs_on_another_disk_are_of_the_project_that_links_to_them(

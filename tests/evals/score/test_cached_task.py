@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from pipeline import store
 from pipeline.evals.score import benchmarks, cached_task, tasks
 from pipeline.evals.score.cached_task import CachedTask
 from pipeline.types import UserError
+from tests import scoring, tiny
 from tests.scoring import ARC_ROW, arc, lines
 
 TRAIN = lines(*({**ARC_ROW, "question": f"q{k}"} for k in range(30)))
@@ -34,6 +38,54 @@ def test_prompts_are_built_once_for_the_same_rows(workdir: Path, monkeypatch: py
     arc(data, lines({**ARC_ROW, "question": "Other?"}))
     with pytest.raises(pytest.fail.Exception, match="built again"):  # other rows, other prompts
         load(data).build_all_requests(limit=None)
+
+
+PRINTED = """
+import sys
+from pathlib import Path
+from pipeline.evals.score import benchmarks, tasks
+for name in ("arc", "hellaswag", "truthfulqa", "gsm8k", "boolq"):
+    try:
+        loaded = tasks.load(benchmarks.find(name), Path(sys.argv[1]), "lm-eval").tasks["tasks"]
+    except ValueError:
+        continue
+    for task in loaded.values():
+        task.build_all_requests(limit=None)
+        print(task.task_name, task._digest(None, {"apply_chat_template": False}))
+"""
+
+
+@pytest.mark.slow
+def test_the_key_of_the_prompts_is_that_of_every_process(workdir: Path) -> None:
+    """It held addresses of functions (hellaswag's process_docs), so that no later run found its prompts."""
+    data = scoring.write_rows(workdir / "data")
+    hella = {"ind": 1, "activity_label": "A", "ctx_a": "He is", "ctx_b": "a", "ctx": "He is a",
+             "endings": ["x", "y", "z", "w"], "source_id": "s", "label": "1", "split": "val"}  # fmt: skip
+    scoring.put(data / "hellaswag" / "validation.jsonl", *({**hella, "ind": k} for k in range(12)))
+    scoring.put(data / "hellaswag" / "train.jsonl", *({**hella, "ind": k} for k in range(20)))
+    printed, files = set(), set()
+    for seed in ("1", "2"):
+        environment = {**tiny.environment(), "PYTHONHASHSEED": seed}
+        line = [sys.executable, "-c", PRINTED, str(data)]
+        done = subprocess.run(line, env=environment, cwd=workdir, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        printed.add(done.stdout)
+        files.add(frozenset(workdir.rglob("*.json.gz")))
+    assert len(printed) == 1 and "hellaswag" in printed.pop()
+    assert len(files) == 1 and len(files.pop()) >= 4
+
+
+def test_a_broken_file_is_made_again(workdir: Path) -> None:
+    data = arc(workdir / "data", lines(ARC_ROW), TRAIN)
+    first = load(data)
+    first.build_all_requests(limit=None)
+    (file,) = workdir.rglob("*.json.gz")
+    whole = file.read_bytes()
+    for content in (whole[:40], b"", b"hello", gzip.compress(b"{}"), gzip.compress(b'{"contexts": [')):
+        file.write_bytes(content)
+        again = load(data)
+        again.build_all_requests(limit=None)
+        assert [i.args for i in again.instances] == [i.args for i in first.instances]
 
 
 def test_prompts_are_kept_in_the_project(workdir: Path) -> None:

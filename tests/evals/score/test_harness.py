@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from pipeline import store
 from pipeline.evals.score.harness import PipelineLM
@@ -14,6 +15,7 @@ from pipeline.evals.score.loglikelihoods import ScoringError
 from pipeline.evals.score.settings import ModelSettings
 from pipeline.graphs import export, merge, variants
 from pipeline.models import checkpoint
+from pipeline.models.reference import Reference
 from pipeline.types import SkipSet, UserError
 from tests import parity, tiny
 from tests.scoring import instances
@@ -208,6 +210,141 @@ def test_a_variant_without_attention_is_scored_without_a_cache(plain: Path) -> N
     answers = model(path).loglikelihood(instances("loglikelihood", pairs))
     whole = model(path, journal=False, reuse=False).loglikelihood(instances("loglikelihood", pairs))
     np.testing.assert_allclose([a[0] for a in answers], [a[0] for a in whole], rtol=1e-5)
+
+
+def overflowing(lm: PipelineLM, token: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the logits behind a token be NaN, as where a number in the model overflows."""
+    infer = lm.runner.infer
+
+    def spoilt(feeds: Any, wanted: Any = None) -> Any:
+        outputs = infer(feeds, wanted)
+        rows = (feeds["input_ids"] == token).any(axis=1)
+        outputs["logits"][rows] = np.nan
+        return outputs
+
+    monkeypatch.setattr(lm.runner, "infer", spoilt)
+
+
+def test_a_text_of_logits_that_are_no_numbers_is_no_answer(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gsm8k was 0.00 ± 0.00 on a graph that overflows. Its document is named, the others are kept."""
+    settings = {"until": ["\n"], "max_gen_toks": 4, "do_sample": False}
+    prompts = ["The grass", "a {brace", "Once upon"]
+    lm = model(plain)
+    (token,) = set(lm.tok_encode("{"))
+    overflowing(lm, token, monkeypatch)
+    questions = instances("generate_until", [(prompt, dict(settings)) for prompt in prompts])
+    with pytest.raises(
+        ScoringError, match=r"1 documents could not be scored: corner 1: .*not finite.*float16"
+    ):
+        lm.generate_until(questions)
+    monkeypatch.undo()
+    assert len(model(plain).journals[""].answers) == 2
+    fresh = model(plain, journal=False).generate_until(questions)
+    assert model(plain).generate_until(questions) == fresh
+
+
+def test_log_likelihoods_of_logits_that_are_no_numbers_are_none(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = model(plain)
+    (token,) = set(lm.tok_encode("{"))
+    overflowing(lm, token, monkeypatch)
+    pairs = instances("loglikelihood", [("The grass", " is"), ("a {brace", " is"), ("Once", " upon")])
+    with pytest.raises(ScoringError, match=r"1 documents .* corner 1: .*not finite"):
+        lm.loglikelihood(pairs)
+    texts = instances("loglikelihood_rolling", [("The grass is",), ("a {brace is",)])
+    with pytest.raises(ScoringError, match=r"1 documents .* corner 1: .*not finite"):
+        lm.rolling(texts)
+
+
+def test_tokens_beyond_the_embedding_fail_their_own_documents(workdir: Path) -> None:
+    """A tokenizer with tokens that were added after the model was saved."""
+    folder = workdir / "tiny"
+    tiny.checkpoint(folder, vocab_size=tiny.WORDS, num_hidden_layers=2, max_position_embeddings=WINDOW)
+    tiny.tokenizer(folder)
+    pairs = [
+        ("The grass", " is"),
+        ("hello <|im_start|>", " you"),
+        ("hello", " <|im_start|>"),
+        ("", "<|im_start|> a"),
+    ]
+    settings = {"until": ["\n"], "max_gen_toks": 4, "do_sample": False}
+    plain_model = model(export.export_base(checkpoint.resolve(str(folder))), journal=False)
+    good = plain_model.loglikelihood(instances("loglikelihood", pairs[:1]))
+    text = plain_model.generate_until(instances("generate_until", [("The grass", settings)]))
+    fast = PreTrainedTokenizerFast.from_pretrained(folder)
+    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    fast.save_pretrained(folder)
+    lm = model(export.export_base(checkpoint.open_checkpoint(folder)))
+    with pytest.raises(
+        ScoringError, match=r"3 documents .*corner 1: it holds token 300, and the model knows 300"
+    ):
+        lm.loglikelihood(instances("loglikelihood", pairs))
+    assert lm.loglikelihood(instances("loglikelihood", pairs[:1])) == good
+    questions = [("hello <|im_start|> you", settings), ("The grass", settings)]
+    with pytest.raises(ScoringError, match=r"1 documents .*corner 0: .*token 300.*no row"):
+        lm.generate_until(instances("generate_until", questions))
+    assert lm.generate_until(instances("generate_until", questions[1:])) == text
+    with pytest.raises(ScoringError, match=r"1 documents .*corner 0: it holds token 300"):
+        lm.rolling(instances("loglikelihood_rolling", [("a <|im_start|>",), ("The grass",)]))
+
+
+def test_an_empty_prompt_is_answered_in_its_place(graph: Path) -> None:
+    """With a BOS as the `hf` backend does; without one, where that raises, from the prefix token."""
+    settings = {"until": [], "max_gen_toks": 6, "do_sample": False}
+    prompts = ["The grass is green", "", "a"]
+    ours = model(graph)
+    answers = ours.generate_until(instances("generate_until", [(text, dict(settings)) for text in prompts]))
+    alone = [
+        model(graph, journal=False).generate_until(instances("generate_until", [(text, dict(settings))]))[0]
+        for text in prompts
+    ]
+    assert answers == alone
+    reference = Reference(graph.parent)
+    assert ours.tok_encode("") in ([], [ours.prefix_token_id])
+    written = reference.generate([ours.prefix_token_id], 6)
+    ends = [place for place, token in enumerate(written) if token == 2]
+    assert answers[1] == ours.tok_decode(written[: ends[0]] if ends else written)
+    if ours.tok_encode(""):
+        theirs = parity.hf(graph.parent)
+        asked = instances("generate_until", [(text, dict(settings)) for text in prompts])
+        assert theirs.generate_until(asked, disable_tqdm=True) == answers
+
+
+def test_work_is_of_this_run_and_those_before_it(plain: Path) -> None:
+    pairs = instances("loglikelihood", list(PAIRS.values()))
+    whole = model(plain, journal=False)
+    whole.loglikelihood(pairs)
+    first = model(plain)
+    first.loglikelihood(pairs[:5])
+    second = model(plain)
+    second.loglikelihood(pairs)
+    assert second.work.asked < whole.work.asked == second.work_of_asked().asked
+    assert second.work_of_asked().tokens == pytest.approx(first.work.tokens + second.work.tokens, abs=1e-3)
+    third = model(plain)
+    third.loglikelihood(pairs)
+    assert third.work.passes == 0 and third.work_of_asked().counts() == second.work_of_asked().counts()
+    questions = instances("generate_until", [("a", {"until": [], "max_gen_toks": 5, "do_sample": False})])
+    third.asked.clear()
+    third.generate_until(questions)
+    assert third.work_of_asked().tokens == third.work.tokens > 0 and third.work_of_asked().seconds > 0
+
+
+def test_misspelt_arguments_are_refused_in_one_line(plain: Path) -> None:
+    for line, message in (
+        (f"artefact={plain},unchekced=True", "did you mean unchecked?"),
+        (f"artifact={plain}", "did you mean artefact?"),
+        (f"pretrained={plain}", "has no 'pretrained'; it takes artefact"),
+        ("unchecked=True", "names no artefact"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            PipelineLM.create_from_arg_string(line, {"batch_size": 1, "device": "cpu"})
+        assert "\n" not in str(caught.value)
+    settings = {"until": [], "max_gen_tok": 6, "do_sample": False}
+    with pytest.raises(UserError, match=r"did you mean max_gen_toks\?"):
+        model(plain).generate_until(instances("generate_until", [("a", settings)]))
 
 
 def test_lm_evals_own_options_are_ignored_and_settings_taken(plain: Path) -> None:

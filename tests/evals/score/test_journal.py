@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.evals.score.journal import Journal
+from pipeline.evals.score.work import Work
 
 
 def test_two_writers_do_not_mix_and_a_torn_line_is_asked_again(workdir: Path) -> None:
@@ -22,10 +23,24 @@ def test_two_writers_do_not_mix_and_a_torn_line_is_asked_again(workdir: Path) ->
 
 
 def test_lines_of_another_form_are_passed_over(workdir: Path) -> None:
+    """Answers that are no numbers among them: they would be scored."""
     path = workdir / "answers.jsonl"
-    path.write_bytes(b'{"a": 1, "b": 2}\n["x"]\n[1, [2.0, true]]\n["e", 3]\n\xff\n["f", [4.0, false]]\n')
+    path.write_bytes(
+        b'{"a": 1, "b": 2}\n["x"]\n[1, [2.0, true]]\n["e", 3]\n\xff\n["f", [4.0, false]]\n'
+        b'["g", [NaN, true]]\n["h", [-Infinity, 3]]\n["i", []]\n["j", [[1.0], 2]]\n["k", [null]]\n'
+    )
     with Journal(path) as journal:
-        assert journal.answers == {"f": [4.0, False]}
+        assert journal.answers == {"f": [4.0, False]} and journal.work == {"f": Work()}
+
+
+def test_work_is_kept_with_the_answers(workdir: Path) -> None:
+    path = workdir / "answers.jsonl"
+    with Journal(path) as journal:
+        journal.add({"a": [1.0, True], "b": [2.0, True]}, Work(tokens=5, seconds=1))
+        journal.add({"c": [3.0, True]}, Work(tokens=7))
+    with Journal(path) as again:
+        assert again.work == journal.work and again.work["a"] == Work(tokens=2.5, seconds=0.5)
+        assert Work.total(again.work.values()) == Work(tokens=12, seconds=1)
 
 
 def test_keys_depend_on_kind_and_every_text() -> None:

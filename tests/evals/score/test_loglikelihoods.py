@@ -46,6 +46,27 @@ def test_an_answer_comes_once_all_its_targets_are_read(logits: np.ndarray) -> No
     assert list(answers) == [0]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [3, 7])
+def test_one_logit_that_is_no_number_spoils_its_request_alone(
+    value: float, place: int, logits: np.ndarray
+) -> None:
+    """At the target, and beside it: one of -inf there would leave the sum finite."""
+    answers = {}
+    requests = [request([1, 2], [3]), request([4, 5], [3])]
+    sums = LogLikelihoods(requests, ["", "other"], answers.__setitem__)
+    spoilt = logits[:1].copy()
+    spoilt[0, place] = value
+    for number, rows in ((0, spoilt), (1, logits[1:])):
+        node = Node(requests[number].tokens, 0, None, requests=[number])
+        node.wanted = {1: [(number, 0)]}
+        sums.read(node, {"": logits[:1], "other": rows})
+    assert str(answers[0]) == NOT_FINITE
+    assert answers[1]["other"][0] == pytest.approx(
+        float(torch.log_softmax(torch.tensor(logits[1], dtype=torch.float64), 0)[3])
+    )
+
+
 def test_logits_that_are_not_finite_are_an_error_and_a_failure_is_reported_once(logits: np.ndarray) -> None:
     answers: list[tuple[int, object]] = []
     requests = [request([1, 2], [3]), request([1, 2], [4])]

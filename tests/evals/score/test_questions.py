@@ -8,6 +8,7 @@ from pipeline.evals.score import questions
 from pipeline.evals.score.journal import Journal
 from pipeline.evals.score.loglikelihoods import ScoringError
 from pipeline.evals.score.questions import Questions, text_groups, windows
+from pipeline.evals.score.work import Work
 from tests.scoring import instances
 
 
@@ -88,6 +89,21 @@ def test_answers_are_written_once_a_second(monkeypatch: pytest.MonkeyPatch) -> N
         block.finish("c", {"": (-1.0, True)})
         assert "c" not in journal.answers
     assert "c" in journal.answers
+
+
+def test_the_work_between_two_writes_is_that_of_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, spent = [0.0], Work()
+    monkeypatch.setattr(questions.time, "monotonic", lambda: now[0])
+    journals = {"base": Journal(None), "attn2": Journal(None)}
+    requests = instances("loglikelihood", [("x", k) for k in "abc"])
+    spent.tokens = 1000  # of an earlier benchmark
+    with Questions(journals, list("abc"), requests, None, lambda: spent) as block:
+        for key, tokens, time in (("a", 1000, 0.5), ("b", 1020, 1.5), ("c", 1120, 4.0)):
+            spent.tokens, now[0] = tokens, time
+            block.finish(key, dict.fromkeys(journals, (-1.0, True)))
+    for journal in journals.values():  # each variant of a merged graph has its part
+        shares = [(journal.work[key].tokens, journal.work[key].seconds) for key in "abc"]
+        assert shares == [(5, 0.375), (5, 0.375), (50, 1.25)]
 
 
 def test_windows_keep_the_continuations_of_a_context_together(monkeypatch: pytest.MonkeyPatch) -> None:

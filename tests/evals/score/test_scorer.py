@@ -97,6 +97,28 @@ def test_a_row_that_fails_loses_its_own_requests_only() -> None:
     assert len(answers) == 12 and {n: str(error) for n, error in failures.items()} == {7: "out of memory"}
 
 
+def test_unknown_tokens_fail_their_own_requests_only() -> None:
+    """In the context, as the target, negative; beside a request with the same beginning."""
+    runner, answers = Contract(Limits()), {}
+    size = runner.width
+    shared = list(range(40))
+    pairs = [
+        ([*shared, 5], [1]),
+        ([*shared, size], [1]),
+        ([*shared, 5], [size]),
+        ([-1], [1]),
+        ([3], [-2]),
+        ([3], [2]),
+    ]
+    Scorer(runner).run([request(*pair, 4096) for pair in pairs], answers.__setitem__)
+    failures = {number: str(answer) for number, answer in answers.items() if isinstance(answer, ScoringError)}
+    assert set(answers) == set(range(6)) and list(failures) == [1, 2, 3, 4]
+    assert f"holds token {size}" in failures[1] and "holds token -1" in failures[3]
+    runner.embedding_rows = size + 1  # a token that is read and never written
+    Scorer(runner).run([request(*pair, 4096) for pair in pairs], answers.__setitem__)
+    assert isinstance(answers[1], dict) and isinstance(answers[2], ScoringError)
+
+
 def test_the_answers_are_those_of_logits_that_are_known() -> None:
     """A runner that prefers token n + 1 after token n: its log-likelihoods can be computed by hand."""
     runner, answers = Contract(Limits()), {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,25 @@ from pipeline.types import UserError
 def test_lm_evals_own_options_are_left_out() -> None:
     options = {"threads": 2, "unchecked": True, "batch_size": 1, "device": "cpu"}
     assert ModelSettings.of(options) == ModelSettings(threads=2, unchecked=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thread": 2}, "--model_args has no 'thread'; did you mean threads?"),
+        ({"artifact": "x.onnx"}, "has no 'artifact'; did you mean artefact?"),
+        ({"batchsize": 4}, "did you mean batch_size?"),
+        ({"pretrained": "gpt2"}, "has no 'pretrained'; it takes artefact, protocol, batch_tokens, "),
+        ({"limit": 3}, "has no 'limit'"),
+        ({"threads": "two"}, "threads=two is no whole number"),
+        ({"threads": True}, "threads=True is no whole number"),
+        ({"unchecked": 1}, "unchecked=1 is no truth value"),
+        ({"protocol": 1}, "protocol=1 is no text"),
+    ],
+)
+def test_what_is_misspelt_or_of_a_wrong_type_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ModelSettings.of(options)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pipeline.engines.settings import DEFAULTS, BuildSettings, choose_targets
 from pipeline.graphs import graphfile
 from pipeline.runtime import tensorrt_library
 from pipeline.runtime.tensorrt_library import Profile
-from pipeline.store.records import BuildFigures, EngineRecord, GraphRecord, MergedRecord, Ranges
+from pipeline.store.records import BuildFigures, EngineRecord, FileState, GraphRecord, MergedRecord, Ranges
 from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class _Job:
         ranges: of B, S, P and K.
         decomposed: attention is taken apart: there is no fused kernel for FP32.
         stripped: without weights.
+        files: the weights as they are before the build, every byte of them.
     """
 
     graph: Path
@@ -45,6 +46,7 @@ class _Job:
     ranges: Ranges
     decomposed: bool
     stripped: bool
+    files: tuple[FileState, ...]
 
 
 def build(graph: Path, settings: BuildSettings = DEFAULTS) -> Path:
@@ -60,7 +62,7 @@ def build(graph: Path, settings: BuildSettings = DEFAULTS) -> Path:
     _refuse_precision(graph, record, settings.keep_precision)
     builder = Builder(settings.backend)
     job = _plan_job(graph, record, builder, settings)
-    if not settings.force and store.is_current(job.path, job.wanted):
+    if not settings.force and _is_current(job):
         _refer_to(job.path, graph.parent)
         log.info("%s is there and matches; nothing to do", job.path)
         return job.path
@@ -96,7 +98,6 @@ def _plan_job(
             f"--strip-weights needs a GPU: {settings.backend} cannot strip a plan on a CPU; "
             "leave it out to build a whole plan"
         )
-    files = store.weights.states(store.weight_paths(graph), full=True)
     built = profiles.ranges(graph.parent, settings.batch, settings.length, settings.past)
     identity = _identity(graph, record)
     wanted = {
@@ -104,7 +105,6 @@ def _plan_job(
         **identity,
         "graph": {"file": graph.name, "sha256": record.sha256},
         "weights": record.weights,
-        "files": [file.plain() for file in files],
         "tokenizer": record.tokenizer,
         "backend": settings.backend,
         "backend_version": builder.version,
@@ -115,7 +115,9 @@ def _plan_job(
     precision = record.precision + (".all" if record.head == "all" else "")
     names = (record.model, identity["variant"], settings.backend, "+".join(targets), precision)
     path = store.Project.of(graph).engine(*names)
-    return _Job(graph, path, wanted, targets, built, record.precision == "fp32", settings.strip_weights)
+    files = store.weights.states(store.weight_paths(graph), full=True)
+    decomposed = record.precision == "fp32"
+    return _Job(graph, path, wanted, targets, built, decomposed, settings.strip_weights, files)
 
 
 def _identity(graph: Path, record: GraphRecord | MergedRecord) -> dict[str, Any]:
@@ -129,6 +131,12 @@ def _identity(graph: Path, record: GraphRecord | MergedRecord) -> dict[str, Any]
         "head": record.head,
         "variants": record.variants,
     }
+
+
+def _is_current(job: _Job) -> bool:
+    """Whether the plan is there, of this graph, these settings and every byte of these weights."""
+    is_wanted = store.is_current(job.path, job.wanted)
+    return is_wanted and store.contents(job.path) == store.contents(job.graph)
 
 
 def _refuse_others(job: _Job) -> None:
@@ -167,6 +175,8 @@ def _write(builder: Builder, job: _Job) -> None:
         with store.atomic(log_file) as temporary:
             temporary.write_text("\n".join(builder.lines) + "\n")
     seconds = (parsed - started, time.monotonic() - parsed)
+    if changed := store.weights.changed(job.files, job.graph.parent):
+        raise UserError(f"{changed} was written to while {job.path} was built; run the command again")
     with store.atomic(job.path) as temporary:
         temporary.write_bytes(plan)
     _write_sidecar(job, shapes, _figures(builder, *seconds))
@@ -197,6 +207,7 @@ def _write_sidecar(job: _Job, shapes: tuple[Profile, ...], figures: BuildFigures
     fields = {
         **job.wanted,
         "folder": store.relative(job.graph.parent, job.path),
+        "files": [file.plain() for file in job.files],
         "profiles": shapes,
         "build": figures.plain(),
         "proven": f"parsed and built {where}; not run",

@@ -81,7 +81,7 @@ def with_bases(paths: list[Path]) -> list[Path]:
         UserError: a base is missing, a graph is a merged one, or the artefacts are of several models.
     """
     both = [path for artefact in paths for path in (base_of(artefact), artefact)]
-    models = {store.sidecar(path, quick=True).model for path in both}
+    models = {store.sidecar(path).model for path in both}
     if len(models) != 1:
         raise UserError(f"one model at a time: these are of {', '.join(sorted(models)) or 'none'}")
     return list(dict.fromkeys(both))

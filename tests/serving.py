@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from pipeline import store
 from pipeline.graphs import export, variants
@@ -52,6 +53,24 @@ def project(root: Path, names: tuple[str, ...] = ("base", "attn2-3"), model: str
     for graph in graphs:
         tiny.passed(graph)
     return graphs
+
+
+UNKNOWN = "<|im_start|>"
+
+
+def project_of_unknown_token(root: Path) -> list[Path]:
+    """The base of a tiny Llama whose tokenizer has a token that its embedding has no row for."""
+    folder = tiny.checkpoint(
+        root / "models" / "lacks", vocab_size=tiny.WORDS, max_position_embeddings=WINDOW, seed=3
+    )
+    tiny.tokenizer(folder)
+    words = PreTrainedTokenizerFast.from_pretrained(folder)
+    words.add_special_tokens({"additional_special_tokens": [UNKNOWN]})
+    words.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(CHAT.replace("<s>", UNKNOWN))
+    base = export.export_base(checkpoint.resolve(str(folder)))
+    tiny.passed(base)
+    return [base]
 
 
 def plan(graph: Path, backend: str) -> Path:

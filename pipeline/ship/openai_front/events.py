@@ -11,6 +11,7 @@ import tritonclient.grpc.aio as client
 
 from pipeline.ship.openai_front.requests import Refusal, bad
 from pipeline.ship.triton import text_model
+from pipeline.ship.triton.in_triton import FAILED
 from pipeline.ship.triton.repository import ENDING
 
 UNHEALTHY = ("unhealthy", "not healthy", "Stub process", "unloaded", "unavailable")
@@ -94,11 +95,13 @@ def _event(result: Any) -> TextEvent:
 
 
 def _refusal(message: str) -> Refusal:
-    """Triton's error as the API has it."""
+    """Triton's error as the API has it: a wrong request is 400, what went wrong here is not."""
     if "queue is full" in message:
         return Refusal(503, message, "server_error", code="overloaded")
-    if "context" in message and "tokens" in message:
-        return bad(message, "messages", "context_length_exceeded")
     if any(word in message for word in UNHEALTHY):
         return Refusal(503, message, "server_error")
+    if FAILED in message:
+        return Refusal(500, message, "server_error")
+    if "context" in message and "tokens" in message:
+        return bad(message, "messages", "context_length_exceeded")
     return bad(message)

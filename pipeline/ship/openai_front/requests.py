@@ -42,7 +42,7 @@ class StreamOptions(BaseModel):
 class TextArguments(BaseModel):
     """What both endpoints take."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     model: str
     stream: StrictBool = False

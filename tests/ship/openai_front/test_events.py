@@ -92,6 +92,8 @@ def test_leaving_cancels_the_request() -> None:
         ("the prompt has 9 tokens; together the context holds 4", 400, "context_length_exceeded"),
         ("Stub process 'x' is not healthy", 503, None),
         ("model is being unloaded", 503, None),
+        ("the text could not be written: the model is being unloaded", 503, None),
+        ("the text could not be written: the model's logits are not finite", 500, None),
         ("top_p 0 is not above 0", 400, None),
     ],
 )

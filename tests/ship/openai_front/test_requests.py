@@ -57,6 +57,34 @@ def test_what_is_not_supported_is_refused(arguments: dict[str, Any], param: str)
     assert caught.value.status == 400 and caught.value.body["error"]["param"] == param
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_tokens": "5"},
+        {"max_tokens": 5.5},
+        {"max_tokens": True},
+        {"temperature": "0.5"},
+        {"temperature": float("nan")},
+        {"top_p": float("inf")},
+        {"stop": 5},
+        {"stop": ["a", None]},
+        {"ignore_eos": "false"},
+        {"seed": -1},
+        {"prompt": 5},
+    ],
+)
+def test_values_of_another_type_are_refused(arguments: dict[str, Any]) -> None:
+    """As the API does; FastAPI's error is 400 with the argument's name."""
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate({"model": "m", "prompt": "a", **arguments})
+    assert caught.value.errors()[0]["loc"][0] == next(iter(arguments))
+
+
+def test_whole_numbers_are_fractions_too() -> None:
+    request = CompletionRequest.model_validate({"model": "m", "prompt": "a", "temperature": 1, "top_p": 1})
+    assert request.temperature == 1.0
+
+
 def test_what_changes_nothing_is_taken() -> None:
     harmless = {"user": "u", "store": True, "n": 1, "logprobs": None, "tools": [], "stream_options": None}
     text = {"response_format": {"type": "text"}}

@@ -3,3 +3,6 @@
 `pipeline ship` copies this folder beside those two into the repository, so that the model runs where only
 numpy, tokenizers, jinja2 and the runtime of its artefact are installed.
 """
+
+FAILED = "the text could not be written: "
+"""Begins the error of a request that was in order: on gRPC's stream nothing else tells whose fault it was."""

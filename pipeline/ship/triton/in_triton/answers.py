@@ -11,6 +11,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from pipeline.runtime.generation.writer import Piece
+from pipeline.ship.triton.in_triton import FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Answer:
     def take(self, piece: Piece) -> None:
         """Keeps a piece of the text until it is sent."""
         if piece.error is not None:
-            self.fail(piece.error, pb_utils.TritonError.INTERNAL)
+            self.fail(piece.error, pb_utils.TritonError.INTERNAL, FAILED)
             return
         if piece.finish == "cancelled":
             self.fail(RuntimeError("the request was cancelled"), pb_utils.TritonError.CANCELLED)
@@ -94,10 +95,11 @@ class Answer:
             self.tokens += piece.token is not None
             self._queue(bool(piece.finish or (self.form.stream and piece.text)))
 
-    def fail(self, error: Exception, code: int) -> None:
-        """Ends the answer with an error."""
+    def fail(self, error: Exception, code: int, before: str = "") -> None:
+        """Ends the answer with an error; `before` stands before its text."""
         with self.lock:
-            self.error = pb_utils.TritonError(" ".join(str(error).split()), code)
+            text = " ".join(str(error).split()) or type(error).__name__
+            self.error = pb_utils.TritonError(before + text, code)
             self._queue(True)
 
     def send(self) -> None:

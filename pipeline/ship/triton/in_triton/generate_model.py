@@ -19,6 +19,7 @@ from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Writer
 from pipeline.runtime.runner import Runner
+from pipeline.ship.triton.in_triton import FAILED
 from pipeline.ship.triton.in_triton.answers import Answer, Outbox
 from pipeline.ship.triton.in_triton.artefact import ServedArtefact
 from pipeline.ship.triton.in_triton.parameters import Parameters
@@ -70,7 +71,7 @@ class TritonPythonModel:
             except (UserError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 answer.fail(error, pb_utils.TritonError.INVALID_ARG)
             except Exception as error:  # noqa: BLE001 - such as no memory, or the tokenizer's own
-                answer.fail(error, pb_utils.TritonError.INTERNAL)
+                answer.fail(error, pb_utils.TritonError.INTERNAL, FAILED)
 
     def finalize(self) -> None:
         """Ends what still runs, with an error that says so."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from pipeline.runtime.generation.sampling import Sampling
 from pipeline.ship.triton.in_triton.answers import FLAGS, AnswerForm
 from pipeline.types import UserError
 
-SAMPLING: dict[str, Callable[[Any], Any]] = {
+SAMPLING: dict[str, type] = {
     "max_tokens": int,
     "temperature": float,
     "top_k": int,
@@ -26,6 +25,7 @@ SAMPLING: dict[str, Callable[[Any], Any]] = {
     "ignore_eos": bool,
 }
 """Field of a request → its type."""
+KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 RESERVED = ("triton_", "sequence_", "priority", "timeout", "binary_")
 """Beginnings of the parameters that Triton itself puts into a request."""
 
@@ -59,9 +59,10 @@ class TextRequest:
         text, messages = fields.pop("text_input", None), fields.pop("messages", None)
         if (text is None) == (messages is None):
             raise UserError("exactly one of text_input and messages is needed")
-        flags = {name: bool(fields.pop(name)) for name in FLAGS if name in fields}
+        flags = {name: _of_type(name, fields.pop(name), bool) for name in FLAGS if name in fields}
         stop = tuple(fields.pop("stop_words", ()))
-        sampling = Sampling(stop=stop, **{name: SAMPLING[name](value) for name, value in fields.items()})
+        values = {name: _of_type(name, value, SAMPLING[name]) for name, value in fields.items()}
+        sampling = Sampling(stop=stop, **values)
         if messages is not None:
             try:
                 text = prompts.render(json.loads(messages))
@@ -88,6 +89,19 @@ def _fields(request: Any) -> dict[str, Any]:
             raise UserError(f"there is no field {name!r}; the fields are in config.pbtxt")
         fields[name] = value
     return fields
+
+
+def _of_type(name: str, value: Any, kind: type) -> Any:
+    """The value, if it is of its field's type; a whole number is a fraction, too.
+
+    Raises:
+        UserError: it is of another: `"false"` would be true, and 3.7 tokens would be 3.
+    """
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{name} is {value!r}, and not {KINDS[kind]}")
+    return value
 
 
 def _value(name: str, array: Any) -> Any:

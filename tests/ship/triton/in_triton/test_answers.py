@@ -8,6 +8,7 @@ import pytest
 import triton_python_backend_utils as pb_utils
 
 from pipeline.runtime.generation.writer import Piece
+from pipeline.ship.triton.in_triton import FAILED
 from pipeline.ship.triton.in_triton.answers import FLAGS, Answer, AnswerForm, Outbox
 from tests.triton_backend import Sender
 
@@ -71,7 +72,7 @@ def test_the_prompt_stands_before_the_first_text_alone() -> None:
 @pytest.mark.parametrize(
     ("piece", "code", "message"),
     [
-        (Piece(error=RuntimeError("two\nlines")), pb_utils.TritonError.INTERNAL, "two lines"),
+        (Piece(error=RuntimeError("two\nlines")), pb_utils.TritonError.INTERNAL, FAILED + "two lines"),
         (Piece("late", finish="cancelled"), pb_utils.TritonError.CANCELLED, "the request was cancelled"),
     ],
 )

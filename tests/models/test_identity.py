@@ -47,7 +47,7 @@ def test_a_gguf_that_became_another_is_not_taken_for_the_old_one(
     file.write_bytes(b"one")
     source = tiny.checkpoint(workdir / "models" / "tiny")
     monkeypatch.setattr(
-        "pipeline.models.gguf.convert", lambda _, to: shutil.copytree(source, to, dirs_exist_ok=True)
+        "pipeline.models.gguf.convert.convert", lambda _, to: shutil.copytree(source, to, dirs_exist_ok=True)
     )
     checkpoint.resolve(str(file))
     os.utime(file)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from pipeline.calib import similarity
 from pipeline.models.config import read_config
-from pipeline.report import papers
+from pipeline.report import papers, present
 from pipeline.report.rows import (
     ArtefactResults,
     Collection,
@@ -115,6 +115,7 @@ class _Reader:
 
     def result(self, record: CheckRecord | BenchRecord | ScoreRecord, source: SourceFile) -> None:
         """A result of `check`, `bench` or `score`."""
+        present.refuse_other(record, source.path)
         path = Path(record.pipeline.artefact if isinstance(record, ScoreRecord) else record.artefact)
         if isinstance(record, ScoreRecord):
             score, model = record.pipeline, source.path.parent.name

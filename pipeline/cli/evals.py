@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -196,9 +195,6 @@ def lm_eval(context: typer.Context) -> None:
     `pipeline lm-eval --model pipeline --model_args artefact=graphs/…/base.fp32.onnx --tasks arc_easy`
     """
     extras.needs("score", "pipeline lm-eval")
-    from lm_eval.__main__ import cli_evaluate
+    from pipeline.evals.score import command
 
-    from pipeline.evals.score import harness  # noqa: F401 - importing it registers the model
-
-    sys.argv = ["lm-eval", *context.args]
-    cli_evaluate()
+    command.run(context.args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,22 @@ import typer
 from pipeline import store
 from pipeline.cli import arguments
 from pipeline.cli.app import DELIVER, Json, app, show_result
+from pipeline.store.records import MergedRecord
 from pipeline.types import UserError
+
+
+def _refuse_merged(artefact: Path) -> None:
+    """Refuses a graph of several variants: whose text it is, nothing would say.
+
+    Raises:
+        UserError: names the graphs that it was merged from.
+    """
+    record = store.sidecar(artefact)
+    if isinstance(record, MergedRecord):
+        graphs = (artefact.with_name(f"{name}.{record.precision}.onnx") for name in record.variants)
+        names = ", ".join(shlex.quote(str(graph)) for graph in graphs)
+        raise UserError(f"{artefact} holds several variants; continue the text with one of them: {names}")
+    store.variant(artefact, quick=True)  # the engine of a merged graph is refused, too
 
 
 @app.command(rich_help_panel=DELIVER)
@@ -39,6 +55,7 @@ def generate(
     """
     arguments.without_torch()
     from pipeline.engines import opening
+    from pipeline.evals import passed
     from pipeline.models import tokenizer
     from pipeline.runtime.generation import alone
     from pipeline.runtime.generation.sampling import Sampling
@@ -55,7 +72,7 @@ def generate(
         repetition_penalty=repetition_penalty,
         stop=tuple(stop or ()),
     )
-    store.sidecar(artefact)
+    _refuse_merged(artefact)
     prompts = tokenizer.prompts(store.checkpoint_folder(artefact))
     ids = prompts.chat([{"role": "user", "content": prompt}]) if chat else prompts.encode(prompt)
     before = "" if chat else prompt
@@ -67,6 +84,8 @@ def generate(
         before = ""
 
     with opening.open_runner(artefact, provider=provider) as runner:
+        if not runner.has_cache and not passed.has_no_attention(artefact):
+            raise passed.no_cache(artefact)  # the second token would not know of the first
         pieces = alone.pieces(runner, prompts, ids, sampling, show)
     text = "".join(piece.text for piece in pieces)
     tokens = [piece.token for piece in pieces if piece.token is not None]

@@ -26,6 +26,7 @@ from pipeline.evals.score.words import TextPair, TokenizerLM, TokenPair
 from pipeline.evals.score.work import Work
 from pipeline.models import identity, tokenizer
 from pipeline.runtime.generation.greedy import greedy_batch
+from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.runner import Runner
 from pipeline.types import UserError, first_line
 
@@ -253,6 +254,11 @@ class PipelineLM(TokenizerLM):
 
     # ---- what lm-eval asks of a model ---------------------------------------------------------------------
 
+    @cached_property
+    def chats(self) -> Prompts:
+        """The model's chat template."""
+        return tokenizer.prompts(self.folder)
+
     @property
     def tokenizer_name(self) -> str:
         """For lm-eval's cache of chat prompts."""
@@ -262,13 +268,7 @@ class PipelineLM(TokenizerLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The prompt of a conversation, by the tokenizer's own template."""
-        prompt = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return str(prompt)
+        return self.chats.render(chat_history, "begins" if add_generation_prompt else "goes on")
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes about the model into `config`."""

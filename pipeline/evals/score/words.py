@@ -18,6 +18,7 @@ from lm_eval.models.utils import has_bos_prefix, resolve_max_length
 from pipeline import store
 from pipeline.models import tokenizer
 from pipeline.models.config import read_config
+from pipeline.models.tokenizer import CheckpointTokenizer
 from pipeline.types import UserError
 
 TextPair = tuple[str, str]
@@ -57,8 +58,8 @@ class TokenizerLM(TemplateLM):
         return self.project.requests(self.folder.resolve().name)
 
     @cached_property
-    def tokenizer(self) -> Any:  # type: ignore[override]
-        """The tokenizer of transformers."""
+    def tokenizer(self) -> CheckpointTokenizer:  # type: ignore[override]
+        """The tokenizer, whose ids are transformers'."""
         return tokenizer.load(self.folder)
 
     @cached_property
@@ -70,7 +71,12 @@ class TokenizerLM(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The token that ends a text."""
-        return int(self.tokenizer.eos_token_id)
+        token = self.tokenizer.eos_token_id
+        if token is None:
+            raise UserError(
+                f"{self.folder}: the tokenizer names no eos_token; add it to tokenizer_config.json"
+            )
+        return token
 
     @cached_property
     def prefix_token_id(self) -> int:

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pipeline import store
 from pipeline.evals.score import harness, results
 from pipeline.evals.score.score import ScoreSettings, ScoringError, score
-from pipeline.graphs import merge, variants
+from pipeline.graphs import export, merge, variants
+from pipeline.models import checkpoint
 from pipeline.store.records import Score
 from pipeline.types import SkipSet, UserError
-from tests import tiny
+from tests import scoring, tiny
 from tests.scoring import WORDS, put
 
 SLOWLY = """
@@ -163,6 +165,30 @@ def test_a_stopped_run_resumes_where_it_was(how: signal.Signals, project: Path, 
     assert resumed.value == fresh.value and resumed.work["asked"] == fresh.work["asked"]
     assert resumed.work["tokens"] >= fresh.work["tokens"] > 0  # a prefix that both runs needed counts twice
     assert resumed.work["seconds"] >= 1
+
+
+@pytest.mark.slow
+def test_a_graph_that_overflows_has_no_score(workdir: Path) -> None:
+    """Fine in fp32, NaN in fp16: gsm8k was 0.00 ± 0.00. One line names documents and cause; no result."""
+    folder = workdir / "models" / "big"
+    tiny.checkpoint(folder, vocab_size=tiny.WORDS, num_hidden_layers=3, max_position_embeddings=4096)
+    tiny.tokenizer(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"] *= 3e5
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    base = export.export_base(checkpoint.resolve(str(folder)))
+    half = export.export_base(checkpoint.open_checkpoint(base.parent), "fp16")
+    data = scoring.write_rows(workdir / "data")
+    names = ["gsm8k", "arc", "c4-loss"]
+    settings = ScoreSettings(data=data, limit=2, unchecked=True)
+    with pytest.raises(ScoringError) as caught:
+        score([half], names, settings)
+    message = str(caught.value)
+    assert "\n" not in message and message.count("are not finite (NaN or infinity)") >= 3
+    for name in ("gsm8k: 2 documents", "arc: 2 documents", "c4-loss: 2 documents", "float16", "fp32 graph"):
+        assert name in message
+    assert not list(store.result_of(half, "score.x").parent.glob("*.score.*"))
+    assert [one.benchmark for one in score([base], names, settings)] == names
 
 
 @pytest.mark.slow

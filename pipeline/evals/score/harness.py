@@ -19,7 +19,7 @@ from pipeline.evals.score import known, prefixes, tokens
 from pipeline.evals.score.generation import GenerationSettings
 from pipeline.evals.score.journal import Journal
 from pipeline.evals.score.loglikelihoods import Answer, ScoringError
-from pipeline.evals.score.questions import ProgressListener, Questions, text_groups, windows
+from pipeline.evals.score.questions import ProgressListener, Questions, is_unicode, text_groups, windows
 from pipeline.evals.score.scorer import Scorer
 from pipeline.evals.score.settings import ModelSettings
 from pipeline.evals.score.words import TextPair, TokenizerLM, TokenPair
@@ -122,7 +122,8 @@ class PipelineLM(TokenizerLM):
         """
         keys = [_pair_key(request.args) for request in requests]
         with self._questions(keys, requests) as questions:
-            ordered = sorted({request.args for request in requests})  # equal beginnings side by side
+            readable = {request.args for request in requests if all(map(is_unicode, request.args))}
+            ordered = sorted(readable)  # equal beginnings side by side
             texts = [
                 window
                 for window in windows(ordered)

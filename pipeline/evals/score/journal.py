@@ -51,7 +51,7 @@ class Journal:
     @staticmethod
     def key(kind: str, *parts: Hashable) -> str:
         """The name of a question: a digest of its kind and its texts."""
-        return store.text_digest(json.dumps([kind, *parts], ensure_ascii=False))[:32]
+        return store.text_digest(json.dumps([kind, *parts]))[:32]
 
     def add(self, answers: Mapping[str, StoredAnswer], work: Work | None = None) -> None:
         """Keeps answers; when this returns, the kernel has them, so that they survive the process.

@@ -66,6 +66,9 @@ class Questions:
         self._write_time = self._counted_time = time.monotonic()
         if progress is not None:
             progress.begin(requests)
+        for key in list(self.missing):
+            if not all(map(is_unicode, self._requests[key][0].args)):
+                self.finish(key, ScoringError("its text is no Unicode: half a surrogate pair"))
         for key in self._requests.keys() - self.missing:
             self._report(key)
 
@@ -126,6 +129,15 @@ class Questions:
         named = [f"{document}: {reason}" for document, reason in list(reasons.items())[:NAMED_FAILURES]]
         others = "; …" if len(reasons) > NAMED_FAILURES else ""
         return f"{len(reasons)} documents could not be scored: {'; '.join(named)}{others}"
+
+
+def is_unicode(argument: object) -> bool:
+    """Whether an argument of a request can be tokenised, as far as it is text."""
+    try:
+        str(argument).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def windows(pairs: list[TextPair]) -> Iterator[list[TextPair]]:

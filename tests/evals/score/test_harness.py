@@ -289,6 +289,20 @@ def test_tokens_beyond_the_embedding_fail_their_own_documents(workdir: Path) -> 
         lm.rolling(instances("loglikelihood_rolling", [("a <|im_start|>",), ("The grass",)]))
 
 
+def test_texts_that_are_no_unicode_fail_their_own_documents(plain: Path) -> None:
+    """Half a surrogate pair is legal in JSON, and no tokenizer takes it."""
+    lm, settings = model(plain), {"until": [], "max_gen_toks": 3, "do_sample": False}
+    pairs = [("The grass", " is"), ("a \ud83d", " b"), ("a", " \ude00"), ("Once", " upon")]
+    with pytest.raises(ScoringError, match=r"2 documents .*corner 1: its text is no Unicode.*corner 2: "):
+        lm.loglikelihood(instances("loglikelihood", pairs))
+    assert len(lm.journals[""].answers) == 2
+    with pytest.raises(ScoringError, match=r"1 documents .*corner 0: its text is no Unicode"):
+        lm.rolling(instances("loglikelihood_rolling", [("a \ud83d",), ("The grass",)]))
+    with pytest.raises(ScoringError, match=r"1 documents .*corner 1: its text is no Unicode"):
+        lm.generate_until(instances("generate_until", [("a", settings), ("\ud83d", settings)]))
+    assert len(lm.journals[""].answers) == 4
+
+
 def test_an_empty_prompt_is_answered_in_its_place(graph: Path) -> None:
     """With a BOS as the `hf` backend does; without one, where that raises, from the prefix token."""
     settings = {"until": [], "max_gen_toks": 6, "do_sample": False}

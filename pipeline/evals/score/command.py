@@ -1,4 +1,4 @@
-"""lm-eval's own command with the model `pipeline` known to it; its arguments are held against what is read."""
+"""lm-eval's own command with the model `pipeline`; its arguments are held against what is read."""
 
 from __future__ import annotations
 

@@ -64,12 +64,13 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
     return path
 
 
-def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
+def export_from_onnx(folder: Path, into: Path | None = None, origin: str | None = None) -> Path:
     """Takes over a graph that `optimum-cli export onnx` made; its contract stays optimum's.
 
     Args:
         folder: holds model.onnx, its data file and config.json.
         into: where to put it; graphs/<folder's name> by default.
+        origin: what source.json says of where it came from; the folder by default.
 
     Raises:
         UserError: no such export, or the graph has no cache.
@@ -93,9 +94,12 @@ def export_from_onnx(folder: Path, into: Path | None = None) -> Path:
             "tokenizer": identity.tokenizer_digest(folder),
             "tools": graphfile.tools(),
         }
+        origin = origin or store.relative(folder, to=target / store.SOURCE)
+        record = CheckpointSource(kind="onnx", origin=origin, weights=weights)
         if store.is_current(path, wanted):
+            store.write_json(target / store.SOURCE, record.plain())
             return path
-        _copy_export(data, folder, target, weights)
+        _copy_export(data, folder, target, record)
         files = [file.plain() for file in store.weights.states(target / file.name for file in data)]
         graphfile.save(model, path, {**wanted, "files": files, "num_layers": num_layers(read_config(folder))})
     open_checkpoint(target)
@@ -109,13 +113,11 @@ def _refuse_other_kind(target: Path) -> None:
         raise UserError(f"{target} already holds a model from {source.origin}; rename the export's folder")
 
 
-def _copy_export(data: list[Path], folder: Path, target: Path, weights: str) -> None:
-    """Copies an export's files: its data, config and tokenizer."""
+def _copy_export(data: list[Path], folder: Path, target: Path, source: CheckpointSource) -> None:
+    """Copies an export's files, its data, config and tokenizer, and then writes source.json."""
     for file in [*data, *(folder / name for name in SMALL_FILES if (folder / name).is_file())]:
         copy_file(file, target / file.name)
-    origin = store.relative(folder, to=target / store.SOURCE)
-    record = CheckpointSource(kind="onnx", origin=origin, weights=weights)
-    store.write_json(target / store.SOURCE, record.plain())
+    store.write_json(target / store.SOURCE, source.plain())
 
 
 def _load_export(folder: Path, source: Path) -> ir.Model:
@@ -142,10 +144,17 @@ def optimum_base(folder: Path) -> Path:
     Raises:
         UserError: optimum is not installed, or cannot export this checkpoint.
     """
-    target = folder / "optimum"
+    target, contents = folder / "optimum", open_checkpoint(folder).contents
     ready = store.graph_path(target, Variant(target.name, BASE, "fp32"))
-    if (target / store.SOURCE).is_file() and store.is_current(ready, {"contract": "optimum"}):
+    record = store.records.read_if_valid(CheckpointSource, target / store.SOURCE)
+    if record and record.origin == contents and store.is_current(ready, {"contract": "optimum"}):
         return ready
+    log.info("exporting %s with optimum, for comparison (once; takes a minute or more)", folder)
+    return _traced(folder, target, contents)
+
+
+def _traced(folder: Path, target: Path, origin: str) -> Path:
+    """Lets optimum export the checkpoint in a folder."""
     try:
         from optimum.exporters.onnx import main_export
 
@@ -154,7 +163,6 @@ def optimum_base(folder: Path) -> Path:
         raise UserError(
             f"a graph of optimum's needs optimum ({error}); run `pip install 'skip-pipeline[optimum]'`"
         ) from None
-    log.info("exporting %s with optimum, for comparison (once; takes a minute or more)", folder)
     with (
         tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary,
         pretrained.rewritten(folder) as source,
@@ -172,7 +180,7 @@ def optimum_base(folder: Path) -> Path:
             )
         except (ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"optimum cannot export {folder}: {first_line(error)}") from None
-        return export_from_onnx(Path(temporary), target)
+        return export_from_onnx(Path(temporary), target, origin)
 
 
 def _precision(model: ir.Model) -> Precision:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig
 
 from pipeline.models import pretrained, sublayers
@@ -148,9 +149,16 @@ class Reference:
                 del layer.forward
 
     def forward(
-        self, input_ids: Array, attention_mask: Array, position_ids: Array
+        self, input_ids: Array, attention_mask: Array, position_ids: Array, prompt: int = 0
     ) -> tuple[Array, dict[int, tuple[Array, Array]]]:
         """One whole pass without a past; inputs [B, T] int64.
+
+        Args:
+            input_ids: token ids.
+            attention_mask: 0 is padding. Where it is longer than T, so many places after the prompt are in
+                the cache alone: the rest is computed in a second pass, on the prompt's cache with a gap.
+            position_ids: positions.
+            prompt: tokens before the gap, where there is one.
 
         Returns:
             logits [B, T, V] in the reference's dtype, and {layer: (keys, values)}, each [B, G, T, D], of the
@@ -158,21 +166,46 @@ class Reference:
                 padded queries
             in another way than graphs do.
         """
-        cache = DynamicCache()  # without a config no layer crops its keys to a sliding window
+        ids, mask, positions = (
+            torch.from_numpy(np.ascontiguousarray(array))
+            for array in (input_ids, attention_mask, position_ids)
+        )
+        gap = mask.shape[1] - ids.shape[1]
+        end = prompt if gap else ids.shape[1]
         with torch.inference_mode():
-            output = self.model(
-                input_ids=torch.from_numpy(np.ascontiguousarray(input_ids)),
-                attention_mask=torch.from_numpy(np.ascontiguousarray(attention_mask)),
-                position_ids=torch.from_numpy(np.ascontiguousarray(position_ids)),
-                past_key_values=cache,
-                use_cache=True,
-            )
+            logits, cache = self._pass(ids[:, :end], mask[:, :end], positions[:, :end], DynamicCache())
+            if gap:
+                cache = self._with_gap(cache, gap)
+                rest, cache = self._pass(ids[:, end:], mask, positions[:, end:], cache)
+                logits = torch.cat([logits, rest], dim=1)
         cached = {}
         for i in (i for i in range(len(self.layers)) if (i, "attn") not in self.skip):
             keys, values = cache.layers[i].keys, cache.layers[i].values
             assert keys is not None and values is not None
             cached[i] = (keys.numpy(), values.numpy())
-        return output.logits.numpy(), cached
+        return logits.numpy(), cached
+
+    def _pass(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+    ) -> tuple[torch.Tensor, DynamicCache]:
+        """(logits, cache) of one pass. A cache made without a config crops no key to a sliding window."""
+        output = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return output.logits, cache
+
+    def _with_gap(self, cache: DynamicCache, gap: int) -> DynamicCache:
+        """A cache with so many places of zeros at its end; layers without attention, too, get that length.
+
+        transformers asks layer 0 for the length, and layer 0 may have no attention.
+        """
+        longer = DynamicCache()
+        there = [i for i in range(len(self.layers)) if (i, "attn") not in self.skip]
+        for i in range(len(self.layers)) if there else ():
+            layer: Any = cache.layers[i if i in there else there[0]]
+            keys, values = (functional.pad(part, (0, 0, 0, gap)) for part in (layer.keys, layer.values))
+            longer.update(keys, values, i)
+        return longer
 
     def residuals(
         self, input_ids: Array, attention_mask: Array, position_ids: Array

@@ -24,13 +24,14 @@ from pipeline.evals import machine
 from pipeline.evals.check import localize as localizing
 from pipeline.evals.check import scripted
 from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs, judge
+from pipeline.evals.check.crossings import Crossings, crossings
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
 from pipeline.models import identity, safetensors_index, texts
 from pipeline.models.config import read_config
 from pipeline.runtime.runner import Array
 from pipeline.store import records
-from pipeline.store.records import CheckRecord, FileState
+from pipeline.store.records import CheckRecord, FileState, Ranges
 from pipeline.types import UserError, Variant
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Comparison:
                 f"  {len(record.unstable)} of {record.outputs} outputs are unstable in fp16 (rounding alone "
                 "moves PyTorch as far): only PyTorch's own error limits them"
             )
+        lines += [f"  not crossed: {one}" for one in record.missed]
         if record.localized:
             lines.append(f"  first divergence: {record.localized}")
         return "\n".join(lines)
@@ -164,7 +166,9 @@ def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[Check
     """Plays every feed on both sides → (what the result says, the outputs of both)."""
     start = time.perf_counter()
     variant, result = store.variant(path, quick=True), store.result_of(path, "check")
-    feeds, source = _feeds(folder, seed)
+    sidecar = store.sidecar(path)
+    ranges = sidecar.ranges if sidecar.artefact == "engine" else None
+    feeds, crossed, source = _feeds(folder, seed, ranges)
     log.info("%s: comparing with PyTorch on %d feeds", path, len(feeds))
     outputs, agreements, noise = _compare(path, variant, folder, feeds)
     verdict = judge(agreements)
@@ -185,6 +189,8 @@ def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[Check
         checkpoint=store.relative(folder, result),
         references=("fp32", "fp16") if noise else ("fp32",),
         tokens=source,
+        crossed=crossed.crossed,
+        missed=crossed.missed,
         feeds=agreements,
         noise=noise,
         versions=store.versions(*_PACKAGES, *_RUNTIMES[path.suffix]),
@@ -228,18 +234,14 @@ def _agreements(
     return dict(zip(names, (dict(agreements) for agreements in iterations), strict=True))
 
 
-def _feeds(folder: Path, seed: int) -> tuple[list[Feed], str]:
-    """(the feeds, where their tokens are from)."""
+def _feeds(folder: Path, seed: int, ranges: Ranges | None) -> tuple[list[Feed], Crossings, str]:
+    """(all feeds, those of them that cross a window or a switch, where their tokens are from)."""
     config = read_config(folder)
-    # Beyond the original context rotary frequencies change, and a short prefill rightly differs from the
-    # whole pass.
-    context = min(
-        config.get(key) or 10**9 for key in ("max_position_embeddings", "original_max_position_embeddings")
-    )
-    longest = max(context - scripted.STEPS, 1)
-    lengths = tuple(dict.fromkeys(min(length, longest) for length in scripted.LENGTHS))
+    lengths = tuple(dict.fromkeys(scripted.longest_prompt(config, n) for n in scripted.LENGTHS))
     tokens, source = texts.sequences(folder, max(lengths) + scripted.STEPS, 2 * len(lengths), seed)
-    return scripted.feeds(tokens, lengths), source
+    extra = crossings(config, lambda length: texts.sequences(folder, length, 1, seed + 1)[0][0], ranges)
+    *single, left, right = scripted.feeds(tokens, lengths)
+    return [*single, *extra.feeds, left, right], extra, source
 
 
 # ---- what is written ------------------------------------------------------------------------------------

@@ -106,6 +106,9 @@ def place(path: Path, folder: Path, feeds: list[Feed], agreements: Agreements) -
             "was built from"
         )
     failed = [feed for feed in feeds if not all(agreements[feed.name].values())]
+    if failed and all(feed.gap for feed in failed):
+        return "attention beyond the sliding window: no other feed fails"
+    failed = [feed for feed in failed if not feed.gap]
     divergence = first_divergence(path, folder, failed[0] if failed else feeds[-2])
     wrong_caches = sorted(
         int(name.split(".")[1])

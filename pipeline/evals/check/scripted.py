@@ -21,6 +21,7 @@ import numpy as np
 from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
+from pipeline.models.config import Config
 from pipeline.models.reference import Reference
 from pipeline.runtime.runner import Array, Runner
 from pipeline.types import Precision, SkipSet
@@ -39,13 +40,20 @@ class Feed:
 
     Attributes:
         name: in words.
-        input_ids, attention_mask, position_ids: [B, T] each.
+        input_ids, position_ids: [B, T] each.
+        attention_mask: [B, T], or longer: then so many places of the cache between prompt and continuation
+            hold nothing, and are masked.
     """
 
     name: str
     input_ids: Array
     attention_mask: Array
     position_ids: Array
+
+    @property
+    def gap(self) -> int:
+        """Masked places between prompt and continuation that are in the cache alone."""
+        return int(self.attention_mask.shape[1] - self.input_ids.shape[1])
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -55,6 +63,17 @@ class Feed:
             "attention_mask": self.attention_mask,
             "position_ids": self.position_ids,
         }
+
+
+def longest_prompt(config: Config, length: int) -> int:
+    """The tokens of a prompt, fewer where the context is short.
+
+    A prompt stays within the original context: beyond it rotary frequencies change, and a short prefill
+    rightly differs from the whole pass.
+    """
+    keys = ("max_position_embeddings", "original_max_position_embeddings")
+    context = min(config.get(key) or 10**9 for key in keys)
+    return min(length, max(context - STEPS, 1))
 
 
 def feeds(tokens: Array, lengths: tuple[int, ...]) -> list[Feed]:
@@ -111,18 +130,18 @@ def play(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
     """
     ids, mask, positions = (feed[name] for name in ("input_ids", "attention_mask", "position_ids"))
     total = ids.shape[1]
-    prompt = total - STEPS
+    prompt, gap = total - STEPS, mask.shape[1] - total
     prefill, cache = runner.forward(
         ids[:, :prompt],
         attention_mask=mask[:, :prompt],
         position_ids=positions[:, :prompt],
         logits_positions=wanted_positions(mask[:, :prompt]),
     )
+    cache = {name: np.pad(value, ((0, 0), (0, 0), (0, gap), (0, 0))) for name, value in cache.items()}
     steps = []
     for t in range(prompt, total):
-        logits, cache = runner.forward(
-            ids[:, t : t + 1], cache, attention_mask=mask[:, : t + 1], position_ids=positions[:, t : t + 1]
-        )
+        seen, position = mask[:, : gap + t + 1], positions[:, t : t + 1]
+        logits, cache = runner.forward(ids[:, t : t + 1], cache, attention_mask=seen, position_ids=position)
         steps.append(logits)
     outputs = {"prefill/logits": prefill, "decode/logits": np.concatenate(steps, axis=1)}
     return outputs | {
@@ -131,10 +150,10 @@ def play(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def recompute(reference: Reference, feed: Mapping[str, Array]) -> dict[str, Array]:
-    """The same outputs as `play`, by one whole forward pass of PyTorch."""
+    """The same outputs as `play`, by one whole forward pass of PyTorch, or two with the gap in between."""
     mask = feed["attention_mask"]
-    prompt = mask.shape[1] - STEPS
-    logits, cache = reference.forward(feed["input_ids"], mask, feed["position_ids"])
+    prompt = feed["input_ids"].shape[1] - STEPS
+    logits, cache = reference.forward(feed["input_ids"], mask, feed["position_ids"], prompt)
     wanted = wanted_positions(mask[:, :prompt])
     outputs = {
         "prefill/logits": np.take_along_axis(logits, wanted[:, :, None], axis=1),

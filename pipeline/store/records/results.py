@@ -75,6 +75,7 @@ class CheckRecord(VariantRecord):
         localized: where the residual stream first diverges.
         feeds, noise: feed → output → agreement with fp32 PyTorch, of the artefact and of fp16 PyTorch.
         tokens: where the tokens came from.
+        crossed, missed: in words, which windows and rope switches the feeds go beyond, and which not.
         weights: identity of the checkpoint.
         files: all that was compared beside the artefact itself, by paths relative to this file: its weights,
             those of the reference and its config.json. None in results of 0.1 and 0.2.
@@ -95,6 +96,8 @@ class CheckRecord(VariantRecord):
     checkpoint: str | None = None
     references: tuple[str, ...] = ()
     tokens: str = ""
+    crossed: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
     feeds: dict[str, dict[str, AgreementRecord]] = {}
     noise: dict[str, dict[str, AgreementRecord]] = {}
     versions: dict[str, str] = {}

@@ -217,10 +217,6 @@ class LlamaCpp:
             self._post("tokenize", {"content": text, "add_special": special, "parse_special": True})["tokens"]
         )
 
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of tokens."""
-        return str(self._post("detokenize", {"tokens": list(ids)})["content"])
-
     def _post(self, place: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
             f"{self.server.listening_address}/{place}",

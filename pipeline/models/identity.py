@@ -134,6 +134,6 @@ def _changed_gguf(origin: Path, source: CheckpointSource) -> tuple[Path | None, 
         file = origin.with_name(known.file)
         if not store.weights.is_same(known, file):
             return file, ()
-        now = store.weights.stamp(file)
+        now = store.files.stamp(file)
         states.append(known.replaced(mtime_ns=now.mtime_ns, ctime_ns=now.ctime_ns, inode=now.inode))
     return None, tuple(states)

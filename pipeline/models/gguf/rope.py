@@ -21,7 +21,9 @@ Factors = npt.NDArray[np.float64]
 FREQUENCIES = "rope_freqs.weight"
 _CLOSE = 2e-6
 """Relative: the tensor is float32 and was computed in float32."""
-_USUAL = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_USUAL_FACTORS = (8.0, 32.0, 16.0, 4.0, 2.0, 64.0)
+_USUAL_HIGHS = (4.0, 2.0, 8.0, 3.0, 1.5, 1.1, 16.0, 32.0)
+"""high_freq_factor, beside a low_freq_factor of 1."""
 
 
 def scaling(file: Path, fields: Mapping[str, Any], arch: str) -> dict[str, Any] | None:
@@ -103,28 +105,39 @@ def _candidates(factors: Factors, config: Mapping[str, Any]) -> Iterator[dict[st
     if np.all(factors == largest):
         yield {"rope_type": "linear", "factor": largest}
         return
-    turns = (
-        1 / config["rope_theta"] ** (np.arange(0, config["head_dim"], 2) / config["head_dim"]) / (2 * np.pi)
-    )
-    smooth = (1 / factors - 1 / largest) / (1 - 1 / largest)
+    pairs = np.arange(0, config["head_dim"], 2) / config["head_dim"]
+    turns = 1 / config["rope_theta"] ** pairs / (2 * np.pi)
+    for factor in dict.fromkeys((float(round(largest)), largest, *_USUAL_FACTORS)):
+        if factor < largest or factor <= 1:
+            continue
+        smooth = (1 / factors - 1 / factor) / (1 - 1 / factor)
+        for old, high in _fits(turns, smooth):
+            usual = max(round(old), 1)
+            if round(high) > 1:
+                yield _llama3(factor, 1.0, float(round(high)), usual)
+            yield _llama3(factor, usual / old, high * usual / old, usual)
+
+
+def _fits(turns: Factors, smooth: Factors) -> Iterator[tuple[float, float]]:
+    """(old, high) with low = 1, of which the line over `turns` may be.
+
+    Args:
+        turns: [D/2], of each frequency in one token.
+        smooth: [D/2], s of each.
+    """
     inside = (smooth > 1e-6) & (smooth < 1 - 1e-6)
     if inside.sum() >= 2:
         slope, offset = np.polyfit(turns[inside], smooth[inside], 1)
-        old, high = -slope / offset, 1 - 1 / offset
-    elif inside.any():
-        high = _USUAL["high_freq_factor"]
-        old = float((smooth[inside] * (high - 1) + 1)[0] / turns[inside][0])
+        fits = [(-slope / offset, 1 - 1 / offset)] if offset else []
+    elif inside.any():  # any ratio will do whose ends lie between this frequency and its neighbours
+        fits = [((smooth[inside] * (high - 1) + 1)[0] / turns[inside][0], high) for high in _USUAL_HIGHS]
     else:  # a step: both ends lie between two frequencies
-        kept, stretched = turns[factors == 1], turns[factors == largest]
-        if not len(kept) or kept.min() <= stretched.max():
-            return
-        old, high = 1 / float(np.sqrt(kept.min() * stretched.max())), 1.0001
-    if not (np.isfinite(old) and np.isfinite(high) and old >= 1 and high > 1):
-        return
-    usual = round(old)
-    yield _llama3(largest, 1.0, float(round(high)), usual)
-    yield _llama3(float(round(largest)), 1.0, float(round(high)), usual)
-    yield _llama3(largest, usual / old, high * usual / old, usual)
+        kept, stretched = turns[smooth >= 1 - 1e-6], turns[smooth <= 1e-6]
+        has_step = len(kept) and len(stretched) and kept.min() > stretched.max()
+        fits = [(1 / np.sqrt(kept.min() * stretched.max()), 1.0001)] if has_step else []
+    for old, high in fits:
+        if 1 <= old < 2**31 and 1 < high < np.inf:
+            yield float(old), float(high)
 
 
 def _llama3(factor: float, low: float, high: float, original: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -155,7 +155,8 @@ def _merges(file: Path, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _are(values: Any, kind: type) -> bool:
+def _are(values: Any, kind: type) -> TypeGuard[list[Any]]:
+    """Whether these are a list of one type."""
     return isinstance(values, list) and all(type(value) is kind for value in values)
 
 

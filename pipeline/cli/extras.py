@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
     "optimum": (("optimum.exporters.onnx",),),
     "qlora": (("bitsandbytes",),),
     "mlflow": (("mlflow",),),
+    "sentencepiece": (("sentencepiece",), ("google.protobuf",)),
 }
 """Extra → the modules that it brings; of several names in a row one is enough. As pyproject.toml has them."""
 

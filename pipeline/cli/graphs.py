@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
 from pipeline.types import UserError
 
+log = logging.getLogger(__name__)
 
 @app.command(rich_help_panel=GRAPHS)
 def export(
@@ -82,12 +84,21 @@ def export(
         base = stage.export_base(source, "fp16" if precision == "fp16" else "fp32")
         if verify:
             identity.verify(source)
+    _warn_of_tokenizer(base.parent)
     path = surgery.cut(base, chosen)
     if adapter:
         path = prerequisites.healed(path, adapter)
     if head == "all":
         path = surgery.cut_all_logits(path)
     show_result(artefact_json(path), as_json, str(path))
+
+
+def _warn_of_tokenizer(folder: Path) -> None:
+    """Says at once what later commands would stumble over."""
+    from pipeline.models import tokenizer
+
+    if concern := tokenizer.concern(folder):
+        log.warning("warning: %s", concern)
 
 
 @app.command(rich_help_panel=GRAPHS)

@@ -26,6 +26,8 @@ Tokens = npt.NDArray[np.int64]
 WhenShort = Literal["refuse", "fewer", "repeat"]
 """What a text that is too short gives: an error, fewer pieces, or its pieces again, half a piece further."""
 OWN_NAME = "English text of CPython's pydoc_data.topics"
+FORMAT = 2
+"""Of the kept tokens; part of their names."""
 CHARACTERS = 8
 """Characters of a dataset that are read for each token that is wanted."""
 
@@ -154,11 +156,20 @@ def sequences(folder: Path, length: int, count: int, seed: int = 0) -> tuple[Tok
     Raises:
         UserError: a length that the whole text does not fill.
     """
-    if any(folder.glob("tokenizer*")):
+    if _has_usable_tokenizer(folder):
         return cut(folder, OWN, length, count, when_short="repeat")[0], OWN_NAME
     vocabulary = read_config(folder)["vocab_size"]
     tokens = np.random.default_rng(seed).integers(0, vocabulary, (count, length), np.int64)
     return tokens, f"random ids (seed {seed}): the model has no tokenizer"
+
+
+def _has_usable_tokenizer(folder: Path) -> bool:
+    """`export` has said what is wrong with one that cannot be used."""
+    try:
+        tokenizer.load(folder)
+    except UserError:
+        return False
+    return True
 
 
 def _read_text(file: Path) -> str:
@@ -209,7 +220,7 @@ def _tokens(folder: Path, text_input: TextInput, enough: int) -> tuple[list[int]
     content, source = text_input.read(enough)
     if text_input != OWN:
         return *_tokenized(folder, content), source
-    digest = store.text_digest(f"{source.sha256} {identity.tokenizer_digest(folder)}")
+    digest = store.text_digest(f"{source.sha256} {identity.tokenizer_digest(folder)} {FORMAT}")
     kept = project_of(folder).calib(folder.resolve().name) / f"text-{digest[:16]}.npy"
     if kept.is_file():
         numbers = np.load(kept, allow_pickle=False)
@@ -223,5 +234,12 @@ def _tokens(folder: Path, text_input: TextInput, enough: int) -> tuple[list[int]
 
 def _tokenized(folder: Path, content: str) -> tuple[list[int], Tokens]:
     words = tokenizer.load(folder)
-    stream = words(content, add_special_tokens=False, verbose=False).input_ids
-    return words("").input_ids, np.array(stream, np.int64)
+    stream = np.array(words.encode(content, add_special_tokens=False), np.int64)
+    rows = tokenizer.rows(folder)
+    last = max([*words.prefix, int(stream.max(initial=0))])
+    if rows is not None and last >= rows:
+        raise UserError(
+            f"{folder}: the text has token {words.backend.id_to_token(last)!r}, whose id {last} is beyond "
+            f"the {rows} rows of the model's embedding; add rows to the model (resize_token_embeddings)"
+        )
+    return words.prefix, stream

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -40,7 +41,7 @@ def test_a_ragged_batch_writes_what_pytorch_writes(name: str, base: Path) -> Non
     """Token for token and letter for letter, while rows join and one is cancelled in the middle."""
     graph, words, prompts = (
         variants.cut(base, SkipSet.parse(name)),
-        tokenizer.load(base.parent),
+        AutoTokenizer.from_pretrained(base.parent),
         tokenizer.prompts(base.parent),
     )
     reference = Reference(base.parent, SkipSet.parse(name))
@@ -69,7 +70,7 @@ def test_a_ragged_batch_writes_what_pytorch_writes(name: str, base: Path) -> Non
 
 
 def test_the_chat_template_is_rendered_as_transformers_does(base: Path) -> None:
-    words, prompts = tokenizer.load(base.parent), tokenizer.prompts(base.parent)
+    words, prompts = AutoTokenizer.from_pretrained(base.parent), tokenizer.prompts(base.parent)
     messages = [
         {"role": "user", "content": QUESTION},
         {"role": "assistant", "content": "Paris."},
@@ -85,7 +86,7 @@ def test_the_chat_template_is_rendered_as_transformers_does(base: Path) -> None:
 @pytest.mark.parametrize("chat", [False, True])
 def test_the_command_prints_that_text(chat: bool, base: Path) -> None:
     """With --json, plain and with --stream: PyTorch's greedy text, after the prompt where it is no chat."""
-    words = tokenizer.load(base.parent)
+    words = AutoTokenizer.from_pretrained(base.parent)
     prompt = QUESTION if chat else TEXTS[0]
     messages = [{"role": "user", "content": prompt}]
     ids = words.apply_chat_template(messages, add_generation_prompt=True) if chat else words.encode(prompt)

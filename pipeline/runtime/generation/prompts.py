@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from jinja2 import TemplateError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from pipeline.runtime.generation import chat_template
 from pipeline.types import UserError, first_line
 
 FILES = ("tokenizer.json", "generation.json")
@@ -25,6 +20,10 @@ ROLES = ("system", "user", "assistant", "tool")
 
 Message = Mapping[str, str]
 """{'role': one of ROLES, 'content': text}."""
+Answer = Literal["begins", "goes on", "none"]
+"""What stands at the end of a rendered conversation."""
+_OPEN = "CONTINUE_FINAL_MESSAGE_TAG "
+"""transformers' mark of where the last message ends, in the text that the template makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,16 @@ class Conventions:
         ends: token ids that end a text.
         chat_template: Jinja, as its authors published it; None where the model has none.
         special: bos_token, eos_token, … as the template names them.
+        rows: tokens that the model's embedding has; None where nothing says it.
+        splits_special_tokens: those that a text spells out are read as text.
     """
 
     context: int
     ends: tuple[int, ...] = ()
     chat_template: str | None = None
-    special: dict[str, str] = field(default_factory=dict)
+    special: dict[str, str | list[str]] = field(default_factory=dict)
+    rows: int | None = None
+    splits_special_tokens: bool = False
 
 
 class Prompts:
@@ -50,6 +53,8 @@ class Prompts:
     def __init__(self, tokenizer: Tokenizer, conventions: Conventions) -> None:
         self.tokenizer, self.conventions = tokenizer, conventions
         self.ends = frozenset(conventions.ends)
+        if conventions.splits_special_tokens:  # tokenizer.json does not keep it
+            tokenizer.encode_special_tokens = True
 
     @classmethod
     def load(cls, folder: Path) -> Prompts:
@@ -75,7 +80,8 @@ class Prompts:
             begin: False where the text has its own beginning (a chat template's).
 
         Raises:
-            UserError: no text, no Unicode, or certainly more than the context holds.
+            UserError: no text, no Unicode, certainly more than the context holds, or a token that the model's
+                embedding has no row for.
         """
         if not text:
             raise UserError("the prompt is empty")
@@ -89,8 +95,22 @@ class Prompts:
         if size > context * self.longest:  # it cannot fit, whatever its tokens: megabytes are not tokenized
             raise UserError(f"the prompt of {size:,} bytes is longer than the context of {context} tokens")
         bos = self.conventions.special.get("bos_token")
-        special = begin and not (bos and text.startswith(bos))
-        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
+        special = begin and not (isinstance(bos, str) and text.startswith(bos))
+        try:
+            tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=special).ids
+        except Exception as error:  # noqa: BLE001 - the library raises Exception itself
+            raise UserError(f"the tokenizer cannot read the prompt ({first_line(error)})") from None
+        self._refuse_beyond(tokens)
+        return tokens
+
+    def _refuse_beyond(self, tokens: Sequence[int]) -> None:
+        """Refuses tokens that were added to the tokenizer and never to the model."""
+        rows = self.conventions.rows
+        if rows is not None and (token := max(tokens, default=0)) >= rows:
+            raise UserError(
+                f"the prompt holds {self.tokenizer.id_to_token(token)!r}, whose id {token} is beyond the "
+                f"{rows} rows of the model's embedding; leave it out, or add rows (resize_token_embeddings)"
+            )
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation, ended where the assistant's answer begins.
@@ -100,24 +120,32 @@ class Prompts:
         """
         return self.encode(self.render(messages), begin=False)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as text, as transformers renders the model's template, in jinja2's sandbox."""
+    def render(self, messages: Sequence[Message], answer: Answer = "begins") -> str:
+        """The conversation as text, as transformers renders the model's template, in jinja2's sandbox.
+
+        Args:
+            messages: the conversation.
+            answer: 'begins' asks for an assistant's turn at the end, 'goes on' leaves the last message open,
+                'none' does neither.
+
+        Raises:
+            UserError: malformed messages, no chat template, or one that refuses them.
+        """
         if self.conventions.chat_template is None:
             raise UserError("the model has no chat template; give it a plain prompt")
         _check(messages)
+        said = [dict(message) for message in messages]
+        if answer == "goes on":
+            said[-1]["content"] += _OPEN
         variables = {
-            "messages": list(messages),
+            "messages": said,
             "tools": None,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": answer == "begins",
             **self.conventions.special,
         }
-        try:
-            return _environment().from_string(self.conventions.chat_template).render(variables)
-        except Exception as error:  # noqa: BLE001 - the template is the checkpoint's program; it may raise anything
-            raise UserError(
-                f"the model's chat template refuses these messages: {first_line(error)}"
-            ) from None
+        text = chat_template.render(self.conventions.chat_template, variables)
+        return _opened(text, messages[-1]["content"]) if answer == "goes on" else text
 
     @cached_property
     def longest(self) -> int:
@@ -144,40 +172,9 @@ def _check(messages: Sequence[Message]) -> None:
             raise UserError(f"messages[{number}] is not a role ({', '.join(ROLES)}) with a content of text")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    """jinja2 with what transformers gives its templates."""
-    extensions: list[Any] = [loopcontrols, _Generation]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {
-        "raise_exception": _refuse,
-        "strftime_now": lambda form: datetime.now().strftime(form),
-    }
-    return environment
-
-
-class _Generation(Extension):
-    """The block that marks the assistant's words for training: its content is rendered."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2's own form
-
-    def parse(self, parser: Parser) -> list[Node]:
-        """The nodes inside the block."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: Any = None,
-    separators: Any = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _refuse(reason: str) -> None:
-    raise TemplateError(reason)
+def _opened(text: str, last: str) -> str:
+    """The text up to the end of the last message, as transformers' `continue_final_message` cuts it."""
+    place = text.rfind(_OPEN.strip())
+    if place < 0 or last.strip() not in text:
+        raise UserError("the model's chat template leaves out the end of the last message, which is to go on")
+    return text[:place] if text[place:].startswith(_OPEN) else text[:place].rstrip()

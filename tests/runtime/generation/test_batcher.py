@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., t
         if not folder.exists():
             tiny.tokenizer(tiny.checkpoint(folder, model_type, vocab_size=tiny.WORDS, eos_token_id=None))
         graph = variants.cut(export.export_base(checkpoint.open_checkpoint(folder)), SkipSet.parse(variant))
-        return opening.open_runner(graph), tokenizer.prompts(folder), folder
+        return opening.open_runner(graph), changed(tokenizer.prompts(folder), ends=()), folder
 
     yield opened
     torch.set_num_threads(threads)
@@ -295,7 +295,7 @@ def test_a_token_that_the_model_lacks_is_refused_at_the_door(bad: int, models: A
     assert not batcher.busy
     prompts.tokenizer.add_special_tokens(["<|im_start|>"])
     with pytest.raises(UserError, match=r"the token '<\|im_start\|>' \(id 300\)"):
-        batcher.add(Writer(prompts.encode("a <|im_start|>"), Sampling(3), prompts, print))
+        batcher.add(Writer(prompts.tokenizer.encode("a <|im_start|>").ids, Sampling(3), prompts, print))
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 5])

@@ -1,0 +1,128 @@
+"""Tokenizers without a tokenizer.json: converted, kept, or refused by name."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, GPT2TokenizerFast
+
+from pipeline import store
+from pipeline.models import texts, tokenizer, tokenizer_conversion
+from pipeline.types import UserError
+from tests import tokenizing
+from tests.tokenizing import ODD
+
+sentencepiece = pytest.importorskip("sentencepiece")
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer.model."""
+    folder = tmp_path_factory.mktemp("spm")
+    (folder / "text").write_text(texts.text()[:20_000])
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=400,
+        model_type=request.param,
+        byte_fallback=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        minloglevel=2,
+    )
+    return folder / "tokenizer.model"
+
+
+def checkpoint(workdir: Path, model: Path, **config: Any) -> Path:
+    folder = workdir / "graphs" / "m"
+    folder.mkdir(parents=True)
+    shutil.copy(model, folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 400}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **config}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"legacy": False}, {"add_eos_token": True, "add_prefix_space": False}]
+)
+def test_sentencepieces_model_is_converted_once(
+    config: dict[str, Any], model: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint(workdir, model, **config)
+    truth, words = AutoTokenizer.from_pretrained(folder), tokenizer.load(folder)
+    for text in ODD:
+        ids = truth.encode(text)
+        assert words.encode(text) == ids and words.decode(ids) == truth.decode(ids)
+    assert words.special == truth.special_tokens_map
+    assert len(list((workdir / "calib" / "m").glob("tokenizer-*.json"))) == 1
+    monkeypatch.setattr(tokenizer_conversion, "_by_transformers", None)
+    assert [tokenizer.load(folder).encode(text) for text in ODD] == [truth.encode(text) for text in ODD]
+
+
+@pytest.mark.parametrize("model", ["bpe"], indirect=True)
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_add_prefix_space_beside_a_tokenizer_json_means_the_conversion_of_the_model(
+    legacy: bool, prefix: bool, model: Path, workdir: Path
+) -> None:
+    """transformers' LlamaTokenizerFast then reads tokenizer.model and not tokenizer.json."""
+    folder = checkpoint(workdir, model, legacy=True)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(workdir / "saved")
+    shutil.copy(workdir / "saved" / "tokenizer.json", folder)
+    config = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy, "add_prefix_space": prefix}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    truth, words = AutoTokenizer.from_pretrained(folder), tokenizer.load(folder)
+    for text in ODD:
+        ids = truth.encode(text)
+        assert words.encode(text) == ids and words.decode(ids) == truth.decode(ids)
+
+
+def test_a_damaged_copy_is_made_again(model: Path, workdir: Path) -> None:
+    folder = checkpoint(workdir, model)
+    ids = tokenizer.load(folder).encode("the time")
+    (file,) = (workdir / "calib" / "m").glob("tokenizer-*.json")
+    file.write_text("{}")
+    assert tokenizer.load(folder).encode("the time") == ids
+    assert store.read_json(file)["special"]["bos_token"] == "<s>"
+
+
+def test_a_vocabulary_and_merges_are_converted(workdir: Path) -> None:
+    folder = workdir / "graphs" / "m"
+    tokenizing.put(folder, "bytes", tokenizer_config={"tokenizer_class": "GPT2Tokenizer"})
+    GPT2TokenizerFast.from_pretrained(folder).save_vocabulary(str(folder))
+    (folder / "tokenizer.json").unlink()
+    truth, words = AutoTokenizer.from_pretrained(folder), tokenizer.load(folder)
+    assert [words.encode(text) for text in ODD] == [truth.encode(text) for text in ODD]
+
+
+def test_without_sentencepiece_the_extra_is_named(
+    model: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "sentencepiece" else find(name)
+    )
+    with pytest.raises(UserError, match=r"needs sentencepiece; run .*skip-pipeline\[sentencepiece\]"):
+        tokenizer.load(checkpoint(workdir, model))
+
+
+def test_tiktokens_model_is_refused_by_name(workdir: Path, tmp_path: Path) -> None:
+    lines = [b" ".join((base64.b64encode(bytes([k])), str(k).encode())) for k in range(256)]
+    (tmp_path / "tokenizer.model").write_bytes(b"\n".join(lines))
+    with pytest.raises(UserError, match="is tiktoken's"):
+        tokenizer.load(checkpoint(workdir, tmp_path / "tokenizer.model"))
+
+
+def test_a_model_that_is_none_is_one_line(workdir: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"\0\1\2 no model")
+    with pytest.raises(UserError, match="holds no tokenizer that transformers can load") as caught:
+        tokenizer.load(checkpoint(workdir, tmp_path / "tokenizer.model"))
+    assert "\n" not in str(caught.value)
+    assert not (workdir / "calib").exists()

@@ -126,7 +126,10 @@ class Questions:
             for key, reason in self._failures.items()
             for request in self._requests[key]
         }
-        named = [f"{document}: {reason}" for document, reason in list(reasons.items())[:NAMED_FAILURES]]
+        by_reason: dict[str, list[str]] = {}
+        for document, reason in list(reasons.items())[:NAMED_FAILURES]:
+            by_reason.setdefault(str(reason), []).append(document)
+        named = [f"{', '.join(documents)}: {reason}" for reason, documents in by_reason.items()]
         others = "; …" if len(reasons) > NAMED_FAILURES else ""
         return f"{len(reasons)} documents could not be scored: {'; '.join(named)}{others}"
 

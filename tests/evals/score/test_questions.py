@@ -66,6 +66,14 @@ def test_failures_are_named_at_the_end_and_the_others_kept() -> None:
     assert journal.answers == {"0": [-1.0, True]}
 
 
+def test_documents_that_fail_for_one_reason_are_named_together() -> None:
+    requests = instances("loglikelihood", [("x", str(k)) for k in range(8)])
+    outcomes: dict[str, Any] = {str(k): ScoringError("of 3" if k == 3 else "same") for k in range(8)}
+    message = r"^8 documents could not be scored: corner 0, .* 1, .* 2, corner 4: same; corner 3: of 3; …$"
+    with pytest.raises(ScoringError, match=message):
+        ask(Journal(None), requests, outcomes)
+
+
 def test_an_exception_in_the_block_is_not_hidden_and_answers_are_kept() -> None:
     journal = Journal(None)
     requests = instances("loglikelihood", [("x", "a"), ("x", "b")])

@@ -122,7 +122,8 @@ def _build(job: Job, recipe: Recipe) -> bool:
         "ranges": profiles.ranges(graph.parent, settings.batch, settings.length, settings.past).plain(),
         "stripped": False,
     }
-    return store.sidecar(job.outputs[0], quick=True).matches(wanted)
+    is_wanted = store.sidecar(job.outputs[0], quick=True).matches(wanted)
+    return is_wanted and store.contents(job.outputs[0]) == store.contents(graph)
 
 
 def _score(job: Job, recipe: Recipe) -> bool:

@@ -77,6 +77,7 @@ def test_a_score_is_done_for_this_artefact_these_settings_and_these_rows(project
         "variant": "attn2",
         "artefact": str(graph),
         "sha256": store.sha256(graph),
+        "contents": store.contents(graph),
         "benchmark": "smoke",
         "title": "smoke",
         "metric": "acc",
@@ -90,7 +91,13 @@ def test_a_score_is_done_for_this_artefact_these_settings_and_these_rows(project
     record = {"data": {"smoke": {"test": source}}, "pipeline": score}
     store.write_json(job.outputs[0], record)
     assert done.is_done(job, settings)
-    for change in ({"sha256": NO_DIGEST}, {"limit": 6}, {"checked": False}, {"num_fewshot": 1}):
+    for change in (
+        {"sha256": NO_DIGEST},
+        {"contents": NO_DIGEST},
+        {"limit": 6},
+        {"checked": False},
+        {"num_fewshot": 1},
+    ):
         store.write_json(job.outputs[0], {**record, "pipeline": {**score, **change}})
         assert not done.is_done(job, settings), change
     store.write_json(job.outputs[0], record)
@@ -162,6 +169,7 @@ def test_an_engine_is_done_for_its_graph_target_and_ranges(project: Path) -> Non
         **records.variant_fields(store.variant(graph)),
         "folder": store.relative(graph.parent, to=engine),
         "graph": {"file": graph.name, "sha256": store.sha256(graph)},
+        "files": [file.plain() for file in store.weights.states(store.weight_paths(graph), full=True)],
         "weights": NO_DIGEST,
         "backend": "tensorrt-rtx",
         "backend_version": "1.7",
@@ -180,6 +188,7 @@ def test_an_engine_is_done_for_its_graph_target_and_ranges(project: Path) -> Non
         {"targets": ["sm89"]},
         {"stripped": True},
         {"graph": {"file": graph.name, "sha256": NO_DIGEST}},
+        {"files": []},
     ):
         store.write_sidecar(engine, {**fields, **change})
         assert not done.is_done(job, settings), change
@@ -196,6 +205,7 @@ def test_an_adapter_is_done_for_its_variant_settings_and_text(project: Path) -> 
         model="tiny",
         variant="attn2",
         weights=checkpoint.open_checkpoint(graph.parent).identity,
+        contents=checkpoint.open_checkpoint(graph.parent).contents,
         settings=HealSettings(),
         texts=records.TextSource(origin=texts.OWN_NAME),
         held_out_loss=HealLosses(base=1.0, before=3.0, after=2.0),

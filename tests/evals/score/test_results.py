@@ -96,7 +96,11 @@ def test_samples_begin_with_what_people_look_for(workdir: Path) -> None:
 
 
 def test_the_fullest_score_of_just_this_artefact(project: Path, graphs: list[Path]) -> None:
-    own = {"artefact": str(graphs[1]), "sha256": store.sha256(graphs[1])}
+    contents = store.contents(graphs[1])
+    own = {"artefact": str(graphs[1]), "sha256": store.sha256(graphs[1]), "contents": contents}
+    for weights in (None, "0" * 64):  # of 0.2, and of other weights under the same graph
+        results.write(score(n=50, **{**own, "contents": weights}), HARNESS_RESULTS, {})
+        assert results.scores_of(graphs[1]) == []
     others = [score(n=20, limit=20, **own), score("boolq", n=3, limit=3, **own), score(n=12, **own)]
     others += [score("gsm8k", num_fewshot=2, **own), score("mmlu", artefact=str(graphs[1]))]
     for one in others:

@@ -54,7 +54,7 @@ def refuse_other_weights(artefact: Path, record: Sidecar) -> None:
     if changed := weights.changed(record.files, folder):
         raise UserError(
             f"{changed} is not what {artefact} was made with: its content is another; "
-            f"make {KINDS[record.artefact]} of it again with `pipeline {_command(record)}`"
+            f"run `pipeline {_command(record)}` again"
         )
     for healed in _healed_files(record):
         _refuse_other_healed(artefact, folder / healed.file, healed.sha256)

@@ -27,6 +27,21 @@ def test_a_graph_shows_the_same_stream(folder: Path) -> None:
     assert other.record.runner == "../../graphs/tiny/base.fp32.onnx"
 
 
+def test_a_config_of_transformers_5_means_the_same(folder: Path) -> None:
+    """Its rope_parameters are what version 4 calls rope_theta; transformers 4 by itself takes 10000."""
+    file, both = folder / "config.json", []
+    said = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("rope_theta", "rope_scaling")}
+    rope = {"rope_type": "default", "rope_theta": 300.0}
+    for form in ({"rope_theta": 300.0}, {"rope_parameters": rope, "transformers_version": "5.2.0"}):
+        file.write_text(json.dumps({**said, **form}))
+        both.append(measured(folder, force=True))
+    file.write_text(json.dumps({**said, "rope_theta": 10000.0}))
+    wrong = measured(folder, force=True)
+    for name in ("cosine_layer", "cosine_attn", "cosine_mlp"):
+        np.testing.assert_array_equal(both[0].mean[name], both[1].mean[name])
+    assert np.abs(both[0].mean["cosine_attn"] - wrong.mean["cosine_attn"]).max() > 1e-5
+
+
 def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,16 +29,12 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
     """
     variant = Variant(checkpoint.model, BASE, precision)
     path = store.graph_path(checkpoint.folder, variant)
-    with store.lock(checkpoint.folder):
+    with store.lock(checkpoint.folder, make=False):
+        if not (checkpoint.folder / "config.json").is_file():  # another process could not use its copy
+            raise UserError(f"{checkpoint.folder} was removed meanwhile; run the command again")
         store.sweep_temporaries(checkpoint.folder)
         if checkpoint.source.kind == "onnx":
-            if not path.is_file():
-                raise UserError(
-                    f"{checkpoint.folder} holds a graph exported elsewhere, and not in {precision}; "
-                    "export it so with optimum"
-                )
-            store.graph_sidecar(path)  # refuses other data than it came with
-            return path
+            return _exported_elsewhere(path, precision)
         wanted = {
             "artefact": "graph",
             **store.records.variant_fields(variant),
@@ -61,6 +57,17 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
         source = checkpoint.source.replaced(files=()).plain()
         fields = {**wanted, "files": files, "source": source, "num_layers": layers}
         graphfile.save(model, path, fields)
+    return path
+
+
+def _exported_elsewhere(path: Path, precision: Precision) -> Path:
+    """The base graph of an export of optimum's, after a check that its data is what it came with."""
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} holds a graph exported elsewhere, and not in {precision}; "
+            "export it so with optimum"
+        )
+    store.graph_sidecar(path)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from pipeline import store
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
-from pipeline.types import SkipSet
+from pipeline.types import SkipSet, UserError
 from tests import tiny
 
 LLAMA_2_70B = {
@@ -263,3 +264,27 @@ def test_skip_of_a_healthy_graph_reads_no_weights(workdir: Path, monkeypatch: py
     monkeypatch.setattr("hashlib.file_digest", lambda file, _: pytest.fail(f"{file.name} is read"))
     monkeypatch.setattr(store, "write_sidecar", lambda *_: None)  # it takes the new graph's own digest
     assert variants.cut(base, SkipSet.parse("mlp1")).is_file()
+
+
+def test_a_copy_that_was_removed_meanwhile_is_said(workdir: Path) -> None:
+    opened = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
+    shutil.rmtree(opened.folder)
+    with pytest.raises(UserError, match=r"graphs/tiny was removed meanwhile; run the command again"):
+        export.export_base(opened)
+    assert not opened.folder.exists()
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_use_a_copy_all_end_well(workdir: Path) -> None:
+    """Each removes the copy that it made, under the others' eyes."""
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu_nobody_has"}))
+    line = [sys.executable, "-m", "pipeline.cli", "export", str(source)]
+    running = [
+        subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=tiny.environment()) for _ in range(4)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [2] * 4, errors
+    assert all(len(error.strip().splitlines()) == 1 for error in errors), errors
+    assert not Path("graphs/tiny").exists()

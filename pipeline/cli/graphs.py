@@ -15,6 +15,7 @@ from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
 
+
 @app.command(rich_help_panel=GRAPHS)
 def export(
     model: Model = None,

@@ -51,3 +51,27 @@ def test_merge(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(run(capsys, "merge", *graphs).strip())
     assert list(json.loads(run(capsys, "merge", *graphs, "--json"))["variants"]) == ["base", "mlp1"]
     assert path.is_file() and path.parent == model
+
+
+def test_export_warns_of_a_tokenizer_and_generate_refuses_the_request_alone(
+    source: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Case 19: <|im_start|> was added to the tokenizer after the model was saved."""
+    config = json.loads(Path(source, "tokenizer_config.json").read_text())
+    config["additional_special_tokens"] = ["<|im_start|>"]
+    Path(source, "tokenizer_config.json").write_text(json.dumps(config))
+    graph = run(capsys, "export", source).strip()
+    (warning,) = [line for line in caplog.messages if line.startswith("warning:")]
+    assert "has 1 tokens beyond the 300 rows" in warning and "'<|im_start|>' (300)" in warning
+    with pytest.raises(UserError, match="whose id 300 is beyond the 300 rows"):
+        run(capsys, "generate", graph, "hello <|im_start|> you", "--max-tokens", "2")
+    assert run(capsys, "generate", graph, "hello", "--max-tokens", "2").startswith("hello")
+
+
+def test_export_without_a_usable_tokenizer_writes_the_graph_and_warns(
+    source: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(source, "tokenizer.json").write_text("{}")
+    graph = run(capsys, "export", source).strip()
+    assert Path(graph).is_file() and "no tokenizer that can be read" in caplog.text
+    assert "passed" in run(capsys, "check", graph)  # on random ids

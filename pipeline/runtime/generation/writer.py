@@ -135,7 +135,7 @@ class TextStream:
             return self._mark(new, self.special[token])
         if new.endswith(HALF):
             return ""
-        self._shift()
+        self._shift(new)
         self.pending.add(new)
         return self._release(last=False)
 
@@ -165,12 +165,20 @@ class TextStream:
             self.pending.add(name, is_shown=False)
             return ""
         self.pending = trial
-        self._shift()
+        self._shift(new)
         return self._release(last=False)
 
-    def _shift(self) -> None:
-        """The window's tokens are out; the next window begins with those that were not."""
-        self.window, self.released = self.window[self.released :], len(self.window) - self.released
+    def _shift(self, gained: str) -> None:
+        """The window's tokens are out; the next window begins with those that were not.
+
+        Those of no text (special tokens) begin none: a decoder would strip the space of what follows them.
+        """
+        fresh = self.window[self.released :]
+        if self.tokenizer.decode(fresh, skip_special_tokens=True):
+            self.window = fresh
+        elif not gained:
+            del self.window[self.released :]
+        self.released = len(self.window)
 
     def _gained(self) -> str:
         """The text of the window's tokens whose text is not out yet."""

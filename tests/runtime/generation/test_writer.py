@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers import models as models_of_words
-from transformers import PreTrainedTokenizerFast, StopStringCriteria
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, StopStringCriteria
 
+from pipeline.models import tokenizer
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Piece, TextStream, Writer
-from tests import tiny
+from tests import tiny, tokenizing
 from tests.prompting import LONG, changed
 
 
@@ -200,3 +202,22 @@ def test_a_text_ends_for_its_reason(
     assert "".join(piece.text for piece in written) == text and [p.finish for p in written if p.finish] == [
         finish
     ]
+
+
+@pytest.mark.parametrize("kind", tokenizing.KINDS)
+def test_a_stream_is_transformers_text_of_the_whole(kind: str, tmp_path: Path) -> None:
+    """Decoders that strip a leading space are not fooled by special tokens in the middle."""
+    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False}
+    folder = tokenizing.put(tmp_path, kind, tokenizer_config=config)
+    prompts, truth = tokenizer.prompts(folder), AutoTokenizer.from_pretrained(folder)
+    before = truth.encode("a")
+    begun = truth.decode(before)
+    for text in tokenizing.ODD:
+        tokens = truth.encode(text)
+        whole = truth.decode(before + tokens, skip_special_tokens=True)
+        assert begun + streamed(prompts, "a", tokens) == whole
+
+
+def test_special_tokens_without_end_do_not_pile_up(prompts: Prompts) -> None:
+    stream = TextStream(prompts, prompts.encode("a"), ())
+    assert not any(stream.push(0) for _ in range(1000)) and len(stream.window) < 10

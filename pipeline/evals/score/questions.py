@@ -66,8 +66,8 @@ class Questions:
         self._write_time = self._counted_time = time.monotonic()
         if progress is not None:
             progress.begin(requests)
-        for key in list(self.missing):
-            if not all(map(is_unicode, self._requests[key][0].args)):
+        for key in self._requests:
+            if key in self.missing and not all(map(is_unicode, self._requests[key][0].args)):
                 self.finish(key, ScoringError("its text is no Unicode: half a surrogate pair"))
         for key in self._requests.keys() - self.missing:
             self._report(key)

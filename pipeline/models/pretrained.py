@@ -44,8 +44,7 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
         UserError: no checkpoint there, a tensor that is missing or that nothing uses, or a model that differs
             from config.json.
     """
-    config = read_config(folder)
-    file = folder / "config.json"
+    config, file = read_config(folder), folder / "config.json"
     if config.get("quantization_config"):
         raise UserError(f"{file}: the weights are quantised; take the model that they were quantised from")
     made = transformers_config(config, file)
@@ -66,14 +65,7 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
         ) from None
     model, report = loaded
     model.train(False)
-    shared = rules_of(config.get("model_type")).shared_norm
-    missing = [name for name in report["missing_keys"] if not is_left_out(name, skip, shared_norm=shared)]
-    _refuse_some(folder, "lacks", missing, "which transformers would draw at random")
-    unused = [name for name in report["unexpected_keys"] if not _UNUSED.search(name)]
-    _refuse_some(folder, "holds", unused, f"which {config.get('model_type')} does not use")
-    # Version 4 gives names, version 5 (name, shape there, shape here).
-    misfits = [one if isinstance(one, str) else str(one[0]) for one in report["mismatched_keys"]]
-    _refuse_some(folder, "holds", misfits, "in another shape than config.json implies")
+    _prove_tensors(report, config, folder, skip)
     _prove_head(model, folder)
     if configs.is_known(config.get("model_type")):
         _prove_config(model, config, file)
@@ -124,6 +116,18 @@ def _refuse_some(folder: Path, verb: str, names: Iterable[str], what: str) -> No
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise UserError(f"{folder} {verb} {', '.join(names[:_SHOWN])}{more}, {what}")
+
+
+def _prove_tensors(report: dict[str, Any], config: Config, folder: Path, skip: SkipSet) -> None:
+    """Every tensor of the model is the file's, but those of the skip set; every one of the file is used."""
+    shared = rules_of(config.get("model_type")).shared_norm
+    missing = [name for name in report["missing_keys"] if not is_left_out(name, skip, shared_norm=shared)]
+    _refuse_some(folder, "lacks", missing, "which transformers would draw at random")
+    unused = [name for name in report["unexpected_keys"] if not _UNUSED.search(name)]
+    _refuse_some(folder, "holds", unused, f"which {config.get('model_type')} does not use")
+    # Version 4 gives names, version 5 (name, shape there, shape here).
+    misfits = [one if isinstance(one, str) else str(one[0]) for one in report["mismatched_keys"]]
+    _refuse_some(folder, "holds", misfits, "in another shape than config.json implies")
 
 
 def _prove_head(model: Any, folder: Path) -> None:

@@ -387,6 +387,7 @@ NONSENSE: list[tuple[str, dict[str, Any], str]] = [
         "1 numbers",
     ),
     ("phi3", {**LONG_OUTSIDE, "rope_scaling": {"type": "longrope", "long_factor": [1.0]}}, "no short_factor"),
+    ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "phi3 has longrope alone"),
     ("llama", {"head_dim": 16, "rope_scaling": {"type": "longrope", **LONG}}, "needs original_max_position"),
     (
         "phi3",

@@ -122,6 +122,8 @@ def refuse_odd(config: Mapping[str, Any], file: Path) -> None:
     kind, place = scaling["rope_type"], f"{file}: rope_scaling"
     if not isinstance(kind, str) or kind not in NUMBERS:
         raise UserError(f"{place} has the type {kind!r:.40}; transformers has {', '.join(NUMBERS)}")
+    if config["model_type"] == "phi3" and kind not in ("default", "longrope"):
+        raise UserError(f"{place} has the type {kind!r}; transformers' phi3 has longrope alone")
     _refuse_odd_numbers(scaling, kind, f"{place} of type {kind!r}")
     outer = config.get(_ORIGINAL)
     if outer is not None and scaling.get(_ORIGINAL, outer) != outer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.torch import load_file
 
+from pipeline.evals.check.llamacpp import LlamaCpp
 from tests import tiny
 
 Array = npt.NDArray[Any]
@@ -184,32 +184,8 @@ def source(folder: Path, model_type: str = "llama", bos: bool = False, **changes
     )
 
 
-class LlamaCpp:
-    """llama.cpp itself (xllamacpp) with one model.
-
-    Args:
-        file: a GGUF.
-    """
-
-    def __init__(self, file: Path) -> None:
-        import xllamacpp
-
-        settings = xllamacpp.CommonParams()
-        settings.model.path = str(file)
-        settings.n_ctx, settings.n_parallel, settings.warmup, settings.verbosity = 512, 1, False, -1
-        settings.cpuparams.n_threads, settings.fit_params = 2, False
-        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        self.server = xllamacpp.Server(settings)
-
-    def log_probabilities(self, ids: Sequence[int], words: int) -> Array:
-        """[V]: of the token after these."""
-        answer = self.server.handle_completions(
-            {"prompt": list(ids), "n_predict": 1, "n_probs": words, "temperature": 0.0, "cache_prompt": False}
-        )
-        logs = np.full(words, -np.inf)
-        for entry in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
-            logs[entry["id"]] = entry["logprob"]
-        return logs
+class Words(LlamaCpp):
+    """llama.cpp's tokenizer too."""
 
     def ids(self, text: str, special: bool = True) -> list[int]:
         """The tokens of a text; `special` adds a BOS where the model has one."""

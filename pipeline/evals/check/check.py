@@ -21,8 +21,8 @@ from polygraphy.logger import G_LOGGER
 from pipeline import store
 from pipeline.engines import opening
 from pipeline.evals import machine
+from pipeline.evals.check import beside_llamacpp, scripted
 from pipeline.evals.check import localize as localizing
-from pipeline.evals.check import scripted
 from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs, judge
 from pipeline.evals.check.crossings import Crossings, crossings
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
@@ -32,7 +32,7 @@ from pipeline.models.config import read_config
 from pipeline.runtime.runner import Array
 from pipeline.store import records
 from pipeline.store.records import CheckRecord, FileState, Ranges
-from pipeline.types import UserError, Variant
+from pipeline.types import BASE, UserError, Variant
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("skip-pipeline", "torch", "transformers", "polygraphy", "numpy")
@@ -171,7 +171,9 @@ def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[Check
     feeds, crossed, source = _feeds(folder, seed, ranges)
     log.info("%s: comparing with PyTorch on %d feeds", path, len(feeds))
     outputs, agreements, noise = _compare(path, variant, folder, feeds)
-    verdict = judge(agreements)
+    verdict, beside = judge(agreements), None
+    if variant.skip == BASE and variant.adapter is None and folder == store.checkpoint_folder(path):
+        beside = beside_llamacpp.compare(folder, seed)
     where = None
     if localize or not verdict.passed:
         where = localizing.place(path, folder, feeds, agreements)
@@ -179,8 +181,9 @@ def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[Check
         **records.variant_fields(variant),
         artefact=store.relative(path, result),
         sha256=store.sha256(path),
-        passed=verdict.passed,
-        failures=verdict.failures,
+        passed=verdict.passed and (beside is None or beside.passed),
+        failures=(*verdict.failures, *beside_llamacpp.failures(beside)),
+        llamacpp=beside,
         unstable=verdict.unstable,
         outputs=verdict.outputs,
         worst=verdict.worst,

@@ -70,6 +70,7 @@ from pipeline.store.records.results import (
     CheckRecord,
     Conditions,
     Latency,
+    LlamaCppRecord,
 )
 from pipeline.store.records.scores import (
     LOWER_IS_BETTER,
@@ -113,6 +114,7 @@ __all__ = [
     "Layer",
     "LedgerEntry",
     "LedgerRecord",
+    "LlamaCppRecord",
     "MergedRecord",
     "MergedTensors",
     "MinOptMax",

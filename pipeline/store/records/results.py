@@ -63,6 +63,27 @@ class CheckLimits(Record):
     noise_floor: float = 0.0
 
 
+class LlamaCppRecord(Record):
+    """PyTorch on a checkpoint that was made from a GGUF, beside llama.cpp on the GGUF.
+
+    Attributes:
+        file: the GGUF, relative to the checkpoint's source.json.
+        distance: rms of the differences of log-probabilities over their spread; None where it is not finite.
+        limit: of `distance`.
+        tokens: of the prompts.
+        kinds: types of the tensors in the file.
+        version: of xllamacpp.
+    """
+
+    file: str
+    distance: float | None
+    limit: float
+    passed: bool
+    tokens: tuple[Count, ...]
+    kinds: tuple[str, ...]
+    version: str
+
+
 class CheckRecord(VariantRecord):
     """evals/results/<model>/….check.json.
 
@@ -79,6 +100,7 @@ class CheckRecord(VariantRecord):
         weights: identity of the checkpoint.
         files: all that was compared beside the artefact itself, by paths relative to this file: its weights,
             those of the reference and its config.json. None in results of 0.1 and 0.2.
+        llamacpp: of the base of a model that came from a GGUF, where llama.cpp is installed.
     """
 
     what: Literal["check"] = "check"
@@ -98,6 +120,7 @@ class CheckRecord(VariantRecord):
     tokens: str = ""
     crossed: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
+    llamacpp: LlamaCppRecord | None = None
     feeds: dict[str, dict[str, AgreementRecord]] = {}
     noise: dict[str, dict[str, AgreementRecord]] = {}
     versions: dict[str, str] = {}

@@ -14,7 +14,7 @@ from pipeline.models.gguf import tokenizer
 from pipeline.models.gguf.convert import convert
 from pipeline.types import UserError
 from tests import tiny, tiny_gguf
-from tests.tiny_gguf import LlamaCpp, Tiny
+from tests.tiny_gguf import Tiny, Words
 
 FILE = Path("m.gguf")
 TEXTS = [
@@ -41,11 +41,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_tokens(tmp_path_factory.mktemp("tokens") / "s")
 
 
-def both(source: Path, folder: Path, keys: dict[str, Any]) -> tuple[Any, LlamaCpp]:
+def both(source: Path, folder: Path, keys: dict[str, Any]) -> tuple[Any, Words]:
     """The tokenizer that `export` makes, and llama.cpp's."""
     file = tiny_gguf.write(source, folder / "m.gguf", Tiny(keys=keys))
     convert(file, folder / "c")
-    return AutoTokenizer.from_pretrained(folder / "c"), LlamaCpp(file)
+    return AutoTokenizer.from_pretrained(folder / "c"), Words(file)
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "qwen2", "smaug-bpe", "starcoder"])

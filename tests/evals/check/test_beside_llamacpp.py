@@ -1,0 +1,85 @@
+"""PyTorch on what `export` made of a GGUF is llama.cpp on the GGUF itself; a wrong tensor shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from pipeline.evals.check import beside_llamacpp, check
+from pipeline.evals.check.beside_llamacpp import LIMIT
+from pipeline.graphs import export
+from pipeline.models import checkpoint
+from tests import tiny_gguf
+from tests.tiny_gguf import Kind, Tiny
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def opened(folder: Path, model_type: str = "llama", how: Tiny | None = None, **changes: Any) -> Path:
+    """graphs/m of a model that came from a GGUF."""
+    source = tiny_gguf.source(folder / "s", model_type, **changes)
+    if "rope_scaling" in changes:
+        factors = tiny_gguf.rope_factors(json.loads((source / "config.json").read_text()))
+        how = Tiny(tensors={"rope_freqs.weight": factors})
+    return checkpoint.resolve(str(tiny_gguf.write(source, folder / "m.gguf", how))).folder
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("llama", {}),
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("llama", {"rope_scaling": LLAMA3, "max_position_embeddings": 1024}),
+        ("qwen2", {"tie_word_embeddings": True}),
+        ("qwen3", {}),
+    ],
+)
+def test_llama_cpp_agrees(model_type: str, changes: dict[str, Any], workdir: Path) -> None:
+    record = beside_llamacpp.compare(opened(workdir, model_type, **changes))
+    assert record is not None and record.passed and record.limit == LIMIT
+    assert record.distance is not None and record.distance < 0.005
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.self_attn.k_proj.weight", "model.norm.weight", "lm_head.weight"]
+)
+def test_a_tensor_that_was_taken_wrongly_shows(name: str, workdir: Path) -> None:
+    folder = opened(workdir, tie_word_embeddings=False)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = tensors[name].flip(0).contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    record = beside_llamacpp.compare(folder)
+    assert record is not None and not record.passed
+    assert "is another model" in beside_llamacpp.failures(record)[0]
+
+
+def test_check_says_so(workdir: Path) -> None:
+    folder = opened(workdir, how=Tiny(kinds={"ffn_up": Kind.Q8_0}))
+    graph = export.export_base(checkpoint.resolve("m"))
+    outcome = check.check(graph)
+    assert outcome.passed and outcome.record.llamacpp is not None and outcome.record.llamacpp.passed
+    assert outcome.record.llamacpp.kinds == ("F32", "Q8_0")
+    assert folder.name == "m"
+
+
+def test_what_came_from_no_gguf_is_not_compared(workdir: Path) -> None:
+    source = tiny_gguf.source(workdir / "models" / "tiny")
+    assert beside_llamacpp.compare(checkpoint.resolve(str(source)).folder) is None
+
+
+@pytest.mark.slow
+def test_the_demo_is_llama_cpps(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(demo_root)
+    record = beside_llamacpp.compare(Path("graphs") / checkpoint.DEMO_MODEL)
+    assert record is not None and record.passed
+    assert record.distance is not None and record.distance < 0.1

@@ -22,7 +22,9 @@ def graph(name: str = "base", precision: Precision = "fp16") -> Path:
 def leftovers() -> list[str]:
     """Everything under engines/ that is no log and no lock."""
     return sorted(
-        p.name for p in Path("engines").rglob("*") if p.is_file() and p.suffix != ".log" and p.suffix != ".lock"
+        p.name
+        for p in Path("engines").rglob("*")
+        if p.is_file() and p.suffix != ".log" and p.suffix != ".lock"
     )
 
 

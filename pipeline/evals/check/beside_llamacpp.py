@@ -46,15 +46,8 @@ def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | None:
     Returns:
         None where the model came from no GGUF, the file is gone, or llama.cpp is not there or cannot run it.
     """
-    opened = checkpoint.open_checkpoint(folder)
-    if opened.source.kind != "gguf":
-        return None
-    file = checkpoint.demo_gguf() if opened.source.origin == store.DEMO else opened.origin
-    if importlib.util.find_spec("xllamacpp") is None:
-        log.info("not compared with llama.cpp on %s: pip install 'skip-pipeline[llamacpp]'", file)
-        return None
-    if not file.is_file():
-        log.warning("not compared with llama.cpp: %s is gone", file)
+    file = _file(folder)
+    if file is None:
         return None
     words, context = (read_config(folder)[key] for key in ("vocab_size", "max_position_embeddings"))
     lengths = [min(length, context - 1) for length in LENGTHS]
@@ -78,6 +71,21 @@ def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | None:
         kinds=tuple(sorted(kinds)),
         version=store.versions("xllamacpp").get("xllamacpp", ""),
     )
+
+
+def _file(folder: Path) -> Path | None:
+    """The GGUF that a checkpoint was made from, where llama.cpp can be asked about it."""
+    opened = checkpoint.open_checkpoint(folder)
+    if opened.source.kind != "gguf":
+        return None
+    file = checkpoint.demo_gguf() if opened.source.origin == store.DEMO else opened.origin
+    if importlib.util.find_spec("xllamacpp") is None:
+        log.info("not compared with llama.cpp on %s: pip install 'skip-pipeline[llamacpp]'", file)
+        return None
+    if not file.is_file():
+        log.warning("not compared with llama.cpp: %s is gone", file)
+        return None
+    return file
 
 
 def failures(record: LlamaCppRecord | None) -> tuple[str, ...]:

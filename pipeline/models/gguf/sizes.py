@@ -61,13 +61,7 @@ def config(header: GgufHeader, arch: str) -> dict[str, Any]:
             f"{header.file}: {arch}.block_count is {layers:,}, and it has tensors of {len(present)}"
         )
     head = reader.size("attention.key_length", hidden // heads)
-    if head % 2:
-        raise UserError(f"{header.file}: heads have {head} dimensions; rope turns two at a time")
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if reader.size(key, head) != head:
-            raise UserError(
-                f"{header.file}: {arch}.{key} is {reader.size(key)}, and a head has {head}; {_TAKE}"
-            )
+    _refuse_odd_heads(reader, head)
     words = len(header.fields["tokenizer.ggml.tokens"])
     if reader.size("vocab_size", words) != words:
         raise UserError(
@@ -93,6 +87,17 @@ def config(header: GgufHeader, arch: str) -> dict[str, Any]:
         "use_cache": True,
         "rope_scaling": rope.scaling(header.file, header.fields, arch),
     }
+
+
+def _refuse_odd_heads(reader: _Numbers, head: int) -> None:
+    """Refuses heads whose keys and values differ in size, or that are rotated in part."""
+    if head % 2:
+        raise UserError(f"{reader.file}: heads have {head} dimensions; rope turns two at a time")
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if reader.size(key, head) != head:
+            raise UserError(
+                f"{reader.file}: {reader.arch}.{key} is {reader.size(key)}, and a head has {head}; {_TAKE}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

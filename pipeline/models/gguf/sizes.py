@@ -54,12 +54,7 @@ def config(header: GgufHeader, arch: str) -> dict[str, Any]:
     """
     reader = _Numbers(header.file, header.fields, arch)
     hidden, heads = reader.size("embedding_length"), reader.size("attention.head_count")
-    layers = reader.size("block_count")
-    present = {t.name.split(".")[1] for t in header.tensors if t.name.startswith("blk.")}
-    if layers != len(present):
-        raise UserError(
-            f"{header.file}: {arch}.block_count is {layers:,}, and it has tensors of {len(present)}"
-        )
+    layers = _layers(reader, header)
     head = reader.size("attention.key_length", hidden // heads)
     _refuse_odd_heads(reader, head)
     words = len(header.fields["tokenizer.ggml.tokens"])
@@ -87,6 +82,17 @@ def config(header: GgufHeader, arch: str) -> dict[str, Any]:
         "use_cache": True,
         "rope_scaling": rope.scaling(header.file, header.fields, arch),
     }
+
+
+def _layers(reader: _Numbers, header: GgufHeader) -> int:
+    """How many layers there are; the tensors must agree, before anything loops over them."""
+    layers = reader.size("block_count")
+    present = {t.name.split(".")[1] for t in header.tensors if t.name.startswith("blk.")}
+    if layers != len(present):
+        raise UserError(
+            f"{reader.file}: {reader.arch}.block_count is {layers:,}, and it has tensors of {len(present)}"
+        )
+    return layers
 
 
 def _refuse_odd_heads(reader: _Numbers, head: int) -> None:

@@ -112,7 +112,8 @@ def read(folder: Path, weights: records.Weights | None, contents: str | None = N
 
     Args:
         folder: calib/<model>.
-        weights, contents: identity and digest of the checkpoint that they must be of.
+        weights: identity of the checkpoint that they must be of.
+        contents: digest of every byte of it.
 
     Raises:
         UserError: there are none, they are of other weights, or the arrays are not those of the record.

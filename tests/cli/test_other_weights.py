@@ -281,7 +281,7 @@ def test_a_check_speaks_for_the_config_that_it_compared_with(
 def test_ship_reads_every_byte(
     workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last kilobyte is overwritten and the date put back; then the kernel's own date is as before, too."""
+    """The last kilobyte is overwritten and the date put back; then the kernel's own date too."""
     graph = Path(run(capsys, "export", train(Path("models/m"), 0)).strip())
     assert checked(capsys, graph)
     file = graph.parent / "model.safetensors"

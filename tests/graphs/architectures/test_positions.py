@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.graphs.architectures._builder import INT64, GraphBuilder
 from pipeline.graphs.architectures._positions import write_angles, write_mask
-from pipeline.models.rope import Rope
 from pipeline.models import checkpoint
+from pipeline.models.rope import Rope
 from pipeline.types import Precision
 from tests import tiny
 

@@ -6,6 +6,7 @@ precision. Layers are indices 0 … L−1 of the original model and are never re
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable
@@ -36,6 +37,19 @@ def first_line(error: object, limit: int = 300) -> str:
     lines = str(error).strip().splitlines()
     line = lines[0].strip() if lines else type(error).__name__
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def file_name(name: str, limit: int) -> str:
+    """The name where it has at most `limit` bytes, else its beginning and a digest, of limit + 1 bytes.
+
+    So no two names become one: a shortened name is longer than any that stays as it is.
+    """
+    encoded = name.encode()
+    if len(encoded) <= limit:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    beginning = encoded[: limit - len(digest)].decode(errors="ignore")  # no half a letter
+    return beginning + "-" * (limit + 1 - len(digest) - len(beginning.encode())) + digest
 
 
 def count_of(frac: float, num_layers: int) -> int:

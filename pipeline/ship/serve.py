@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline import store
 from pipeline.ship.ports import Ports
-from pipeline.ship.triton import checks, http, page, repository, wheel
+from pipeline.ship.triton import checks, http, install, page, repository, wheel
 from pipeline.ship.triton.checks import ServingCheck
 from pipeline.ship.triton.server import Server
 from pipeline.store.processes import stoppable
 from pipeline.store.records import ShipRecord
-from pipeline.types import Failed, UserError
+from pipeline.types import Failed, UserError, first_line
 
 log = logging.getLogger(__name__)
 WATCH = 5.0
@@ -86,10 +87,24 @@ def _verified(folder: Path) -> ShipRecord:
     if not record.models:
         target = shlex.quote(str(folder))
         raise UserError(f"{folder} holds no model; ship one with `pipeline ship GRAPH --to triton {target}`")
+    if record.switching:
+        record = _switched(folder)
     repository.verify(folder, record)
     if any(version.plan for _, version in repository.newest(record).values()):
         log.info("plans are not executed here: the graphs that they were built from run on the CPU")
     return record
+
+
+def _switched(folder: Path) -> ShipRecord:
+    """The record, once the `ship` that runs has ended, or what a killed one left undone is done."""
+    try:
+        with store.lock(folder, make=False):
+            return install.finish(folder, repository.read(folder))
+    except OSError as error:
+        raise UserError(
+            f"{folder} is half switched to a new version by a killed `pipeline ship`, and cannot be written: "
+            f"{first_line(error)}; run that `pipeline ship` again"
+        ) from None
 
 
 def _require_checks(folder: Path, record: ShipRecord, server: Server) -> None:

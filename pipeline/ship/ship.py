@@ -1,8 +1,8 @@
 """Stage: graphs and plans → a Triton model repository.
 
 A variant becomes two models: NAME, its tensors as they are, and NAME_generate, text in and text out.
-Everything is written beside the repository first and renamed into it. SHIP.json, written last, says what
-belongs to it.
+Everything is written beside the repository first and renamed into it. SHIP.json says what belongs to it;
+`triton/install.py` says in which order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from pipeline import store
 from pipeline.evals import passed
 from pipeline.graphs import graphfile
 from pipeline.models import identity, tokenizer
-from pipeline.ship.triton import page, repository, versions
+from pipeline.ship.triton import install, repository, versions
 from pipeline.ship.triton.versions import Place, Shippable
 from pipeline.store.records import EngineRecord, MergedRecord, ShippedModel, ShipRecord, ShipSettings
-from pipeline.types import UserError
+from pipeline.types import UserError, file_name
 
 log = logging.getLogger(__name__)
 
@@ -101,17 +101,17 @@ def ship(
     accepted = {name: _accepted(path, unchecked) for name, path in paths.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with store.lock(folder, make=False):
-        for unfinished in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        prefix = f".{file_name(folder.name, 80)}."
+        # Eight letters of mkdtemp's: a * would take what a running `ship` into NAME.x stages, too.
+        for unfinished in folder.parent.glob(f"{glob.escape(prefix)}????????.tmp"):
             shutil.rmtree(unfinished)
         record = repository.read_or_new(folder)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
         try:
             shipment = _stage(record, accepted, settings, staging, folder / repository.RECORD)
-            page.write(staging, shipment.record)
-            repository.install(staging, folder, shipment.record)
+            return replace(shipment, record=install.install(staging, folder, shipment.record))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    return shipment
 
 
 def _name(path: Path, name: str | None, several: bool) -> str:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.store.records.base import read_bytes
-from pipeline.types import UserError
+from pipeline.types import UserError, file_name
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside `path`; on success it is synced and renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{file_name(path.name, 80)}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -88,7 +88,7 @@ def _lock_file(folder: Path, wait: bool) -> Iterator[None]:
     whole = folder.resolve()
     whole.parent.mkdir(parents=True, exist_ok=True)
     beside = os.access(whole.parent, os.W_OK) and whole.parent != whole
-    path = whole.parent / f".{whole.name[:200]}.lock" if beside else whole / ".lock"
+    path = whole.parent / f".{file_name(whole.name, 200)}.lock" if beside else whole / ".lock"
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:

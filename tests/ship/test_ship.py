@@ -25,6 +25,7 @@ from pipeline.ship import ship
 from pipeline.ship.triton import page, repository
 from pipeline.types import UserError
 from tests import serving, tiny
+from tests.interrupted import every_kill
 from tests.serving import command, plan
 
 REPO = Path("engines/triton")
@@ -237,3 +238,38 @@ def test_a_killed_ship_leaves_nothing_half_made(graphs: list[Path]) -> None:
             assert repository.newest(record)["x"][1].variant == "attn2-3"
             assert not list(REPO.parent.glob(".triton.*.tmp"))
             shutil.rmtree(REPO)
+
+
+@pytest.mark.slow
+def test_killed_at_any_change_of_the_repository_it_is_whole(graphs: list[Path]) -> None:
+    """Every config.pbtxt names a version that SHIP.json has and whose files are what was shipped."""
+    shipped = Path("shipped")
+    ship.ship(graphs[:1], shipped, name="x")
+
+    def prepare() -> None:
+        shutil.rmtree(REPO, ignore_errors=True)
+        shutil.copytree(shipped, REPO)
+
+    kills = 0
+    for _ in every_kill(REPO, prepare, lambda: ship.ship(graphs[1:], REPO, name="x")):
+        kills += 1
+        record = repository.read(REPO)
+        repository.verify(REPO, record)
+        for model in ("x", "x_generate"):
+            numbers = {str(number) for number in config(model).version_policy.specific.versions}
+            assert numbers <= set(record.models["x"].versions)
+    assert kills > 10
+    ship.ship(graphs[1:], REPO, name="x")
+    for model in ("x", "x_generate"):
+        assert list(config(model).version_policy.specific.versions) == [2]
+    assert not list(REPO.rglob("*.tmp")) and not list(REPO.parent.glob(".triton.*.tmp"))
+
+
+def test_a_ship_beside_another_repository_leaves_its_unfinished_one_alone(graphs: list[Path]) -> None:
+    """REPO.x may be shipped to at the same time: its staging folder is not ours to remove."""
+    theirs = REPO.with_name(".triton.x.abcdefgh.tmp")
+    ours = REPO.with_name(".triton.abcdefgh.tmp")
+    for folder in (theirs, ours):
+        folder.mkdir(parents=True)
+    ship.ship(graphs[:1], REPO)
+    assert theirs.is_dir() and not ours.exists()

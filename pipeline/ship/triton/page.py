@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
+from pipeline import store
 from pipeline.ship.triton import repository
 from pipeline.store.records import ShipRecord
 
@@ -48,7 +49,7 @@ def curl(url: str) -> str:
     return f"curl -N {url}/generate_stream -H 'Content-Type: application/json' -d '{body}'"
 
 
-def write(staging: Path, record: ShipRecord) -> None:
+def write(folder: Path, record: ShipRecord) -> None:
     """Writes README.md into the repository."""
     newest = repository.newest(record)
     rows = [
@@ -67,7 +68,8 @@ def write(staging: Path, record: ShipRecord) -> None:
         example=example,
         not_checked="; ".join(record.not_checked),
     )
-    (staging / "README.md").write_text(text)
+    with store.atomic(folder / "README.md") as temporary:
+        temporary.write_text(text)
 
 
 _PAGE = Template("""# Triton model repository

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline import __version__, store
@@ -103,43 +102,3 @@ def verify(folder: Path, record: ShipRecord) -> None:
             same_size = path.is_file() and path.stat().st_size == file.bytes
             if not same_size or store.sha256(path) != file.sha256:
                 raise UserError(f"{path} is not what was shipped; remove {folder} and ship again")
-
-
-def install(staging: Path, folder: Path, record: ShipRecord) -> None:
-    """Moves a staged repository into place.
-
-    A new folder appears at once. An existing one gets version by version, and SHIP.json last.
-    """
-    if not folder.exists() or not any(folder.iterdir()):
-        store.write_json(staging / RECORD, record.plain())
-        staging.chmod(0o755)
-        staging.replace(folder)
-        return
-    _remove_unrecorded(folder)
-    for version in _versions(staging):
-        (folder / version.parent.name).mkdir(exist_ok=True)
-        version.replace(folder / version.parent.name / version.name)
-    for file in [*staging.glob("*/configs/*.pbtxt"), *staging.glob("*/config.pbtxt"), *staging.glob("*.md")]:
-        target = folder / file.relative_to(staging)
-        target.parent.mkdir(exist_ok=True)
-        with store.atomic(target) as temporary:
-            shutil.copyfile(file, temporary)
-    store.write_json(folder / RECORD, record.plain())
-
-
-def _remove_unrecorded(folder: Path) -> None:
-    """Removes the versions that a killed `ship` left: SHIP.json does not name them."""
-    models = read(folder).models
-    recorded = {
-        (model, number)
-        for name, shipped in models.items()
-        for model in (name, shipped.generate)
-        for number in shipped.versions
-    }
-    for version in _versions(folder):
-        if (version.parent.name, version.name) not in recorded:
-            shutil.rmtree(version)
-
-
-def _versions(root: Path) -> Iterator[Path]:
-    return (path for path in sorted(root.glob("*/*")) if path.is_dir() and path.name.isdigit())

@@ -112,7 +112,12 @@ class ShippedModel(Record):
 
 
 class ShipRecord(Record):
-    """SHIP.json."""
+    """SHIP.json.
+
+    Attributes:
+        models: by NAME.
+        switching: NAMEs whose config.pbtxt may still name an earlier version: a `ship` runs, or was killed.
+    """
 
     what: Literal["ship"] = "ship"
     format: Literal[1] = 1
@@ -120,3 +125,4 @@ class ShipRecord(Record):
     triton: str
     not_checked: tuple[str, ...] = ()
     models: dict[str, ShippedModel] = {}
+    switching: tuple[str, ...] = ()

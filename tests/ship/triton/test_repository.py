@@ -1,4 +1,4 @@
-"""SHIP.json, what it says of the files, and how a staged repository is moved into place."""
+"""SHIP.json, and what it says of the files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ship.triton import repository
+from pipeline.ship.triton import install, repository
 from pipeline.store.records import ShippedVersion
 from pipeline.types import UserError
 from tests.serving import ship_record, shipped_version
@@ -34,29 +34,10 @@ def test_newest_counts_as_numbers_do_and_served_names_the_models() -> None:
     assert repository.served(shipped) == ["m", "m_generate", "rtx_generate"]
 
 
-def test_install_into_nothing_then_beside_a_version(tmp_path: Path) -> None:
-    repo = tmp_path / "repo"
-    first = staged(tmp_path / "one", 1, "one")
-    repository.install(tmp_path / "one", repo, ship_record(m={"1": first}))
-    assert repository.read(repo) == ship_record(m={"1": first}) and not (tmp_path / "one").exists()
-    repository.verify(repo, repository.read(repo))
-    # What a killed ship left: a version that SHIP.json does not name.
-    for model in ("m", "m_generate", "other"):
-        (repo / model / "2").mkdir(parents=True)
-        (repo / model / "2" / "half").touch()
-    second = staged(tmp_path / "two", 2, "two")
-    repository.install(tmp_path / "two", repo, ship_record(m={"1": first, "2": second}))
-    assert not (repo / "m" / "2" / "half").exists() and not (repo / "other" / "2").exists()
-    assert (repo / "m/1/file").read_text() == "one" and (repo / "m/2/file").read_text() == "two"
-    assert (repo / "m/config.pbtxt").read_text() == "two" == (repo / "README.md").read_text()
-    assert (repo / "m/configs/v1.pbtxt").read_text() == "one"
-    repository.verify(repo, repository.read(repo))
-
-
 @pytest.mark.parametrize("change", ["edited", "longer", "missing"])
 def test_a_changed_file_is_refused(tmp_path: Path, change: str) -> None:
     repo = tmp_path / "repo"
-    repository.install(tmp_path / "one", repo, ship_record(m={"1": staged(tmp_path / "one", 1, "one")}))
+    install.install(tmp_path / "one", repo, ship_record(m={"1": staged(tmp_path / "one", 1, "one")}))
     file = repo / "m_generate/1/file"
     if change == "missing":
         file.unlink()
@@ -68,7 +49,7 @@ def test_a_changed_file_is_refused(tmp_path: Path, change: str) -> None:
 
 def test_config_pbtxt_is_the_users(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
-    repository.install(tmp_path / "one", repo, ship_record(m={"1": staged(tmp_path / "one", 1, "one")}))
+    install.install(tmp_path / "one", repo, ship_record(m={"1": staged(tmp_path / "one", 1, "one")}))
     (repo / "m_generate/config.pbtxt").write_text("edited")
     repository.verify(repo, repository.read(repo))
 

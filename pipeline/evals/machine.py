@@ -6,13 +6,23 @@ import os
 import platform
 from pathlib import Path
 
+from pipeline.runtime import tensorrt_library
+from pipeline.types import UserError
+
 
 def device(artefact: Path) -> str:
-    """The name of what runs the artefact: this machine's processor, or for an engine its GPU."""
-    if artefact.suffix == ".plan":
-        import torch
+    """The name of what runs the artefact: this machine's processor, or for an engine its GPU.
 
-        return torch.cuda.get_device_name()
+    Raises:
+        UserError: it is an engine, and the driver sees no GPU.
+    """
+    if artefact.suffix == ".plan":
+        name = tensorrt_library.gpu_name()
+        if name is None:
+            raise UserError(
+                f"{artefact} runs on an NVIDIA GPU, and the driver sees none; see `pipeline doctor`"
+            )
+        return name
     return f"{_processor()} ({os.cpu_count()} cores seen)"
 
 

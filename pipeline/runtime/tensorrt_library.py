@@ -48,15 +48,33 @@ def library(backend: str) -> Any:
 
 def gpu_target() -> str | None:
     """The compute capability of CUDA's device 0, as 'sm89'; None without a GPU or its driver."""
+    driver, device = _driver(), ctypes.c_int()
+    if driver is None:
+        return None
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    failed = driver.cuDeviceGet(ctypes.byref(device), 0)
+    for number, attribute in ((major, _CAPABILITY_MAJOR), (minor, _CAPABILITY_MINOR)):
+        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+    return None if failed else f"sm{major.value}{minor.value}"
+
+
+def gpu_name() -> str | None:
+    """The name of CUDA's device 0, as its driver gives it; None without a GPU or its driver."""
+    driver, device, name = _driver(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver is None:
+        return None
+    failed = driver.cuDeviceGet(ctypes.byref(device), 0)
+    failed = failed or driver.cuDeviceGetName(name, len(name), device)
+    return None if failed else name.value.decode(errors="replace")
+
+
+def _driver() -> Any:
+    """CUDA's driver, ready; None where it is missing or sees no GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
-    for number, attribute in ((major, _CAPABILITY_MAJOR), (minor, _CAPABILITY_MINOR)):
-        failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-    return None if failed else f"sm{major.value}{minor.value}"
+    return None if driver.cuInit(0) else driver
 
 
 def one_line(message: object) -> str:

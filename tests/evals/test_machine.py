@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.evals import machine
+from pipeline.runtime import tensorrt_library
+from pipeline.types import UserError
 
 
 def test_a_graph_runs_on_the_processor() -> None:
@@ -16,9 +19,28 @@ def test_a_graph_runs_on_the_processor() -> None:
     assert name.endswith(f"({os.cpu_count()} cores seen)") and not name.startswith("(")
 
 
-def test_an_engine_runs_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA X")
+def test_an_engine_runs_on_the_gpu_that_the_driver_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch, whose CUDA build need not be there."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: "NVIDIA X")
     assert machine.device(Path("x.plan")) == "NVIDIA X"
+    monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: None)
+    with pytest.raises(UserError, match=r"x\.plan runs on an NVIDIA GPU, and the driver sees none"):
+        machine.device(Path("x.plan"))
+
+
+def test_no_torch_is_imported() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "from pipeline.evals import machine\n"
+        "from pipeline.types import UserError\n"
+        "print(machine.device(Path('x.onnx')))\n"
+        "try: print(machine.device(Path('x.plan')))\n"
+        "except UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout.strip().splitlines()) == 2 and not done.stderr
 
 
 def test_the_model_that_the_kernel_names_and_else_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:

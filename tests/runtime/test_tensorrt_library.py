@@ -26,7 +26,7 @@ def test_a_backend_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch) ->
         tensorrt_library.library("tensorrt-rtx")
 
 
-def test_gpu_target_asks_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_and_name_of_the_gpu_are_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
     class Driver:
         def __init__(self, status: int) -> None:
             self.status = status
@@ -41,7 +41,16 @@ def test_gpu_target_asks_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
             number._obj.value = {75: 8, 76: 9}[attribute]
             return 0
 
+        def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802 - CUDA's name
+            name.value = b"NVIDIA L4"
+            return 0
+
+    def no_library(name: str) -> Any:
+        raise OSError(name)
+
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(0))
-    assert tensorrt_library.gpu_target() == "sm89"
+    assert (tensorrt_library.gpu_target(), tensorrt_library.gpu_name()) == ("sm89", "NVIDIA L4")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(100))  # CUDA_ERROR_NO_DEVICE
-    assert tensorrt_library.gpu_target() is None
+    assert tensorrt_library.gpu_target() is None is tensorrt_library.gpu_name()
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    assert tensorrt_library.gpu_target() is None is tensorrt_library.gpu_name()

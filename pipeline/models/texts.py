@@ -6,7 +6,6 @@ of prose and examples). Its tokens are kept under calib/<model>/, named by the d
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import store
-from pipeline.models import identity, tokenizer
+from pipeline.models import identity, json_lines, tokenizer
 from pipeline.models.checkpoint import project_of
 from pipeline.models.config import read_config
 from pipeline.store.records import TextSource
@@ -30,6 +29,8 @@ FORMAT = 2
 """Of the kept tokens; part of their names."""
 CHARACTERS = 8
 """Characters of a dataset that are read for each token that is wanted."""
+_NO_TEXTS = (".csv", ".tsv", ".json", ".parquet", ".gz", ".zst", ".xz")
+"""Suffixes of files whose form would be read as if it were prose."""
 
 
 @cache
@@ -175,23 +176,21 @@ def _has_usable_tokenizer(folder: Path) -> bool:
 def _read_text(file: Path) -> str:
     if not file.is_file():
         raise UserError(f"{file} does not exist")
-    try:
-        content = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no UTF-8 text ({error.reason} at byte {error.start})") from None
+    if file.suffix in _NO_TEXTS:
+        raise UserError(f"{file} is no text; give .txt, or .jsonl with a column 'text'")
     if file.suffix == ".jsonl":
-        lines = enumerate(content.split("\n"), 1)
-        content = "\n\n".join(_column(file, number, line) for number, line in lines if line.strip())
+        content = "\n\n".join(_column(file, line, row) for line, row in json_lines.read(file))
+    else:
+        content = json_lines.read_text(file)
     if not content.strip():
         raise UserError(f"{file} holds no text")
     return content
 
 
-def _column(file: Path, number: int, line: str) -> str:
-    try:
-        return str(json.loads(line)["text"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise UserError(f"{file}, line {number}: no JSON object with a 'text'") from None
+def _column(file: Path, line: int, row: json_lines.Row) -> str:
+    if not isinstance(content := row.get("text"), str):
+        raise UserError(f"{file}, line {line}: no JSON object with a 'text'")
+    return content
 
 
 def _stream_dataset(name: str, enough: int) -> str:
@@ -205,7 +204,9 @@ def _stream_dataset(name: str, enough: int) -> str:
         for row in datasets.load_dataset(
             path, configuration or None, split=split or "validation", streaming=True
         ):
-            parts.append(str(row["text"]))
+            if not isinstance(content := row["text"], str):
+                raise UserError(f"{name}: the 'text' of its row {len(parts) + 1} is no text")
+            parts.append(content)
             size += len(parts[-1])
             if size > enough:
                 break

@@ -131,3 +131,25 @@ def test_a_tokenizer_may_be_a_vocabulary_and_merges_alone(workdir: Path) -> None
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     assert not list(folder.glob("tokenizer*"))
     assert texts.cut(folder, texts.OWN, 8, 2)[0].shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', r"a\.jsonl, line 2: no JSON object with a 'text'"),
+        ("a.jsonl", b'{"text": ["a"]}\n', "line 1: no JSON object with a 'text'"),
+        ("a.jsonl", b'{"text": "a", "text": "b"}\n', "line 1: .*'text' stands there twice"),
+        ("a.txt", "ab".encode("utf-16-le"), "line 1: holds a NUL"),
+        ("a.csv", b"text\na\n", "is no text; give .txt, or .jsonl"),
+        ("a.parquet", b"PAR1", "is no text"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused(name: str, data: bytes, message: str, workdir: Path) -> None:
+    Path(name).write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        texts.TextInput(files=(Path(name),)).read(10)
+
+
+def test_a_byte_order_mark_is_no_text(workdir: Path) -> None:
+    Path("a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
+    assert texts.TextInput(files=(Path("a.txt"),)).read(10)[0] == "one\ntwo"

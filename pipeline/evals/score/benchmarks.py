@@ -43,6 +43,7 @@ class TaskDefinition(BaseModel):
         columns: what a row must have.
         data: name of a split → its rows.
         form: another form that the rows may have; see `local_data.read`.
+        choices: how many choices each question has; None for any number.
     """
 
     model_config = _FORM
@@ -52,6 +53,7 @@ class TaskDefinition(BaseModel):
     columns: list[str]
     data: dict[str, Split]
     form: str | None = None
+    choices: int | None = Field(default=None, ge=1)
 
 
 class SingleDefinition(TaskDefinition):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import store
+from pipeline.evals.score import row_checks, row_files
 from pipeline.evals.score.benchmarks import Benchmark, Part, Split
+from pipeline.evals.score.row_files import SUFFIXES
+from pipeline.models.json_lines import Row
 from pipeline.store.records import DataSource
-from pipeline.types import UserError
+from pipeline.types import UserError, first_line
 
-Row = dict[str, Any]
-"""Column → value, in the benchmark's own form."""
-SUFFIXES = (".jsonl", ".csv", ".parquet")
 ANY_SUFFIX = f"{SUFFIXES[0]} (or {', '.join(SUFFIXES[1:])})"
 
 
@@ -59,29 +58,26 @@ def require(benchmark: Benchmark, part: Part, split_name: str, data: Path) -> Pa
     )
 
 
-def read(file: Path, columns: Sequence[str], form: str | None = None) -> list[Row]:
-    """The rows of a file, each with all the columns.
+def read(
+    file: Path, columns: Sequence[str], form: str | None = None, choices: int | None = None
+) -> list[Row]:
+    """The rows of a file, each with all the columns, of one type, and with an answer among its choices.
 
     Args:
         file: with one of SUFFIXES.
         columns: that each row must have.
         form: 'meetings' for QMSum as its authors publish it.
+        choices: that each question must have.
 
     Raises:
-        UserError: a row is malformed (file and line are named), or there is none.
+        UserError: a row is malformed or cannot be answered (file and line are named), or there is none.
     """
-    try:
-        rows = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}[file.suffix](file)
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
+    rows = row_files.read(file)
     if form == "meetings" and rows and "meeting_transcripts" in rows[0][1]:
-        rows = [(line, row) for line, meeting in rows for row in _queries(file, line, meeting)]
-    for line, row in rows:
-        for column in columns:
-            if row.get(column) is None:
-                raise UserError(
-                    f"{file}, line {line}: no {column!r}; a row has the columns {', '.join(columns)}"
-                )
+        rows = [(where, row) for where, meeting in rows for row in _queries(file, where, meeting)]
+    for where, row in rows:
+        if reason := row_checks.fault(row, columns, rows[0][1], choices):
+            raise UserError(f"{file}, {where}: {reason}")
     if not rows:
         raise UserError(f"{file} holds no row")
     return [row for _, row in rows]
@@ -105,7 +101,7 @@ def dataset(file: Path, rows: list[Row]) -> Any:
                 datasets.Dataset.from_list([rows[0], row])
             except refusals as reason:
                 raise UserError(
-                    f"{file}, row {number}: not of the form of the first row ({reason})"
+                    f"{file}, row {number}: not of the form of the first row ({first_line(reason, 200)})"
                 ) from None
         raise UserError(f"{file}: the rows are not of one form ({error})") from None
 
@@ -121,55 +117,7 @@ def source(file: Path, rows: int, official: int | None) -> DataSource:
     return DataSource(file=str(file), rows=rows, official_rows=official, sha256=store.sha256(file))
 
 
-def _json_lines(file: Path) -> list[tuple[int, Row]]:
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{file}, line {number}: not a JSON object")
-        rows.append((number, row))
-    return rows
-
-
-def _csv(file: Path) -> list[tuple[int, Row]]:
-    """Rows by line; a cell may hold a list or an object as JSON."""
-    import pandas
-
-    try:
-        rows = pandas.read_csv(file, keep_default_na=False).to_dict("records")
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{file} is no CSV with a header line ({error})") from None
-    return [
-        (number, {str(column): _cell(value) for column, value in row.items()})
-        for number, row in enumerate(rows, 2)
-    ]
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value  # text that begins with a bracket
-    return value
-
-
-def _parquet(file: Path) -> list[tuple[int, Row]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return list(enumerate(parquet.read_table(file).to_pylist(), 1))
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{file} is no parquet file ({error})") from None
-
-
-def _queries(file: Path, line: int, meeting: Row) -> list[Row]:
+def _queries(file: Path, where: str, meeting: Row) -> list[Row]:
     """A meeting as Yale-LILY/QMSum publishes it → one row a query, in LongBench's columns."""
     try:
         turns = [f"{turn['speaker']}: {turn['content']}" for turn in meeting["meeting_transcripts"]]
@@ -179,4 +127,4 @@ def _queries(file: Path, line: int, meeting: Row) -> list[Row]:
             for query in queries
         ]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{file}, line {line}: no meeting of QMSum: it lacks {error}") from None
+        raise UserError(f"{file}, {where}: no meeting of QMSum: it lacks {error}") from None

@@ -144,7 +144,7 @@ def _local_config(
     rows, sources = {}, {}
     for split in dict.fromkeys([evaluated, pool]):
         file = local_data.require(benchmark, part, split, data)
-        read = local_data.read(file, definition.columns, definition.form)
+        read = local_data.read(file, definition.columns, definition.form, definition.choices)
         official = definition.data[split].rows
         sources[split] = local_data.source(file, len(read), official)
         rows[split] = local_data.dataset(file, read)

@@ -46,7 +46,7 @@ def test_malformed_rows_are_named(text: str, message: str, workdir: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("rows.jsonl", b"\xff\xfe", "cannot be read"),
+        ("rows.jsonl", b"\xff\xfe", "no UTF-8 text"),
         ("rows.csv", b"", "no CSV with a header line"),
         ("rows.parquet", b"PAR1", "no parquet file"),
     ],
@@ -55,6 +55,21 @@ def test_files_of_another_form_are_one_line(name: str, data: bytes, message: str
     Path(name).write_bytes(data)
     with pytest.raises(UserError, match=message):
         local_data.read(Path(name), COLUMNS)
+
+
+def test_a_row_that_cannot_be_answered_is_refused_with_its_line(workdir: Path) -> None:
+    data = Path("rows.jsonl")
+    data.write_text(lines(ARC_ROW) + "\n" + lines({**ARC_ROW, "answerKey": "C"}))
+    with pytest.raises(UserError, match=r"^rows\.jsonl, line 3: 'answerKey' is 'C', none of .* \(A, B\)$"):
+        local_data.read(data, COLUMNS)
+
+
+def test_the_number_of_choices_is_the_benchmarks(workdir: Path) -> None:
+    mmlu = {"question": "?", "choices": ["a", "b", "c", "d", "e"], "answer": 1}
+    file = scoring.put(Path("rows.jsonl"), mmlu)
+    definition = benchmarks.find("mmlu_anatomy").parts[0].definition
+    with pytest.raises(UserError, match="line 1: 'choices' has 5 entries, not 4"):
+        local_data.read(file, definition.columns, definition.form, definition.choices)
 
 
 def test_a_row_of_another_form_than_the_first_is_named(workdir: Path) -> None:

@@ -1,0 +1,137 @@
+"""Whether a benchmark's row can be answered: its choices are there, and the right answer is one of them.
+
+lm-eval scores a row whose answer is no choice as a wrong answer, or takes index −1 as the last one, and says
+nothing but a warning. Rows are known by their columns: those of ARC, MMLU, HellaSwag, BoolQ, TruthfulQA.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.models.json_lines import Row
+
+
+def fault(row: Row, columns: Sequence[str], first: Row, choices: int | None = None) -> str | None:
+    """What is wrong with a row, in words; None where nothing is.
+
+    Args:
+        row: of the file.
+        columns: that the task reads.
+        first: the file's first row, whose types the others have.
+        choices: how many a question has; None for any number.
+    """
+    for column in columns:
+        value = row.get(column)
+        if value is None:
+            return f"no {column!r}; a row has the columns {', '.join(columns)}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{column!r} is {value}, no value"
+        if type(value) is not type(first[column]):
+            return f"{column!r} is {_kind(value)}, in the first row it is {_kind(first[column])}"
+    for needed, check in _CHECKS.items():
+        if set(needed) <= set(columns) and (reason := check(row, choices)):
+            return reason
+    return None
+
+
+def _kind(value: Any) -> str:
+    names = {str: "text", bool: "true or false", int: "an integer", float: "a fraction", list: "a list"}
+    return names.get(type(value), "an object" if isinstance(value, dict) else type(value).__name__)
+
+
+def _texts(value: Any, column: str, *, blank: bool = False, count: int | None = None) -> str | None:
+    """Why a value is no list of choices."""
+    if not isinstance(value, list):
+        form = "; in a CSV a list is written as JSON" if isinstance(value, str) else ""
+        return f"{column!r} is {_kind(value)}, not a list{form}"
+    if not value:
+        return f"{column!r} is empty"
+    for number, text in enumerate(value, 1):
+        if not isinstance(text, str):
+            return f"{column!r}: its entry {number} is {_kind(text)}, not text"
+        if not (blank or text.strip()):
+            return f"{column!r}: its entry {number} is blank"
+    if count is not None and len(value) != count:
+        return f"{column!r} has {len(value)} entries, not {count}"
+    return None
+
+
+def _index(value: Any, column: str, count: int) -> str | None:
+    """Why a value is no index of `count` choices; HellaSwag has it as text."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = int(value)
+    if type(value) is not int:
+        return f"{column!r} is {value!r:.40}, not the index of a choice"
+    if not 0 <= value < count:
+        return f"{column!r} is {value}, and the {count} choices are 0 to {count - 1}"
+    return None
+
+
+def _arc(row: Row, count: int | None) -> str | None:
+    choices, key = row["choices"], row["answerKey"]
+    if not isinstance(choices, dict) or not {"text", "label"} <= choices.keys():
+        return "'choices' is no object with the lists 'text' and 'label'"
+    labels, texts = choices["label"], choices["text"]
+    if reason := _texts(texts, "choices.text", count=count) or _texts(labels, "choices.label"):
+        return reason
+    if len(labels) != len(texts):
+        return f"'choices' has {len(texts)} texts and {len(labels)} labels"
+    if len(set(labels)) != len(labels):
+        return f"two choices have one label ({', '.join(labels)})"
+    if key not in labels:
+        return f"'answerKey' is {key!r:.40}, none of the choices' labels ({', '.join(labels)})"
+    return None
+
+
+def _mmlu(row: Row, count: int | None) -> str | None:
+    # Some of MMLU's own choices are blank; they are only shown, the letters are scored.
+    reason = _texts(row["choices"], "choices", blank=True, count=count)
+    if not reason and isinstance(row["answer"], str):
+        return f"'answer' is {row['answer']!r:.40}, not the index of a choice"
+    return reason or _index(row["answer"], "answer", len(row["choices"]))
+
+
+def _hellaswag(row: Row, count: int | None) -> str | None:
+    return _texts(row["endings"], "endings", count=count) or _index(
+        row["label"], "label", len(row["endings"])
+    )
+
+
+def _boolq(row: Row, count: int | None) -> str | None:
+    del count
+    label = row["label"]
+    return None if type(label) in (bool, int) and label in (0, 1) else f"'label' is {label!r:.40}, not 0 or 1"
+
+
+def _truthfulqa(row: Row, count: int | None) -> str | None:
+    targets = row["mc2_targets"]
+    if not isinstance(targets, dict) or not {"choices", "labels"} <= targets.keys():
+        return "'mc2_targets' is no object with the lists 'choices' and 'labels'"
+    labels, texts = targets["labels"], targets["choices"]
+    if reason := _texts(texts, "mc2_targets.choices", count=count):
+        return reason
+    if not isinstance(labels, list) or len(labels) != len(texts):
+        return "'mc2_targets' has not one label for each choice"
+    if not all(type(label) is int and label in (0, 1) for label in labels):
+        return "'mc2_targets': a label is not 0 or 1"
+    if 1 not in labels:
+        return "'mc2_targets': no choice is true"
+    return None
+
+
+def _qmsum(row: Row, count: int | None) -> str | None:
+    del count
+    return _texts(row["answers"], "answers")
+
+
+_CHECKS: dict[tuple[str, ...], Callable[[Row, int | None], str | None]] = {
+    ("choices", "answerKey"): _arc,
+    ("choices", "answer"): _mmlu,
+    ("endings", "label"): _hellaswag,
+    ("passage", "label"): _boolq,
+    ("mc2_targets",): _truthfulqa,
+    ("context", "answers"): _qmsum,
+}
+"""Columns that a task reads → the check of their values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
 from pipeline.types import UserError
+
+if TYPE_CHECKING:
+    from pipeline.models.config import Config
+    from pipeline.types import SkipSet
 
 log = logging.getLogger(__name__)
 
@@ -79,19 +83,44 @@ def export(
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
         base = stage.export_from_onnx(from_onnx)
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
+        path = surgery.cut(base, chosen)
     else:
         source = checkpoint.resolve(arguments.model(model), in_place)
         chosen = options.skip_set(stage.num_layers(source.config), ModelStatistics(source.folder))
-        base = stage.export_base(source, "fp16" if precision == "fp16" else "fp32")
+        chosen = _dropped(source.config, source.folder / "config.json", chosen, skip is not None)
+        path = stage.export(source, "fp16" if precision == "fp16" else "fp32", chosen)
         if verify:
             identity.verify(source)
-    _warn_of_tokenizer(base.parent)
-    path = surgery.cut(base, chosen)
+    _warn_of_tokenizer(path.parent)
     if adapter:
         path = prerequisites.healed(path, adapter)
     if head == "all":
         path = surgery.cut_all_logits(path)
     show_result(artefact_json(path), as_json, str(path))
+
+
+def _dropped(config: Config, file: Path, chosen: SkipSet, is_explicit: bool) -> SkipSet:
+    """What is left out of a model whose config.json drops sublayers, as LLM-Drop writes it; says so.
+
+    Args:
+        config: normalised.
+        file: for messages.
+        chosen: what the options say.
+        is_explicit: they say it with --skip, which wins.
+    """
+    from pipeline.models import drop_lists
+
+    dropped = drop_lists.skip_set(config, file)
+    if not dropped or dropped == chosen:
+        return chosen
+    if is_explicit:
+        log.info("%s drops %s; --skip says %s, and that is written", file, dropped.name, chosen.name)
+        return chosen
+    log.info(
+        "%s drops %s (drop_attn_list, drop_mlp_list), and so does the graph; --skip base takes it whole",
+        file, dropped.name,
+    )  # fmt: skip
+    return dropped
 
 
 def _warn_of_tokenizer(folder: Path) -> None:

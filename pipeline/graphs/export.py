@@ -1,4 +1,4 @@
-"""Stage: a checkpoint → its base graph; or a folder that optimum exported → its base graph."""
+"""Stage: a checkpoint → its base graph or a variant; or a folder that optimum exported → its base graph."""
 
 from __future__ import annotations
 
@@ -10,15 +10,32 @@ from pathlib import Path
 import onnx_ir as ir
 
 from pipeline import store
-from pipeline.graphs import architectures, graphfile
-from pipeline.models import identity
+from pipeline.graphs import architectures, graphfile, variants
+from pipeline.models import identity, tensor_names
 from pipeline.models.checkpoint import Checkpoint, discard, open_checkpoint
 from pipeline.models.checkpoint_files import SMALL_FILES, copy_file
 from pipeline.models.config import Config, read_config
 from pipeline.store.records import CheckpointSource
-from pipeline.types import BASE, Precision, UserError, Variant, first_line
+from pipeline.types import BASE, Precision, SkipSet, UserError, Variant, first_line
 
 log = logging.getLogger(__name__)
+
+
+def export(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Path:
+    """A variant's graph beside the weights: cut from the base, which is written where it is missing.
+
+    Where the weights of sublayers are gone from the files, as LLM-Drop may leave them, there is no base: a
+    variant that leaves those out is authored itself, and its sidecar names no base.
+
+    Raises:
+        UserError: as `export_base` and `variants.cut`.
+    """
+    is_whole = checkpoint.source.kind == "onnx" or not tensor_names.gone(
+        checkpoint.tensors, num_layers(checkpoint.config)
+    )
+    if not is_whole:
+        return _export(checkpoint, precision, skip)
+    return variants.cut(export_base(checkpoint, precision), skip)
 
 
 def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
@@ -27,7 +44,12 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
     Raises:
         UserError: the checkpoint cannot be authored; nothing is written then.
     """
-    variant = Variant(checkpoint.model, BASE, precision)
+    return _export(checkpoint, precision, BASE)
+
+
+def _export(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Path:
+    """Authors a graph beside the checkpoint's weights, or finds it there."""
+    variant = Variant(checkpoint.model, skip, precision)
     path = store.graph_path(checkpoint.folder, variant)
     with store.lock(checkpoint.folder, make=False):
         if not (checkpoint.folder / "config.json").is_file():  # another process could not use its copy
@@ -48,7 +70,7 @@ def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
             log.info("%s is there and matches; nothing to do", path)
             return path
         try:
-            model = architectures.decoder(checkpoint, precision, BASE).author()
+            model = architectures.decoder(checkpoint, precision, skip).author()
         except UserError:
             discard(checkpoint)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +118,11 @@ class GraphBuilder:
     def scalar(self, number: int) -> ir.Value:
         """A constant int64."""
         return self.constant(np.array(number, np.int64), f"int.{number}")
+
+    @property
+    def read(self) -> Collection[str]:
+        """Names of the checkpoint's tensors that the graph reads so far."""
+        return self._weights.keys()
 
     def weight(self, name: str, *shape: int) -> ir.Value:
         """A tensor of the checkpoint, left where it lies, cast to the graph's precision by a node.

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from pipeline.graphs.architectures._builder import INT64, GraphBuilder
 from pipeline.graphs.architectures._positions import write_angles, write_mask
+from pipeline.models import tensor_use
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.rope import rope
 from pipeline.types import Precision, SkipSet, UserError
@@ -50,7 +51,11 @@ class Decoder(GraphBuilder, ABC):
     # ---- the graph --------------------------------------------------------------------------------------
 
     def author(self) -> ir.Model:
-        """The whole graph of the contract, sublayers of the skip set left out."""
+        """The whole graph of the contract, sublayers of the skip set left out.
+
+        Raises:
+            UserError: the checkpoint lacks a weight, or holds one that the graph does not read.
+        """
         ids = self.input("input_ids", INT64, ["batch", "sequence"])
         padding = self.input("attention_mask", INT64, ["batch", "total"])
         positions = self.input("position_ids", INT64, ["batch", "sequence"])
@@ -75,6 +80,7 @@ class Decoder(GraphBuilder, ABC):
         present = {name: value for name, value in self.values.items() if name.startswith("present.")}
         for name, value in present.items():
             self.output(value, name, ["batch", self.G, "total", self.D])
+        tensor_use.refuse_unread(self.checkpoint, self.read, self.skip)
         return self.finish([logits, *present.values()])
 
     def layer(self, x: ir.Value, i: int) -> ir.Value:

@@ -1,0 +1,201 @@
+"""Models that LLM-Drop has dropped sublayers of: its lists in config.json, with and without the weights.
+
+The right value is transformers' model on the user's own folder, with modules of nought for these sublayers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from pipeline import store
+from pipeline.engines import opening
+from pipeline.types import SkipSet, UserError
+from tests import tiny
+from tests.commands import run
+
+AUTO_MAP = {"AutoModelForCausalLM": "modeling_dropped_mistral.MistralForCausalLM"}
+LISTS: dict[str, Any] = {"drop_attn_list": [3, 1], "drop_mlp_list": [2], "auto_map": AUTO_MAP}
+DROPPED = SkipSet((1, 3), (2,))
+NAME = "attn1_3+mlp2"
+IDS = np.random.default_rng(0).integers(3, tiny.WORDS, (2, 20))
+
+
+class ZeroAttention(nn.Module):
+    """No attention; written apart from the product's."""
+
+    def forward(self, hidden_states: torch.Tensor, *_args: Any, **_options: Any) -> tuple[torch.Tensor, None]:
+        """[B, T, C] → noughts."""
+        return torch.zeros_like(hidden_states), None
+
+
+class ZeroMlp(nn.Module):
+    """No MLP."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[B, T, C] → noughts."""
+        return torch.zeros_like(hidden_states)
+
+
+def edited(folder: Path, **changes: Any) -> Path:
+    """Changes keys of config.json."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return folder
+
+
+@pytest.fixture
+def dropped(workdir: Path) -> Path:
+    """A whole model whose config.json drops three sublayers."""
+    folder = tiny.checkpoint(
+        workdir / "hf" / "dropped", "mistral", num_hidden_layers=4, sliding_window=None, vocab_size=tiny.WORDS
+    )
+    return edited(tiny.tokenizer(folder), **LISTS)
+
+
+def truth(folder: Path, skip: SkipSet) -> np.ndarray:
+    """transformers' logits [B, T, V] without the sublayers of a skip set."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    for i in skip.attention:
+        model.model.layers[i].self_attn = ZeroAttention()
+    for i in skip.mlp:
+        model.model.layers[i].mlp = ZeroMlp()
+    with torch.no_grad():
+        logits: np.ndarray = model(torch.tensor(IDS), use_cache=False).logits.numpy()
+    return logits
+
+
+def error(graph: Path, expected: np.ndarray) -> float:
+    """max|a - b| / rms(b) of a graph's logits at every position."""
+    with opening.open_runner(graph) as runner:
+        every = np.broadcast_to(np.arange(IDS.shape[1]), IDS.shape)
+        logits, _ = runner.forward(IDS, logits_positions=every)
+    return float(np.abs(logits - expected).max() / np.sqrt(np.mean(expected**2)))
+
+
+def remove_weights(folder: Path, *parts: str) -> None:
+    """Takes the tensors whose names have one of these parts out of the file."""
+    file = folder / "model.safetensors"
+    kept = {k: v for k, v in load_file(file).items() if not any(part in k for part in parts)}
+    save_file(kept, file, metadata={"format": "pt"})
+
+
+GONE = [f"layers.{i}.{part}" for i in (1, 3) for part in ("self_attn.", "input_layernorm")] + [
+    f"layers.2.{part}" for part in ("mlp.", "post_attention_layernorm")
+]
+
+
+def test_export_writes_base_and_the_variant_that_config_json_drops(
+    dropped: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    whole, cut = truth(dropped, SkipSet()), truth(dropped, DROPPED)
+    graph = Path(run(capsys, "export", "hf/dropped").strip())
+    assert graph.name == f"{NAME}.fp32.onnx"
+    assert f"drops {NAME} (drop_attn_list, drop_mlp_list)" in caplog.text
+    assert "(auto_map: modeling_dropped_mistral.MistralForCausalLM) is not run" in caplog.text
+    assert error(graph, cut) < 1e-4 < 0.1 < error(graph, whole)
+    assert error(graph.with_name("base.fp32.onnx"), whole) < 1e-4
+    assert "passed" in run(capsys, "check", graph)
+
+
+def test_an_explicit_skip_wins(
+    dropped: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    graph = Path(run(capsys, "export", "hf/dropped", "--skip", "mlp0").strip())
+    assert graph.name == "mlp0.fp32.onnx" and f"drops {NAME}; --skip says mlp0" in caplog.text
+    assert error(graph, truth(dropped, SkipSet((), (0,)))) < 1e-4
+    assert run(capsys, "export", "hf/dropped", "--skip", "base").strip().endswith("/base.fp32.onnx")
+
+
+def test_weights_that_are_gone_leave_the_variant_alone(
+    dropped: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    expected, smaller = truth(dropped, DROPPED), truth(dropped, DROPPED | SkipSet((0,)))
+    remove_weights(dropped, *GONE)
+    graph = Path(run(capsys, "export", "hf/dropped").strip())
+    record = store.graph_sidecar(graph)
+    assert graph.name == f"{NAME}.fp32.onnx" and record.skip_set == DROPPED and record.base is None
+    assert not graph.with_name("base.fp32.onnx").exists()
+    assert error(graph, expected) < 1e-4
+    assert "passed" in run(capsys, "check", graph)
+    caplog.clear()
+    assert run(capsys, "export", "dropped", "--skip", NAME).strip() == str(graph)
+    assert "nothing to do" in caplog.text
+    other = Path(run(capsys, "export", "dropped", "--skip", "attn0-1_3+mlp2", "--head", "all").strip())
+    assert other.name == "attn0-1_3+mlp2.fp32.all.onnx"
+    assert error(other.with_name("attn0-1_3+mlp2.fp32.onnx"), smaller) < 1e-4
+
+
+@pytest.mark.parametrize(("skip", "needed"), [("base", NAME), ("attn1+mlp2", "attn3"), ("mlp0", NAME)])
+def test_what_needs_weights_that_are_gone_is_refused(
+    skip: str, needed: str, dropped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remove_weights(dropped, *GONE)
+    with pytest.raises(UserError, match=rf"weights of {needed.replace('+', '.')} are gone .* and {skip[:4]}"):
+        run(capsys, "export", "hf/dropped", "--skip", skip)
+    assert not Path("graphs/dropped").exists()
+
+
+def test_a_gone_block(dropped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last block, of which nothing is left in the file."""
+    edited(dropped, drop_attn_list=[3], drop_mlp_list=[3])
+    expected = truth(dropped, SkipSet((3,), (3,)))
+    remove_weights(dropped, "layers.3.")
+    graph = Path(run(capsys, "export", "hf/dropped").strip())
+    assert graph.name == "block3.fp32.onnx" and error(graph, expected) < 1e-4
+    with pytest.raises(UserError, match=r"weights of block3 are gone .* --skip block3` leaves them out"):
+        run(capsys, "export", "dropped", "--skip", "base")
+
+
+def test_weights_that_are_missing_without_a_list_are_refused(
+    dropped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited(dropped, drop_attn_list=[], drop_mlp_list=None)
+    remove_weights(dropped, *GONE)
+    with pytest.raises(UserError, match=r"implies the weight .*layers\.1.*, but the checkpoint lacks it"):
+        run(capsys, "export", "hf/dropped")
+
+
+def test_booleans_mean_the_same(dropped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What LLM-Drop's own configuration class saves."""
+    edited(dropped, drop_attn_list=[False, True, False, True], drop_mlp_list=[False, False, True, False])
+    assert run(capsys, "export", "hf/dropped").strip().endswith(f"/{NAME}.fp32.onnx")
+    edited(dropped, drop_attn_list=[False] * 4, drop_mlp_list=[False] * 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([4], "drop_attn_list names layer 4; the model has layers 0-3"),
+        ([-1], "drop_attn_list names layer -1"),
+        (["1"], "not a list of layers"),
+        ([1.0], "not a list of layers"),
+        ({"1": True}, "not a list of layers"),
+        ([True], "has 1 booleans for 4 layers"),
+    ],
+)
+def test_lists_of_no_layers(
+    value: object, message: str, dropped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited(dropped, drop_attn_list=value)
+    with pytest.raises(UserError, match=message):
+        run(capsys, "export", "hf/dropped")
+
+
+def test_code_of_an_architecture_that_is_not_authored_is_refused(
+    dropped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited(dropped, model_type="mistral_dropped", drop_attn_list=None, drop_mlp_list=None)
+    with pytest.raises(UserError, match=r"architecture 'mistral_dropped' is not authored here"):
+        run(capsys, "export", "hf/dropped")

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import store
+from pipeline.calib import adapter_files
+from pipeline.calib.adapter_files import CONFIG, WEIGHTS, LoraLayer
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.store import records
-from pipeline.store.records import AdapterRecord, MergedTensors
-from pipeline.types import SkipSet, TensorSlice, UserError, Variant
+from pipeline.store.records import AdapterRecord, HealedProof, MergedTensors
+from pipeline.types import SkipSet, TensorSlice, UserError, Variant, file_name, first_line
 
 if TYPE_CHECKING:
     import torch
 
 RECORD = "heal.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 def folder(calib: Path, skip: SkipSet, name: str) -> Path:
     """calib/<model>/<variant>/adapters/<name>, with `calib` for calib/<model>."""
-    return calib / store.plain_name(skip.name) / "adapters" / store.plain_name(name)
+    return calib / file_name(skip.name, 200) / "adapters" / store.plain_name(name)
 
 
 def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, AdapterRecord]:
@@ -39,6 +40,11 @@ def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, Adapte
     place = folder(checkpoint.calib, skip, name)
     graph = store.graph_path(checkpoint.folder, Variant(checkpoint.model, skip))
     command = f"`pipeline heal {shlex.quote(str(graph))} --name {shlex.quote(name)}`"
+    if not (place / RECORD).is_file() and (place / CONFIG).is_file():
+        raise UserError(
+            f"{place} has no {RECORD}: `heal` did not train it, and nothing in it proves which weights it is "
+            f"of; merge it into its model with peft and export that, or train one with {command}"
+        )
     if not (place / RECORD).is_file():
         others = sorted(path.parents[2].name for path in checkpoint.calib.glob(f"*/adapters/{name}/{RECORD}"))
         of = f" (one of that name is there of {', '.join(others)})" if others else ""
@@ -87,27 +93,106 @@ def is_merged(path: Path, record: AdapterRecord) -> bool:
 
 
 def _merged_tensors(checkpoint: Checkpoint, skip: SkipSet, place: Path) -> dict[str, torch.Tensor]:
-    """Name → tensor, of the weights that the adapter in `place` changes."""
+    """Name → tensor, of the weights that the adapter in `place` changes: merged in fp32, rounded once."""
+    layers = adapter_files.read(place, checkpoint)
+    state = _merged_by_peft(checkpoint, skip, place, {layer.weight for layer in layers})
+    tensors = {
+        layer.weight: state[layer.weight].to(_dtype(checkpoint.tensors[layer.weight])).contiguous()
+        for layer in layers
+    }
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        kind = checkpoint.tensors[broken[0]].dtype
+        raise UserError(
+            f"{place}: {broken[0]} is not finite once it is merged in {kind}; train with a lower --lr"
+        )
+    if all(tensor.equal(original(checkpoint, name)) for name, tensor in tensors.items()):
+        raise UserError(f"{place} changes nothing: what it adds is lost when the weights are rounded")
+    return tensors
+
+
+def _merged_by_peft(checkpoint: Checkpoint, skip: SkipSet, place: Path, weights: set[str]) -> dict[str, Any]:
+    """The fp32 weights of the variant with the adapter in them.
+
+    Raises:
+        UserError: peft refuses it, or changes other weights than those that the adapter's file holds.
+    """
     from peft import PeftModel
 
     from pipeline.models.reference import Reference
 
-    model = PeftModel.from_pretrained(
-        Reference(checkpoint.folder, skip).model, str(place), local_files_only=True
-    )
+    model = Reference(checkpoint.folder, skip).model
+    try:
+        adapted = PeftModel.from_pretrained(model, str(place), local_files_only=True)
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"{place} cannot be applied: {first_line(error)}") from None
     touched = {
-        name.removeprefix("base_model.model.")
-        for name, module in model.named_modules()
+        f"{name.removeprefix('base_model.model.')}.weight"
+        for name, module in adapted.named_modules()
         if hasattr(module, "lora_A")
     }
-    state = model.merge_and_unload(safe_merge=True).state_dict()
-    tensors = {}
-    for module in sorted(touched):
-        name = f"{module}.weight"
-        if name not in checkpoint.tensors:
-            raise UserError(f"{place} touches {module}, which the checkpoint does not hold under that name")
-        tensors[name] = state[name].to(_dtype(checkpoint.tensors[name])).contiguous()
-    return tensors
+    if touched != weights:
+        named = ", ".join(sorted(touched ^ weights)[:3])
+        raise UserError(
+            f"{place}: {WEIGHTS} and {CONFIG} do not name the same modules of {skip.name} ({named})"
+        )
+    try:
+        state: dict[str, Any] = adapted.merge_and_unload(safe_merge=True).state_dict()
+    except ValueError as error:
+        raise UserError(f"{place} cannot be merged: {first_line(error)}") from None
+    return state
+
+
+def prove(checkpoint: Checkpoint, skip: SkipSet, name: str, merged: Path) -> HealedProof | None:
+    """Whether the tensors that a healed graph reads are W + scale · BA, computed here from the user's files.
+
+    `merge` wrote them with peft, and the reference of a check reads them: this is what neither of them made.
+
+    Returns:
+        None where the adapter is no longer there.
+
+    Raises:
+        UserError: as `read`; or a tensor is another.
+    """
+    from safetensors import safe_open
+
+    if not folder(checkpoint.calib, skip, name).is_dir():
+        return None
+    place, record = read(checkpoint, skip, name)
+    layers, worst = {layer.weight: layer for layer in adapter_files.read(place, checkpoint)}, 0.0
+    with safe_open(merged, "pt") as tensors:
+        if set(tensors.keys()) != set(layers):
+            raise UserError(
+                f"{merged} does not hold the weights that {place} changes; remove it and export again"
+            )
+        for weight, layer in layers.items():
+            distance, limit = _distance(original(checkpoint, weight), layer, tensors.get_tensor(weight))
+            worst = max(worst, distance)
+            if not distance <= limit:
+                raise UserError(
+                    f"{merged}: {weight} is not what {place} makes of it; remove it and export again"
+                )
+    return HealedProof(adapter=record.sha256, tensors=len(layers), worst=worst)
+
+
+def _distance(weight: torch.Tensor, layer: LoraLayer, merged: torch.Tensor) -> tuple[float, float]:
+    """(max|difference| / rms between a merged weight and the product in fp64, its limit: one rounding)."""
+    import torch
+
+    product = weight.double() + layer.scale * (layer.up.double() @ layer.down.double())
+    rms = product.square().mean().sqrt()
+    distance = ((merged.double() - product).abs().max() / rms).item()
+    rounding = torch.finfo(merged.dtype).eps / 2 * (product.abs().max() / rms).item()
+    return distance, 1e-5 + 1.01 * rounding
+
+
+def original(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """A tensor of the checkpoint as it is there."""
+    from safetensors import safe_open
+
+    with safe_open(checkpoint.folder / checkpoint.tensors[name].file, "pt") as tensors:
+        tensor: torch.Tensor = tensors.get_tensor(name)
+    return tensor
 
 
 def _dtype(tensor: TensorSlice) -> torch.dtype:

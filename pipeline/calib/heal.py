@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline import store
-from pipeline.calib import adapters, training
+from pipeline.calib import adapter_files, adapters, training
 from pipeline.calib.healer import Healer
 from pipeline.models import texts
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
@@ -135,7 +135,7 @@ def _train(
         trained_parameters=healer.trained,
         seconds=time.monotonic() - started,
         tools=store.versions("torch", "transformers", "peft"),
-        sha256=store.sha256(place / adapters.WEIGHTS),
+        sha256=store.sha256(place / adapter_files.WEIGHTS),
     )
     store.write_json(place / adapters.RECORD, record.plain())
     shutil.rmtree(partial)

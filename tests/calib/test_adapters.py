@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline import store
 from pipeline.calib import adapters, heal
@@ -16,6 +16,8 @@ from pipeline.models import checkpoint
 from pipeline.models.reference import Reference
 from pipeline.store.records import HealSettings
 from pipeline.types import SkipSet, UserError
+from tests import adapters as made
+from tests import tiny
 from tests.learning import SMALL, record, variant
 
 
@@ -63,3 +65,61 @@ def test_the_command_is_quoted(base: Path) -> None:
     opened = checkpoint.open_checkpoint(base.parent)
     with pytest.raises(UserError, match=r"heal graphs/tiny/block1\.fp32\.onnx --name 'my adapter'`"):
         adapters.read(opened, SkipSet.parse("block1"), "my adapter")
+
+
+def test_an_adapter_that_heal_did_not_train_proves_nothing(base: Path) -> None:
+    opened = checkpoint.open_checkpoint(base.parent)
+    place = made.make(opened)
+    (place / adapters.RECORD).unlink()
+    with pytest.raises(UserError, match=r"`heal` did not train it, and nothing in it proves which weights"):
+        adapters.merge(opened, made.SKIP, "heal")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_a_merge_is_pefts_in_fp32_rounded_once(dtype: str, workdir: Path) -> None:
+    tiny.checkpoint(workdir / "models" / "t", vocab_size=tiny.WORDS, num_hidden_layers=4)
+    weights = workdir / "models" / "t" / "model.safetensors"
+    kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    save_file({name: t.to(kind) for name, t in load_file(weights).items()}, weights, {"format": "pt"})
+    opened = checkpoint.resolve("models/t")
+    place = made.make(opened, use_rslora=True, rank_pattern={"q_proj": 2})
+    merged = load_file(path := adapters.merge(opened, made.SKIP, "heal"))
+    expected = made.by_peft(opened, place)
+    for name, tensor in merged.items():
+        assert tensor.dtype == kind and torch.equal(tensor, expected[name].to(kind)), name
+    proof = adapters.prove(opened, made.SKIP, "heal", path)
+    assert proof is not None and proof.tensors == len(merged) == 6
+    assert proof.worst < 20 * torch.finfo(kind).eps
+
+
+def test_other_tensors_than_the_adapters_are_no_proof(base: Path) -> None:
+    opened = checkpoint.open_checkpoint(base.parent)
+    place = made.make(opened)
+    path = adapters.merge(opened, made.SKIP, "heal")
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name] + 1e-3}, path)
+    with pytest.raises(UserError, match=f"{name} is not what .* makes of it"):
+        adapters.prove(opened, made.SKIP, "heal", path)
+    save_file({other: t for other, t in tensors.items() if other != name}, path)
+    with pytest.raises(UserError, match="does not hold the weights that"):
+        adapters.prove(opened, made.SKIP, "heal", path)
+    shutil.rmtree(place)
+    assert adapters.prove(opened, made.SKIP, "heal", path) is None
+
+
+def test_an_adapter_that_fits_in_part_is_refused_before_anything_is_written(base: Path) -> None:
+    opened = checkpoint.open_checkpoint(base.parent)
+    place = made.make(opened)
+    made.rewrite(opened, place, {n: t for n, t in made.tensors(place).items() if "layers.0" not in n})
+    with pytest.raises(UserError, match=r"do not name the same modules of block2 \(model\.layers\.0\.mlp"):
+        adapters.merge(opened, made.SKIP, "heal")
+    assert not list(base.parent.glob("block2~heal*"))
+
+
+def test_an_adapter_that_rounding_takes_away_is_refused(base: Path) -> None:
+    opened = checkpoint.open_checkpoint(base.parent)
+    place = made.make(opened)
+    made.rewrite(opened, place, {n: t * 1e-9 for n, t in made.tensors(place).items()})
+    with pytest.raises(UserError, match="changes nothing: what it adds is lost"):
+        adapters.merge(opened, made.SKIP, "heal")

@@ -12,16 +12,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipeline import store
-from pipeline.calib import heal, losses
+from pipeline.calib import adapters, heal, losses
 from pipeline.cli import prerequisites
 from pipeline.engines import build, opening
 from pipeline.engines.settings import BuildSettings
 from pipeline.evals.check import check
 from pipeline.graphs import graphfile, merge, variants
-from pipeline.models import texts
+from pipeline.models import checkpoint, texts
 from pipeline.models.reference import Reference
 from pipeline.store.records import HealSettings
 from pipeline.types import SkipSet, UserError
+from tests import adapters as made
 from tests import needs, tiny
 from tests.learning import SMALL, healed, record, variant
 
@@ -65,6 +66,23 @@ def test_bad_input(base: Path) -> None:
 
 
 # ---- the healed graph ----
+
+
+def test_a_check_proves_the_merged_tensors_from_the_adapter_itself(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.make(checkpoint.open_checkpoint(base.parent))
+    path = prerequisites.healed(variant(base), "heal")
+    proof = check.check(path).record.healed
+    assert proof is not None and proof.tensors == 6 and proof.worst < 1e-6
+    by_peft = adapters._merged_by_peft
+    monkeypatch.setattr(
+        adapters, "_merged_by_peft", lambda *of: {n: t * 1.01 for n, t in by_peft(*of).items()}
+    )
+    store.healed_weights(path).unlink()
+    path = prerequisites.healed(variant(base), "heal")  # graph and reference agree on the wrong tensors
+    with pytest.raises(UserError, match=r"block2~heal\.safetensors: model\.layers\.0.* is not what"):
+        check.check(path)
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ from pipeline.store.records.results import (
     CheckLimits,
     CheckRecord,
     Conditions,
+    HealedProof,
     Latency,
     LlamaCppRecord,
 )
@@ -109,6 +110,7 @@ __all__ = [
     "HealLosses",
     "HealRequest",
     "HealSettings",
+    "HealedProof",
     "JobState",
     "Latency",
     "Layer",

@@ -84,6 +84,20 @@ class LlamaCppRecord(Record):
     version: str
 
 
+class HealedProof(Record):
+    """The tensors of a healed variant, compared with the checkpoint's and the adapter's own product.
+
+    Attributes:
+        adapter: SHA-256 of adapter_model.safetensors.
+        tensors: how many it changes.
+        worst: max|difference| / rms of the worst of them; the rounding to the checkpoint's type is in it.
+    """
+
+    adapter: Digest
+    tensors: Count
+    worst: float
+
+
 class CheckRecord(VariantRecord):
     """evals/results/<model>/….check.json.
 
@@ -101,6 +115,7 @@ class CheckRecord(VariantRecord):
         files: all that was compared beside the artefact itself, by paths relative to this file: its weights,
             those of the reference and its config.json. None in results of 0.1 and 0.2.
         llamacpp: of the base of a model that came from a GGUF, where llama.cpp is installed.
+        healed: of a healed variant whose adapter is there: its tensors are the adapter's.
     """
 
     what: Literal["check"] = "check"
@@ -121,6 +136,7 @@ class CheckRecord(VariantRecord):
     crossed: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     llamacpp: LlamaCppRecord | None = None
+    healed: HealedProof | None = None
     feeds: dict[str, dict[str, AgreementRecord]] = {}
     noise: dict[str, dict[str, AgreementRecord]] = {}
     versions: dict[str, str] = {}

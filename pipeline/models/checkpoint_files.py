@@ -8,14 +8,14 @@ import shutil
 from pathlib import Path
 
 from pipeline import store
-from pipeline.models import safetensors_index
+from pipeline.models import weight_files
 
 SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt",
-    "chat_template.jinja", "chat_template.json", safetensors_index.INDEX,
+    "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-"""What a checkpoint may hold beside its weights; nothing else is fetched or copied."""
+"""What a checkpoint may hold beside its weights and their index; nothing else is fetched or copied."""
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (a reflink)
 
 
@@ -26,7 +26,8 @@ def files_of(folder: Path) -> list[Path]:
         UserError: it holds no safetensors weights.
     """
     small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
-    return [*small, *safetensors_index.weight_files(folder)]
+    weights = weight_files.find(folder)
+    return [*small, *([weights.index] if weights.index else []), *weights.files]
 
 
 def copy(source: Path, target: Path) -> None:

@@ -1,50 +1,99 @@
-"""A checkpoint of the Hugging Face hub: plain files, safetensors only."""
+"""A checkpoint of the Hugging Face hub: plain files, safetensors only, from the network or from the cache."""
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Collection
 from pathlib import Path
 
-from pipeline.models import safetensors_index
+from pipeline.models import checkpoint_files, hub_cache, weight_files
 from pipeline.models.checkpoint_files import SMALL_FILES
 from pipeline.store.records import CheckpointSource
 from pipeline.types import UserError, first_line
 
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+log = logging.getLogger(__name__)
+TIMEOUT = 10.0
+"""Seconds that the hub may take to answer, before the cache is looked into."""
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
-def download(repo: str, folder: Path) -> CheckpointSource:
+def download(name: str, folder: Path) -> CheckpointSource:
     """Downloads a repository's checkpoint, and goes on with a download that was stopped.
 
+    What the cache has is copied from there; where the hub cannot be asked, what it has counts.
+
     Args:
-        repo: org/name.
+        name: org/name, or org/name@revision with a commit, a branch or a tag.
         folder: where its files go, as plain files.
 
     Returns:
         Where it came from: the commit, and what the hub gives as each file's digest.
 
     Raises:
-        UserError: the hub cannot be reached, has no such repository, or has no safetensors weights for it.
+        UserError: neither hub nor cache has it whole, or it has no safetensors weights.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     from requests.exceptions import RequestException
 
+    repo, _, revision = name.partition("@")
     try:
-        info = HfApi().model_info(repo, files_metadata=True)
+        info = HfApi().model_info(repo, revision=revision or None, files_metadata=True, timeout=TIMEOUT)
         files = {file.rfilename: file for file in info.siblings or [] if "/" not in file.rfilename}
-        if not {"model.safetensors", safetensors_index.INDEX} & set(files):
-            raise UserError(
-                f"{repo} has no safetensors weights; pickled weights are code and are not opened here: "
-                "convert them first"
-            )
-        names = [name for name in files if name in SMALL_FILES or _WEIGHTS.fullmatch(name)]
+        names = _wanted(repo, files)
+        cached = hub_cache.find(repo, str(info.sha))
+        if cached and all((cached.folder / name).is_file() for name in names):
+            return _copy(cached, name, folder)
         snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=names)
-    except (HfHubHTTPError, OfflineModeIsEnabled, RequestException) as error:
-        raise UserError(
-            f"cannot fetch {repo!r} from the Hugging Face hub ({first_line(error)}); "
-            "check the id, the network and HF_TOKEN"
-        ) from None
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RequestException) as error:
+        cached = hub_cache.find(repo, revision or "main")
+        if cached is None:
+            raise UserError(
+                f"cannot fetch {name!r} from the Hugging Face hub ({first_line(error)}), no folder has that "
+                "name here, and the hub's cache has none; check the name, the network and HF_TOKEN"
+            ) from None
+        log.warning("the hub cannot be asked (%s); taking %s", first_line(error, 80), cached.folder)
+        return _copy(cached, name, folder)
     digests = {name: lfs.sha256 if (lfs := files[name].lfs) else files[name].blob_id for name in names}
     etags = {name: digest for name, digest in digests.items() if digest}
-    return CheckpointSource(kind="hub", origin=repo, revision=info.sha, etags=etags)
+    return CheckpointSource(kind="hub", origin=name, revision=info.sha, etags=etags)
+
+
+def copy_snapshot(snapshot: hub_cache.Snapshot, folder: Path) -> CheckpointSource:
+    """Copies a snapshot of the cache, as plain files.
+
+    Raises:
+        UserError: it is not whole, or has no safetensors weights.
+    """
+    return _copy(snapshot, snapshot.origin, folder)
+
+
+def _copy(snapshot: hub_cache.Snapshot, origin: str, folder: Path) -> CheckpointSource:
+    if dangling := [file.name for file in snapshot.folder.iterdir() if not file.exists()]:
+        raise UserError(f"{snapshot.folder / dangling[0]} is a link to nothing; download {origin} again")
+    checkpoint_files.copy(snapshot.folder, folder)
+    names = {file.name for file in checkpoint_files.files_of(snapshot.folder)}
+    etags = {name: etag for name, etag in snapshot.etags().items() if name in names}
+    return CheckpointSource(kind="hub", origin=origin, revision=snapshot.revision, etags=etags)
+
+
+def _wanted(repo: str, files: Collection[str]) -> list[str]:
+    """Which of a repository's files make its checkpoint; of two sets of weights, as transformers chooses.
+
+    Raises:
+        UserError: it has no weights that are read here.
+    """
+    small = [name for name in files if name in SMALL_FILES]
+    if weight_files.ONE_FILE in files:
+        return [*small, weight_files.ONE_FILE]
+    if weight_files.INDEX in files:
+        return [*small, weight_files.INDEX, *(name for name in files if _SHARD.fullmatch(name))]
+    if "adapter_config.json" in files:
+        raise UserError(f"{repo} is an adapter, not a model; merge it with peft's merge_and_unload() first")
+    if any(name.endswith(".gguf") for name in files):
+        raise UserError(f"{repo} holds GGUF files; download one, and name the file")
+    raise UserError(
+        f"{repo} has no safetensors weights; pickled weights are code and are not opened here: "
+        "convert them first"
+    )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import filecmp
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import store
-from pipeline.models.checkpoint_files import files_of
+from pipeline.models.checkpoint_files import SMALL_FILES, copy_file, files_of
 from pipeline.store.records import CheckpointSource, FileState
 from pipeline.types import UserError
 
 if TYPE_CHECKING:
     from pipeline.models.checkpoint import Checkpoint
 
+log = logging.getLogger(__name__)
+_CONFIG = "config.json"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
@@ -83,14 +86,15 @@ def refuse_other_sums(folder: Path, files: Iterable[FileState]) -> None:
 def refuse_changed(checkpoint: Checkpoint) -> Checkpoint:
     """The same checkpoint, compared with the files that it was made from, where they still exist.
 
-    A file of the same size, dates and inode is not read. Others are compared byte by byte.
+    A file of the same size, dates and inode is not read. Others are compared byte by byte. Tokenizer and
+    generation settings may change: `renewed` copies them.
 
     Raises:
-        UserError: the source holds something else now, and earlier graphs and results would pass for its
-            own.
+        UserError: the source holds other weights or another config now, and earlier graphs and results would
+            pass for its own.
     """
     source, origin = checkpoint.source, checkpoint.origin
-    if source.kind == "folder" and origin.is_dir() and not is_in_place(checkpoint.folder, source):
+    if _has_origin(checkpoint):
         changed, files = _changed_copies(origin, checkpoint.folder, source)
     elif source.kind == "gguf" and origin.is_file():
         changed, files = _changed_gguf(origin, source)
@@ -108,20 +112,91 @@ def refuse_changed(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, source=source)
 
 
+def outdated(checkpoint: Checkpoint) -> list[Path]:
+    """Files of tokenizer and generation settings that are new or other in the folder of the original.
+
+    One that was edited in the copy alone is not among them.
+    """
+    if not _has_origin(checkpoint):
+        return []
+    known = {file.file: file for file in checkpoint.source.files}
+    filecmp.clear_cache()  # it goes by dates
+
+    def is_outdated(name: str) -> bool:
+        file, copy = checkpoint.origin / name, checkpoint.folder / name
+        if not file.is_file() or not copy.is_file():
+            return file.is_file()
+        is_known = name in known and store.weights.is_same(known[name], file)
+        return not is_known and not filecmp.cmp(file, copy, shallow=False)
+
+    return [checkpoint.origin / name for name in SMALL_FILES if _is_renewable(name) and is_outdated(name)]
+
+
+def is_source_other(checkpoint: Checkpoint) -> bool:
+    """Whether the folder that a copy was made from holds other weights or another config now."""
+    files = (file for file in checkpoint.source.files if not _is_renewable(file.file))
+    return store.weights.changed(files, checkpoint.origin) is not None
+
+
+def renewed(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint after a copy of what is `outdated` in it; the caller locks its folder."""
+    files = outdated(checkpoint)
+    if not files:
+        return checkpoint
+    log.info("%s: copied anew from its source: %s", checkpoint.folder, ", ".join(file.name for file in files))
+    for file in files:
+        copy_file(file, checkpoint.folder / file.name)
+    states = {state.file: state for state in (*checkpoint.source.files, *store.weights.states(files))}
+    source = checkpoint.source.replaced(files=tuple(states.values()))
+    store.write_json(checkpoint.folder / store.SOURCE, source.plain())
+    return replace(checkpoint, source=source)
+
+
+def _has_origin(checkpoint: Checkpoint) -> bool:
+    """Whether it was copied from a folder that is still there."""
+    source = checkpoint.source
+    is_copy = source.kind == "folder" and not is_in_place(checkpoint.folder, source)
+    return is_copy and checkpoint.origin.is_dir()
+
+
 def _changed_copies(
     origin: Path, folder: Path, source: CheckpointSource
 ) -> tuple[Path | None, tuple[FileState, ...]]:
-    """The first file of `origin` whose content is not that of its copy, and what its files are now."""
+    """The first file of weights or config in `origin` that is not its copy, and what its files are now.
+
+    The weights in `origin` are those that it would be loaded with now: other files than were copied, perhaps.
+    """
     known, now = {file.file: file for file in source.files}, dict[str, FileState]()
     filecmp.clear_cache()  # it goes by dates
-    for copy in files_of(folder):
+    copies = files_of(folder)
+    if newer := _other_weights(origin, copies):
+        return newer, ()
+    for copy in copies:
         file = origin / copy.name
         if not file.is_file():
             continue
-        now[copy.name] = store.weights.state(file)
-        if now[copy.name] != known.get(copy.name) and not filecmp.cmp(file, copy, shallow=False):
+        state = store.weights.state(file)
+        if state == known.get(copy.name) or filecmp.cmp(file, copy, shallow=False):
+            now[copy.name] = state
+        elif not _is_renewable(copy.name):
             return file, ()
+        elif copy.name in known:
+            now[copy.name] = known[copy.name]  # `renewed` compares with it
     return None, tuple(now.values())
+
+
+def _other_weights(origin: Path, copies: list[Path]) -> Path | None:
+    """A file that `origin` would be loaded from now and that was not copied; None if a copied one lacks."""
+    names = {copy.name for copy in copies if not _is_renewable(copy.name)}
+    if not all((origin / name).is_file() for name in names):
+        return None
+    taken = [file for file in files_of(origin) if not _is_renewable(file.name)]
+    return next((file for file in taken if file.name not in names), None)
+
+
+def _is_renewable(name: str) -> bool:
+    """Whether a file is of the tokenizer or of generation settings."""
+    return name in SMALL_FILES and name != _CONFIG
 
 
 def _changed_gguf(origin: Path, source: CheckpointSource) -> tuple[Path | None, tuple[FileState, ...]]:

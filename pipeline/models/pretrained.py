@@ -7,7 +7,6 @@ default for a key in another version's form, each with a log line at most. Here 
 from __future__ import annotations
 
 import inspect
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,21 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 from pipeline.models import config as configs
-from pipeline.models import safetensors_index
+from pipeline.models import safetensors_index, tensor_use, unusable, weight_files
 from pipeline.models.config import Config, read_config
 from pipeline.models.rope import AUTHORED, rope
 from pipeline.models.sizes import rules_of
-from pipeline.models.sublayers import is_left_out
-from pipeline.types import BASE, SkipSet, UserError, first_line
-
-_UNUSED = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$|\.attention\.bias$")
-"""Tensors of old checkpoints that hold no weight: tables that are computed."""
-_SHOWN = 3
+from pipeline.models.tensor_names import is_left_out, is_table, shown
+from pipeline.types import BASE, SkipSet, TensorSlice, UserError, first_line
 
 
 def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
@@ -47,6 +40,7 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
     config, file = read_config(folder), folder / "config.json"
     if config.get("quantization_config"):
         raise UserError(f"{file}: the weights are quantised; take the model that they were quantised from")
+    tensors = _tensors(folder)
     made = transformers_config(config, file)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -66,11 +60,19 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
     model, report = loaded
     model.train(False)
     _prove_tensors(report, config, folder, skip)
-    _prove_head(model, folder)
+    if model.config.tie_word_embeddings:
+        tensor_use.refuse_trained_head(folder, tensors)
     if configs.is_known(config.get("model_type")):
         _prove_config(model, config, file)
         _prove_rope(model, config, file)
     return model
+
+
+def _tensors(folder: Path) -> dict[str, TensorSlice]:
+    """The tensors that transformers loads from a folder, under the names that its files have."""
+    unusable.refuse_adapter(folder)  # transformers would load what it is an adapter of
+    weights = weight_files.find(folder)
+    return safetensors_index.read_index(weights.files, weights.named)
 
 
 def transformers_config(config: Config, file: Path) -> PretrainedConfig:
@@ -112,10 +114,8 @@ def rewritten(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_some(folder: Path, verb: str, names: Iterable[str], what: str) -> None:
-    names = sorted(names)
-    if names:
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        raise UserError(f"{folder} {verb} {', '.join(names[:_SHOWN])}{more}, {what}")
+    if names := sorted(names):
+        raise UserError(f"{folder} {verb} {shown(names)}, {what}")
 
 
 def _prove_tensors(report: dict[str, Any], config: Config, folder: Path, skip: SkipSet) -> None:
@@ -123,30 +123,11 @@ def _prove_tensors(report: dict[str, Any], config: Config, folder: Path, skip: S
     shared = rules_of(config.get("model_type")).shared_norm
     missing = [name for name in report["missing_keys"] if not is_left_out(name, skip, shared_norm=shared)]
     _refuse_some(folder, "lacks", missing, "which transformers would draw at random")
-    unused = [name for name in report["unexpected_keys"] if not _UNUSED.search(name)]
+    unused = [name for name in report["unexpected_keys"] if not is_table(name)]
     _refuse_some(folder, "holds", unused, f"which {config.get('model_type')} does not use")
     # Version 4 gives names, version 5 (name, shape there, shape here).
     misfits = [one if isinstance(one, str) else str(one[0]) for one in report["mismatched_keys"]]
     _refuse_some(folder, "holds", misfits, "in another shape than config.json implies")
-
-
-def _prove_head(model: Any, folder: Path) -> None:
-    """Refuses a head of its own in the file where the config ties it to the embedding."""
-    if not model.config.tie_word_embeddings:
-        return
-    tensors = safetensors_index.read_index(safetensors_index.weight_files(folder))
-    names = ("lm_head.weight", "model.embed_tokens.weight")
-    if not all(name in tensors for name in names):
-        return
-    pair = []
-    for name in names:
-        with safe_open(folder / tensors[name].file, "pt") as file:
-            pair.append(file.get_tensor(name))
-    if not torch.equal(*pair):
-        raise UserError(
-            f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding; set "
-            "tie_word_embeddings to false in config.json if the head was trained"
-        )
 
 
 def _prove_config(model: Any, config: Config, file: Path) -> None:

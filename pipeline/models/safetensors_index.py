@@ -1,8 +1,7 @@
 """Where every tensor of a safetensors checkpoint lies, from the files' headers alone: no weight is read.
 
 The library `safetensors` hands out tensors, not byte ranges, and an ONNX graph needs the ranges. A header
-comes from
-outside: it is believed only where its offsets, its shapes and the file's size agree.
+comes from outside: it is believed only where its offsets, its shapes and the file's size agree.
 Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, data).
 """
 
@@ -10,95 +9,111 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import records
+from pipeline import store
+from pipeline.models.tensor_names import is_table, shown
 from pipeline.types import TensorSlice, UserError
 
 ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-    "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "U32": 4, "U64": 8,
 }  # fmt: skip
 """Bytes of a number, by type."""
-INDEX = "model.safetensors.index.json"
-ONE_FILE = "model.safetensors"
-MAX_HEADER = 100_000_000
-"""Bytes of a header at most: the limit of the safetensors library itself."""
-CONVERSION = (
-    "from transformers import AutoModelForCausalLM as M; M.from_pretrained('FOLDER').save_pretrained('OUT')"
-)
+MAX_HEADER = 10_000_000
+"""Bytes of a header at most: some 80,000 tensors in one file. (A hostile one of 100 MB takes gigabytes.)"""
+MAX_TENSORS = 50_000
+"""Tensors of a checkpoint at most; Llama 3.1 405B has 1,138."""
+MAX_RANK = 8
+_CHUNK = 1 << 20
 
 
-class ShardIndex(records.Record):
-    """model.safetensors.index.json: the file that holds each tensor."""
-
-    weight_map: dict[str, str] = {}  # noqa: RUF012 - pydantic copies a field's default
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index names, else model.safetensors.
-
-    Raises:
-        UserError: a named file is missing or leaves the folder, or there are only pickled weights, or none.
-    """
-    index = folder / INDEX
-    if index.is_file():
-        names = sorted(set(records.read(ShardIndex, index).weight_map.values()))
-        for name in names:
-            if Path(name).name != name:
-                raise UserError(f"{index} names {name!r}, outside its folder; refused")
-            if not (folder / name).is_file():
-                raise UserError(f"{index} names {name}, which is missing; download the checkpoint again")
-        if names:
-            return [folder / name for name in names]
-    if (folder / ONE_FILE).is_file():
-        return [folder / ONE_FILE]
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
-        raise UserError(
-            f"{folder} holds only pickled weights, which are code and are not opened here; "
-            f'convert them with `python -c "{CONVERSION}"`'
-        )
-    raise UserError(f"{folder} holds no {ONE_FILE} and no {INDEX}")
-
-
-def read_index(files: list[Path]) -> dict[str, TensorSlice]:
+def read_index(files: Iterable[Path], named: frozenset[str] | None = None) -> dict[str, TensorSlice]:
     """Tensor name → its byte range, over all shards.
 
+    Args:
+        files: safetensors of one folder.
+        named: the tensors that the shards' index names. transformers passes over those that it does not name,
+            and leaves empty those that it names and no shard holds.
+
     Raises:
-        UserError: a file is truncated, a header contradicts its file, or two shards hold the same tensor.
+        UserError: a file is truncated, a header contradicts its file or the index, or two shards hold
+            different tensors of one name.
     """
     tensors: dict[str, TensorSlice] = {}
+    places: dict[str, Path] = {}
     for file in files:
         for name, tensor in _read_header(file).items():
-            if name in tensors:
-                raise UserError(f"{file} and {tensors[name].file} both hold the tensor {name!r}")
-            tensors[name] = tensor
+            if name in tensors and not _is_same(tensors[name], places[name], tensor, file):
+                raise UserError(
+                    f"{file} and {tensors[name].file} both hold the tensor {name!r}, and differ; "
+                    "remove the wrong one"
+                )
+            tensors.setdefault(name, tensor)
+            places.setdefault(name, file)
+        if len(tensors) > MAX_TENSORS:
+            raise UserError(f"{file.parent} holds more than {MAX_TENSORS} tensors, as no model here does")
+    if named is not None:
+        _refuse_other_names(next(iter(places.values())).parent, tensors, named)
     return tensors
 
 
-def header_bytes(file: Path) -> bytes:
+def _refuse_other_names(folder: Path, tensors: dict[str, TensorSlice], named: frozenset[str]) -> None:
+    """Refuses shards whose tensors are not those that their index names."""
+    if absent := [name for name in sorted(named - set(tensors)) if not is_table(name)]:
+        raise UserError(f"{folder}: the index names {shown(absent)}, which no shard holds; fetch it again")
+    if extra := [name for name in sorted(set(tensors) - named) if not is_table(name)]:
+        raise UserError(
+            f"{folder}: its shards hold {shown(extra)}, which the index does not name, so that transformers "
+            "passes over it; save the model again, or mend the index"
+        )
+
+
+def _is_same(one: TensorSlice, file: Path, other: TensorSlice, other_file: Path) -> bool:
+    """Whether two tensors agree byte for byte."""
+    if (one.dtype, one.shape, one.nbytes) != (other.dtype, other.shape, other.nbytes):
+        return False
+    return same_bytes(file, one, other_file, other)
+
+
+def same_bytes(file: Path, one: TensorSlice, other_file: Path, other: TensorSlice) -> bool:
+    """Whether two byte ranges of one length hold the same."""
+    with file.open("rb") as left, other_file.open("rb") as right:
+        left.seek(one.offset)
+        right.seek(other.offset)
+        for begin in range(0, one.nbytes, _CHUNK):
+            size = min(_CHUNK, one.nbytes - begin)
+            if left.read(size) != right.read(size):
+                return False
+    return True
+
+
+def _header_bytes(file: Path) -> bytes:
     """The 8 length bytes and the JSON header of one file.
 
     Raises:
-        UserError: the file is too short to be a safetensors file.
+        UserError: the file is too short to be a safetensors file, or its header too long for one of a model.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(size - 8, MAX_HEADER):
+        length = int.from_bytes(stream.read(8), "little")
+        if MAX_HEADER < length <= size - 8:
             raise UserError(
-                f"{file} is truncated or no safetensors file: header of {length} bytes in a file of {size}; "
-                "fetch it again"
+                f"{file}: its header has {length} bytes; {MAX_HEADER} is the most that is read here"
             )
-        return prefix + stream.read(length)
+        stream.seek(0)
+        return store.weights.header_bytes(stream, file, size)
 
 
 def _read_header(file: Path) -> dict[str, TensorSlice]:
-    raw = header_bytes(file)
+    raw = _header_bytes(file)
     try:
-        header = json.loads(raw[8:])
+        header = json.loads(raw[8:], object_pairs_hook=_unique)
+        if len(header) > MAX_TENSORS:
+            raise UserError(f"{file} holds more than {MAX_TENSORS} tensors, as no model here does")
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         tensors = {name: _slice(file, name, entry, len(raw)) for name, entry in entries.items()}
     except UserError:
@@ -109,6 +124,15 @@ def _read_header(file: Path) -> dict[str, TensorSlice]:
         ) from None
     _refuse_gaps(file, tensors, len(raw))
     return tensors
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. json keeps the last of two equal keys, and the safetensors library refuses them."""
+    whole = dict(pairs)
+    if len(whole) != len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{name!r:.100} stands there twice")
+    return whole
 
 
 def _refuse_gaps(file: Path, tensors: dict[str, TensorSlice], data_start: int) -> None:
@@ -129,13 +153,14 @@ def _refuse_gaps(file: Path, tensors: dict[str, TensorSlice], data_start: int) -
 
 def _slice(file: Path, name: str, entry: dict[str, Any], data_start: int) -> TensorSlice:
     begin, end = entry["data_offsets"]
-    shape = tuple(int(size) for size in entry["shape"])
-    dtype = entry["dtype"]
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
     if dtype not in ITEM_SIZES:
-        raise UserError(f"{file}: tensor {name!r} has the type {dtype}, which is not read here")
+        raise UserError(f"{file}: tensor {name!r:.200} has the type {dtype:.40}, which is not read here")
+    if len(shape) > MAX_RANK or not all(type(number) is int for number in (begin, end, *shape)):
+        raise ValueError(f"shape or offsets of {name!r:.100}")
     if begin < 0 or min(shape, default=0) < 0 or end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
         raise UserError(
-            f"{file}: tensor {name!r}: offsets {begin}-{end} do not hold {dtype} {list(shape)}: "
+            f"{file}: tensor {name!r:.200}: offsets {begin}-{end} do not hold {dtype} {list(shape)}: "
             "the header lies"
         )
     return TensorSlice(file.name, data_start + begin, end - begin, dtype, shape)

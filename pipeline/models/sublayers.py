@@ -5,7 +5,6 @@ Legend: B batch, T tokens, C hidden size.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.types import SkipSet, Sublayer, UserError
+from pipeline.types import Sublayer, UserError
 
 _ATTENTION = ("self_attn", "attention", "attn")
 _MLP = ("mlp", "fc2")  # OPT has no MLP module: its last linear is where the MLP joins the stream
-
-
-_PLACE = re.compile(r"(?:^|\.)layers\.(?P<layer>\d+)\.(?P<name>\w+)\.")
 
 
 class NoAttention(nn.Module):
@@ -80,25 +76,6 @@ def module_name(layer: nn.Module, names: tuple[str, ...], folder: Path) -> str:
     raise UserError(
         f"{folder}: {type(layer).__name__} has none of {', '.join(names)}; check cannot skip its sublayers"
     )
-
-
-def is_left_out(tensor: str, skip: SkipSet, *, shared_norm: bool) -> bool:
-    """Whether a tensor of the checkpoint is of a sublayer that the skip set leaves out, its norm included.
-
-    Args:
-        tensor: its name.
-        skip: what is left out.
-        shared_norm: attention and MLP of a layer read one norm, which goes with both.
-    """
-    place = _PLACE.search(tensor)
-    if place is None:
-        return False
-    i, name = int(place["layer"]), place["name"]
-    if name == "input_layernorm":
-        return (i, "attn") in skip and (not shared_norm or (i, "mlp") in skip)
-    if name in (*_MLP, "fc1", "post_attention_layernorm"):
-        return (i, "mlp") in skip
-    return name in _ATTENTION and (i, "attn") in skip
 
 
 def keep_input(kept: dict[int, torch.Tensor], key: int) -> Callable[..., None]:

@@ -65,6 +65,8 @@ def _is_base_current(folder: Path, record: GraphRecord) -> bool:
     if record.contract != "authored":
         return True
     checkpoint = identity.refuse_changed(open_checkpoint(folder))
+    if identity.outdated(checkpoint):
+        return False
     wanted = {
         "weights": checkpoint.identity,
         "config": store.sha256(folder / "config.json"),

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline import store
 from pipeline.graphs import export, variants
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, demo
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
@@ -134,7 +134,7 @@ def test_a_70b_shaped_checkpoint(workdir: Path) -> None:
 def test_the_demo_exports_small_and_without_torch(demo_root: Path, workdir: Path) -> None:
     folder = workdir / "demo"
     folder.mkdir()
-    for file in (demo_root / "graphs" / checkpoint.DEMO_MODEL).iterdir():
+    for file in (demo_root / "graphs" / demo.MODEL).iterdir():
         if file.suffix in (".json", ".safetensors") and file.name.count(".") == 1:
             os.link(file, folder / file.name)
     result = measured(folder, "block20-29", workdir)

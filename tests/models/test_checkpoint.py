@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import store
 from pipeline.graphs import export
-from pipeline.models import checkpoint, identity
+from pipeline.models import checkpoint, demo, identity
 from pipeline.types import UserError
 from tests import tiny
 
@@ -45,7 +45,7 @@ def test_config_that_disagrees_with_the_weights(workdir: Path) -> None:
     config = json.loads((source / "config.json").read_text())
     for change, message in [
         ({"intermediate_size": 80}, r"mlp.*is \[96, 64\], but config.json implies \[80, 64\]"),
-        ({"num_hidden_layers": 3}, r"implies the weight model.layers.2.*lacks it"),
+        ({"num_hidden_layers": 3}, r"says num_hidden_layers 3, but the checkpoint lacks 1 of them \(layer 2\)"),
         ({"num_hidden_layers": None}, "num_hidden_layers is None"),
         ({"hidden_size": "x"}, "hidden_size is 'x'"),
     ]:
@@ -127,7 +127,7 @@ def test_only_a_copy_of_this_process_is_discarded(workdir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("demo", checkpoint.DEMO_MODEL), ("org/name", "name"), ("a/b.gguf", "b"), ("a/my model", "my model")],
+    [("demo", demo.MODEL), ("org/name", "name"), ("a/b.gguf", "b"), ("a/my model", "my model")],
 )
 def test_the_folder_of_a_name(name: str, folder: str) -> None:
     assert checkpoint.folder_name(name) == folder

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pipeline.models import checkpoint, safetensors_index
+from pipeline.models import checkpoint, safetensors_index, weight_files
 from pipeline.types import UserError
 from tests import tiny
 
 
 def test_byte_ranges_hold_the_tensors_of_the_library(tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path, max_shard_size="60KB")
-    files = safetensors_index.weight_files(folder)
+    files = weight_files.weight_files(folder)
     tensors = safetensors_index.read_index(files)
     expected = {name: array for file in files for name, array in load_file(file).items()}
     assert len(files) > 1 and set(tensors) == set(expected)
@@ -25,12 +25,42 @@ def test_byte_ranges_hold_the_tensors_of_the_library(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.frombuffer(raw, np.float32).reshape(tensor.shape), expected[name])
 
 
-def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+def test_a_tensor_in_two_shards_is_taken_where_they_agree(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
-    for file in files:
-        save_file({"x": np.zeros(2, np.float32)}, file)
-    with pytest.raises(UserError, match=r"b\.safetensors and a\.safetensors both hold the tensor 'x'"):
-        safetensors_index.read_index(files)
+    for file, seed in zip(files, (0, 1), strict=True):
+        own = np.random.default_rng(seed).random(3, np.float32)
+        save_file({"x": np.ones(2, np.float32), file.stem: own}, file)
+    tensors = safetensors_index.read_index(files)
+    assert set(tensors) == {"a", "b", "x"} and tensors["x"].file == "a.safetensors"
+    for other in (np.array([1, 2], np.float32), np.ones(2, np.float16), np.ones((1, 2), np.float32)):
+        save_file({"x": other}, files[1])
+        with pytest.raises(
+            UserError, match=r"b\.safetensors and a\.safetensors both hold the tensor 'x', and differ"
+        ):
+            safetensors_index.read_index(files)
+
+
+def test_an_index_names_what_its_shards_hold(tmp_path: Path) -> None:
+    """transformers passes over what the index does not name, and leaves empty what no shard holds."""
+    file = tmp_path / "a.safetensors"
+    table = "layers.0.self_attn.rotary_emb.inv_freq"
+    save_file({"x": np.ones(2, np.float32), "y": np.ones(2, np.float32), table: np.ones(2, np.float32)}, file)
+    assert set(safetensors_index.read_index([file], frozenset({"x", "y"}))) == {"x", "y", table}
+    with pytest.raises(UserError, match="the index names z, which no shard holds"):
+        safetensors_index.read_index([file], frozenset({"x", "y", "z", f"model.{table}"}))
+    with pytest.raises(UserError, match="its shards hold y, which the index does not name"):
+        safetensors_index.read_index([file], frozenset({"x"}))
+
+
+def test_equal_bytes_beyond_a_chunk(tmp_path: Path) -> None:
+    values = np.zeros(600_000, np.float32)
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    save_file({"x": values}, files[0])
+    values[-1] = 1
+    save_file({"x": values}, files[1])
+    (one,), (other,) = (safetensors_index.read_index([file]).values() for file in files)
+    assert safetensors_index.same_bytes(files[0], one, files[0], one)
+    assert not safetensors_index.same_bytes(files[0], one, files[1], other)
 
 
 def spoil(folder: Path, how: str) -> None:
@@ -91,29 +121,3 @@ def test_weights_that_lie_are_refused_and_nothing_is_left(how: str, workdir: Pat
         checkpoint.resolve(str(source))
     assert "\n" not in str(caught.value) and str(source) in str(caught.value)
     assert not Path("graphs/tiny").exists()
-
-
-def test_pickled_weights_are_refused_with_the_conversion(workdir: Path) -> None:
-    source = tiny.checkpoint(workdir / "models" / "tiny")
-    (source / "model.safetensors").rename(source / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"only pickled weights.*save_pretrained"):
-        checkpoint.resolve(str(source))
-
-
-def test_an_index_that_leaves_the_folder(workdir: Path) -> None:
-    source = tiny.checkpoint(workdir / "models" / "tiny")
-    (source / safetensors_index.INDEX).write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
-    with pytest.raises(UserError, match="outside its folder"):
-        checkpoint.resolve(str(source))
-
-
-def test_an_index_of_another_form_or_of_a_missing_file(tmp_path: Path) -> None:
-    for text, message in [
-        ("[]", "not a valid record"),
-        (json.dumps({"weight_map": {"a": 1}}), "weight_map"),
-        (json.dumps({"weight_map": {"a": "gone.safetensors"}}), r"names gone\.safetensors, which is missing"),
-        (json.dumps({"weight_map": {}}), r"holds no model\.safetensors"),
-    ]:
-        (tmp_path / safetensors_index.INDEX).write_text(text)
-        with pytest.raises(UserError, match=message):
-            safetensors_index.weight_files(tmp_path)

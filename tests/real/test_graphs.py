@@ -13,7 +13,7 @@ from pipeline.engines import build, opening
 from pipeline.engines.settings import BuildSettings
 from pipeline.evals.check import check
 from pipeline.graphs import export, variants
-from pipeline.models import checkpoint, checkpoint_files, texts
+from pipeline.models import checkpoint, checkpoint_files, demo, texts
 from pipeline.models import tokenizer as tokenizers
 from pipeline.models.reference import Reference
 from pipeline.models.tokenizer import stop_tokens
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def model(demo_root: Path, workdir: Path) -> checkpoint.Checkpoint:
     """SmolLM2 in a project root of this test's own."""
-    folder = Path("graphs") / checkpoint.DEMO_MODEL
+    folder = Path("graphs") / demo.MODEL
     folder.mkdir(parents=True)
     for file in (demo_root / folder).iterdir():
         if file.name in (*checkpoint_files.SMALL_FILES, store.SOURCE, "model.safetensors"):

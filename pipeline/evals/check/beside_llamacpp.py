@@ -18,7 +18,7 @@ import torch
 
 from pipeline import store
 from pipeline.evals.check import llamacpp
-from pipeline.models import checkpoint, texts
+from pipeline.models import checkpoint, demo, texts
 from pipeline.models.config import read_config
 from pipeline.models.gguf import parts
 from pipeline.models.reference import Reference
@@ -78,7 +78,7 @@ def _file(folder: Path) -> Path | None:
     opened = checkpoint.open_checkpoint(folder)
     if opened.source.kind != "gguf":
         return None
-    file = checkpoint.demo_gguf() if opened.source.origin == store.DEMO else opened.origin
+    file = demo.gguf() if opened.source.origin == store.DEMO else opened.origin
     if importlib.util.find_spec("xllamacpp") is None:
         log.info("not compared with llama.cpp on %s: pip install 'skip-pipeline[llamacpp]'", file)
         return None

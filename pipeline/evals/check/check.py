@@ -19,6 +19,7 @@ from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
 from pipeline import store
+from pipeline.calib import adapters
 from pipeline.engines import opening
 from pipeline.evals import machine
 from pipeline.evals.check import beside_llamacpp, scripted
@@ -27,11 +28,12 @@ from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs, j
 from pipeline.evals.check.crossings import Crossings, crossings
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
-from pipeline.models import identity, safetensors_index, texts
+from pipeline.models import identity, texts, weight_files
+from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.config import read_config
 from pipeline.runtime.runner import Array
 from pipeline.store import records
-from pipeline.store.records import CheckRecord, FileState, Ranges
+from pipeline.store.records import CheckRecord, FileState, HealedProof, Ranges
 from pipeline.types import BASE, UserError, Variant
 
 log = logging.getLogger(__name__)
@@ -141,7 +143,7 @@ def _files(path: Path, folder: Path, result: Path) -> tuple[FileState, ...]:
     Raises:
         UserError: a file is not what the hub gave, or what `export --verify` found.
     """
-    reference = safetensors_index.weight_files(folder)
+    reference = weight_files.weight_files(folder)
     healed = store.healed_weights(path)
     own = [*(store.weight_paths(path) if path.suffix == ".onnx" else []), *([healed] if healed else [])]
     paths = {file.resolve(): file for file in (*own, *reference, folder / "config.json")}
@@ -184,6 +186,7 @@ def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[Check
         passed=verdict.passed and (beside is None or beside.passed),
         failures=(*verdict.failures, *beside_llamacpp.failures(beside)),
         llamacpp=beside,
+        healed=_proof(path, variant),
         unstable=verdict.unstable,
         outputs=verdict.outputs,
         worst=verdict.worst,
@@ -201,6 +204,22 @@ def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[Check
         seconds=round(time.perf_counter() - start, 1),
     )
     return record, outputs
+
+
+def _proof(path: Path, variant: Variant) -> HealedProof | None:
+    """The reference reads the tensors that `export --adapter` wrote; whether those are the adapter's.
+
+    Raises:
+        UserError: they are not.
+    """
+    tensors = store.healed_weights(path)
+    if tensors is None or variant.adapter is None:
+        return None
+    own = open_checkpoint(store.checkpoint_folder(path))
+    proof = adapters.prove(own, variant.skip, variant.adapter, tensors)
+    if proof is None:
+        log.warning("%s: its adapter is gone, so nothing proves that %s is merged from it", path, tensors)
+    return proof
 
 
 def _compare(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.evals.check import beside_llamacpp, check
 from pipeline.evals.check.beside_llamacpp import LIMIT
 from pipeline.graphs import export
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, demo
 from tests import tiny_gguf
 from tests.tiny_gguf import Kind, Tiny
 
@@ -80,6 +80,6 @@ def test_what_came_from_no_gguf_is_not_compared(workdir: Path) -> None:
 @pytest.mark.slow
 def test_the_demo_is_llama_cpps(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(demo_root)
-    record = beside_llamacpp.compare(Path("graphs") / checkpoint.DEMO_MODEL)
+    record = beside_llamacpp.compare(Path("graphs") / demo.MODEL)
     assert record is not None and record.passed
     assert record.distance is not None and record.distance < 0.1

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.models import checkpoint
+from pipeline.models import demo
 from pipeline.models.config import read_config
 from pipeline.models.gguf.convert import convert
 from pipeline.types import UserError
@@ -196,7 +196,7 @@ def test_what_is_not_read_is_refused_before_anything_is_written(tmp_path: Path) 
 
 
 def test_the_demo_is_what_its_authors_published(demo_root: Path) -> None:
-    folder = demo_root / "graphs" / checkpoint.DEMO_MODEL
+    folder = demo_root / "graphs" / demo.MODEL
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for text, ids in PUBLISHED.items():
         assert tokenizer(text).input_ids == ids
@@ -221,8 +221,8 @@ def test_tensors_of_the_demo_are_those_of_the_gguf_library(demo_root: Path) -> N
     """The conversion keeps values and undoes llama.cpp's permutation."""
     import gguf as library
 
-    tensors = load_file(demo_root / "graphs" / checkpoint.DEMO_MODEL / "model.safetensors")
-    stored = {t.name: t for t in library.GGUFReader(checkpoint.demo_gguf()).tensors}
+    tensors = load_file(demo_root / "graphs" / demo.MODEL / "model.safetensors")
+    stored = {t.name: t for t in library.GGUFReader(demo.gguf()).tensors}
 
     def values(name: str) -> Any:
         return library.dequantize(stored[name].data, stored[name].tensor_type)

@@ -1,0 +1,102 @@
+"""Names of a checkpoint's tensors: transformers' form of them, and what each stands for. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from pipeline.types import SkipSet, TensorSlice, UserError
+
+PREFIX = "model"
+"""transformers' `base_model_prefix` of every architecture that is authored here."""
+HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+_TABLE = re.compile(r"(^|\.)rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$|\.attention\.bias$")
+_PLACE = re.compile(r"(?:^|\.)layers\.(?P<layer>\d{1,9})\.(?P<name>\w+)\.")
+_BARE = re.compile(r"(layers\.\d+|embed_tokens|norm|final_layernorm)\.")
+_WRAPPED = re.compile(r"(?P<wrapper>.+?\.)(?:model\.)?(?:layers\.\d+|embed_tokens)\.")
+_ATTENTION = ("self_attn", "attention", "attn")
+_MLP = ("mlp", "fc1", "fc2", "post_attention_layernorm")
+_SHOWN = 3
+
+
+def is_table(name: str) -> bool:
+    """Whether a tensor is a table of old checkpoints that is computed, and holds no weight."""
+    return bool(_TABLE.search(name))
+
+
+def shown(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"{name:.200}" for name in names[:_SHOWN]) + more
+
+
+def canonical(tensors: Mapping[str, TensorSlice], folder: object) -> dict[str, TensorSlice]:
+    """The tensors under the names that transformers' causal model has.
+
+    A checkpoint of the base model alone (LlamaModel) lacks the prefix `model.`: transformers puts it before
+    every name where none begins with it (`modeling_utils._get_key_renaming_mapping`), and no other prefix.
+
+    Args:
+        tensors: under the names that the files have.
+        folder: for messages.
+
+    Raises:
+        UserError: transformers would find them under no name.
+    """
+    names = list(tensors)
+    if any(name.startswith(PREFIX) for name in names):
+        return dict(tensors)
+    if any(map(_BARE.match, names)):
+        if HEAD in tensors:
+            raise UserError(
+                f"{folder}: its tensors have no prefix 'model.', and {HEAD} is among them, which "
+                "transformers refuses as corrupted; rename them"
+            )
+        return {f"{PREFIX}.{name}": tensor for name, tensor in tensors.items()}
+    if wrapped := next(filter(None, map(_WRAPPED.match, names)), None):
+        raise UserError(
+            f"{folder}: its tensors' names begin with {wrapped['wrapper']!r:.100}; transformers looks for "
+            "'model.': save the model that is inside the wrapper"
+        )
+    return dict(tensors)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a tensor is of."""
+    place = _PLACE.search(name)
+    return int(place["layer"]) if place else None
+
+
+def is_left_out(name: str, skip: SkipSet, *, shared_norm: bool) -> bool:
+    """Whether a tensor of the checkpoint is of a sublayer that the skip set leaves out, its norm included.
+
+    Args:
+        name: of the tensor.
+        skip: what is left out.
+        shared_norm: attention and MLP of a layer read one norm, which goes with both.
+    """
+    place = _PLACE.search(name)
+    if place is None:
+        return False
+    i, part = int(place["layer"]), place["name"]
+    if part == "input_layernorm":
+        return (i, "attn") in skip and (not shared_norm or (i, "mlp") in skip)
+    if part in _MLP:
+        return (i, "mlp") in skip
+    return part in _ATTENTION and (i, "attn") in skip
+
+
+def gone(names: Iterable[str], num_layers: int) -> SkipSet:
+    """The sublayers of which a checkpoint holds no projection: another tool dropped them, and their weights.
+
+    Args:
+        names: of its tensors.
+        num_layers: L.
+    """
+    present = {(int(place["layer"]), place["name"]) for place in map(_PLACE.search, names) if place}
+    attention = {layer for layer, part in present if part in _ATTENTION}
+    mlp = {layer for layer, part in present if part in ("mlp", "fc1", "fc2")}
+    everything = set(range(num_layers))
+    return SkipSet(tuple(everything - attention), tuple(everything - mlp))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ Head = Literal["gather", "all"]
 
 KINDS: tuple[Kind, ...] = ("attn", "mlp", "block")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+VARIANT_BYTES = 120
+"""Of a variant's name that stands whole in file names. A file system takes names of 255 bytes."""
+_SKIP_BYTES = 64
+"""Of its skip set, where an adapter's name follows and both are too long together."""
 
 Sublayer = tuple[int, Literal["attn", "mlp"]]
 """(layer, kind of sublayer)."""
@@ -44,12 +50,28 @@ def file_name(name: str, limit: int) -> str:
 
     So no two names become one: a shortened name is longer than any that stays as it is.
     """
-    encoded = name.encode()
+    encoded = os.fsencode(name)
     if len(encoded) <= limit:
         return name
     digest = hashlib.sha256(encoded).hexdigest()[:16]
     beginning = encoded[: limit - len(digest)].decode(errors="ignore")  # no half a letter
     return beginning + "-" * (limit + 1 - len(digest) - len(beginning.encode())) + digest
+
+
+def variant_file(name: str) -> str:
+    """A variant's name as a part of file names: itself up to 120 bytes, which leaves room for what is added.
+
+    Of a longer one, skip set and adapter are shortened each for itself, so that the ~ stays. The whole name
+    is in the artefact's sidecar: nothing reads a variant from a file's name.
+    """
+    if len(os.fsencode(name)) <= VARIANT_BYTES:
+        return name
+    skip, tilde, adapter = name.partition("~")
+    if not tilde:
+        return file_name(skip, VARIANT_BYTES)
+    skip = file_name(skip, _SKIP_BYTES)
+    left = VARIANT_BYTES - 1 - min(len(skip), _SKIP_BYTES)
+    return f"{skip}~{file_name(adapter, left)}"
 
 
 def count_of(frac: float, num_layers: int) -> int:
@@ -188,9 +210,14 @@ class Variant:
         return self.skip.name + (f"~{self.adapter}" if self.adapter else "")
 
     @property
+    def file(self) -> str:
+        """Its name in file names: with a digest, where it is long."""
+        return variant_file(self.name)
+
+    @property
     def stem(self) -> str:
         """The file name of its graph without '.onnx': 'attn24-31.fp16', 'base.fp32.all'."""
-        return f"{self.name}.{self.precision}" + (".all" if self.head == "all" else "")
+        return f"{self.file}.{self.precision}" + (".all" if self.head == "all" else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from pipeline.types import (
     UserError,
     Variant,
     count_of,
+    file_name,
     first_line,
     format_layers,
     parse_layers,
+    variant_file,
 )
 
 layers = st.sets(st.integers(0, 80)).map(lambda s: tuple(sorted(s)))
@@ -91,3 +93,35 @@ def test_a_fraction_lies_between_0_and_1(frac: float) -> None:
 def test_the_first_line_of_a_message() -> None:
     assert first_line(ValueError("\n one \ntwo")) == "one"
     assert first_line(KeyError()) == "KeyError" and first_line("x" * 400, 10) == "x" * 9 + "…"
+
+
+SCATTERED = SkipSet(tuple(range(0, 80, 2)), tuple(range(1, 80, 2)))
+
+
+@pytest.mark.parametrize("name", ["base", "attn24-31~heal", "x" * 120, f"attn1~{'é' * 57}"])
+def test_short_names_stand_whole_in_file_names(name: str) -> None:
+    assert variant_file(name) == name
+
+
+def test_long_names_are_shortened_and_stay_apart() -> None:
+    adapters = ["a" * 100, "a" * 99 + "b", "é" * 100, "模" * 66]
+    skips = [SCATTERED, SkipSet(SCATTERED.attention, SCATTERED.attention[:-1]), SkipSet((1,))]
+    variants = [
+        Variant("m", skip, "fp32", adapter) for skip in skips for adapter in [None, *adapters, "a" * 200]
+    ]
+    stems = [variant.stem for variant in variants]
+    assert len(set(stems)) == len(variants)
+    for variant in variants:
+        assert len(variant.file.encode()) <= 122
+        assert ("~" in variant.file) == (variant.adapter is not None)
+        assert variant.name.startswith(variant.file[:40].split("~")[0])  # a beginning that a person reads
+    assert len(SCATTERED.name) == 236 and SkipSet.parse(SCATTERED.name) == SCATTERED
+
+
+def test_no_name_that_stands_whole_is_a_shortened_one() -> None:
+    """Even one that was chosen to be: what is shortened is longer than all that are not."""
+    for name in ("x" * 300, "é" * 300, f"attn1~{'a' * 200}"):
+        shortened = variant_file(name)
+        assert shortened != name and variant_file(shortened) != shortened
+    for limit in (20, 21, 22, 23):
+        assert len(file_name("模" * 50, limit).encode()) == limit + 1

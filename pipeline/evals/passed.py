@@ -27,7 +27,7 @@ def variants(path: Path, unchecked: bool = False) -> dict[str, tuple[Path, str]]
     _refuse_other_tokenizer(path, sidecar.tokenizer)
     if isinstance(sidecar, MergedRecord):
         heads = {
-            name: (path.with_name(f"{name}.{sidecar.precision}.onnx"), digest)
+            name: (store.merged_from(path, name, sidecar.precision), digest)
             for name, digest in sidecar.variants.items()
         }
     else:

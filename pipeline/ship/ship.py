@@ -28,6 +28,8 @@ from pipeline.store.records import EngineRecord, MergedRecord, ShippedModel, Shi
 from pipeline.types import UserError, file_name
 
 log = logging.getLogger(__name__)
+MAX_NAME = 190
+"""Bytes of NAME that stand whole; NAME_generate must be a file's name, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,9 @@ def _name(path: Path, name: str | None, several: bool) -> str:
     """NAME of an artefact: letters of ASCII, digits and `_.-`, because it is a part of URLs."""
     variant = store.variant(path, quick=True)
     stem = variant.model if name is None else store.plain_name(name)
-    full = f"{stem}-{variant.name}" if several or name is None else stem
+    full = file_name(f"{stem}-{variant.name}" if several or name is None else stem, MAX_NAME)
     letters = "".join(c for c in unicodedata.normalize("NFKD", full) if not unicodedata.combining(c))
-    triton_name = re.sub(r"[^A-Za-z0-9_.-]", "_", letters)
+    triton_name = file_name(re.sub(r"[^A-Za-z0-9_.-]", "_", letters), MAX_NAME)
     if triton_name.endswith(repository.ENDING):
         raise UserError(f"--name {triton_name} ends in _generate, which is the text model's own ending")
     return store.plain_name(triton_name)

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.types import UserError, Variant
+from pipeline.types import UserError, Variant, file_name, variant_file
 
 DEMO = "demo"
 SOURCE = "source.json"
@@ -27,6 +27,10 @@ PLACES = re.compile(
 """Where a project's files lie. A folder that is merely called evals/, further up, begins no project."""
 MAX_NAME = 200
 """Bytes of a file's name that are left for a model or a variant."""
+MAX_STEM = 150
+"""Bytes of an artefact's name that stand whole in the names of its results."""
+MAX_RESULT = 239
+"""Bytes of a result's name; the longest ending, .samples.jsonl, and a dot bring it to 254."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Project:
 
     def engines(self, model: str, variant: str) -> Path:
         """engines/<model>/<variant>"""
-        return self.root / "engines" / plain_name(model) / plain_name(variant)
+        return self.root / "engines" / plain_name(model) / plain_name(variant_file(variant))
 
     def calib(self, model: str) -> Path:
         """calib/<model>"""
@@ -100,9 +104,12 @@ class Project:
         A graph beside a user's own checkpoint lies in no project: its folder is told from others of the same
         name by a digest, `base.fp32@1a2b3c.check.json`.
         """
+        place = ""
         stem = artefact.stem if artefact.suffix == ".onnx" else f"{artefact.parent.name}.{artefact.stem}"
         if not any(PLACES.fullmatch(str(path)) for path in (_as_written(artefact), artefact.resolve())):
-            stem += f"@{hashlib.sha256(os.fsencode(artefact.resolve().parent)).hexdigest()[:6]}"
+            place = f"@{hashlib.sha256(os.fsencode(artefact.resolve().parent)).hexdigest()[:6]}"
+        stem = file_name(stem, MAX_STEM) + place
+        what = file_name(what, MAX_RESULT - len(os.fsencode(stem)))
         return self.results(model_of(artefact)) / f"{stem}.{what}.json"
 
     def prompts(self, digest: str) -> Path:
@@ -133,9 +140,14 @@ def graph_path(folder: Path, variant: Variant) -> Path:
     return folder / f"{variant.stem}.onnx"
 
 
+def merged_from(merged: Path, variant: str, precision: str) -> Path:
+    """The graph of a variant beside the graph that it was merged into."""
+    return merged.with_name(f"{variant_file(variant)}.{precision}.onnx")
+
+
 def healed_path(folder: Path, variant: str) -> Path:
     """The tensors that an adapter changed, beside the checkpoint in `folder`."""
-    return folder / f"{plain_name(variant)}.safetensors"
+    return folder / f"{plain_name(variant_file(variant))}.safetensors"
 
 
 def sidecar_path(artefact: Path) -> Path:

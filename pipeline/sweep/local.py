@@ -18,7 +18,7 @@ from typing import Protocol
 from pipeline import store
 from pipeline.store.processes import kill_group
 from pipeline.sweep.jobs import Command, Job
-from pipeline.types import first_line
+from pipeline.types import file_name, first_line
 
 _LAUNCH = (
     "import os, sys\n"
@@ -74,7 +74,8 @@ class JobProcess:
         self, id: str, command: Command, logs: Path, stdout: Path | None, root: Path | None = None
     ) -> None:
         self.id, self.stdout, self.started = id, stdout, time.monotonic()
-        self.log, self.out = logs / f"{id}.log", logs / f"{id}.out"
+        name = file_name(id, 200)
+        self.log, self.out = logs / f"{name}.log", logs / f"{name}.out"
         logs.mkdir(parents=True, exist_ok=True)
         line = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *command[1:]]
         with self.log.open("wb") as log, self.out.open("wb") as out:

@@ -217,3 +217,30 @@ def test_a_name_that_leaves_its_folder_or_hides_is_refused(name: str) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(UserError):
         Project().graphs(name)
+
+
+def test_results_of_long_names_have_names_that_a_file_system_takes(elsewhere: Path) -> None:
+    """Of a graph in place and of an engine; the same beginning for all results of one artefact."""
+    skip = SkipSet(tuple(range(0, 80, 2)), tuple(range(1, 80, 2)))
+    variant = Variant("m", skip, "fp16", "é" * 60, "all")
+    project = Project(elsewhere)
+    targets = "+".join(f"sm{n}" for n in range(75, 125, 3))
+    plan = project.engine("m", variant.name, "tensorrt-rtx", targets, "fp16.all")
+    graph, in_place = store.graph_path(project.graphs("m"), variant), store.graph_path(elsewhere, variant)
+    paths = [store.sidecar_path(plan), store.healed_path(project.graphs("m"), variant.name)]
+    for artefact in (graph, plan, in_place):
+        results = [store.result_of(artefact, what) for what in ("check", "bench", "score." + "t" * 200)]
+        assert (
+            len({path.name.split(".check")[0].split(".bench")[0].split(".score")[0] for path in results}) == 1
+        )
+        assert store.result_of(artefact, "score." + "t" * 199 + "u") not in results
+        paths += [artefact, *results, *(path.with_suffix(".samples.jsonl") for path in results)]
+    assert len(set(paths)) == len(paths)
+    for path in paths:
+        store.write_json(path, {})
+        assert len(path.name.encode()) <= 255
+
+
+def test_short_names_of_results_stay(elsewhere: Path) -> None:
+    graph = Project(elsewhere).graphs("m") / ("x" * 145 + ".fp32.onnx")
+    assert store.result_of(graph, "score.gsm8k").name == "x" * 145 + ".fp32.score.gsm8k.json"

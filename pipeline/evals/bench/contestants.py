@@ -52,7 +52,7 @@ class Contestant:
 def name_of(path: Path) -> str:
     """'attn22-29.fp32' of a graph, 'attn22-29/tensorrt-rtx-sm80-fp16' of an engine."""
     variant = store.variant(path, quick=True)
-    return variant.stem if path.suffix == ".onnx" else f"{variant.name}/{path.stem}"
+    return variant.stem if path.suffix == ".onnx" else f"{variant.file}/{path.stem}"
 
 
 def base_of(path: Path) -> Path:

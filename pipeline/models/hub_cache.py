@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_REPO = re.compile(r"models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)")
+_REPO = re.compile(r"models--(?P<repo>[\w.-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -19,7 +19,7 @@ class Snapshot:
     """One revision of a repository in the cache.
 
     Attributes:
-        repo: org/name.
+        repo: org/name, or a name alone.
         revision: its commit.
         folder: where its links lie.
     """
@@ -31,7 +31,7 @@ class Snapshot:
     @property
     def name(self) -> str:
         """The model's name."""
-        return self.repo.split("/")[1]
+        return self.repo.split("/")[-1]
 
     @property
     def origin(self) -> str:
@@ -56,7 +56,7 @@ def snapshot_at(path: Path) -> Snapshot | None:
     repo = _REPO.fullmatch(folder.parent.parent.name)
     if repo is None or folder.parent.name != "snapshots" or not folder.is_dir():
         return None
-    return Snapshot(f"{repo['org']}/{repo['name']}", folder.name, folder)
+    return Snapshot(repo["repo"].replace("--", "/"), folder.name, folder)
 
 
 def find(repo: str, revision: str = "main") -> Snapshot | None:

@@ -40,8 +40,7 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
     config, file = read_config(folder), folder / "config.json"
     if config.get("quantization_config"):
         raise UserError(f"{file}: the weights are quantised; take the model that they were quantised from")
-    tensors = _tensors(folder)
-    made = transformers_config(config, file)
+    tensors, made = _tensors(folder), transformers_config(config, file)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -45,7 +45,7 @@ def test_config_that_disagrees_with_the_weights(workdir: Path) -> None:
     config = json.loads((source / "config.json").read_text())
     for change, message in [
         ({"intermediate_size": 80}, r"mlp.*is \[96, 64\], but config.json implies \[80, 64\]"),
-        ({"num_hidden_layers": 3}, r"says num_hidden_layers 3, but the checkpoint lacks 1 of them \(layer 2\)"),
+        ({"num_hidden_layers": 3}, r"num_hidden_layers 3, but the checkpoint lacks 1 of them \(layer 2\)"),
         ({"num_hidden_layers": None}, "num_hidden_layers is None"),
         ({"hidden_size": "x"}, "hidden_size is 'x'"),
     ]:

@@ -1,0 +1,105 @@
+"""Names of tensors: those that transformers finds, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from pipeline.models import checkpoint, tensor_names
+from pipeline.types import BASE, SkipSet, TensorSlice, UserError
+from tests import tiny
+
+SLICE = TensorSlice("m.safetensors", 0, 4, "F32", (1,))
+
+
+def named(*names: str) -> dict[str, TensorSlice]:
+    """Tensors of these names."""
+    return dict.fromkeys(names, SLICE)
+
+
+@pytest.mark.parametrize("model_type", tiny.DIALECTS)
+def test_names_are_those_of_transformers_model(model_type: str, tmp_path: Path) -> None:
+    whole = tiny.checkpoint(tmp_path / "whole", model_type)
+    model = AutoModelForCausalLM.from_pretrained(whole)
+    assert model.base_model_prefix == tensor_names.PREFIX
+    assert set(checkpoint.open_checkpoint(whole).tensors) == set(model.state_dict())
+    model.model.save_pretrained(tmp_path / "bare")
+    names = set(checkpoint.open_checkpoint(tmp_path / "bare").tensors)
+    assert names == {name for name in model.state_dict() if not name.startswith("lm_head")}
+
+
+def test_names_of_which_one_has_the_prefix_stay(tmp_path: Path) -> None:
+    tensors = named("model.norm.weight", "layers.0.mlp.up_proj.weight")
+    assert tensor_names.canonical(tensors, tmp_path) == tensors
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("layers.0.mlp.up_proj.weight", "lm_head.weight"), "transformers refuses as corrupted"),
+        (("_orig_mod.model.layers.0.mlp.up_proj.weight",), "begin with '_orig_mod.'; "),
+        (("base_model.model.model.layers.0.mlp.up_proj.weight",), "begin with 'base_model.model.'; "),
+        (("transformer.layers.0.mlp.up_proj.weight",), "begin with 'transformer.'; "),
+        (("_fsdp.embed_tokens.weight",), "begin with '_fsdp.'; "),
+    ],
+)
+def test_names_that_transformers_does_not_find(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        tensor_names.canonical(named(*names), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", True),
+        ("rotary_emb.inv_freq", True),
+        ("transformer.h.0.attn.masked_bias", True),
+        ("gpt_neox.layers.3.attention.bias", True),
+        ("model.layers.0.self_attn.q_proj.bias", False),
+        ("model.layers.0.self_attn.bias", False),
+        ("lm_head.weight", False),
+    ],
+)
+def test_tables(name: str, table: bool) -> None:
+    assert tensor_names.is_table(name) == table
+
+
+@pytest.mark.parametrize(
+    ("part", "skip", "shared", "left_out"),
+    [
+        ("self_attn.q_proj.weight", SkipSet((1,)), False, True),
+        ("self_attn.q_proj.weight", SkipSet((2,), (1,)), False, False),
+        ("mlp.up_proj.weight", SkipSet((), (1,)), False, True),
+        ("mlp.up_proj.weight", SkipSet((1,)), False, False),
+        ("input_layernorm.weight", SkipSet((1,)), False, True),
+        ("input_layernorm.weight", SkipSet((), (1,)), False, False),
+        ("input_layernorm.weight", SkipSet((1,)), True, False),
+        ("input_layernorm.weight", SkipSet((1,), (1,)), True, True),
+        ("post_attention_layernorm.weight", SkipSet((), (1,)), False, True),
+        ("post_attention_layernorm.weight", SkipSet((1,)), False, False),
+        ("fc1.weight", SkipSet((), (1,)), False, True),
+        ("self_attn.q_proj.weight", BASE, False, False),
+    ],
+)
+def test_what_a_skip_set_leaves_out(part: str, skip: SkipSet, shared: bool, left_out: bool) -> None:
+    assert tensor_names.is_left_out(f"model.layers.1.{part}", skip, shared_norm=shared) == left_out
+    assert not tensor_names.is_left_out("model.norm.weight", skip, shared_norm=shared)
+
+
+def test_layers_and_what_is_gone() -> None:
+    names = [
+        "model.layers.0.mlp.up_proj.weight",
+        "model.layers.1.self_attn.q_proj.weight",
+        "model.norm.weight",
+    ]
+    assert [tensor_names.layer_of(name) for name in names] == [0, 1, None]
+    assert tensor_names.gone(names, 3) == SkipSet((0, 2), (1, 2))
+    norms = [f"model.layers.{i}.{n}_layernorm.weight" for i in range(3) for n in ("input", "post_attention")]
+    assert tensor_names.gone([*names, *norms], 3) == SkipSet((0, 2), (1, 2))  # a norm alone is no sublayer
+
+
+def test_long_lists_are_cut() -> None:
+    assert tensor_names.shown(["a", "b"]) == "a, b"
+    assert tensor_names.shown("abcde") == "a, b, c and 2 more"

@@ -19,7 +19,7 @@ from pipeline.report.rows import Collection
 from pipeline.report.sources import SourceFile, slug
 from pipeline.store import records
 from pipeline.store.records import Digest, Record
-from pipeline.types import UserError
+from pipeline.types import UserError, file_name
 
 __all__ = ["write"]
 
@@ -88,7 +88,7 @@ def _copy(source: SourceFile, out: Path) -> None:
     if hashlib.sha256(content).hexdigest() != source.sha256:
         raise UserError(f"{source.path} changed while it was read; run `pipeline report` again")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = target.with_name(f".{file_name(target.name, 200)}.tmp")
     temporary.write_bytes(content)
     temporary.replace(target)
 

@@ -138,4 +138,5 @@ def _train(
         sha256=store.sha256(place / adapter_files.WEIGHTS),
     )
     store.write_json(place / adapters.RECORD, record.plain())
+    begun.unlink()  # first: without it nobody goes on from what a kill leaves of the folder
     shutil.rmtree(partial)

@@ -5,6 +5,7 @@ Legend: N sequences, T tokens.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from pipeline import store
 from pipeline.calib.healer import Healer
 from pipeline.models import texts
 from pipeline.store.records import HealSettings
+from pipeline.types import UserError
 
 SAVED_EVERY = 20
 """Steps between two checkpoints."""
@@ -52,9 +56,20 @@ def train(healer: Healer, tokens: texts.Tokens, partial: Path) -> list[float]:
         )
         trainer.healer = healer
         trainer.remove_callback(PrinterCallback)
-        last = get_last_checkpoint(str(partial))  # type: ignore[no-untyped-call]
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=_last_whole(partial))
     return watcher.losses
+
+
+def _last_whole(partial: Path) -> str | None:
+    """The last checkpoint that was written to its end; those that were not are removed."""
+    while last := get_last_checkpoint(str(partial)):  # type: ignore[no-untyped-call]
+        try:
+            store.read_json(Path(last) / TRAINER_STATE_NAME)  # the trainer writes it last
+        except UserError:
+            shutil.rmtree(last)
+        else:
+            return str(last)
+    return None
 
 
 def _arguments(settings: HealSettings, folder: Path) -> TrainingArguments:

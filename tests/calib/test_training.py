@@ -47,3 +47,17 @@ def test_the_same_seed_gives_the_same_adapter_and_a_stopped_run_goes_on(
         heal.heal(graph, HealSettings(**{**SMALL, "seed": 1}), name="stopped") / "adapter_model.safetensors"
     )
     assert not all(torch.equal(whole[key], other[key]) for key in whole)
+
+
+@pytest.mark.parametrize("state", [None, "", '{"global_step": 1'])
+def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path: Path, state: str | None) -> None:
+    """The trainer writes its state last, and not atomically."""
+    for step, text in (("5", "{}"), ("10", state)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if text is not None:
+            (folder / "trainer_state.json").write_text(text)
+    assert training._last_whole(tmp_path) == str(tmp_path / "checkpoint-5")
+    assert not (tmp_path / "checkpoint-10").exists()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").unlink()
+    assert training._last_whole(tmp_path) is None

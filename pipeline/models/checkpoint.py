@@ -186,7 +186,7 @@ def folder_name(name: str) -> str:
 def _open_present(folder: Path, path: Path, in_place: bool) -> Checkpoint:
     """A model under graphs/ by its name, which may be that of a folder in the current directory too."""
     checkpoint = open_checkpoint(folder)
-    if path.is_dir():
+    if (path / "config.json").is_file():
         if in_place or checkpoint.origin.resolve() == path.resolve():
             return _open_folder(path, in_place)
         raise UserError(f"{path} is both {folder} and a folder here; name it {folder} or .{os.sep}{path}")
@@ -214,6 +214,7 @@ def _open_folder(path: Path, in_place: bool) -> Checkpoint:
         log.info("%s", word)
     if not in_place:
         return _bring_folder(path)
+    origins.model_name(path)  # by which its results are kept
     checkpoint = open_checkpoint(path)
     if link := next((file for file in checkpoint.files if file.is_symlink()), None):
         raise UserError(f"{link} is a link, which ONNX Runtime does not follow; leave --in-place out")
@@ -229,7 +230,7 @@ def _bring_snapshot(snapshot: hub_cache.Snapshot) -> Checkpoint:
 
 
 def _bring_folder(path: Path) -> Checkpoint:
-    model = path.resolve().name
+    model = origins.model_name(path)
     record = store.Project().graphs(model) / store.SOURCE
     source = CheckpointSource(kind="folder", origin=store.relative(path, to=record))
 

@@ -41,7 +41,7 @@ def download(name: str, folder: Path) -> CheckpointSource:
     try:
         info = HfApi().model_info(repo, revision=revision or None, files_metadata=True, timeout=TIMEOUT)
         files = {file.rfilename: file for file in info.siblings or [] if "/" not in file.rfilename}
-        names = _wanted(repo, files)
+        names = wanted_files(repo, files)
         cached = hub_cache.find(repo, str(info.sha))
         if cached and all((cached.folder / name).is_file() for name in names):
             return _copy(cached, name, folder)
@@ -50,14 +50,27 @@ def download(name: str, folder: Path) -> CheckpointSource:
         cached = hub_cache.find(repo, revision or "main")
         if cached is None:
             raise UserError(
-                f"cannot fetch {name!r} from the Hugging Face hub ({first_line(error)}), no folder has that "
+                f"cannot fetch {name!r} from the Hugging Face hub ({_reason(error)}), no folder has that "
                 "name here, and the hub's cache has none; check the name, the network and HF_TOKEN"
             ) from None
-        log.warning("the hub cannot be asked (%s); taking %s", first_line(error, 80), cached.folder)
+        log.warning("the hub is not asked (%s); taking %s", _reason(error), cached.folder)
         return _copy(cached, name, folder)
     digests = {name: lfs.sha256 if (lfs := files[name].lfs) else files[name].blob_id for name in names}
     etags = {name: digest for name, digest in digests.items() if digest}
     return CheckpointSource(kind="hub", origin=name, revision=info.sha, etags=etags)
+
+
+def _reason(error: Exception) -> str:
+    """Why the hub gave nothing. Messages of the network's library name its own objects."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import Timeout
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    if isinstance(error, Timeout):
+        return f"no answer in {TIMEOUT:g} s"
+    return "no connection" if isinstance(error, NoConnection) else first_line(error)
 
 
 def copy_snapshot(snapshot: hub_cache.Snapshot, folder: Path) -> CheckpointSource:
@@ -78,7 +91,7 @@ def _copy(snapshot: hub_cache.Snapshot, origin: str, folder: Path) -> Checkpoint
     return CheckpointSource(kind="hub", origin=origin, revision=snapshot.revision, etags=etags)
 
 
-def _wanted(repo: str, files: Collection[str]) -> list[str]:
+def wanted_files(repo: str, files: Collection[str]) -> list[str]:
     """Which of a repository's files make its checkpoint; of two sets of weights, as transformers chooses.
 
     Raises:

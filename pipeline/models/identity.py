@@ -147,7 +147,8 @@ def renewed(checkpoint: Checkpoint) -> Checkpoint:
     for file in files:
         copy_file(file, checkpoint.folder / file.name)
     states = {state.file: state for state in (*checkpoint.source.files, *store.weights.states(files))}
-    source = checkpoint.source.replaced(files=tuple(states.values()))
+    known = tuple(states[file.name] for file in files_of(checkpoint.folder) if file.name in states)
+    source = checkpoint.source.replaced(files=known)
     store.write_json(checkpoint.folder / store.SOURCE, source.plain())
     return replace(checkpoint, source=source)
 

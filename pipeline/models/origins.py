@@ -31,6 +31,18 @@ def is_a_projects(folder: Path) -> bool:
     )
 
 
+def model_name(folder: Path) -> str:
+    """The name that a user's folder gives to its model.
+
+    Raises:
+        UserError: it gives none that files can have.
+    """
+    try:
+        return store.plain_name(folder.resolve().name)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}; rename the folder of the model") from None
+
+
 def hub_source(name: str) -> CheckpointSource | None:
     """What a hub's id means, with its commit where the cache knows it; None where a name is no such id."""
     match = HUB_ID.fullmatch(name)
@@ -58,9 +70,12 @@ def matching(present: CheckpointSource, wanted: CheckpointSource, folder: Path) 
             return present
     elif present.kind == wanted.kind == "folder" and _is_same_content(folder, wanted):
         return present.replaced(origin=wanted.origin, files=())  # what lies there is compared anew
-    advice = "" if wanted.kind == "hub" else f", or rename {_place(wanted, folder)}"
-    raise UserError(f"{folder} already holds a model from {_place(present, folder)}; move it away{advice}"
-                    + (f" to have {wanted.origin}" if wanted.kind == "hub" else ""))  # fmt: skip
+    if wanted.kind == "hub":
+        commit = f" ({wanted.revision})" if wanted.revision and wanted.revision not in wanted.origin else ""
+        advice = f"to have {wanted.origin}{commit}, move it away"
+    else:
+        advice = f"move it away, or rename {_place(wanted, folder)}"
+    raise UserError(f"{folder} already holds a model from {_place(present, folder)}; {advice}")
 
 
 def _place(source: CheckpointSource, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,72 @@ def test_only_a_copy_of_this_process_is_discarded(workdir: Path) -> None:
 )
 def test_the_folder_of_a_name(name: str, folder: str) -> None:
     assert checkpoint.folder_name(name) == folder
+
+
+def test_a_name_that_is_also_a_folder(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "tiny")
+    folder = checkpoint.resolve("tiny").folder
+    assert folder == Path("graphs/tiny") and checkpoint.resolve("tiny").folder == folder
+    tiny.tokenizer(source)
+    checkpoint.resolve("tiny")
+    assert (folder / "tokenizer.json").is_file()
+    tiny.checkpoint(source, seed=1)
+    with pytest.raises(UserError, match="has changed since graphs/tiny was made"):
+        checkpoint.resolve("tiny")
+    source.rename(workdir / "moved")
+    tiny.checkpoint(source, seed=2)
+    with pytest.raises(UserError, match="has changed"):  # another model in its place
+        checkpoint.resolve("tiny")
+    shutil.rmtree("graphs")
+    checkpoint.resolve("moved").folder.rename("graphs/tiny")
+    with pytest.raises(
+        UserError, match=r"tiny is both graphs/tiny and a folder here; name it graphs/tiny or \./t"
+    ):
+        checkpoint.resolve("tiny")
+    assert checkpoint.resolve("graphs/tiny").folder == folder
+    shutil.rmtree(source)
+    source.mkdir()  # a folder of something else
+    assert checkpoint.resolve("tiny").folder == folder
+
+
+def test_paths_as_they_are_typed(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    (workdir / "link").symlink_to(source)
+    for name in (
+        "models/tiny",
+        "models/tiny/",
+        "./models/tiny",
+        "models/../models/tiny",
+        "link",
+        f"{source}",
+    ):
+        assert checkpoint.resolve(name).folder == Path("graphs/tiny")
+        assert checkpoint.folder_name(name) == "tiny"
+    monkeypatch.chdir(workdir / "models")
+    assert checkpoint.resolve("../models/tiny").folder == Path("graphs/tiny")
+    monkeypatch.chdir(source)
+    assert checkpoint.resolve(".").folder == Path("graphs/tiny") and checkpoint.folder_name(".") == "tiny"
+    assert checkpoint.resolve("../tiny").folder == Path("graphs/tiny")
+    assert checkpoint.resolve(".", in_place=True).folder == Path()
+    with pytest.raises(UserError, match="is a file; name the folder that holds it"):
+        checkpoint.resolve("model.safetensors")
+
+
+def test_links_are_copied_and_not_written_beside(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    file = (source / "model.safetensors").rename(workdir / "blob")
+    file.chmod(0o444)
+    (source / "model.safetensors").symlink_to(file)
+    with pytest.raises(UserError, match=r"model\.safetensors is a link, .*; leave --in-place out"):
+        checkpoint.resolve(str(source), in_place=True)
+    (copy,) = checkpoint.resolve(str(source)).files
+    assert not copy.is_symlink() and copy.stat().st_mode & 0o200 and copy.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("name", [".hidden", "a\nb", "x" * 250, " x", "x "])
+def test_folders_that_give_no_name(name: str, workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / name)
+    for in_place in (False, True):
+        with pytest.raises(UserError, match=r"(cannot be|too long for) a file name.*; rename the folder"):
+            checkpoint.resolve(str(source), in_place)
+    assert not Path("graphs").exists()

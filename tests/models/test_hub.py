@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from pipeline import store
 from pipeline.models import checkpoint
+from pipeline.models import hub as hub_module
 from pipeline.types import UserError
 from tests import tiny
 
@@ -74,9 +76,9 @@ def hub(workdir: Path) -> Iterator[str]:
     server.server_close()
 
 
-def export_from(hub: str, model: str) -> subprocess.CompletedProcess[str]:
+def export_from(hub: str, model: str, offline: str = "0") -> subprocess.CompletedProcess[str]:
     """`pipeline export MODEL` in a process of its own: huggingface_hub reads its endpoint at import."""
-    environment = {**tiny.environment(), "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0"}
+    environment = {**tiny.environment(), "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": offline}
     command = [sys.executable, "-m", "pipeline.cli", "export", model]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -109,6 +111,92 @@ def test_hub_refusals(hub: str) -> None:
 
 
 def test_offline_is_one_line(workdir: Path) -> None:
-    with pytest.raises(UserError, match="cannot fetch 'org/tiny'") as caught:
+    with pytest.raises(UserError, match=r"cannot fetch 'org/tiny' .*\(HF_HUB_OFFLINE is set\)") as caught:
         checkpoint.resolve("org/tiny")
     assert "\n" not in str(caught.value)
+
+
+def cached(workdir: Path, source: Path, commit: str) -> Path:
+    """Puts a checkpoint into a cache of the hub's, as org/tiny; gives HF_HOME."""
+    repository = workdir / "home" / "hub" / "models--org--tiny"
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    for file in source.iterdir():
+        blob = repository / "blobs" / store.sha256(file)
+        shutil.copy(file, blob)
+        blob.chmod(0o444)
+        (repository / "snapshots" / commit / file.name).symlink_to(f"../../blobs/{blob.name}")
+    return workdir / "home"
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "offline"])
+def test_without_a_hub_its_cache_counts(
+    endpoint: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny.checkpoint(workdir / "source")
+    monkeypatch.setenv("HF_HOME", str(cached(workdir, source, Hub.commit)))
+    start = time.monotonic()
+    if endpoint == "offline":
+        done = export_from("http://127.0.0.1:9", "org/tiny", offline="1")
+    else:
+        done = export_from(endpoint, "org/tiny")
+    assert time.monotonic() - start < 30  # no minutes of retries
+    assert (done.returncode, done.stdout.strip()) == (0, "graphs/tiny/base.fp32.onnx"), done.stderr
+    reason = "HF_HUB_OFFLINE is set" if endpoint == "offline" else "no connection"
+    assert f"the hub is not asked ({reason}); taking " in done.stderr
+    copy = Path("graphs/tiny/model.safetensors")
+    assert copy.read_bytes() == (source / "model.safetensors").read_bytes()
+    assert not copy.is_symlink() and copy.stat().st_mode & 0o200 and copy.stat().st_nlink == 1
+    record = checkpoint.resolve("tiny").source
+    assert record.revision == Hub.commit and record.etags["model.safetensors"] == store.sha256(copy)
+
+
+def test_what_the_cache_has_is_not_downloaded_again(
+    hub: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(cached(workdir, Hub.folder, Hub.commit)))
+    for file in Hub.folder.glob("*.safetensors"):
+        file.write_bytes(b"a download of this would be noticed")
+    done = export_from(hub, "org/tiny")
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.resolve("tiny").source.revision == Hub.commit
+
+
+def test_a_snapshot_that_is_not_whole_is_refused(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = cached(workdir, tiny.checkpoint(workdir / "source"), Hub.commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    snapshot = home / "hub" / "models--org--tiny" / "snapshots" / Hub.commit
+    (snapshot / "model.safetensors").resolve().unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is a link to nothing; download org/tiny again"):
+        checkpoint.resolve("org/tiny")
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+        checkpoint.resolve(str(snapshot))
+    assert not Path("graphs/tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["model.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors"], [0]),
+        (["model-00001-of-00002.safetensors", "model.safetensors.index.json", "x.bin"], [1, 0]),
+        (["config.json", "model.safetensors", "consolidated.safetensors", "tokenizer.json"], [0, 3, 1]),
+    ],
+)
+def test_of_two_sets_of_weights_one_is_fetched(names: list[str], wanted: list[int]) -> None:
+    assert hub_module.wanted_files("org/x", names) == [names[k] for k in wanted]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "is an adapter, not a model"),
+        (["a.Q4_K_M.gguf"], "holds GGUF files"),
+        (["pytorch_model.bin"], "no safetensors weights; pickled weights are code"),
+    ],
+)
+def test_repositories_of_other_kinds(names: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        hub_module.wanted_files("org/x", names)

@@ -97,3 +97,60 @@ def test_the_tokenizers_digest_follows_each_of_its_files(tmp_path: Path) -> None
         digests.append(identity.tokenizer_digest(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     assert len(set(digests)) == 4 and identity.tokenizer_digest(tmp_path) == digests[-1]
+
+
+def test_tokenizer_and_generation_settings_are_renewed(
+    workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    folder = checkpoint.resolve(str(source)).folder
+    assert identity.outdated(checkpoint.open_checkpoint(folder)) == []
+    tiny.tokenizer(source)
+    (source / "chat_template.jinja").write_text("{{ 1 }}")
+    names = {file.name for file in identity.outdated(checkpoint.open_checkpoint(folder))}
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= names
+    digest = identity.tokenizer_digest(folder)
+    opened = checkpoint.resolve(str(source))
+    assert identity.outdated(opened) == [] and identity.tokenizer_digest(folder) != digest
+    assert identity.tokenizer_digest(folder) == identity.tokenizer_digest(source)
+    assert "graphs/tiny: copied anew from its source: tokenizer.json" in caplog.text
+    caplog.clear()
+    assert checkpoint.resolve(str(source)).source == opened.source and not caplog.text
+
+
+def test_an_edit_of_the_copy_alone_stays_and_a_removal_does_not(workdir: Path) -> None:
+    source = tiny.tokenizer(tiny.checkpoint(workdir / "models" / "tiny"))
+    folder = checkpoint.resolve(str(source)).folder
+    (folder / "tokenizer_config.json").write_text('{"mine": 1}')
+    (folder / "tokenizer.json").unlink()
+    checkpoint.resolve(str(source))
+    assert (folder / "tokenizer_config.json").read_text() == '{"mine": 1}'
+    assert (folder / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    (source / "tokenizer_config.json").write_text('{"theirs": 1}')
+    checkpoint.resolve(str(source))
+    assert (folder / "tokenizer_config.json").read_text() == '{"theirs": 1}'
+    (source / "tokenizer.json").unlink()
+    checkpoint.resolve(str(source))
+    assert (folder / "tokenizer.json").is_file()  # what was copied stays
+
+
+def test_the_tokenizer_of_another_model_is_not_renewed(workdir: Path) -> None:
+    source = tiny.tokenizer(tiny.checkpoint(workdir / "models" / "tiny"))
+    folder = checkpoint.resolve(str(source)).folder
+    before = identity.tokenizer_digest(folder)
+    tiny.checkpoint(source, seed=1)
+    (source / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model\.safetensors has changed since graphs/tiny"):
+        checkpoint.resolve(str(source))
+    assert checkpoint.resolve("tiny").folder == folder and identity.tokenizer_digest(folder) == before
+
+
+def test_weights_saved_anew_in_another_form_are_noticed(workdir: Path) -> None:
+    """transformers leaves the shards in place and takes the one file, or the other way round."""
+    source = tiny.checkpoint(workdir / "models" / "tiny", max_shard_size="60KB")
+    checkpoint.resolve(str(source))
+    one = tiny.checkpoint(workdir / "one", seed=1)
+    shutil.copy(one / "model.safetensors", source)
+    with pytest.raises(UserError, match=r"tiny/model\.safetensors has changed since graphs/tiny"):
+        checkpoint.resolve(str(source))

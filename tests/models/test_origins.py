@@ -53,7 +53,7 @@ def test_a_revision_of_the_hub_is_one_model(workdir: Path) -> None:
         hub("other/name", COMMIT),
         hub(f"org/name@{OTHER}", OTHER),
     ):
-        with pytest.raises(UserError, match=f"already holds a model from org/name@{COMMIT}; move it away"):
+        with pytest.raises(UserError, match=f"already holds a model from org/name@{COMMIT}; to have o"):
             origins.matching(present, other, folder)
 
 

@@ -75,7 +75,8 @@ def merge(checkpoint: Checkpoint, skip: SkipSet, name: str) -> Path:
 
     tensors = _merged_tensors(checkpoint, skip, place)
     with store.atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"adapter": record.sha256, "format": "pt"})
+        # One key only: safetensors writes several in an order that changes from run to run.
+        save_file(tensors, temporary, metadata={"adapter": record.sha256})
     merged = MergedTensors(
         adapter=record.sha256, contents=str(record.contents), sha256=store.sha256(path, fresh=True)
     )

@@ -53,3 +53,9 @@ def test_a_text_in_one_piece_is_not_streamed(monkeypatch: pytest.MonkeyPatch) ->
     check = checks._streams("", "m", "right")
     assert not check.passed
     assert check.line() == "FAILED  m: streams the same text (1 pieces)"
+
+
+def test_a_busy_model_that_sends_a_text_whole_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [["right"], ["right"], ["ri", "ght"]]
+    monkeypatch.setattr(http, "stream", lambda *_: iter([{"text_output": text} for text in answers.pop(0)]))
+    assert checks._streams("", "m", "right").passed and not answers

@@ -148,10 +148,11 @@ def resolve(name: str, in_place: bool = False) -> Checkpoint:
     """
     path = Path(name)
     if name == store.DEMO:
+        origins.refuse_demo(path)
         return _bring_gguf(demo.MODEL, demo.gguf(), store.DEMO)
     if (folder := origins.model_folder(name)) is not None:
         return _open_present(folder, path, in_place)
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and not path.is_dir():
         if not path.is_file():
             raise UserError(f"{path} does not exist")
         return _bring_gguf(names.model_name(path), path)
@@ -175,10 +176,10 @@ def folder_name(name: str) -> str:
     if name == store.DEMO:
         return demo.MODEL
     path = Path(name)
-    if path.suffix == ".gguf":
-        return names.model_name(path)
     if path.is_dir():
         return snapshot.name if (snapshot := hub_cache.snapshot_at(path)) else path.resolve().name
+    if path.suffix == ".gguf":
+        return names.model_name(path)
     match = origins.HUB_ID.fullmatch(name)
     return match["name"] if match else path.name
 

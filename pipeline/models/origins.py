@@ -37,10 +37,26 @@ def model_name(folder: Path) -> str:
     Raises:
         UserError: it gives none that files can have.
     """
+    if folder.resolve().name == store.DEMO:
+        raise UserError(
+            f"{folder}: {store.DEMO!r} is the name of the model that is built in; rename the folder"
+        )
     try:
         return store.plain_name(folder.resolve().name)
     except UserError as error:
         raise UserError(f"{folder}: {error}; rename the folder of the model") from None
+
+
+def refuse_demo(folder: Path) -> None:
+    """Refuses the built-in model's name where a user's checkpoint has it too.
+
+    Raises:
+        UserError: one lies in a folder of that name.
+    """
+    if (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} is the built-in model and a folder here; rename the folder, or change to another one"
+        )
 
 
 def hub_source(name: str) -> CheckpointSource | None:

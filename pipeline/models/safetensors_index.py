@@ -24,7 +24,7 @@ ITEM_SIZES = {
 }  # fmt: skip
 """Bytes of a number, by type."""
 MAX_HEADER = 10_000_000
-"""Bytes of a header at most: some 80,000 tensors in one file. (A hostile one of 100 MB takes gigabytes.)"""
+"""Bytes of a header at most. (A hostile one of 100 MB takes gigabytes.)"""
 MAX_TENSORS = 50_000
 """Tensors of a checkpoint at most; Llama 3.1 405B has 1,138."""
 MAX_RANK = 8
@@ -112,6 +112,8 @@ def _read_header(file: Path) -> dict[str, TensorSlice]:
     raw = _header_bytes(file)
     try:
         header = json.loads(raw[8:], object_pairs_hook=_unique)
+        if not isinstance(header, dict):
+            raise ValueError("no JSON object")
         if len(header) > MAX_TENSORS:
             raise UserError(f"{file} holds more than {MAX_TENSORS} tensors, as no model here does")
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}

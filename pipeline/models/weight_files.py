@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipeline.models import unusable
+from pipeline.models.safetensors_index import MAX_TENSORS
 from pipeline.store import records
 from pipeline.types import UserError
 
@@ -97,6 +98,10 @@ def _explicit(folder: Path) -> str | None:
 def _shards(index: Path) -> tuple[list[Path], frozenset[str]]:
     """The files that an index names, and the tensors."""
     record = records.read(ShardIndex, index)
+    if len(record.weight_map) > MAX_TENSORS:
+        raise UserError(
+            f"{index} names {len(record.weight_map)} tensors; {MAX_TENSORS} is the most that is read"
+        )
     names = sorted(set(record.weight_map.values()))
     for name in names:
         if Path(name).name != name:

@@ -90,3 +90,18 @@ def test_models_of_this_project(workdir: Path) -> None:
     assert not origins.is_a_projects(loose)
     (loose / store.SOURCE).write_text("{}")
     assert origins.is_a_projects(loose)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_built_in_name_is_taken(in_place: bool, workdir: Path) -> None:
+    tiny.checkpoint(workdir / "demo")
+    with pytest.raises(UserError, match="demo is the built-in model and a folder here"):
+        checkpoint.resolve("demo", in_place)
+    with pytest.raises(UserError, match="is the name of the model that is built in; rename the folder"):
+        checkpoint.resolve("./demo/", in_place)
+
+
+def test_a_folder_may_be_called_as_a_gguf(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / "x.gguf")
+    assert checkpoint.resolve(str(source)).folder == Path("graphs/x.gguf")
+    assert checkpoint.folder_name(str(source)) == "x.gguf"

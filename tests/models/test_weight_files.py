@@ -103,6 +103,10 @@ def test_a_single_file_needs_no_index(tmp_path: Path) -> None:
         ({"weight_map": {"a": "/etc/passwd"}}, "outside its folder"),
         ({"weight_map": {}}, "names no tensor"),
         (
+            {"weight_map": {f"{k}": f"{k}.safetensors" for k in range(50_001)}},
+            "names 50001 tensors; 50000 is the",
+        ),
+        (
             {"weight_map": {"a": "x.safetensors"}},
             r'has no "metadata", without which transformers loads nothing',
         ),

@@ -56,7 +56,7 @@ def eight_bits(weights: Weights) -> None:
 BIASES = [f"{LAYER}.self_attn.{name}_proj.bias" for name in "qkvo"]
 REFUSED: dict[str, tuple[Callable[[Weights], Any], str]] = {
     "biases": (adding((64,), *BIASES), r"k_proj\.bias, .* and 1 more, which llama .*mend its attention_bias"),
-    "a norm of heads": (adding((32,), f"{LAYER}.self_attn.q_norm.weight"), r"q_norm\.weight, which llama does"),
+    "a norm of heads": (adding((32,), f"{LAYER}.self_attn.q_norm.weight"), r"q_norm\.weight, which llama"),
     "experts": (adding((8, 8), f"{LAYER}.mlp.experts.0.up_proj.weight"), "mixture of experts"),
     "an adapter": (adding((8, 8), f"{LAYER}.self_attn.q_proj.lora_A.weight"), "adapter that was not merged"),
     "a classifier": (adding((2, 64), "score.weight"), "classifier or a reward model"),

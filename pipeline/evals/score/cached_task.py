@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
@@ -24,10 +25,12 @@ from pipeline.types import UserError
 
 SEED = 1234
 """lm-eval's own seed of the few-shot draw."""
-BAD_ROW = (KeyError, IndexError, TypeError, ValueError)
+BAD_ROW = (KeyError, IndexError, TypeError, ValueError, TemplateError)
 """What lm-eval's templates raise on a row that they cannot take."""
 
 
+FORMAT = 2
+"""Of the kept prompts: those of 1 were made of rows whose answers nobody looked at."""
 OF_ANSWERS = ("custom_dataset", "metric_list", "filter_list", "process_results")
 """Parts of a task that its prompts do not depend on; the rows have a digest of their own."""
 
@@ -54,6 +57,7 @@ class CachedTask(ConfigurableTask):
         if instances is None:
             try:
                 super().build_all_requests(limit=limit, **options)
+                self._refuse_unanswerable(documents)
             except (*BAD_ROW, AssertionError) as error:
                 raise self._bad_row(documents, error) from None
             write_instances(file, self._instances)
@@ -76,8 +80,26 @@ class CachedTask(ConfigurableTask):
         }
         template = {key: described(value) for key, value in options.items() if key != "chat_template"}
         version = importlib.metadata.version("lm_eval")
-        inputs = [version, config, rows, limit, SEED, template]
+        inputs = [FORMAT, version, config, rows, limit, SEED, template]
         return store.text_digest(json.dumps(inputs, sort_keys=True))
+
+    def _refuse_unanswerable(self, documents: dict[int, Any]) -> None:
+        """Refuses what lm-eval scores in silence: an answer beyond the choices as wrong, −1 as the last one.
+
+        Raises:
+            UserError: the right answer of a document is none of its choices.
+        """
+        if self.OUTPUT_TYPE != "multiple_choice" or self.multiple_input:
+            return
+        for number, document in documents.items():
+            choices, target = self.doc_to_choice(document), self.doc_to_target(document)
+            for answer in target if isinstance(target, list) else [target]:
+                is_index = isinstance(answer, int) and 0 <= answer < len(choices)
+                if not (is_index or (isinstance(answer, str) and answer in choices)):
+                    raise UserError(
+                        f"row {number + 1} of {self.task_name}: its answer is {answer!r:.40}, none of its "
+                        f"{len(choices)} choices"
+                    )
 
     def _bad_row(self, documents: dict[int, Any], error: Exception) -> UserError:
         """The error that names the row which makes no prompt."""

@@ -4,7 +4,9 @@ import gzip
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 
 from pipeline import store
@@ -97,8 +99,11 @@ def test_prompts_are_kept_in_the_project(workdir: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**ARC_ROW, "answerKey": "Q"}, "row 2 of arc_challenge makes no prompt: ValueError"),
-        ({**ARC_ROW, "choices": {"text": [], "label": []}}, "row 2 of arc_challenge makes no prompt"),
+        (
+            {**ARC_ROW, "answerKey": "Q"},
+            "test.jsonl, line 2: 'answerKey' is 'Q', none of the choices' labels",
+        ),
+        ({**ARC_ROW, "choices": {"text": [], "label": []}}, "test.jsonl, line 2: 'choices.text' is empty"),
     ],
 )
 def test_a_bad_row_is_named(row: dict, message: str, workdir: Path) -> None:
@@ -109,5 +114,31 @@ def test_a_bad_row_is_named(row: dict, message: str, workdir: Path) -> None:
 
 def test_a_first_row_that_is_bad_is_named_when_it_is_read(workdir: Path) -> None:
     data = arc(workdir / "data", lines({**ARC_ROW, "answerKey": "Q"}), TRAIN)
-    with pytest.raises(UserError, match="makes no prompt"):
+    with pytest.raises(UserError, match=r"test\.jsonl, line 1: 'answerKey' is 'Q'"):
         load(data).build_all_requests(limit=None)
+
+
+def own_task(workdir: Path, rows: datasets.Dataset, **config: Any) -> cached_task.CachedTask:
+    """A task of the user's own, whose rows come from no file that is read here."""
+    common = {"task": "own", "output_type": "multiple_choice", "test_split": "test", "doc_to_text": "{{q}}"}
+    custom = {"custom_dataset": lambda **_: datasets.DatasetDict({"test": rows})}
+    task = cached_task.CachedTask(config={**common, "doc_to_choice": ["no", "yes"], **custom, **config})
+    task.project = store.Project(workdir)
+    return task
+
+
+def test_a_row_that_the_template_cannot_take_is_named(workdir: Path) -> None:
+    rows = datasets.Dataset.from_list([{"q": "a", "gold": {"n": 1}}, {"q": "b", "gold": None}])
+    task = own_task(workdir, rows, doc_to_target="{{gold.n + 0}}")
+    with pytest.raises(UserError, match="row 2 of own makes no prompt: "):
+        task.build_all_requests()
+
+
+@pytest.mark.parametrize(("target", "answer"), [("gold", 3), ("minus", -1)])
+def test_an_answer_beyond_the_choices_is_refused(target: str, answer: int, workdir: Path) -> None:
+    rows = datasets.Dataset.from_list([{"q": "a", "gold": 1, "minus": 0}, {"q": "b", "gold": 3, "minus": -1}])
+    task = own_task(workdir, rows, doc_to_target=target)
+    with pytest.raises(UserError, match=f"row 2 of own: its answer is {answer}, none of its 2"):
+        task.build_all_requests()
+    task.build_all_requests(limit=1)
+    assert len(task.instances) == 2

@@ -22,6 +22,7 @@ from pipeline.models import (
     origins,
     safetensors_index,
     tensor_names,
+    tensor_use,
     unusable,
 )
 from pipeline.models.config import Config, is_known, read_config
@@ -127,6 +128,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return checkpoint
 
 
+def _open_usable(folder: Path) -> Checkpoint:
+    """As `open_checkpoint`, of one that comes in: what no graph can be made of is refused before a copy."""
+    checkpoint = open_checkpoint(folder)
+    unusable.refuse_no_decoder(checkpoint.config, folder)
+    tensor_use.refuse_quantised(checkpoint)
+    return checkpoint
+
+
 def discard(checkpoint: Checkpoint) -> None:
     """Removes a copy that this process made and that cannot be used. A download stays: it can take hours."""
     if checkpoint.is_new_copy:
@@ -197,11 +206,6 @@ def _open_present(folder: Path, path: Path, in_place: bool) -> Checkpoint:
         return identity.renewed(checkpoint)
 
 
-def _up_to_date(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, after a look at its origin; the caller locks its folder."""
-    return identity.renewed(identity.refuse_changed(checkpoint))
-
-
 def _open_folder(path: Path, in_place: bool) -> Checkpoint:
     """A checkpoint in a folder: a project's own, a user's where it is, or a copy of it."""
     if origins.is_a_projects(path):
@@ -216,7 +220,7 @@ def _open_folder(path: Path, in_place: bool) -> Checkpoint:
     if not in_place:
         return _bring_folder(path)
     origins.model_name(path)  # by which its results are kept
-    checkpoint = open_checkpoint(path)
+    checkpoint = _open_usable(path)
     if link := next((file for file in checkpoint.files if file.is_symlink()), None):
         raise UserError(f"{link} is a link, which ONNX Runtime does not follow; leave --in-place out")
     return checkpoint
@@ -226,6 +230,7 @@ def _bring_snapshot(snapshot: hub_cache.Snapshot) -> Checkpoint:
     """Copies a snapshot of the hub's cache into a folder with the model's name."""
     from pipeline.models import hub
 
+    _open_usable(snapshot.folder)
     source = CheckpointSource(kind="hub", origin=snapshot.origin, revision=snapshot.revision)
     return _bring(snapshot.name, source, lambda target: hub.copy_snapshot(snapshot, target))
 
@@ -236,7 +241,7 @@ def _bring_folder(path: Path) -> Checkpoint:
     source = CheckpointSource(kind="folder", origin=store.relative(path, to=record))
 
     def copy(target: Path) -> CheckpointSource:
-        open_checkpoint(path)
+        _open_usable(path)
         files = identity.states(path)
         checkpoint_files.copy(path, target)
         if changed := store.weights.changed(files, path):
@@ -276,10 +281,11 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
             if record.is_file():
                 present = origins.matching(records.read(CheckpointSource, record), source, folder)
                 if present.converter == source.converter:
-                    return _up_to_date(replace(open_checkpoint(folder), source=present))
+                    known = replace(open_checkpoint(folder), source=present)
+                    return identity.renewed(identity.refuse_changed(known))
             store.sweep_temporaries(folder)
             complete = fill(folder)
-            checkpoint = open_checkpoint(folder)
+            checkpoint = _open_usable(folder)
             store.write_json(record, complete.plain())
             is_local = source.kind != "hub" or hub_cache.find(*origins.repository(complete)) is not None
             return replace(checkpoint, source=complete, is_new_copy=is_new and is_local)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,12 @@ from pipeline.types import UserError
 ADAPTER = "adapter_config.json"
 """What makes a folder one of peft's adapters."""
 _ADAPTERS_RECORD = "heal.json"
+_DECODERS = ("ForCausalLM", "LMHeadModel")
+_ENCODERS = (
+    "albert", "bart", "bert", "camembert", "clip", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
+    "longformer", "modernbert", "mpnet", "nomic_bert", "roberta", "siglip", "t5", "vit", "wav2vec2",
+    "whisper", "xlm-roberta",
+)  # fmt: skip
 _SAVE = "from transformers import AutoModelForCausalLM as M; M.from_pretrained({0}).save_pretrained({1})"
 _MERGE = (
     "from peft import AutoPeftModelForCausalLM as M; "
@@ -45,6 +52,26 @@ def refuse_adapter(folder: Path) -> None:
             f"{merge}, or move {ADAPTER} away to take the weights"
         )
     raise UserError(f"{folder} is an adapter{of}, not a model; {merge}")
+
+
+def refuse_no_decoder(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuses encoders and models of two parts, of which no graph of this project's form can be made.
+
+    Args:
+        config: of the model.
+        folder: for the message.
+
+    Raises:
+        UserError: it is one.
+    """
+    classes = config.get("architectures")
+    names = [str(name) for name in classes] if isinstance(classes, list) else []
+    is_decoder = any(name.endswith(_DECODERS) for name in names)
+    if config.get("is_encoder_decoder") is True or (config.get("model_type") in _ENCODERS and not is_decoder):
+        kind = ", ".join(names) or config.get("model_type")
+        raise UserError(
+            f"{folder} is no causal language model but {kind:.100}; take a decoder (Llama, Qwen, …)"
+        )
 
 
 def refuse_without_weights(folder: Path) -> NoReturn:

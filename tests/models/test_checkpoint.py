@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline import store
 from pipeline.graphs import export
@@ -201,3 +203,21 @@ def test_folders_that_give_no_name(name: str, workdir: Path) -> None:
         with pytest.raises(UserError, match=r"(cannot be|too long for) a file name.*; rename the folder"):
             checkpoint.resolve(str(source), in_place)
     assert not Path("graphs").exists()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_no_graph_can_be_made_of_is_not_copied(in_place: bool, workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    whole = load_file(source / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj"
+    packed = {**whole, f"{name}.qweight": whole.pop(f"{name}.weight").to(torch.int32)}
+    save_file(packed, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"models/tiny: the weights are quantised \(GPTQ or AWQ"):
+        checkpoint.resolve(str(source), in_place)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(
+        json.dumps({**config, "model_type": "bert", "architectures": ["BertModel"]})
+    )
+    with pytest.raises(UserError, match="models/tiny is no causal language model but BertModel"):
+        checkpoint.resolve(str(source), in_place)
+    assert not Path("graphs/tiny").exists() and not list(source.glob("*.onnx"))

@@ -69,3 +69,22 @@ def test_an_adapter_of_this_project_is_merged_by_export(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"`pipeline export 'my model' --skip attn1 --adapter a`"):
         unusable.refuse_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
+        ({"model_type": "modernbert"}, "modernbert"),
+        ({"model_type": "t5", "is_encoder_decoder": True, "architectures": ["T5Model"]}, "T5Model"),
+        ({"model_type": "roberta", "architectures": ["RobertaForCausalLM"]}, None),
+        ({"model_type": "llama", "architectures": ["LlamaModel"]}, None),
+        ({"model_type": "gpt2", "architectures": None}, None),
+    ],
+)
+def test_encoders(config: dict[str, object], refused: str | None, tmp_path: Path) -> None:
+    if refused is None:
+        unusable.refuse_no_decoder(config, tmp_path)
+        return
+    with pytest.raises(UserError, match=f"is no causal language model but {refused}; "):
+        unusable.refuse_no_decoder(config, tmp_path)

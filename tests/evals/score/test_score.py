@@ -221,7 +221,7 @@ def test_a_bad_row_is_reported_before_anything_runs(
     rows[5] = rows[5].replace('"answerKey": "B"', '"answerKey": "Z"')
     (project / "arc_challenge/test.jsonl").write_text("\n".join(rows[:6]))
     monkeypatch.setattr(harness.opening, "open_runner", lambda *_, **__: pytest.fail("opened"))
-    with pytest.raises(UserError, match="row 6 of arc_challenge makes no prompt"):
+    with pytest.raises(UserError, match=r"test\.jsonl, line 6: 'answerKey' is 'Z'"):
         score(graphs[:1], ["boolq", "arc"], ScoreSettings(data=project))
 
 

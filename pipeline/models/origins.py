@@ -37,10 +37,6 @@ def model_name(folder: Path) -> str:
     Raises:
         UserError: it gives none that files can have.
     """
-    if folder.resolve().name == store.DEMO:
-        raise UserError(
-            f"{folder}: {store.DEMO!r} is the name of the model that is built in; rename the folder"
-        )
     try:
         return store.plain_name(folder.resolve().name)
     except UserError as error:
@@ -51,11 +47,12 @@ def refuse_demo(folder: Path) -> None:
     """Refuses the built-in model's name where a user's checkpoint has it too.
 
     Raises:
-        UserError: one lies in a folder of that name.
+        UserError: one lies in a folder of that name, here or under graphs/.
     """
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or model_folder(store.DEMO):
         raise UserError(
-            f"{folder} is the built-in model and a folder here; rename the folder, or change to another one"
+            f"{folder} is the built-in model and a folder of yours; name that one by its path "
+            "(./demo, graphs/demo), or rename it to have the built-in one"
         )
 
 

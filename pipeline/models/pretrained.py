@@ -71,6 +71,8 @@ def _tensors(folder: Path) -> dict[str, TensorSlice]:
     """The tensors that transformers loads from a folder, under the names that its files have."""
     unusable.refuse_adapter(folder)  # transformers would load what it is an adapter of
     weights = weight_files.find(folder)
+    if weights.index:
+        weight_files.refuse_without_metadata(weights.index)
     return safetensors_index.read_index(weights.files, weights.named)
 
 

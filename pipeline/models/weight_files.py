@@ -23,7 +23,7 @@ _OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 class ShardIndex(records.Record):
-    """model.safetensors.index.json: the file that holds each tensor. transformers needs both keys."""
+    """model.safetensors.index.json: the file that holds each tensor."""
 
     weight_map: dict[str, str] = {}  # noqa: RUF012 - pydantic copies a field's default
     metadata: dict[str, Any] | None = None
@@ -81,6 +81,18 @@ def weight_files(folder: Path) -> list[Path]:
     return list(find(folder).files)
 
 
+def refuse_without_metadata(index: Path) -> None:
+    """Refuses an index that transformers stumbles over (`utils.hub.get_checkpoint_shard_files`).
+
+    Raises:
+        UserError: it lacks a key that no graph needs.
+    """
+    if records.read(ShardIndex, index).metadata is None:
+        raise UserError(
+            f'{index} has no "metadata", without which transformers loads nothing; add "metadata": {{}} to it'
+        )
+
+
 def _explicit(folder: Path) -> str | None:
     """The file that config.json names as its weights."""
     config = folder / "config.json"
@@ -110,10 +122,6 @@ def _shards(index: Path) -> tuple[list[Path], frozenset[str]]:
             raise UserError(f"{index} names {name:.200}, which is missing; download the checkpoint again")
     if not names:
         raise UserError(f"{index} names no tensor; download the checkpoint again")
-    if record.metadata is None:
-        raise UserError(
-            f'{index} has no "metadata", without which transformers loads nothing; add "metadata": {{}} to it'
-        )
     return [index.parent / name for name in names], frozenset(record.weight_map)
 
 

@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from pipeline.engines import opening
 from pipeline.graphs import architectures, export
-from pipeline.models import checkpoint, config, costs
+from pipeline.models import checkpoint, config, costs, drop_lists
 from pipeline.models.config import Config, read_config
 from pipeline.types import BASE, UserError
 from tests import tiny
@@ -114,6 +114,7 @@ def test_authored_code_reads_no_key_without_a_default(
     architectures.decoder(opened, "fp32", BASE).author()
     costs.sizes(recorder)
     decided = {*config.defaults(model_type), *config.fixed(model_type), "model_type", "layer_types"}
+    decided |= {"auto_map", drop_lists.ATTENTION, drop_lists.MLP}  # of other tools; none by default
     assert recorder.keys_read <= decided
     assert {"rope_theta", "head_dim", "tie_word_embeddings", "num_hidden_layers"} <= recorder.keys_read
 

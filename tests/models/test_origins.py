@@ -92,13 +92,19 @@ def test_models_of_this_project(workdir: Path) -> None:
     assert origins.is_a_projects(loose)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_the_built_in_name_is_taken(in_place: bool, workdir: Path) -> None:
-    tiny.checkpoint(workdir / "demo")
-    with pytest.raises(UserError, match="demo is the built-in model and a folder here"):
-        checkpoint.resolve("demo", in_place)
-    with pytest.raises(UserError, match="is the name of the model that is built in; rename the folder"):
-        checkpoint.resolve("./demo/", in_place)
+def test_the_built_in_models_name(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "demo")
+    with pytest.raises(
+        UserError, match=r"demo is the built-in model and a folder of yours; .* \(\./demo, graphs"
+    ):
+        checkpoint.resolve("demo")
+    assert checkpoint.resolve("./demo", in_place=True).folder == Path("demo")
+    (workdir / "models").mkdir()
+    source = source.rename(workdir / "models" / "demo")
+    assert checkpoint.resolve("models/demo").folder == Path("graphs/demo")
+    with pytest.raises(UserError, match="demo is the built-in model and a folder of yours"):
+        checkpoint.resolve("demo")
+    assert checkpoint.resolve("graphs/demo").folder == Path("graphs/demo")
 
 
 def test_a_folder_may_be_called_as_a_gguf(workdir: Path) -> None:

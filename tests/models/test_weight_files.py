@@ -106,10 +106,6 @@ def test_a_single_file_needs_no_index(tmp_path: Path) -> None:
             {"weight_map": {f"{k}": f"{k}.safetensors" for k in range(50_001)}},
             "names 50001 tensors; 50000 is the",
         ),
-        (
-            {"weight_map": {"a": "x.safetensors"}},
-            r'has no "metadata", without which transformers loads nothing',
-        ),
     ],
 )
 def test_an_index_that_is_none(index: Any, message: str, tmp_path: Path) -> None:
@@ -128,3 +124,16 @@ def test_weights_that_config_json_names_amiss(name: Any, tmp_path: Path) -> None
     (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": name}))
     with pytest.raises(UserError, match="transformers_weights"):
         weight_files.find(folder)
+
+
+def test_metadata_is_needed_by_transformers_alone(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path, max_shard_size="60KB")
+    index = folder / weight_files.INDEX
+    weight_files.refuse_without_metadata(index)
+    names = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": names}))
+    assert len(weight_files.weight_files(folder)) > 1
+    with pytest.raises(KeyError, match="metadata"):
+        resolved(folder)
+    with pytest.raises(UserError, match=r'has no "metadata", without which transformers loads nothing; add'):
+        weight_files.refuse_without_metadata(index)

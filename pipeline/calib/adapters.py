@@ -15,6 +15,7 @@ from pipeline import store
 from pipeline.calib import adapter_files
 from pipeline.calib.adapter_files import CONFIG, WEIGHTS, LoraLayer
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.tensor_names import in_file
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, HealedProof, MergedTensors
 from pipeline.types import SkipSet, TensorSlice, UserError, Variant, file_name, first_line
@@ -192,7 +193,7 @@ def original(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     from safetensors import safe_open
 
     with safe_open(checkpoint.folder / checkpoint.tensors[name].file, "pt") as tensors:
-        tensor: torch.Tensor = tensors.get_tensor(name)
+        tensor: torch.Tensor = tensors.get_tensor(in_file(name, set(tensors.keys())))
     return tensor
 
 

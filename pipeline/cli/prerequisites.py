@@ -48,14 +48,19 @@ def _fp16_base(folder: Path, _directory: Path) -> Path:
 
 
 def fp16_twin(path: Path) -> Path:
-    """The same variant in fp16, cut from the fp16 base; optimum's graphs stay as they are."""
+    """The same variant in fp16, of the fp16 base where there is one; optimum's graphs stay as they are."""
+    from pipeline.graphs import export as stage
     from pipeline.graphs import variants as surgery
+    from pipeline.models import checkpoint
 
     sidecar = store.graph_sidecar(path)
     variant = sidecar.as_variant()
     if variant.precision == "fp16" or sidecar.contract != "authored":
         return path
-    twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
+    if variant.skip and sidecar.base is None:  # the weights of what it leaves out are gone
+        twin = stage.export(checkpoint.open_checkpoint(path.parent), "fp16", variant.skip)
+    else:
+        twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
     tensors = store.healed_weights(path)
     return surgery.graft(twin, tensors, variant.adapter) if tensors and variant.adapter else twin
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pipeline.types import SkipSet, TensorSlice, UserError
 
@@ -61,6 +61,16 @@ def canonical(tensors: Mapping[str, TensorSlice], folder: object) -> dict[str, T
             "'model.': save the model that is inside the wrapper"
         )
     return dict(tensors)
+
+
+def in_file(name: str, names: Collection[str]) -> str:
+    """The name that a file has for a tensor: that of the base model alone, perhaps.
+
+    Args:
+        name: of the tensor in transformers' causal model.
+        names: of all tensors in the file.
+    """
+    return name if name in names else name.removeprefix(f"{PREFIX}.")
 
 
 def layer_of(name: str) -> int | None:

@@ -54,6 +54,15 @@ def test_a_merge_is_the_product_and_is_made_once(base: Path) -> None:
     assert adapters.merge(opened, skip, "heal") == path and path.stat().st_mtime_ns == before
 
 
+def test_a_tensor_of_a_base_model_is_read_under_the_files_own_name(tmp_path: Path) -> None:
+    """LlamaModel's files have no prefix `model.`."""
+    whole = Reference(tiny.checkpoint(tmp_path / "whole")).model
+    whole.model.save_pretrained(tmp_path / "bare")
+    opened = checkpoint.open_checkpoint(tmp_path / "bare")
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(adapters.original(opened, name), whole.state_dict()[name])
+
+
 def test_the_folder_of_an_adapter_stays_in_calib() -> None:
     calib = store.Project().calib("my model")
     assert adapters.folder(calib, SkipSet.parse("block2"), "a") == Path("calib/my model/block2/adapters/a")

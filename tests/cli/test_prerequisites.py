@@ -8,12 +8,14 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pipeline import store
 from pipeline.calib import similarity
 from pipeline.cli import prerequisites
 from pipeline.evals.bench import bench
-from pipeline.graphs import variants
+from pipeline.graphs import export, variants
+from pipeline.models import checkpoint
 from pipeline.store.records import SimilarityRecord, SublayerTimes, TimesRecord, read
 from pipeline.types import SkipSet, UserError
 from tests import tiny
@@ -25,6 +27,18 @@ def test_the_fp16_twin_is_cut_from_the_fp16_base(model: Path) -> None:
     assert twin == model / "mlp1.fp16.onnx" and (model / "base.fp16.onnx").is_file()
     assert store.variant(twin).skip == store.variant(graph).skip
     assert prerequisites.fp16_twin(twin) == twin
+
+
+def test_the_fp16_twin_of_a_variant_without_a_base(workdir: Path) -> None:
+    """LLM-Drop may leave no weights of what it drops: there is no base to cut from."""
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    weights = load_file(source / "model.safetensors")
+    kept = {name: t for name, t in weights.items() if "layers.1.mlp" not in name}
+    save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
+    graph = export.export(checkpoint.resolve(str(source)), "fp32", SkipSet((), (1,)))
+    twin = prerequisites.fp16_twin(graph)
+    assert (graph.name, twin.name) == ("mlp1.fp32.onnx", "mlp1.fp16.onnx")
+    assert store.variant(twin).skip == SkipSet((), (1,)) and not graph.with_name("base.fp16.onnx").exists()
 
 
 def test_what_is_not_checked_is_checked_first_with_its_base(model: Path) -> None:

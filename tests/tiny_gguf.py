@@ -1,9 +1,8 @@
-"""Tiny GGUF files, written from a checkpoint as llama.cpp's converter does; and llama.cpp itself."""
+"""Tiny GGUF files, written from a checkpoint as llama.cpp's converter does."""
 
 from __future__ import annotations
 
 import json
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.torch import load_file
 
-from pipeline.evals.check.llamacpp import LlamaCpp
 from tests import tiny
 
 Array = npt.NDArray[Any]
@@ -182,22 +180,3 @@ def source(folder: Path, model_type: str = "llama", bos: bool = False, **changes
     return tiny.tokenizer(
         tiny.checkpoint(folder, model_type, **{"vocab_size": tiny.WORDS, **changes}), bos=bos
     )
-
-
-class Words(LlamaCpp):
-    """llama.cpp's tokenizer too."""
-
-    def ids(self, text: str, special: bool = True) -> list[int]:
-        """The tokens of a text; `special` adds a BOS where the model has one."""
-        return list(
-            self._post("tokenize", {"content": text, "add_special": special, "parse_special": True})["tokens"]
-        )
-
-    def _post(self, place: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            f"{self.server.listening_address}/{place}",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)

@@ -14,7 +14,8 @@ from pipeline.models.gguf import tokenizer
 from pipeline.models.gguf.convert import convert
 from pipeline.types import UserError
 from tests import tiny, tiny_gguf
-from tests.tiny_gguf import Tiny, Words
+from tests.llamacpp_words import Words
+from tests.tiny_gguf import Tiny
 
 FILE = Path("m.gguf")
 TEXTS = [
@@ -53,16 +54,19 @@ def both(source: Path, folder: Path, keys: dict[str, Any]) -> tuple[Any, Words]:
 def test_ids_are_those_of_llama_cpp(pre: str, bos: bool | None, source: Path, tmp_path: Path) -> None:
     """Without a key for the BOS llama.cpp adds one for llama-bpe and for no other."""
     keys = {"tokenizer.ggml.pre": pre, "tokenizer.ggml.add_bos_token": bos}
-    ours, theirs = both(source, tmp_path, keys)
-    for text in TEXTS:
-        assert ours(text).input_ids == theirs.ids(text), text
-        assert ours(text, add_special_tokens=False).input_ids == theirs.ids(text, special=False), text
+    ours, words = both(source, tmp_path, keys)
+    with words as theirs:
+        for text in TEXTS:
+            assert ours(text).input_ids == theirs.ids(text), text
+            assert ours(text, add_special_tokens=False).input_ids == theirs.ids(text, special=False), text
     assert (ours("x").input_ids[0] == 1) == (bos if bos is not None else pre == "llama-bpe")
 
 
 def test_an_eos_is_added_where_the_file_says_so(source: Path, tmp_path: Path) -> None:
-    ours, theirs = both(source, tmp_path, {"tokenizer.ggml.add_eos_token": True})
-    assert ours("The grass").input_ids == theirs.ids("The grass") and ours("x").input_ids[-1] == 2
+    ours, words = both(source, tmp_path, {"tokenizer.ggml.add_eos_token": True})
+    with words as theirs:
+        assert ours("The grass").input_ids == theirs.ids("The grass")
+    assert ours("x").input_ids[-1] == 2
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -82,10 +86,11 @@ def test_ids_are_those_of_the_tokenizer_that_was_written(bos: bool, tmp_path: Pa
 
 
 def test_user_defined_tokens_are_shown_and_control_tokens_are_not(source: Path, tmp_path: Path) -> None:
-    ours, theirs = both(source, tmp_path, {})
+    ours, words = both(source, tmp_path, {})
     original = AutoTokenizer.from_pretrained(source)
     ids = ours("<tool>in</tool><|quiet|><|eot_id|>", add_special_tokens=False).input_ids
-    assert ids == theirs.ids("<tool>in</tool><|quiet|><|eot_id|>", special=False)
+    with words as theirs:
+        assert ids == theirs.ids("<tool>in</tool><|quiet|><|eot_id|>", special=False)
     assert ours.decode(ids, skip_special_tokens=True) == "<tool>in</tool>"
     assert ours.decode(ids, skip_special_tokens=True) == original.decode(ids, skip_special_tokens=True)
 

@@ -63,7 +63,7 @@ def dropped(workdir: Path) -> Path:
 
 def truth(folder: Path, skip: SkipSet) -> np.ndarray:
     """transformers' logits [B, T, V] without the sublayers of a skip set."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     for i in skip.attention:
         model.model.layers[i].self_attn = ZeroAttention()
     for i in skip.mlp:

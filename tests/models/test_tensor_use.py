@@ -94,7 +94,7 @@ def test_a_copy_of_a_tied_embedding_is_harmless_and_a_trained_head_is_not(
 ) -> None:
     folder = tiny.checkpoint(workdir / "tiny", model_type, tie_word_embeddings=True)
     spoiled(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     ids = np.random.default_rng(0).integers(3, 96, (1, 12))
     with torch.no_grad():
         expected = model(torch.tensor(ids)).logits.numpy()
@@ -108,7 +108,7 @@ def test_a_copy_of_a_tied_embedding_is_harmless_and_a_trained_head_is_not(
         export.export_base(checkpoint.resolve(str(trained)))
     config = json.loads((trained / "config.json").read_text())
     (trained / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
-    model = AutoModelForCausalLM.from_pretrained(trained, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(trained, attn_implementation="eager")
     with torch.no_grad():
         expected = model(torch.tensor(ids)).logits.numpy()
     with opening.open_runner(export.export_base(checkpoint.resolve(str(trained)))) as runner:

@@ -21,6 +21,8 @@ Head = Literal["gather", "all"]
 KINDS: tuple[Kind, ...] = ("attn", "mlp", "block")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
+SHOWN = 3
+"""Of many names in a message, those that stand there."""
 VARIANT_BYTES = 120
 """Of a variant's name that stands whole in file names. A file system takes names of 255 bytes."""
 _SKIP_BYTES = 64
@@ -43,6 +45,13 @@ def first_line(error: object, limit: int = 300) -> str:
     lines = str(error).strip().splitlines()
     line = lines[0].strip() if lines else type(error).__name__
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def shown(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are: for messages."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"{name:.200}" for name in names[:SHOWN]) + more
 
 
 def file_name(name: str, limit: int) -> str:

@@ -14,6 +14,7 @@ from pipeline.types import (
     first_line,
     format_layers,
     parse_layers,
+    shown,
     variant_file,
 )
 
@@ -125,3 +126,9 @@ def test_no_name_that_stands_whole_is_a_shortened_one() -> None:
         assert shortened != name and variant_file(shortened) != shortened
     for limit in (20, 21, 22, 23):
         assert len(file_name("模" * 50, limit).encode()) == limit + 1
+
+
+def test_long_lists_are_cut_in_messages() -> None:
+    assert shown(["a", "b"]) == "a, b"
+    assert shown("abcde") == "a, b, c and 2 more"
+    assert shown(["x" * 300]) == "x" * 200

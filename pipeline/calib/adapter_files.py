@@ -15,19 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
 from pipeline.models import safetensors_index
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.store import records
-from pipeline.types import TensorSlice, UserError
+from pipeline.types import TensorSlice, UserError, shown
 
 if TYPE_CHECKING:
     import torch
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 _NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _USED = {"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"}
 """Settings that say what a layer adds."""
@@ -39,7 +36,6 @@ _NO_CHANGE = {
 }  # fmt: skip
 """Settings that change nothing of a merged weight."""
 _OFF: tuple[object, ...] = (None, False, "none", {}, [])
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +76,7 @@ def read(place: Path, checkpoint: Checkpoint) -> list[LoraLayer]:
 
 
 def _settings(file: Path) -> dict[str, Any]:
-    settings = records.read(_OBJECT, file)
+    settings = records.read_object(file)
     if settings.get("peft_type") != "LORA":
         raise UserError(
             f"{file}: peft_type is {settings.get('peft_type')!r:.40}; LORA alone can be merged here"
@@ -156,8 +152,7 @@ def _refuse_misfits(
 
 def _refuse_some(file: Path, names: list[str], why: str) -> None:
     if names:
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        raise UserError(f"{file} holds {', '.join(sorted(names)[:_SHOWN])}{more}, {why}")
+        raise UserError(f"{file} holds {shown(sorted(names))}, {why}")
 
 
 def _layers(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-
+from pipeline import store
 from pipeline.types import UserError
 
 EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -29,7 +28,7 @@ def install_command(extra: str) -> str:
 
 def missing(extra: str) -> list[str]:
     """The modules of an extra that are not installed."""
-    return [names[0] for names in EXTRAS[extra] if not any(map(_is_installed, names))]
+    return [names[0] for names in EXTRAS[extra] if not any(map(store.is_installed, names))]
 
 
 def needs(extra: str, command: str) -> None:
@@ -44,10 +43,3 @@ def needs(extra: str, command: str) -> None:
     """
     if names := missing(extra):
         raise UserError(f"`{command}` needs {', '.join(names)}; run `{install_command(extra)}`")
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # its parent package is missing, or it was imported without a spec
-        return False

@@ -21,8 +21,8 @@ from pipeline.models import safetensors_index, tensor_use, unusable, weight_file
 from pipeline.models.config import Config, read_config
 from pipeline.models.rope import AUTHORED, rope
 from pipeline.models.sizes import rules_of
-from pipeline.models.tensor_names import is_left_out, is_table, shown
-from pipeline.types import BASE, SkipSet, TensorSlice, UserError, first_line
+from pipeline.models.tensor_names import is_left_out, is_table
+from pipeline.types import BASE, SkipSet, TensorSlice, UserError, first_line, shown
 
 
 def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
@@ -40,11 +40,11 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
     config, file = read_config(folder), folder / "config.json"
     if config.get("quantization_config"):
         raise UserError(f"{file}: the weights are quantised; take the model that they were quantised from")
-    tensors, made = _tensors(folder), transformers_config(config, file)
+    tensors, model_config = _tensors(folder), transformers_config(config, file)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=made,
+            config=model_config,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -94,8 +94,8 @@ def transformers_config(config: Config, file: Path) -> PretrainedConfig:
                 f"{form.__name__} does not read; run `pip install 'transformers>=5'`"
             )
         config = configs.older_form(config, file)
-    made: PretrainedConfig = form.from_dict(configs.for_transformers(config))
-    return made
+    whole: PretrainedConfig = form.from_dict(configs.for_transformers(config))
+    return whole
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.models.tensor_names import is_table, shown
-from pipeline.types import TensorSlice, UserError
+from pipeline.models.tensor_names import is_table
+from pipeline.types import TensorSlice, UserError, shown
 
 ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,

@@ -17,19 +17,11 @@ _BARE = re.compile(r"(layers\.\d+|embed_tokens|norm|final_layernorm)\.")
 _WRAPPED = re.compile(r"(?P<wrapper>.+?\.)(?:model\.)?(?:layers\.\d+|embed_tokens)\.")
 _ATTENTION = ("self_attn", "attention", "attn")
 _MLP = ("mlp", "fc1", "fc2", "post_attention_layernorm")
-_SHOWN = 3
 
 
 def is_table(name: str) -> bool:
     """Whether a tensor is a table of old checkpoints that is computed, and holds no weight."""
     return bool(_TABLE.search(name))
-
-
-def shown(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(f"{name:.200}" for name in names[:_SHOWN]) + more
 
 
 def canonical(tensors: Mapping[str, TensorSlice], folder: object) -> dict[str, TensorSlice]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.models.safetensors_index import same_bytes
 from pipeline.models.sizes import rules_of
-from pipeline.models.tensor_names import EMBEDDING, HEAD, is_left_out, is_table, layer_of, shown
-from pipeline.types import SkipSet, TensorSlice, UserError
+from pipeline.models.tensor_names import EMBEDDING, HEAD, is_left_out, is_table, layer_of
+from pipeline.types import SkipSet, TensorSlice, UserError, shown
 
 if TYPE_CHECKING:
     from pipeline.models.checkpoint import Checkpoint

@@ -157,15 +157,19 @@ def sequences(folder: Path, length: int, count: int, seed: int = 0) -> tuple[Tok
     Raises:
         UserError: a length that the whole text does not fill.
     """
-    if _has_usable_tokenizer(folder):
+    if _is_usable(folder, identity.tokenizer_digest(folder)):
         return cut(folder, OWN, length, count, when_short="repeat")[0], OWN_NAME
     vocabulary = read_config(folder)["vocab_size"]
     tokens = np.random.default_rng(seed).integers(0, vocabulary, (count, length), np.int64)
     return tokens, f"random ids (seed {seed}): the model has no tokenizer"
 
 
-def _has_usable_tokenizer(folder: Path) -> bool:
-    """`export` has said what is wrong with one that cannot be used."""
+@cache
+def _is_usable(folder: Path, digest: str | None) -> bool:  # noqa: ARG001 - a changed tokenizer is looked at anew
+    """Whether a tokenizer can be used, asked once: a check asks often, and its kept tokens need no tokenizer.
+
+    `export` has said what is wrong with one that cannot.
+    """
     try:
         tokenizer.load(folder)
     except UserError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib.util
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -105,7 +104,7 @@ def _refuse_unreadable(model: Path) -> None:
             f"{model} is tiktoken's, and has neither its pattern nor its special tokens; "
             "copy the tokenizer.json of this model beside it"
         )
-    missing = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
+    missing = [name for name in ("sentencepiece", "google.protobuf") if not store.is_installed(name)]
     if missing:
         raise UserError(
             f"{model} is sentencepiece's: its conversion needs {', '.join(missing)}; "
@@ -117,11 +116,4 @@ def _is_base64(word: bytes) -> bool:
     try:
         return bool(base64.b64decode(word, validate=True))
     except binascii.Error:
-        return False
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # its parent package is missing
         return False

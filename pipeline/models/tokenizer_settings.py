@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pydantic import TypeAdapter
 from tokenizers import AddedToken
 
 from pipeline.store import records
@@ -27,7 +26,6 @@ CLASSES = {
     "phi3": "LlamaTokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer",
 }  # fmt: skip
 """model_type → transformers' class of its tokenizer, where no file names one."""
-_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 Token: TypeAlias = str | AddedToken
 ChatTemplate: TypeAlias = str | dict[str, str] | None
@@ -114,7 +112,7 @@ def class_name(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    return records.read(_OBJECT, folder / name) if (folder / name).is_file() else {}
+    return records.read_object(folder / name) if (folder / name).is_file() else {}
 
 
 def _objects(value: Any) -> Any:

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import TypeAdapter
-
 from pipeline.store import records
-from pipeline.types import UserError
+from pipeline.types import UserError, shown
 
 ADAPTER = "adapter_config.json"
 """What makes a folder one of peft's adapters."""
@@ -26,7 +24,6 @@ _MERGE = (
     "from peft import AutoPeftModelForCausalLM as M; "
     "M.from_pretrained({0}).merge_and_unload().save_pretrained({1})"
 )
-_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -43,7 +40,7 @@ def refuse_adapter(folder: Path) -> None:
         model, variant = folder.resolve().parents[2].name, folder.resolve().parents[1].name
         command = f"pipeline export {shlex.quote(model)} --skip {variant} --adapter {folder.resolve().name}"
         raise UserError(f"{folder} is an adapter, not a model; merge it with `{command}`")
-    base = records.read(_OBJECT, folder / ADAPTER).get("base_model_name_or_path")
+    base = records.read_object(folder / ADAPTER).get("base_model_name_or_path")
     of = f" of {base!r:.200}" if base else ""
     merge = f"merge it with `{_python(_MERGE, folder, 'merged')}` and export that folder"
     if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):
@@ -87,15 +84,15 @@ def refuse_without_weights(folder: Path) -> NoReturn:
     if (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is a pipeline of diffusers, not a causal language model")
     if ggufs := has[".gguf"]:
-        raise UserError(f"{folder} holds GGUF files; name one: {_names(ggufs, folder)}")
+        raise UserError(f"{folder} holds GGUF files; name one: {shown(str(folder / name) for name in ggufs)}")
     if tensors := has[".safetensors"]:
-        raise UserError(f"{folder} holds {_names(tensors)}, {_why_not(tensors)}")
+        raise UserError(f"{folder} holds {shown(tensors)}, {_why_not(tensors)}")
     if pickles := [*has[".bin"], *has[".pth"], *has[".pt"], *has[".ckpt"]]:
         convert = f"convert them with `{_python(_SAVE, folder, 'OUT')}`"
         if (folder / "params.json").is_file() or any(name.startswith("consolidated") for name in pickles):
             convert = "take the model's Hugging Face form (`transformers` has a convert_…_weights_to_hf.py)"
         raise UserError(
-            f"{folder} holds only pickled weights ({_names(pickles)}), which are code and are not opened "
+            f"{folder} holds only pickled weights ({shown(pickles)}), which are code and are not opened "
             f"here; {convert}"
         )
     if has[".onnx"]:
@@ -120,11 +117,6 @@ def _why_not(names: list[str]) -> str:
         "which transformers does not load by that name; rename it to model.safetensors, "
         'or name it in config.json as "transformers_weights"'
     )
-
-
-def _names(names: list[str], folder: Path | None = None) -> str:
-    shown = [str(folder / name) if folder else name for name in names[:3]]
-    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _python(code: str, folder: Path, out: str) -> str:

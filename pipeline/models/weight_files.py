@@ -10,16 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from pipeline.models import unusable
 from pipeline.models.safetensors_index import MAX_TENSORS
 from pipeline.store import records
-from pipeline.types import UserError
+from pipeline.types import UserError, shown
 
 INDEX = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
-_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 class ShardIndex(records.Record):
@@ -50,10 +47,8 @@ class WeightFiles:
         if not self.others:
             return None
         taken = f"the shards of {self.index.name}" if self.index else self.files[0].name
-        more = f" and {len(self.others) - 3} more" if len(self.others) > 3 else ""
         return (
-            f"{self.files[0].parent}: taking {taken}, as transformers does; "
-            f"not taken: {', '.join(self.others[:3])}{more}"
+            f"{self.files[0].parent}: taking {taken}, as transformers does; not taken: {shown(self.others)}"
         )
 
 
@@ -96,7 +91,7 @@ def refuse_without_metadata(index: Path) -> None:
 def _explicit(folder: Path) -> str | None:
     """The file that config.json names as its weights."""
     config = folder / "config.json"
-    name = records.read(_OBJECT, config).get("transformers_weights") if config.is_file() else None
+    name = records.read_object(config).get("transformers_weights") if config.is_file() else None
     if name is None:
         return None
     is_plain = isinstance(name, str) and Path(name).name == name

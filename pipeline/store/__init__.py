@@ -32,7 +32,7 @@ from pipeline.store.sidecars import (
     weight_paths,
     write_sidecar,
 )
-from pipeline.store.versions import version, versions
+from pipeline.store.versions import is_installed, version, versions
 
 __all__ = [
     "DEMO",
@@ -51,6 +51,7 @@ __all__ = [
     "healed_path",
     "healed_weights",
     "is_current",
+    "is_installed",
     "lock",
     "merged_from",
     "model_of",

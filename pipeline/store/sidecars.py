@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store import records, weights
-from pipeline.store.files import sha256, text_digest, write_json
+from pipeline.store.files import sha256, write_json
 from pipeline.store.paths import healed_path, resolved, result_of, sidecar_path
 from pipeline.store.records import CheckRecord, EngineRecord, FileDigest, GraphRecord, MergedRecord, Sidecar
 from pipeline.types import UserError, Variant
@@ -191,7 +191,7 @@ def contents(artefact: Path) -> str:
     """SHA-256 over every byte of the weights that lie beside a graph, or that an engine was built from."""
     record = sidecar(artefact, quick=True)
     if isinstance(record, EngineRecord):
-        return text_digest("\n".join(sorted(f"{file.file} {file.sha256}" for file in record.files)))
+        return weights.contents_of(record.files)
     return weights.contents(path for path in weight_paths(artefact) if path.is_file())
 
 

@@ -87,7 +87,12 @@ def identity(files: Iterable[FileState]) -> str:
 
 def contents(files: Iterable[Path]) -> str:
     """SHA-256 over the names and whole SHA-256 sums of a checkpoint's files: one number for every byte."""
-    return text_digest("\n".join(sorted(f"{file.file} {file.sha256}" for file in states(files, full=True))))
+    return contents_of(states(files, full=True))
+
+
+def contents_of(files: Iterable[FileState]) -> str:
+    """As `contents`, of files whose SHA-256 is known."""
+    return text_digest("\n".join(sorted(f"{file.file} {file.sha256}" for file in files)))
 
 
 def is_content(weights: object) -> bool:

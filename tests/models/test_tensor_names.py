@@ -100,11 +100,6 @@ def test_layers_and_what_is_gone() -> None:
     assert tensor_names.gone([*names, *norms], 3) == SkipSet((0, 2), (1, 2))  # a norm alone is no sublayer
 
 
-def test_long_lists_are_cut() -> None:
-    assert tensor_names.shown(["a", "b"]) == "a, b"
-    assert tensor_names.shown("abcde") == "a, b, c and 2 more"
-
-
 def test_names_in_a_file() -> None:
     assert tensor_names.in_file("model.norm.weight", {"norm.weight"}) == "norm.weight"
     assert tensor_names.in_file("model.norm.weight", {"model.norm.weight"}) == "model.norm.weight"

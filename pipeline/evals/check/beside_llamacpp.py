@@ -8,7 +8,6 @@ Legend: V vocabulary.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def _file(folder: Path) -> Path | None:
     if opened.source.kind != "gguf":
         return None
     file = demo.gguf() if opened.source.origin == store.DEMO else opened.origin
-    if importlib.util.find_spec("xllamacpp") is None:
+    if not store.is_installed("xllamacpp"):
         log.info("not compared with llama.cpp on %s: pip install 'skip-pipeline[llamacpp]'", file)
         return None
     if not file.is_file():

@@ -42,19 +42,19 @@ def _function(function: Callable[..., Any]) -> list[Any]:
     """A function's name, the source of its module, and what it was given when it was made."""
     if isinstance(function, functools.partial):
         return ["partial", _function(function.func), described(function.args), described(function.keywords)]
-    made = inspect.unwrap(function)
-    made = getattr(made, "__func__", made)
-    name = getattr(made, "__qualname__", type(made).__qualname__)
-    code = getattr(made, "__code__", None)
-    given = [getattr(made, "__defaults__", None), getattr(made, "__kwdefaults__", None)]
-    given += [_content(cell) for cell in getattr(made, "__closure__", None) or ()]
-    return [getattr(made, "__module__", ""), name, _source(made, code), described(given)]
+    plain = inspect.unwrap(function)
+    plain = getattr(plain, "__func__", plain)
+    name = getattr(plain, "__qualname__", type(plain).__qualname__)
+    code = getattr(plain, "__code__", None)
+    given = [getattr(plain, "__defaults__", None), getattr(plain, "__kwdefaults__", None)]
+    given += [_content(cell) for cell in getattr(plain, "__closure__", None) or ()]
+    return [getattr(plain, "__module__", ""), name, _source(plain, code), described(given)]
 
 
-def _source(made: Any, code: CodeType | None) -> str:
+def _source(plain: Any, code: CodeType | None) -> str:
     """A digest of the file that holds a function, or of its byte code where there is none."""
     try:
-        file = inspect.getsourcefile(made)
+        file = inspect.getsourcefile(plain)
         return store.text_digest(Path(file or "").read_text(encoding="utf-8", errors="replace"))
     except (TypeError, OSError):
         return "" if code is None else str([code.co_code.hex(), code.co_names, described(code.co_consts)])

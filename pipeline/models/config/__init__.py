@@ -18,15 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from pipeline.models.config import _foreign, _numbers, _rope, _windows
 from pipeline.store import records
 from pipeline.types import UserError
 
 Config = Mapping[str, Any]
 """config.json of a checkpoint. Its keys are transformers' and differ from architecture to architecture."""
-_CONFIG: TypeAdapter[Config] = TypeAdapter(dict[str, Any])
 _KEPT_HERE = {
     "auto_map", "quantization_config", "drop_attn_list", "drop_mlp_list",
     "dtype", "torch_dtype", "attn_implementation",
@@ -41,7 +38,7 @@ def read_config(folder: Path) -> Config:
         UserError: it is missing, not a JSON object, or says what no model has; names the key.
     """
     file = folder / "config.json"
-    return normalised(records.read(_CONFIG, file), file)
+    return normalised(records.read_object(file), file)
 
 
 def read_generation_config(folder: Path) -> Config:
@@ -51,7 +48,7 @@ def read_generation_config(folder: Path) -> Config:
         UserError: it is not a JSON object.
     """
     file = folder / "generation_config.json"
-    return records.read(_CONFIG, file) if file.is_file() else {}
+    return records.read_object(file) if file.is_file() else {}
 
 
 def is_known(model_type: object) -> bool:

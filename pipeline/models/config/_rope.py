@@ -66,14 +66,14 @@ def one_form(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def _parameters(config: Mapping[str, Any], file: Path) -> tuple[dict[str, Any] | None, str]:
     """(the dict that describes the rope, its key); version 5 takes `rope_scaling` before its own name."""
-    found = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key) is not None}
-    for key, value in found.items():
+    forms = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key) is not None}
+    for key, value in forms.items():
         if not isinstance(value, dict):
             raise UserError(f"{file}: {key} is {value!r:.60}, not an object")
-    if len(found) == 2 and _bare(found["rope_scaling"]) != _bare(found["rope_parameters"]):
+    if len(forms) == 2 and _bare(forms["rope_scaling"]) != _bare(forms["rope_parameters"]):
         raise UserError(f"{file}: rope_scaling and rope_parameters contradict each other; remove one")
-    key = "rope_parameters" if "rope_parameters" in found else "rope_scaling"
-    return (dict(found[key]) if found else None), key
+    key = "rope_parameters" if "rope_parameters" in forms else "rope_scaling"
+    return (dict(forms[key]) if forms else None), key
 
 
 def _bare(parameters: Mapping[str, Any]) -> dict[str, Any]:

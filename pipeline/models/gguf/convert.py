@@ -60,10 +60,10 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
     tokenizer.refuse_odd(file, fields)
     config = {**sizes.config(header, arch), **tensors.biases(header, arch), **tokenizer.ids(file, fields)}
     factors = tensors.frequencies(header)
-    if factors is not None and (found := rope.of_frequencies(file, factors, config)) is not None:
+    if factors is not None and (scaling := rope.of_frequencies(file, factors, config)) is not None:
         if config["rope_scaling"] is not None:
             raise UserError(f"{file} has {rope.FREQUENCIES} and {arch}.rope.scaling; one of them is too many")
-        config["rope_scaling"] = found
+        config["rope_scaling"] = scaling
     return config
 
 

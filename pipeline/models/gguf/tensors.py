@@ -105,18 +105,18 @@ def _places(config: Mapping[str, Any], dialect: Dialect) -> dict[str, tuple[str,
     if dialect.head_norms:
         shapes |= {"self_attn.q_norm": (head,), "self_attn.k_norm": (head,)}
     biased = [place for key, places in dialect.biases if key is None or config[key] for place in places]
-    found = {
+    places = {
         "token_embd.weight": ("model.embed_tokens.weight", (words, hidden)),
         "output_norm.weight": ("model.norm.weight", (hidden,)),
     }
     if not config["tie_word_embeddings"]:
-        found["output.weight"] = ("lm_head.weight", (words, hidden))
+        places["output.weight"] = ("lm_head.weight", (words, hidden))
     for i in range(config["num_hidden_layers"]):
         for place, shape in shapes.items():
-            found[f"blk.{i}.{_BLOCK[place]}.weight"] = (f"model.layers.{i}.{place}.weight", shape)
+            places[f"blk.{i}.{_BLOCK[place]}.weight"] = (f"model.layers.{i}.{place}.weight", shape)
         for place in biased:
-            found[f"blk.{i}.{_BLOCK[place]}.bias"] = (f"model.layers.{i}.{place}.bias", shapes[place][:1])
-    return found
+            places[f"blk.{i}.{_BLOCK[place]}.bias"] = (f"model.layers.{i}.{place}.bias", shapes[place][:1])
+    return places
 
 
 def values(tensor: GgufTensor) -> Array:

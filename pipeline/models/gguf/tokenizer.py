@@ -97,8 +97,8 @@ def settings(file: Path, fields: Mapping[str, Any], context: int) -> dict[str, A
 def ids(file: Path, fields: Mapping[str, Any]) -> dict[str, int]:
     """bos_token_id, eos_token_id and pad_token_id of config.json."""
     names = {"bos": "bos", "eos": "eos", "pad": "padding"}
-    found = {f"{short}_token_id": token_id(file, fields, name) for short, name in names.items()}
-    return {key: value for key, value in found.items() if value is not None}
+    numbers = {f"{short}_token_id": token_id(file, fields, name) for short, name in names.items()}
+    return {key: value for key, value in numbers.items() if value is not None}
 
 
 def end_tokens(file: Path, fields: Mapping[str, Any]) -> list[int]:

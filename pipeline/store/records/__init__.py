@@ -33,6 +33,7 @@ from pipeline.store.records.base import (
     read,
     read_bytes,
     read_if_valid,
+    read_object,
 )
 from pipeline.store.records.calibration import (
     AdapterRecord,
@@ -149,6 +150,7 @@ __all__ = [
     "read",
     "read_bytes",
     "read_if_valid",
+    "read_object",
     "read_same",
     "score_key",
     "variant_fields",

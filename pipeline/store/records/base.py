@@ -27,6 +27,7 @@ NumLayers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 Seconds = Annotated[float, Field(ge=0)]
 
 Form = TypeVar("Form")
+_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 class Record(BaseModel):
@@ -138,6 +139,15 @@ def read(form: type[Form] | TypeAdapter[Form], path: Path) -> Form:
         UserError: as `read_bytes` and `parse`.
     """
     return parse(form, read_bytes(path), path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of another program, whose keys are its own: config.json say.
+
+    Raises:
+        UserError: as `read_bytes` and `parse`.
+    """
+    return read(_OBJECT, path)
 
 
 def read_if_valid(form: type[Form], path: Path) -> Form | None:

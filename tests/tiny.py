@@ -35,6 +35,14 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "phi3": {"sliding_window": 9},
     "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+"""A rope scaling of Llama 3.1's kind, whose switch a short text reaches."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

@@ -14,13 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from pipeline import store
-from pipeline.engines import opening
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 from tests.commands import run
+from tests.truth import graph_logits, loaded, logits_of, relative_error
 
 AUTO_MAP = {"AutoModelForCausalLM": "modeling_dropped_mistral.MistralForCausalLM"}
 LISTS: dict[str, Any] = {"drop_attn_list": [3, 1], "drop_mlp_list": [2], "auto_map": AUTO_MAP}
@@ -63,22 +62,17 @@ def dropped(workdir: Path) -> Path:
 
 def truth(folder: Path, skip: SkipSet) -> np.ndarray:
     """transformers' logits [B, T, V] without the sublayers of a skip set."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    model = loaded(folder)
     for i in skip.attention:
         model.model.layers[i].self_attn = ZeroAttention()
     for i in skip.mlp:
         model.model.layers[i].mlp = ZeroMlp()
-    with torch.no_grad():
-        logits: np.ndarray = model(torch.tensor(IDS), use_cache=False).logits.numpy()
-    return logits
+    return logits_of(model, IDS)
 
 
 def error(graph: Path, expected: np.ndarray) -> float:
     """max|a - b| / rms(b) of a graph's logits at every position."""
-    with opening.open_runner(graph) as runner:
-        every = np.broadcast_to(np.arange(IDS.shape[1]), IDS.shape)
-        logits, _ = runner.forward(IDS, logits_positions=every)
-    return float(np.abs(logits - expected).max() / np.sqrt(np.mean(expected**2)))
+    return relative_error(graph_logits(graph, IDS), expected)
 
 
 def remove_weights(folder: Path, *parts: str) -> None:

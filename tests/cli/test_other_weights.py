@@ -17,16 +17,15 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from pipeline import store
-from pipeline.engines import opening
 from pipeline.evals.score.harness import PipelineLM
 from pipeline.models import checkpoint
 from pipeline.store import files, weights
 from pipeline.store.records import CheckRecord, GraphRecord
 from pipeline.types import UserError
-from tests import tiny
+from tests import tiny, truth
 from tests.commands import run
 
 CONTEXT, WORDS = "The grass of the field is", " green and the sky is blue"
@@ -40,19 +39,13 @@ def train(folder: Path, seed: int) -> Path:
 
 def expected_logits(folder: Path, ids: list[int]) -> np.ndarray:
     """[T, V], of transformers."""
-    with torch.no_grad():
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-        return np.asarray(model(input_ids=torch.tensor([ids])).logits[0].double().numpy())
+    return truth.logits_of(truth.loaded(folder), np.array([ids]))[0].astype(np.float64)
 
 
 def error(graph: Path, folder: Path) -> float:
     """max |a − b| / rms(b) of a graph's logits beside transformers'."""
     ids = list(np.random.default_rng(0).integers(3, tiny.WORDS, 20))
-    runner = opening.open_runner(graph)
-    feeds = runner.feeds(np.array([ids], np.int64))
-    feeds["logits_positions"] = np.arange(len(ids), dtype=np.int64)[None]
-    ours, theirs = runner.infer(feeds, ["logits"])["logits"][0], expected_logits(folder, ids)
-    return float(np.abs(ours - theirs).max() / np.sqrt((theirs**2).mean()))
+    return truth.relative_error(truth.graph_logits(graph, np.array([ids]))[0], expected_logits(folder, ids))
 
 
 def expected_score(folder: Path) -> float:

@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.engines import opening
 from pipeline.store import records
 from pipeline.types import UserError
 from tests import tiny
 from tests.commands import run
+from tests.truth import graph_logits, loaded, logits_of, relative_error
 
 IDS = np.random.default_rng(0).integers(3, tiny.WORDS, (2, 20))
 OLD, NEW = "a" * 40, "b" * 40
@@ -32,18 +32,12 @@ OLD, NEW = "a" * 40, "b" * 40
 
 def logits(folder: Path) -> np.ndarray:
     """transformers' logits [B, T, V] of what it loads from a folder."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    with torch.no_grad():
-        every: np.ndarray = model(torch.tensor(IDS), use_cache=False).logits.numpy()
-    return every
+    return logits_of(loaded(folder), IDS)
 
 
 def error(graph: Path, expected: np.ndarray) -> float:
     """max|a - b| / rms(b) of a graph's logits at every position."""
-    with opening.open_runner(graph) as runner:
-        every = np.broadcast_to(np.arange(IDS.shape[1]), IDS.shape)
-        found, _ = runner.forward(IDS, logits_positions=every)
-    return float(np.abs(found - expected).max() / np.sqrt(np.mean(expected**2)))
+    return relative_error(graph_logits(graph, IDS), expected)
 
 
 def model(folder: Path, **changes: Any) -> Path:

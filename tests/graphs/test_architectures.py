@@ -17,13 +17,6 @@ from pipeline.models import checkpoint
 from pipeline.types import UserError
 from tests import tiny
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 LONG = {
     "type": "longrope",
     "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
@@ -35,7 +28,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama-bf16": ("llama", "bf16", {}),
     "llama-tied": ("llama", "fp32", {"tie_word_embeddings": True}),
     "llama-bias": ("llama", "fp32", {"attention_bias": True, "mlp_bias": True}),
-    "llama-rope-llama3": ("llama", "fp32", {"rope_scaling": LLAMA3}),
+    "llama-rope-llama3": ("llama", "fp32", {"rope_scaling": tiny.LLAMA3}),
     "llama-rope-linear": ("llama", "fp32", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     "llama-sharded": ("llama", "fp32", {"max_shard_size": "60KB"}),
     "qwen2-tied-bf16": ("qwen2", "bf16", {"tie_word_embeddings": True}),

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING
 
-from pipeline.engines import opening
 from pipeline.graphs import architectures, export
 from pipeline.models import checkpoint, config, costs, drop_lists
 from pipeline.models.config import Config, read_config
 from pipeline.types import BASE, UserError
-from tests import tiny
+from tests import tiny, truth
 
 FILE = Path("graphs/tiny/config.json")
 TYPES = config.known()
@@ -139,13 +137,8 @@ SMALL = {
 
 def relative_error(folder: Path, ids: np.ndarray[Any, Any]) -> float:
     """Of the graph against what transformers itself loads from the very same folder."""
-    with opening.open_runner(export.export_base(checkpoint.resolve(str(folder), in_place=True))) as runner:
-        every = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        logits, _ = runner.forward(ids, logits_positions=every)
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    with torch.no_grad():
-        truth = model(torch.tensor(ids), use_cache=False).logits.numpy()
-    return float(np.abs(logits - truth).max() / np.sqrt((truth**2).mean()))
+    graph = export.export_base(checkpoint.resolve(str(folder), in_place=True))
+    return truth.relative_error(truth.graph_logits(graph, ids), truth.logits_of(truth.loaded(folder), ids))
 
 
 @pytest.mark.parametrize(
@@ -178,13 +171,6 @@ def test_mistrals_own_window_is_in_a_graph_whose_config_does_not_say_it(tmp_path
 
 # ---- both forms -----------------------------------------------------------------------------------------
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 LONG_OUTSIDE = {"original_max_position_embeddings": 16, "hidden_size": 64, "num_attention_heads": 4}
 PAIRS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -195,13 +181,13 @@ PAIRS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "llama3": (
         "llama",
-        {"rope_theta": 5e5, "rope_scaling": LLAMA3},
-        {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}},
+        {"rope_theta": 5e5, "rope_scaling": tiny.LLAMA3},
+        {"rope_parameters": {**tiny.LLAMA3, "rope_theta": 5e5}},
     ),
     "llama3, its type by its old name": (
         "llama",
-        {"rope_scaling": LLAMA3},
-        {"rope_scaling": {"type": "llama3", **{k: v for k, v in LLAMA3.items() if k != "rope_type"}}},
+        {"rope_scaling": tiny.LLAMA3},
+        {"rope_scaling": {"type": "llama3", **{k: v for k, v in tiny.LLAMA3.items() if k != "rope_type"}}},
     ),
     "partial": (
         "phi",
@@ -353,13 +339,13 @@ NONSENSE: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_scaling": {"rope_type": "linear", "factor": True}}, "factor is True"),
     ("llama", {"rope_scaling": {"rope_type": "linear", "factor": float("nan")}}, "factor is nan"),
     ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "mscale": 3.0}}, "'mscale'"),
-    ("llama", {"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor must be above"),
-    ("llama", {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 64.5}}, "is 64.5"),
-    ("llama", {"rope_scaling": {k: v for k, v in LLAMA3.items() if k != "factor"}}, "has no factor"),
-    ("llama", {"rope_scaling": {**LLAMA3, "type": "linear"}}, "type and rope_type, which differ"),
+    ("llama", {"rope_scaling": {**tiny.LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor must be above"),
+    ("llama", {"rope_scaling": {**tiny.LLAMA3, "original_max_position_embeddings": 64.5}}, "is 64.5"),
+    ("llama", {"rope_scaling": {k: v for k, v in tiny.LLAMA3.items() if k != "factor"}}, "has no factor"),
+    ("llama", {"rope_scaling": {**tiny.LLAMA3, "type": "linear"}}, "type and rope_type, which differ"),
     (
         "llama",
-        {"rope_scaling": LLAMA3, "original_max_position_embeddings": 128},
+        {"rope_scaling": tiny.LLAMA3, "original_max_position_embeddings": 128},
         "original_max_position_embeddings is 128, and 64 in rope_scaling",
     ),
     (
@@ -369,7 +355,7 @@ NONSENSE: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "llama",
-        {"rope_scaling": LLAMA3, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rope_scaling": tiny.LLAMA3, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
         "contradict each other",
     ),
     (

@@ -13,16 +13,10 @@ from pipeline.evals.check import beside_llamacpp, check
 from pipeline.evals.check.beside_llamacpp import LIMIT
 from pipeline.graphs import export
 from pipeline.models import checkpoint, demo
-from tests import tiny_gguf
+from tests import tiny, tiny_gguf
 from tests.tiny_gguf import Kind, Tiny
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 32.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
+LLAMA3 = {**tiny.LLAMA3, "factor": 32.0}
 
 
 def opened(folder: Path, model_type: str = "llama", how: Tiny | None = None, **changes: Any) -> Path:

@@ -21,13 +21,7 @@ from pipeline.types import SkipSet
 from tests import tiny
 from tests.faults import graph
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 1024,
-}
+LLAMA3 = {**tiny.LLAMA3, "original_max_position_embeddings": 1024}
 LONG = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0 + k for k in range(8)]}
 
 

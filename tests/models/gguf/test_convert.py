@@ -16,7 +16,7 @@ from pipeline.models import demo
 from pipeline.models.config import read_config
 from pipeline.models.gguf.convert import convert
 from pipeline.types import UserError
-from tests import tiny_gguf
+from tests import tiny, tiny_gguf
 from tests.tiny_gguf import Kind, Tiny
 
 # Token ids of the SmolLM2 tokenizer as its authors publish it: digits one by one, byte-level, no BOS.
@@ -35,13 +35,7 @@ ODD = [
     "مرحبا",
     "1234567890",
 ]
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 32.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
+LLAMA3 = {**tiny.LLAMA3, "factor": 32.0}
 
 
 def logits(folder: Path) -> Any:

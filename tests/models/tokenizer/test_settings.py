@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from pipeline.models.tokenizer_settings import read_settings
+from pipeline.models.tokenizer.settings import read_settings
 from pipeline.types import UserError
 from tests import tokenizing
 from tests.tokenizing import token

@@ -1,7 +1,7 @@
 """Tokenizers that the `tokenizers` library cannot read as they are: converted by transformers, and kept.
 
 sentencepiece's tokenizer.model, vocab.json with merges.txt, and the classes of transformers that do more with
-a tokenizer.json than `tokenizer_classes` knows. The conversion takes seconds, so that its result is kept
+a tokenizer.json than `classes` knows. The conversion takes seconds, so that its result is kept
 under calib/<model>/, named by the digest of what it was made of.
 """
 

@@ -13,7 +13,8 @@ import pytest
 from transformers import AutoTokenizer, GPT2TokenizerFast
 
 from pipeline import store
-from pipeline.models import texts, tokenizer, tokenizer_conversion
+from pipeline.models import texts, tokenizer
+from pipeline.models.tokenizer import conversion
 from pipeline.types import UserError
 from tests import tokenizing
 from tests.tokenizing import ODD
@@ -62,7 +63,7 @@ def test_sentencepieces_model_is_converted_once(
         assert words.encode(text) == ids and words.decode(ids) == truth.decode(ids)
     assert words.special == truth.special_tokens_map
     assert len(list((workdir / "calib" / "m").glob("tokenizer-*.json"))) == 1
-    monkeypatch.setattr(tokenizer_conversion, "_by_transformers", None)
+    monkeypatch.setattr(conversion, "_by_transformers", None)
     assert [tokenizer.load(folder).encode(text) for text in ODD] == [truth.encode(text) for text in ODD]
 
 

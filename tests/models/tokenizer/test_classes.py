@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from pipeline.models import tokenizer, tokenizer_classes
-from pipeline.models.tokenizer import CheckpointTokenizer
+from pipeline.models import tokenizer
+from pipeline.models.tokenizer import CheckpointTokenizer, classes
 from pipeline.types import UserError
 from tests import tokenizing
 from tests.tokenizing import ODD, token
@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "named": {"extra_special_tokens": {"image_token": "<image>"}, "bos_token": "<s>", "eos_token": "</s>"},
     "window": {"model_max_length": 5, "bos_token": "<|endoftext|>", "pad_token": "<pad>"},
 }
-FASTS = [f"{name}Fast" for name in tokenizer_classes.CLASSES if name != tokenizer_classes.BACKEND]
+FASTS = [f"{name}Fast" for name in classes.CLASSES if name != classes.BACKEND]
 OTHER_CLASSES = ["CodeLlamaTokenizer", "T5Tokenizer", "CohereTokenizerFast", "BloomTokenizerFast"]
 
 
@@ -165,7 +165,7 @@ def test_old_files_of_special_and_added_tokens_count(tmp_path: Path) -> None:
 def test_llamas_add_prefix_space_is_that_of_its_conversion(
     legacy: bool, prefix: bool, tmp_path: Path
 ) -> None:
-    """transformers converts tokenizer.model anew where it is set; see test_tokenizer_conversion."""
+    """transformers converts tokenizer.model anew where it is set; see test_conversion."""
     config = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy, "add_prefix_space": prefix}
     words = tokenizer.load(tokenizing.put(tmp_path, "pieces-legacy", tokenizer_config=config))
     plain = tokenizer.load(tokenizing.put(tmp_path, "pieces-legacy" if legacy else "pieces"))
@@ -174,8 +174,8 @@ def test_llamas_add_prefix_space_is_that_of_its_conversion(
 
 
 def test_defaults_are_those_of_transformers_classes() -> None:
-    for name, kind in tokenizer_classes.CLASSES.items():
-        if name in (tokenizer_classes.BASE, tokenizer_classes.BACKEND):
+    for name, kind in classes.CLASSES.items():
+        if name in (classes.BASE, classes.BACKEND):
             continue
         parameters = inspect.signature(getattr(transformers, f"{name}Fast").__init__).parameters
         names = ("unk_token", "bos_token", "eos_token", "pad_token")

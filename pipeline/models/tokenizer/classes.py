@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from pipeline.models.tokenizer_settings import Token, TokenizerSettings
+from pipeline.models.tokenizer.settings import Token, TokenizerSettings
 
 SPACE = "▁"
 """What stands for a space in a vocabulary of sentencepiece's."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models
 
-from pipeline.models import tokenizer_classes, tokenizer_conversion
 from pipeline.models.config import read_config, read_generation_config
-from pipeline.models.tokenizer_settings import ChatTemplate, TokenizerSettings, read_settings
+from pipeline.models.tokenizer import classes, conversion
+from pipeline.models.tokenizer.settings import ChatTemplate, TokenizerSettings, read_settings
 from pipeline.runtime.generation.prompts import Conventions, Prompts, plain
 from pipeline.store import records
 from pipeline.types import UserError, first_line
@@ -115,7 +115,7 @@ def load(folder: Path) -> CheckpointTokenizer:
     if (folder / "tokenizer.json").is_file() and _is_read_here(settings.name):
         backend, special = _from_file(folder, settings)
     else:
-        backend, special = tokenizer_conversion.convert(folder)
+        backend, special = conversion.convert(folder)
         backend.encode_special_tokens = bool(settings.values.get("split_special_tokens", False))
     return CheckpointTokenizer(plain(backend), special, settings.chat_template, _cleans_up(backend, settings))
 
@@ -124,7 +124,7 @@ def _refuse_program(folder: Path, settings: TokenizerSettings) -> None:
     """Refuses a class that is the checkpoint's own code, unless transformers has one of its name."""
     name, auto_map = settings.name, settings.values.get("auto_map")
     code = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
-    if code and name not in tokenizer_classes.CLASSES and not tokenizer_conversion.is_known(name):
+    if code and name not in classes.CLASSES and not conversion.is_known(name):
         raise UserError(
             f"{folder}: the tokenizer is a program of the checkpoint's own ({name}), which is not run; "
             "remove auto_map from tokenizer_config.json to take its tokenizer.json as it is"
@@ -132,7 +132,7 @@ def _refuse_program(folder: Path, settings: TokenizerSettings) -> None:
 
 
 def _is_read_here(name: str) -> bool:
-    return not name or name in tokenizer_classes.CLASSES or not tokenizer_conversion.is_known(name)
+    return not name or name in classes.CLASSES or not conversion.is_known(name)
 
 
 def _from_file(folder: Path, settings: TokenizerSettings) -> tuple[Tokenizer, dict[str, str | list[str]]]:
@@ -140,7 +140,7 @@ def _from_file(folder: Path, settings: TokenizerSettings) -> tuple[Tokenizer, di
     data = records.read_bytes(file)
     try:
         backend = Tokenizer.from_buffer(data)
-        return tokenizer_classes.apply(backend, settings)
+        return classes.apply(backend, settings)
     except Exception as error:  # noqa: BLE001 - the library raises Exception itself
         raise UserError(f"{file} is no tokenizer that can be read ({first_line(error)})") from None
 
@@ -148,9 +148,7 @@ def _from_file(folder: Path, settings: TokenizerSettings) -> tuple[Tokenizer, di
 def _cleans_up(backend: Tokenizer, settings: TokenizerSettings) -> bool:
     wanted = bool(settings.values.get("clean_up_tokenization_spaces", False))
     # transformers 5 passes over it for BPE, whose texts it would corrupt
-    return wanted and not (
-        settings.name == tokenizer_classes.BACKEND and isinstance(backend.model, models.BPE)
-    )
+    return wanted and not (settings.name == classes.BACKEND and isinstance(backend.model, models.BPE))
 
 
 def prompts(folder: Path) -> Prompts:

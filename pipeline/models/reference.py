@@ -207,23 +207,14 @@ class Reference:
             longer.update(keys, values, i)
         return longer
 
-    def residuals(
-        self, input_ids: Array, attention_mask: Array, position_ids: Array
-    ) -> dict[Sublayer, Array]:
-        """The residual stream [B, T, C] after every sublayer that is there, in order; inputs as `forward`.
-
-        Where attention and MLP run in parallel, the attention counts as joining first.
-        """
-        return self.trace(input_ids, attention_mask, position_ids)[0]
-
     def trace(
         self, input_ids: Array, attention_mask: Array, position_ids: Array
     ) -> tuple[dict[Sublayer, Array], dict[Sublayer, Array], Array]:
         """What happens to the residual stream; inputs as `forward`.
 
         Returns:
-            The stream after each sublayer, what each sublayer adds to it, and the stream before layer 0, each
-            [B, T, C].
+            The stream after each sublayer that is there, in order, what each adds to it, and the stream
+            before layer 0, each [B, T, C]. Of a parallel layer the attention counts as joining first.
         """
         branches: dict[Sublayer, torch.Tensor] = {}
         hooks = [

@@ -17,7 +17,7 @@ from pipeline.models import checkpoint, checkpoint_files, demo, texts
 from pipeline.models import tokenizer as tokenizers
 from pipeline.models.reference import Reference
 from pipeline.models.tokenizer import stop_tokens
-from pipeline.runtime.generation.greedy import greedy
+from pipeline.runtime.generation.greedy import greedy_batch
 from pipeline.types import SkipSet
 
 pytestmark = pytest.mark.slow
@@ -39,11 +39,13 @@ def test_greedy_text_is_pytorchs(name: str, model: checkpoint.Checkpoint) -> Non
     """Token for token, on the graph's own cache; base knows the capital of France."""
     graph = variants.cut(export.export_base(model), SkipSet.parse(name))
     prompt = tokenizers.load(model.folder).encode("The capital of France is")
+    stop = stop_tokens(model.folder)
     with opening.open_runner(graph) as runner:
-        tokens = greedy(runner, prompt, 12, stop_tokens(model.folder))
-    assert tokens == Reference(model.folder, SkipSet.parse(name)).generate(prompt, 12)
+        (row,) = greedy_batch(runner, [prompt], 12, lambda tokens: tokens[-1] in stop)
+    truth = Reference(model.folder, SkipSet.parse(name)).generate(prompt, 12)
+    assert row.error is None and row.tokens == truth
     if name == "base":
-        assert tokenizers.load(model.folder).decode(tokens).startswith(" Paris.")
+        assert tokenizers.load(model.folder).decode(row.tokens).startswith(" Paris.")
 
 
 @pytest.mark.parametrize(("name", "precision"), [("mlp22-29", "fp32"), ("attn19-28", "fp16")])

@@ -84,23 +84,3 @@ def greedy_batch(
     while batcher.step():
         yield from (row for row in left if row.done)
         left = [row for row in left if not row.done]
-
-
-def greedy(
-    runner: Runner, prompt: Sequence[int], max_tokens: int, stop: frozenset[int] = frozenset()
-) -> list[int]:
-    """The greedy continuation of one prompt, up to and with the first token of `stop`.
-
-    Args:
-        runner: of the model.
-        prompt: tokens.
-        max_tokens: of the text.
-        stop: tokens that end it.
-
-    Raises:
-        UserError: the prompt is empty or holds an unknown token, or the logits are not finite.
-    """
-    (row,) = greedy_batch(runner, [prompt], max_tokens, lambda tokens: tokens[-1] in stop, rows=1)
-    if row.error is not None:
-        raise row.error
-    return row.tokens

@@ -69,9 +69,11 @@ def sizes(config: Config) -> Sizes:
     has_positions = rules.learned_positions is not None
     positions = config["max_position_embeddings"] + rules.learned_positions if has_positions else 0
     return Sizes(
-        attention=attention + norm + _attention_rest(config, rules, d * (h + 2 * g), d, c),
+        attention=attention
+        + _count(rules.attention_norms) * norm
+        + _attention_rest(config, rules, d * (h + 2 * g), d, c),
         attention_products=attention,
-        mlp=mlp + (0 if rules.shared_norm else norm) + _mlp_biases(config, rules, f, c),
+        mlp=mlp + _count(rules.mlp_norms) * norm + _mlp_biases(config, rules, f, c),
         mlp_products=mlp,
         embedding=(v + positions) * c,
         head=c * v,
@@ -82,6 +84,10 @@ def sizes(config: Config) -> Sizes:
         score_flops=4 * h * d,
         cache=2 * g * d,
     )
+
+
+def _count(norms: tuple[str | None, str | None]) -> int:
+    return sum(name is not None for name in norms)
 
 
 def _attention_rest(config: Config, rules: SizeRules, qkv: int, d: int, c: int) -> int:

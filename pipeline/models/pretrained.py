@@ -121,8 +121,8 @@ def _refuse_some(folder: Path, verb: str, names: Iterable[str], what: str) -> No
 
 def _prove_tensors(report: dict[str, Any], config: Config, folder: Path, skip: SkipSet) -> None:
     """Every tensor of the model is the file's, but those of the skip set; every one of the file is used."""
-    shared = rules_of(config.get("model_type")).shared_norm
-    missing = [name for name in report["missing_keys"] if not is_left_out(name, skip, shared_norm=shared)]
+    rules = rules_of(config.get("model_type"))
+    missing = [name for name in report["missing_keys"] if not is_left_out(name, skip, rules)]
     _refuse_some(folder, "lacks", missing, "which transformers would draw at random")
     unused = [name for name in report["unexpected_keys"] if not is_table(name)]
     _refuse_some(folder, "holds", unused, f"which {config.get('model_type')} does not use")

@@ -18,21 +18,23 @@ AUTHORED = ("default", "linear", "llama3", "longrope")
 """Types of scaling that graphs are written with."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rope:
-    """How positions become angles.
+    """How positions become angles. Two are equal where they are the same object.
 
     Attributes:
         frequencies: inverse frequencies [D_rot/2].
         factor: on cosines and sines.
         long_frequencies: those of LongRoPE, for texts of more than `switch` tokens.
         switch: tokens.
+        name: of its table in a graph.
     """
 
     frequencies: Frequencies
     factor: float = 1.0
     long_frequencies: Frequencies | None = None
     switch: int = 0
+    name: str = "rope"
 
 
 def rope(config: Config) -> Rope:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 
+from pipeline.models.sizes import SizeRules
 from pipeline.types import SkipSet, TensorSlice, UserError
 
 PREFIX = "model"
@@ -16,7 +17,7 @@ _PLACE = re.compile(r"(?:^|\.)layers\.(?P<layer>\d{1,9})\.(?P<name>\w+)\.")
 _BARE = re.compile(r"(layers\.\d+|embed_tokens|norm|final_layernorm)\.")
 _WRAPPED = re.compile(r"(?P<wrapper>.+?\.)(?:model\.)?(?:layers\.\d+|embed_tokens)\.")
 _ATTENTION = ("self_attn", "attention", "attn")
-_MLP = ("mlp", "fc1", "fc2", "post_attention_layernorm")
+_MLP = ("mlp", "fc1", "fc2")
 
 
 def is_table(name: str) -> bool:
@@ -71,23 +72,23 @@ def layer_of(name: str) -> int | None:
     return int(place["layer"]) if place else None
 
 
-def is_left_out(name: str, skip: SkipSet, *, shared_norm: bool) -> bool:
-    """Whether a tensor of the checkpoint is of a sublayer that the skip set leaves out, its norm included.
+def is_left_out(name: str, skip: SkipSet, rules: SizeRules) -> bool:
+    """Whether a tensor of the checkpoint is of a sublayer that the skip set leaves out, its norms included.
 
     Args:
         name: of the tensor.
         skip: what is left out.
-        shared_norm: attention and MLP of a layer read one norm, which goes with both.
+        rules: of the architecture; a norm that attention and MLP share goes with both.
     """
     place = _PLACE.search(name)
     if place is None:
         return False
     i, part = int(place["layer"]), place["name"]
-    if part == "input_layernorm":
-        return (i, "attn") in skip and (not shared_norm or (i, "mlp") in skip)
-    if part in _MLP:
+    if part in rules.attention_norms and rules.shared_norm:
+        return (i, "attn") in skip and (i, "mlp") in skip
+    if part in _MLP or part in rules.mlp_norms:
         return (i, "mlp") in skip
-    return part in _ATTENTION and (i, "attn") in skip
+    return (part in _ATTENTION or part in rules.attention_norms) and (i, "attn") in skip
 
 
 def gone(names: Iterable[str], num_layers: int) -> SkipSet:
@@ -99,6 +100,6 @@ def gone(names: Iterable[str], num_layers: int) -> SkipSet:
     """
     present = {(int(place["layer"]), place["name"]) for place in map(_PLACE.search, names) if place}
     attention = {layer for layer, part in present if part in _ATTENTION}
-    mlp = {layer for layer, part in present if part in ("mlp", "fc1", "fc2")}
+    mlp = {layer for layer, part in present if part in _MLP}
     everything = set(range(num_layers))
     return SkipSet(tuple(everything - attention), tuple(everything - mlp))

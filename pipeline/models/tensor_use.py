@@ -86,11 +86,11 @@ def refuse_unread(checkpoint: Checkpoint, read: Collection[str], skip: SkipSet) 
         UserError: names them, with their number.
     """
     config, folder = checkpoint.config, checkpoint.folder
-    shared = rules_of(config["model_type"]).shared_norm
+    rules = rules_of(config["model_type"])
     unread = [
         name
         for name in checkpoint.tensors
-        if name not in read and not is_table(name) and not is_left_out(name, skip, shared_norm=shared)
+        if name not in read and not is_table(name) and not is_left_out(name, skip, rules)
     ]
     if HEAD in unread and config["tie_word_embeddings"]:
         refuse_trained_head(folder, checkpoint.tensors)

@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from pipeline.models import checkpoint, tensor_names
+from pipeline.models.sizes import rules_of
 from pipeline.types import BASE, SkipSet, TensorSlice, UserError
 from tests import tiny
 
@@ -67,25 +68,32 @@ def test_tables(name: str, table: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "skip", "shared", "left_out"),
+    ("part", "skip", "model_type", "left_out"),
     [
-        ("self_attn.q_proj.weight", SkipSet((1,)), False, True),
-        ("self_attn.q_proj.weight", SkipSet((2,), (1,)), False, False),
-        ("mlp.up_proj.weight", SkipSet((), (1,)), False, True),
-        ("mlp.up_proj.weight", SkipSet((1,)), False, False),
-        ("input_layernorm.weight", SkipSet((1,)), False, True),
-        ("input_layernorm.weight", SkipSet((), (1,)), False, False),
-        ("input_layernorm.weight", SkipSet((1,)), True, False),
-        ("input_layernorm.weight", SkipSet((1,), (1,)), True, True),
-        ("post_attention_layernorm.weight", SkipSet((), (1,)), False, True),
-        ("post_attention_layernorm.weight", SkipSet((1,)), False, False),
-        ("fc1.weight", SkipSet((), (1,)), False, True),
-        ("self_attn.q_proj.weight", BASE, False, False),
+        ("self_attn.q_proj.weight", SkipSet((1,)), "llama", True),
+        ("self_attn.q_proj.weight", SkipSet((2,), (1,)), "llama", False),
+        ("mlp.up_proj.weight", SkipSet((), (1,)), "llama", True),
+        ("mlp.up_proj.weight", SkipSet((1,)), "llama", False),
+        ("input_layernorm.weight", SkipSet((1,)), "llama", True),
+        ("input_layernorm.weight", SkipSet((), (1,)), "llama", False),
+        ("input_layernorm.weight", SkipSet((1,)), "phi", False),
+        ("input_layernorm.weight", SkipSet((1,), (1,)), "phi", True),
+        ("post_attention_layernorm.weight", SkipSet((), (1,)), "llama", True),
+        ("post_attention_layernorm.weight", SkipSet((1,)), "llama", False),
+        ("fc1.weight", SkipSet((), (1,)), "llama", True),
+        ("post_attention_layernorm.weight", SkipSet((1,)), "gemma2", True),
+        ("post_attention_layernorm.weight", SkipSet((), (1,)), "gemma2", False),
+        ("pre_feedforward_layernorm.weight", SkipSet((), (1,)), "gemma2", True),
+        ("post_feedforward_layernorm.weight", SkipSet((), (1,)), "gemma2", True),
+        ("post_feedforward_layernorm.weight", SkipSet((1,)), "gemma2", False),
+        ("self_attn.q_norm.weight", SkipSet((1,)), "gemma3_text", True),
+        ("self_attn.q_proj.weight", BASE, "llama", False),
     ],
 )
-def test_what_a_skip_set_leaves_out(part: str, skip: SkipSet, shared: bool, left_out: bool) -> None:
-    assert tensor_names.is_left_out(f"model.layers.1.{part}", skip, shared_norm=shared) == left_out
-    assert not tensor_names.is_left_out("model.norm.weight", skip, shared_norm=shared)
+def test_what_a_skip_set_leaves_out(part: str, skip: SkipSet, model_type: str, left_out: bool) -> None:
+    rules = rules_of(model_type)
+    assert tensor_names.is_left_out(f"model.layers.1.{part}", skip, rules) == left_out
+    assert not tensor_names.is_left_out("model.norm.weight", skip, rules)
 
 
 def test_layers_and_what_is_gone() -> None:

@@ -119,6 +119,14 @@ class GraphBuilder:
         """A constant int64."""
         return self.constant(np.array(number, np.int64), f"int.{number}")
 
+    def number(self, value: float) -> ir.Value:
+        """A constant in the graph's precision."""
+        return self.constant(np.array(value, self.dtype.numpy()), f"number.{value:.9g}")
+
+    def times(self, x: ir.Value, factor: float, label: str) -> ir.Value:
+        """The product x · factor, the factor rounded to the graph's precision; x itself where it is 1."""
+        return x if factor == 1 else self.op("Mul", [x, self.number(factor)], label=label)
+
     @property
     def read(self) -> Collection[str]:
         """Names of the checkpoint's tensors that the graph reads so far."""

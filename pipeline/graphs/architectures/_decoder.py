@@ -11,6 +11,7 @@ other forms or, worse, misreads them silently.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
@@ -18,8 +19,12 @@ from pipeline.graphs.architectures._builder import INT64, GraphBuilder
 from pipeline.graphs.architectures._positions import write_angles, write_mask
 from pipeline.models import tensor_use
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.rope import rope
+from pipeline.models.rope import Rope, rope
+from pipeline.models.sizes import rules_of
 from pipeline.types import Precision, SkipSet, UserError
+
+_GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
+"""Name of an activation in transformers → ONNX's name of the approximation."""
 
 
 class Decoder(GraphBuilder, ABC):
@@ -36,6 +41,8 @@ class Decoder(GraphBuilder, ABC):
 
     final_norm = "model.norm"
     """The checkpoint's name of the norm before the head."""
+    activation_key = "hidden_act"
+    """The config's key of the MLP's activation."""
 
     def __init__(self, checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> None:
         super().__init__(checkpoint, precision)
@@ -44,9 +51,11 @@ class Decoder(GraphBuilder, ABC):
         self.H, self.G = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         self.C, self.F = self.config["hidden_size"], self.config["intermediate_size"]
         self.D = self.config["head_dim"]
-        self.rope = rope(self.config)
+        self.ropes = self.layer_ropes()
+        self.rules = rules_of(self.config["model_type"])
         skip.within(self.L)
         self._masks: dict[int | None, ir.Value] = {}
+        self._angles: dict[Rope, tuple[ir.Value, ir.Value]] = {}
 
     # ---- the graph --------------------------------------------------------------------------------------
 
@@ -66,10 +75,11 @@ class Decoder(GraphBuilder, ABC):
         with self.scope("mask"):
             for window in dict.fromkeys(self.window(i) for i in range(self.L)):
                 self._masks[window] = write_mask(self, ids, padding, window)
-        with self.scope("rope"):
-            self.cos, self.sin = write_angles(self, self.rope, positions)
-        embeddings = self.weight("model.embed_tokens.weight", self.V, self.C)
-        x = self.op("Gather", [embeddings, ids], axis=0, label="embed_tokens")
+        for table in dict.fromkeys(self.ropes):
+            if table is not None:
+                with self.scope(table.name):
+                    self._angles[table] = write_angles(self, table, positions)
+        x = self.embed(ids)
         for i in range(self.L):
             with self.scope(f"layers.{i}"):
                 x = self.layer(x, i)
@@ -84,17 +94,41 @@ class Decoder(GraphBuilder, ABC):
         return self.finish([logits, *present.values()])
 
     def layer(self, x: ir.Value, i: int) -> ir.Value:
-        """One layer, pre-norm and sequential: x + attention(norm(x)), then x + mlp(norm(x))."""
-        prefix = f"model.layers.{i}"
+        """One layer, sequential: x + attention(norm(x)), then x + mlp(norm(x)).
+
+        Where an architecture has a norm behind a sublayer, that is within the branch: x + norm(mlp(norm(x))).
+        """
         if (i, "attn") not in self.skip:
             with self.scope("attention"):
-                branch = self.attention(self.norm(x, f"{prefix}.input_layernorm"), i)
-                x = self.op("Add", [x, branch], label="residual")
+                x = self.joined(x, i, self.attention, self.rules.attention_norms)
         if (i, "mlp") not in self.skip:
             with self.scope("mlp"):
-                branch = self.mlp(self.norm(x, f"{prefix}.post_attention_layernorm"), i)
-                x = self.op("Add", [x, branch], label="residual")
+                x = self.joined(x, i, self.mlp, self.rules.mlp_norms)
         return x
+
+    def joined(
+        self,
+        x: ir.Value,
+        i: int,
+        write: Callable[[ir.Value, int], ir.Value],
+        norms: tuple[str | None, str | None],
+    ) -> ir.Value:
+        """The stream with one sublayer's branch added.
+
+        Args:
+            x: the stream [B, S, C].
+            i: layer.
+            write: `attention` or `mlp`.
+            norms: the sublayer's, before it and behind it.
+        """
+        before, after = (norm and f"model.layers.{i}.{norm}" for norm in norms)
+        branch = write(self.norm(x, before) if before else x, i)
+        return self.op("Add", [x, self.norm(branch, after) if after else branch], label="residual")
+
+    def embed(self, ids: ir.Value) -> ir.Value:
+        """[B, S] → [B, S, C]."""
+        embeddings = self.weight("model.embed_tokens.weight", self.V, self.C)
+        return self.op("Gather", [embeddings, ids], axis=0, label="embed_tokens")
 
     @abstractmethod
     def attention(self, x: ir.Value, i: int) -> ir.Value:
@@ -131,6 +165,15 @@ class Decoder(GraphBuilder, ABC):
         slides = self.config["layer_types"][i] == "sliding_attention"
         return self.config["sliding_window"] if slides else None
 
+    def layer_ropes(self) -> Sequence[Rope | None]:
+        """The rotary embedding of each layer, None where it has none; the same object is one table."""
+        return [rope(self.config)] * self.L
+
+    @property
+    def attention_scale(self) -> float:
+        """What the products of queries and keys are multiplied by."""
+        return float(self.D**-0.5)
+
     # ---- parts ------------------------------------------------------------------------------------------
 
     def attend(self, q: ir.Value, k: ir.Value, v: ir.Value, i: int) -> ir.Value:
@@ -140,14 +183,13 @@ class Decoder(GraphBuilder, ABC):
 
     def attend_heads(self, queries: ir.Value, keys: ir.Value, values: ir.Value, i: int) -> ir.Value:
         """As `attend`, on q [B, H, S, D] and k, v [B, G, S, D]."""
-        queries, keys = self.rotate(queries), self.rotate(keys)
+        queries, keys = self.rotate(queries, i), self.rotate(keys, i)
         keys = self.op("Concat", [self.values[f"past_key_values.{i}.key"], keys], axis=2, label="keys")
         values = self.op(
             "Concat", [self.values[f"past_key_values.{i}.value"], values], axis=2, label="values"
         )
         self.values[f"present.{i}.key"], self.values[f"present.{i}.value"] = keys, values
-        mask = self._masks[self.window(i)]
-        mixed = self.op("Attention", [queries, keys, values, mask], is_causal=0, scale=self.D**-0.5)
+        mixed = self.mix(queries, keys, values, self._masks[self.window(i)])
         merged = self.op("Transpose", [mixed], perm=[0, 2, 1, 3], label="merge")
         return self.op("Reshape", [merged, self.ints(0, 0, self.H * self.D)], label="merged")
 
@@ -158,14 +200,38 @@ class Decoder(GraphBuilder, ABC):
             split = self.norm(split, norm, self.D)
         return self.op("Transpose", [split], perm=[0, 2, 1, 3], label="heads")
 
-    def rotate(self, x: ir.Value) -> ir.Value:
+    def mix(self, queries: ir.Value, keys: ir.Value, values: ir.Value, mask: ir.Value) -> ir.Value:
+        """Attention on [B, H, S, D] and two [B, G, T, D] under a mask [B, 1, S, T] → [B, H, S, D]."""
+        inputs = [queries, keys, values, mask]
+        return self.op("Attention", inputs, is_causal=0, scale=self.attention_scale)
+
+    def rotate(self, x: ir.Value, i: int) -> ir.Value:
         """Rotary embedding of [B, heads, S, D] (Su et al. 2021, eq. 34), halves not interleaved."""
-        rotated = 2 * len(self.rope.frequencies)
+        if (rope := self.ropes[i]) is None:
+            return x
+        rotated = 2 * len(rope.frequencies)
         partial = {"rotary_embedding_dim": rotated} if rotated != self.D else {}
-        return self.op("RotaryEmbedding", [x, self.cos, self.sin], interleaved=0, **partial, label="rotary")
+        inputs = [x, *self._angles[rope]]
+        return self.op("RotaryEmbedding", inputs, interleaved=0, **partial, label="rotary")
+
+    def activation(self, x: ir.Value) -> ir.Value:
+        """The MLP's activation. SiLU as Sigmoid·Mul: opset 24's Swish has no ONNX Runtime kernel.
+
+        Raises:
+            UserError: the config names another one.
+        """
+        name = self.config[self.activation_key]
+        if name in ("silu", "swish"):
+            return self.op("Mul", [x, self.op("Sigmoid", [x])], label="silu")
+        if name in _GELU:
+            return self.op("Gelu", [x], approximate=_GELU[name])
+        raise UserError(
+            f"{self.checkpoint.folder}: {self.activation_key} {name!r:.60} is not authored for this "
+            "architecture; use --from-onnx"
+        )
 
     def gated_mlp(self, gate: ir.Value, up: ir.Value, down: str, *, bias: bool = False) -> ir.Value:
-        """down(SiLU(gate) · up). SiLU as Sigmoid·Mul: opset 24's Swish has no ONNX Runtime kernel.
+        """down(activation(gate) · up).
 
         Args:
             gate: [B, S, F].
@@ -173,13 +239,8 @@ class Decoder(GraphBuilder, ABC):
             down: name of the projection to C.
             bias: whether the projection has one.
         """
-        if (name := self.config["hidden_act"]) not in ("silu", "swish"):
-            raise UserError(
-                f"{self.checkpoint.folder}: hidden_act {name!r} is not authored for this architecture; "
-                "use --from-onnx"
-            )
-        act = self.op("Mul", [gate, self.op("Sigmoid", [gate])], label="silu")
-        return self.linear(self.op("Mul", [act, up], label="gated"), down, self.F, self.C, bias=bias)
+        gated = self.op("Mul", [self.activation(gate), up], label="gated")
+        return self.linear(gated, down, self.F, self.C, bias=bias)
 
     def linear(
         self, x: ir.Value, name: str, width: int, out: int, *, bias: bool = False, label: str = ""

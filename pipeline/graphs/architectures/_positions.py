@@ -41,16 +41,16 @@ def write_mask(graph: GraphBuilder, ids: ir.Value, padding: ir.Value, window: in
 def write_angles(graph: GraphBuilder, rope: Rope, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Cosines and sines [B, S, D_rot/2] of the angles at position_ids [B, S], computed in FP32."""
     op = graph.op
-    frequencies = graph.constant(rope.frequencies.reshape(1, 1, -1), "rope.frequencies")
+    frequencies = graph.constant(rope.frequencies.reshape(1, 1, -1), f"{rope.name}.frequencies")
     if rope.long_frequencies is not None:
-        far = graph.constant(rope.long_frequencies.reshape(1, 1, -1), "rope.long_frequencies")
+        far = graph.constant(rope.long_frequencies.reshape(1, 1, -1), f"{rope.name}.long_frequencies")
         last = op("ReduceMax", [positions], keepdims=0)
         frequencies = op("Where", [op("GreaterOrEqual", [last, graph.scalar(rope.switch)]), far, frequencies])
     position = op("Unsqueeze", [op("Cast", [positions], to=ir.DataType.FLOAT), graph.ints(2)])
     angle = op("Mul", [position, frequencies])
     tables = [op(name, [angle]) for name in ("Cos", "Sin")]
     if rope.factor != 1.0:
-        factor = graph.constant(np.float32(rope.factor), "rope.factor")
+        factor = graph.constant(np.float32(rope.factor), f"{rope.name}.factor")
         tables = [op("Mul", [table, factor]) for table in tables]
     if graph.dtype != ir.DataType.FLOAT:
         tables = [op("Cast", [table], to=graph.dtype) for table in tables]

@@ -9,9 +9,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from pipeline.graphs.architectures._decoder import Decoder
-from pipeline.types import UserError
-
-_GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
 class Architecture(Decoder):
@@ -55,13 +52,8 @@ class Architecture(Decoder):
 
     def mlp(self, x: ir.Value, i: int) -> ir.Value:
         """[B, S, C] → [B, S, C]."""
-        name, act = f"model.layers.{i}.mlp", self.config["hidden_act"]
-        if act not in _GELU:
-            raise UserError(
-                f"{self.checkpoint.folder}: hidden_act {act!r} is not authored for phi; use --from-onnx"
-            )
-        up = self.linear(x, f"{name}.fc1", self.C, self.F, bias=True)
-        active = self.op("Gelu", [up], approximate=_GELU[act])
+        name = f"model.layers.{i}.mlp"
+        active = self.activation(self.linear(x, f"{name}.fc1", self.C, self.F, bias=True))
         return self.linear(active, f"{name}.fc2", self.F, self.C, bias=True)
 
     def head(self, x: ir.Value) -> ir.Value:

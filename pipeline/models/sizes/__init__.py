@@ -20,6 +20,8 @@ class SizeRules:
     Attributes:
         gated_mlp: the MLP has a gate, an up and a down matrix; without a gate, up and down.
         layer_norms: norms have a scale and a bias (LayerNorm); else a scale alone (RMSNorm).
+        attention_norms, mlp_norms: names, within a layer, of the norm before the sublayer and of the one
+            behind it, whose output joins the stream; None: there is no such norm.
         shared_norm: attention and MLP read one norm, which is counted with the attention.
         head_norms: queries and keys have a norm of D numbers each.
         qkv_bias, output_bias: of the attention's matrices; None: as the config's `attention_bias` says.
@@ -32,6 +34,8 @@ class SizeRules:
 
     gated_mlp: bool = True
     layer_norms: bool = False
+    attention_norms: tuple[str | None, str | None] = ("input_layernorm", None)
+    mlp_norms: tuple[str | None, str | None] = ("post_attention_layernorm", None)
     shared_norm: bool = False
     head_norms: bool = False
     qkv_bias: bool | None = None

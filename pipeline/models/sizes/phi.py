@@ -5,6 +5,7 @@ from pipeline.models.sizes import SizeRules
 RULES = SizeRules(
     gated_mlp=False,
     layer_norms=True,
+    mlp_norms=(None, None),
     shared_norm=True,
     qkv_bias=True,
     output_bias=True,

@@ -9,9 +9,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pipeline.store.records.base import read_bytes
 from pipeline.types import UserError, file_name
@@ -71,31 +71,65 @@ def lock(folder: Path, wait: bool = True, make: bool = True) -> Iterator[None]:
 
     The lock's file lies beside the folder, so that whoever holds the lock may remove the folder. Only where
     nothing can be written there, beside a user's own folder, it lies inside. The kernel drops the lock when a
-    process dies, however it dies.
+    process dies, however it dies. A folder that was made here and in which nothing was written goes again.
 
     Raises:
         BlockingIOError: another one writes, and `wait` is False.
     """
-    with _lock_file(folder, wait):
-        if make:
-            folder.mkdir(parents=True, exist_ok=True)
-        yield
+    whole = folder.resolve()
+    new = [place for place in (whole, *whole.parents) if not place.exists()]
+    try:
+        with _lock_file(whole, wait):
+            if make:
+                folder.mkdir(parents=True, exist_ok=True)
+            try:
+                yield
+            finally:
+                _remove_empty(new[:1])
+    finally:
+        _remove_empty(new)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those of some folders, the innermost first, that are there and have nothing in them."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 @contextlib.contextmanager
-def _lock_file(folder: Path, wait: bool) -> Iterator[None]:
-    """Holds the lock's file. If the file was removed meanwhile, another process may hold a new one: again."""
-    whole = folder.resolve()
-    whole.parent.mkdir(parents=True, exist_ok=True)
-    beside = os.access(whole.parent, os.W_OK) and whole.parent != whole
-    path = whole.parent / f".{file_name(whole.name, 200)}.lock" if beside else whole / ".lock"
+def _lock_file(whole: Path, wait: bool) -> Iterator[None]:
+    """Holds the lock's file, which goes with its folder.
+
+    If the file was removed meanwhile, another process may hold a new one: again.
+    """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
+        try:
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            beside = os.access(whole.parent, os.W_OK) and whole.parent != whole
+            path = whole.parent / f".{file_name(whole.name, 200)}.lock" if beside else whole / ".lock"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except FileNotFoundError:  # another process has just removed the folder that it had made
+            continue
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if not _is_open_at(file, path):
+                continue
+            try:
                 yield
-                return
+            finally:
+                if not whole.exists() and _is_open_at(file, path):
+                    path.unlink()
+            return
+
+
+def _is_open_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that lies at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def sweep_temporaries(folder: Path) -> None:

@@ -132,9 +132,28 @@ def test_a_lock_lies_beside_its_folder_where_that_can_be_written(
     folder = tmp_path / "graphs" / "m"
     with store.lock(folder):
         assert not list(folder.iterdir()) and {p.name for p in folder.parent.iterdir()} == {".m.lock", "m"}
+        (folder / "file").touch()
     monkeypatch.setattr(os, "access", lambda *_: False)  # a user's folder among those of others
     with store.lock(folder):
-        assert [p.name for p in folder.iterdir()] == [".lock"]
+        assert sorted(p.name for p in folder.iterdir()) == [".lock", "file"]
+
+
+def test_a_lock_leaves_nothing_of_a_folder_that_was_not_written(tmp_path: Path) -> None:
+    """Neither its file, nor the folders that it made; what was there before stays."""
+    folder = tmp_path / "graphs" / "m"
+    for make in (False, True):
+        with pytest.raises(ValueError, match="refused"), store.lock(folder, make=make):
+            raise ValueError("refused")
+        assert not list(tmp_path.iterdir())
+    with store.lock(folder):
+        (folder / "base.onnx").write_text("x")
+    with store.lock(folder.with_name("other")):
+        pass
+    assert sorted(p.name for p in folder.parent.iterdir()) == [".m.lock", "m"]
+    (folder / "base.onnx").unlink()
+    with store.lock(folder):
+        pass
+    assert folder.is_dir()
 
 
 def test_digests_are_sha_256(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig
 
 from pipeline.models import pretrained, sublayers
-from pipeline.models.sublayers import keep_input, keep_output
+from pipeline.models.sizes import rules_of
+from pipeline.models.sublayers import keep_input, keep_output, removed_after
 from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError
 
 Array = npt.NDArray[Any]
@@ -110,14 +111,14 @@ class Reference:
             layer.register_forward_pre_hook(keep_input(kept, i), with_kwargs=True)
             for i, layer in enumerate(self.layers)
         ]
-        with _removed_after([*hooks, self.layers[0].register_forward_hook(self._see_form)]):
+        with removed_after([*hooks, self.layers[0].register_forward_hook(self._see_form)]):
             yield kept
 
     @contextmanager
     def leaving(self, layers: list[int]) -> Iterator[dict[int, torch.Tensor]]:
         """Keeps the residual stream [B, T, C] after these layers, of the passes made meanwhile."""
         kept: dict[int, torch.Tensor] = {}
-        with _removed_after([self.layers[i].register_forward_hook(keep_output(kept, i)) for i in layers]):
+        with removed_after([self.layers[i].register_forward_hook(keep_output(kept, i)) for i in layers]):
             yield kept
 
     def sublayers(self) -> dict[Sublayer, nn.Module]:
@@ -219,22 +220,36 @@ class Reference:
         branches: dict[Sublayer, torch.Tensor] = {}
         hooks = [
             module.register_forward_hook(keep_output(branches, sublayer))
-            for sublayer, module in self.sublayers().items()
+            for sublayer, module in self._joining().items()
         ]
         everything = list(range(len(self.layers)))
-        with _removed_after(hooks), self.entering() as entering, self.leaving(everything) as leaving:
+        with removed_after(hooks), self.entering() as entering, self.leaving(everything) as leaving:
             self.forward(input_ids, attention_mask, position_ids)
         batch, tokens = input_ids.shape
-        added = {
-            sublayer: branches[sublayer].reshape(batch, tokens, -1).numpy()
-            for sublayer, _, _ in self._places()
+        scaled = {
+            sublayer: branches[sublayer].reshape(batch, tokens, -1) * getattr(layer, "residual_multiplier", 1)
+            for sublayer, layer, _ in self._places()
             if sublayer in branches
         }
+        if self.model.dtype == torch.float32:  # fp16 is too coarse to tell
+            sublayers.refuse_unexplained(entering, scaled, leaving)
+        added = {sublayer: branch.numpy() for sublayer, branch in scaled.items()}
         streams = {
             (layer, kind): entering[layer].numpy() + branch if kind == "attn" else leaving[layer].numpy()
             for (layer, kind), branch in added.items()
         }
         return streams, added, entering[0].numpy()
+
+    def _joining(self) -> dict[Sublayer, nn.Module]:
+        """(layer, kind) → the module whose output joins the stream, of the sublayers that are there."""
+        rules = rules_of(self.model.config.model_type)
+        return {
+            (i, kind): sublayers.joining(
+                layer, name, rules.attention_norms if kind == "attn" else rules.mlp_norms
+            )
+            for (i, kind), layer, name in self._places()
+            if (i, kind) not in self.skip
+        }
 
     def logits_at(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """[B, K, V]: the logits at K positions of a pass without a cache.
@@ -278,13 +293,3 @@ class Reference:
         finally:
             self.model.generation_config = published
         return [int(token) for token in tokens[0, ids.shape[1] :]]
-
-
-@contextmanager
-def _removed_after(hooks: list[Any]) -> Iterator[None]:
-    """Removes hooks in the end."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

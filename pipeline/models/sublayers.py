@@ -5,7 +5,8 @@ Legend: B batch, T tokens, C hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,44 @@ def module_name(layer: nn.Module, names: tuple[str, ...], folder: Path) -> str:
     )
 
 
+def joining(layer: nn.Module, name: str, norms: tuple[str | None, str | None]) -> nn.Module:
+    """The module whose output joins the stream: the sublayer itself, or the norm behind it.
+
+    Args:
+        layer: a decoder layer.
+        name: of the sublayer there.
+        norms: names of the norms before the sublayer and behind it.
+    """
+    module: nn.Module = getattr(layer, norms[1] or name)
+    return module
+
+
+def refuse_unexplained(
+    before: dict[int, torch.Tensor], added: dict[Sublayer, torch.Tensor], after: dict[int, torch.Tensor]
+) -> None:
+    """Refuses a layer that does more to the stream than adding what its sublayers were seen to give.
+
+    Args:
+        before: layer → the stream before it.
+        added: what each sublayer adds.
+        after: layer → the stream after it; all [B, T, C], in fp32.
+
+    Raises:
+        UserError: they do not add up in some layer.
+    """
+    for layer, stream in after.items():
+        explained = before[layer].clone()
+        for kind in ("attn", "mlp"):
+            if (layer, kind) in added:
+                explained += added[layer, kind]
+        if not (explained - stream).abs().max() <= 1e-3 * stream.abs().max():
+            raise UserError(
+                f"layer {layer}: what its attention and MLP give does not add up to what the layer adds to "
+                "the residual stream (a norm or a factor behind them that is not known here); its sublayers "
+                "cannot be told apart"
+            )
+
+
 def keep_input(kept: dict[int, torch.Tensor], key: int) -> Callable[..., None]:
     """A hook before a module that keeps the stream which enters it."""
 
@@ -94,3 +133,13 @@ def keep_output(kept: dict[Any, torch.Tensor], key: Any) -> Callable[..., None]:
         kept[key] = output if isinstance(output, torch.Tensor) else output[0]
 
     return hook
+
+
+@contextmanager
+def removed_after(hooks: list[Any]) -> Iterator[None]:
+    """Removes hooks in the end."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -27,6 +27,7 @@ from pipeline.models import (
 )
 from pipeline.models.config import Config, is_known, read_config
 from pipeline.models.gguf import names
+from pipeline.models.sizes import rules_of
 from pipeline.models.weight_files import WeightFiles, find
 from pipeline.store import records
 from pipeline.store.records import CheckpointSource
@@ -87,8 +88,9 @@ class Checkpoint:
     def tensors(self) -> dict[str, TensorSlice]:
         """Tensor name, as transformers' causal model has it, → where it lies."""
         tensors = safetensors_index.read_index(self.files, self.weights.named)
-        is_authored = is_known(self.config.get("model_type"))
-        return tensor_names.canonical(tensors, self.folder) if is_authored else tensors
+        if not is_known(model_type := self.config.get("model_type")):
+            return tensors
+        return tensor_names.canonical(tensors, self.folder, rules_of(model_type))
 
     @cached_property
     def identity(self) -> str:

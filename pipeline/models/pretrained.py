@@ -60,7 +60,7 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
     model.train(False)
     _prove_tensors(report, config, folder, skip)
     if model.config.tie_word_embeddings:
-        tensor_use.refuse_trained_head(folder, tensors)
+        tensor_use.refuse_trained_head(folder, tensors, rules_of(config.get("model_type")))
     if configs.is_known(config.get("model_type")):
         _prove_config(model, config, file)
         _prove_rope(model, config, file)

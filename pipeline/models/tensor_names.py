@@ -8,14 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pipeline.models.sizes import SizeRules
 from pipeline.types import SkipSet, TensorSlice, UserError
 
-PREFIX = "model"
-"""transformers' `base_model_prefix` of every architecture that is authored here."""
-HEAD = "lm_head.weight"
-EMBEDDING = "model.embed_tokens.weight"
 _TABLE = re.compile(r"(^|\.)rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$|\.attention\.bias$")
-_PLACE = re.compile(r"(?:^|\.)layers\.(?P<layer>\d{1,9})\.(?P<name>\w+)\.")
-_BARE = re.compile(r"(layers\.\d+|embed_tokens|norm|final_layernorm)\.")
-_WRAPPED = re.compile(r"(?P<wrapper>.+?\.)(?:model\.)?(?:layers\.\d+|embed_tokens)\.")
+_PLACE = re.compile(r"(?:^|\.)(?:layers|h)\.(?P<layer>\d{1,9})\.(?P<name>\w+)\.")
 _ATTENTION = ("self_attn", "attention", "attn")
 _MLP = ("mlp", "fc1", "fc2")
 
@@ -25,7 +19,7 @@ def is_table(name: str) -> bool:
     return bool(_TABLE.search(name))
 
 
-def canonical(tensors: Mapping[str, TensorSlice], folder: object) -> dict[str, TensorSlice]:
+def canonical(tensors: Mapping[str, TensorSlice], folder: object, rules: SizeRules) -> dict[str, TensorSlice]:
     """The tensors under the names that transformers' causal model has.
 
     A checkpoint of the base model alone (LlamaModel) lacks the prefix `model.`: transformers puts it before
@@ -34,24 +28,27 @@ def canonical(tensors: Mapping[str, TensorSlice], folder: object) -> dict[str, T
     Args:
         tensors: under the names that the files have.
         folder: for messages.
+        rules: of the architecture.
 
     Raises:
         UserError: transformers would find them under no name.
     """
-    names = list(tensors)
-    if any(name.startswith(PREFIX) for name in names):
+    names, prefix, head = list(tensors), f"{rules.prefix}.", f"{rules.head}.weight"
+    if any(name.startswith(rules.prefix) for name in names):
         return dict(tensors)
-    if any(map(_BARE.match, names)):
-        if HEAD in tensors:
+    modules = [name.removeprefix(prefix) for name in (rules.embedding, rules.layers, rules.final_norm)]
+    if any(name.startswith(tuple(f"{module}." for module in modules)) for name in names):
+        if head in tensors:
             raise UserError(
-                f"{folder}: its tensors have no prefix 'model.', and {HEAD} is among them, which "
+                f"{folder}: its tensors have no prefix {prefix!r}, and {head} is among them, which "
                 "transformers refuses as corrupted; rename them"
             )
-        return {f"{PREFIX}.{name}": tensor for name, tensor in tensors.items()}
-    if wrapped := next(filter(None, map(_WRAPPED.match, names)), None):
+        return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    inside = re.compile(rf"(.+?\.)(?:{re.escape(prefix)})?(?:{'|'.join(modules[:2])})\.")
+    if wrapped := next(filter(None, map(inside.match, names)), None):
         raise UserError(
-            f"{folder}: its tensors' names begin with {wrapped['wrapper']!r:.100}; transformers looks for "
-            "'model.': save the model that is inside the wrapper"
+            f"{folder}: its tensors' names begin with {wrapped[1]!r:.100}; transformers looks for "
+            f"{prefix!r}: save the model that is inside the wrapper"
         )
     return dict(tensors)
 
@@ -63,7 +60,7 @@ def in_file(name: str, names: Collection[str]) -> str:
         name: of the tensor in transformers' causal model.
         names: of all tensors in the file.
     """
-    return name if name in names else name.removeprefix(f"{PREFIX}.")
+    return name if name in names else name.partition(".")[2]
 
 
 def layer_of(name: str) -> int | None:

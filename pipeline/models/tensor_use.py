@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.models.safetensors_index import same_bytes
-from pipeline.models.sizes import rules_of
-from pipeline.models.tensor_names import EMBEDDING, HEAD, is_left_out, is_table, layer_of
+from pipeline.models.sizes import SizeRules, rules_of
+from pipeline.models.tensor_names import is_left_out, is_table, layer_of
 from pipeline.types import SkipSet, TensorSlice, UserError, shown
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def refuse_unread(checkpoint: Checkpoint, read: Collection[str], skip: SkipSet) 
         for name in checkpoint.tensors
         if name not in read and not is_table(name) and not is_left_out(name, skip, rules)
     ]
-    if HEAD in unread and config["tie_word_embeddings"]:
-        refuse_trained_head(folder, checkpoint.tensors)
-        unread.remove(HEAD)
+    if (head := f"{rules.head}.weight") in unread and config["tie_word_embeddings"]:
+        refuse_trained_head(folder, checkpoint.tensors, rules)
+        unread.remove(head)
     if unread:
         raise UserError(
             f"{folder} holds {shown(unread)}, which {config['model_type']} does not use{_hint(unread)}"
@@ -115,7 +115,7 @@ def _hint(names: Iterable[str]) -> str:
     return "; save the model again without them, or take the architecture that has them"
 
 
-def refuse_trained_head(folder: Path, tensors: Mapping[str, TensorSlice]) -> None:
+def refuse_trained_head(folder: Path, tensors: Mapping[str, TensorSlice], rules: SizeRules) -> None:
     """Refuses a head of its own in the files of a checkpoint whose config.json ties it to the embedding.
 
     transformers takes the embedding then, and passes over the head.
@@ -123,11 +123,12 @@ def refuse_trained_head(folder: Path, tensors: Mapping[str, TensorSlice]) -> Non
     Args:
         folder: of the checkpoint.
         tensors: its tensors.
+        rules: of the architecture.
 
     Raises:
         UserError: their bytes differ.
     """
-    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
+    head, embedding = tensors.get(f"{rules.head}.weight"), tensors.get(f"{rules.embedding}.weight")
     if head is None or embedding is None:
         return
     is_same = (head.dtype, head.shape) == (embedding.dtype, embedding.shape) and same_bytes(
@@ -135,7 +136,7 @@ def refuse_trained_head(folder: Path, tensors: Mapping[str, TensorSlice]) -> Non
     )
     if not is_same:
         raise UserError(
-            f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding, and "
+            f"{folder}: tie_word_embeddings is true, but {rules.head}.weight is not the embedding, and "
             "transformers ignores it; set tie_word_embeddings to false in config.json if the head was "
             "trained, or remove it from the file"
         )

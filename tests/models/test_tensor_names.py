@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.models import checkpoint, tensor_names
-from pipeline.models.sizes import rules_of
+from pipeline.models.sizes import SizeRules, rules_of
 from pipeline.types import BASE, SkipSet, TensorSlice, UserError
 from tests import tiny
 
@@ -24,16 +25,21 @@ def named(*names: str) -> dict[str, TensorSlice]:
 def test_names_are_those_of_transformers_model(model_type: str, tmp_path: Path) -> None:
     whole = tiny.checkpoint(tmp_path / "whole", model_type)
     model = AutoModelForCausalLM.from_pretrained(whole)
-    assert model.base_model_prefix == tensor_names.PREFIX
+    rules = rules_of(model_type)
+    assert model.base_model_prefix == rules.prefix
+    modules = dict(model.named_modules())
+    assert modules[rules.embedding] is model.get_input_embeddings()
+    assert modules[rules.head] is model.get_output_embeddings()
+    assert len(modules[rules.layers]) == 2 and isinstance(modules[rules.final_norm].weight, torch.Tensor)
     assert set(checkpoint.open_checkpoint(whole).tensors) == set(model.state_dict())
-    model.model.save_pretrained(tmp_path / "bare")
+    getattr(model, rules.prefix).save_pretrained(tmp_path / "bare")
     names = set(checkpoint.open_checkpoint(tmp_path / "bare").tensors)
-    assert names == {name for name in model.state_dict() if not name.startswith("lm_head")}
+    assert names == {name for name in model.state_dict() if not name.startswith(rules.head)}
 
 
 def test_names_of_which_one_has_the_prefix_stay(tmp_path: Path) -> None:
     tensors = named("model.norm.weight", "layers.0.mlp.up_proj.weight")
-    assert tensor_names.canonical(tensors, tmp_path) == tensors
+    assert tensor_names.canonical(tensors, tmp_path, SizeRules()) == tensors
 
 
 @pytest.mark.parametrize(
@@ -48,7 +54,7 @@ def test_names_of_which_one_has_the_prefix_stay(tmp_path: Path) -> None:
 )
 def test_names_that_transformers_does_not_find(names: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        tensor_names.canonical(named(*names), tmp_path)
+        tensor_names.canonical(named(*names), tmp_path, SizeRules())
 
 
 @pytest.mark.parametrize(

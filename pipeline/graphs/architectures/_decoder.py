@@ -39,8 +39,6 @@ class Decoder(GraphBuilder, ABC):
         UserError: a layer of the skip set does not exist, or the rope is not authored.
     """
 
-    final_norm = "model.norm"
-    """The checkpoint's name of the norm before the head."""
     activation_key = "hidden_act"
     """The config's key of the MLP's activation."""
 
@@ -85,7 +83,7 @@ class Decoder(GraphBuilder, ABC):
                 x = self.layer(x, i)
         index = self.op("Unsqueeze", [wanted, self.ints(-1)], label="logits_index")
         x = self.op("GatherND", [x, index], batch_dims=1, label="logits_gather")
-        logits = self.head(self.norm(x, self.final_norm))
+        logits = self.head(self.norm(x, self.rules.final_norm))
         self.output(logits, "logits", ["batch", "wanted", self.V])
         present = {name: value for name, value in self.values.items() if name.startswith("present.")}
         for name, value in present.items():
@@ -121,13 +119,13 @@ class Decoder(GraphBuilder, ABC):
             write: `attention` or `mlp`.
             norms: the sublayer's, before it and behind it.
         """
-        before, after = (norm and f"model.layers.{i}.{norm}" for norm in norms)
+        before, after = (norm and f"{self.rules.layers}.{i}.{norm}" for norm in norms)
         branch = write(self.norm(x, before) if before else x, i)
         return self.op("Add", [x, self.norm(branch, after) if after else branch], label="residual")
 
     def embed(self, ids: ir.Value) -> ir.Value:
         """[B, S] → [B, S, C]."""
-        embeddings = self.weight("model.embed_tokens.weight", self.V, self.C)
+        embeddings = self.weight(f"{self.rules.embedding}.weight", self.V, self.C)
         return self.op("Gather", [embeddings, ids], axis=0, label="embed_tokens")
 
     @abstractmethod
@@ -157,8 +155,8 @@ class Decoder(GraphBuilder, ABC):
 
     def head(self, x: ir.Value) -> ir.Value:
         """[B, K, C] → [B, K, V], tied to the embedding where the config says so."""
-        tied = self.config["tie_word_embeddings"]
-        return self.linear(x, "model.embed_tokens" if tied else "lm_head", self.C, self.V, label="lm_head")
+        name = self.rules.embedding if self.config["tie_word_embeddings"] else self.rules.head
+        return self.linear(x, name, self.C, self.V, label="lm_head")
 
     def window(self, i: int) -> int | None:
         """How many keys, itself included, a query of layer i sees; None is all of them."""

@@ -14,8 +14,6 @@ from pipeline.graphs.architectures._decoder import Decoder
 class Architecture(Decoder):
     """Parallel sublayers with biases."""
 
-    final_norm = "model.final_layernorm"
-
     def layer(self, x: ir.Value, i: int) -> ir.Value:
         """One layer: x + attention(norm(x)) + mlp(norm(x))."""
         if (i, "attn") in self.skip and (i, "mlp") in self.skip:

@@ -1,7 +1,7 @@
-"""What an architecture's parameters are beside the matrices that config.json gives the sizes of.
+"""What an architecture's parameters are, and are called, beside what config.json gives the sizes of.
 
 One architecture a file, named by its model_type, with `RULES`. One without a file has Llama's sizes:
-RMSNorms, a gated MLP, biases where the config asks for them.
+RMSNorms, a gated MLP, biases where the config asks for them, and Llama's names.
 
 Legend: C hidden size, D head dimension, V vocabulary.
 """
@@ -30,6 +30,8 @@ class SizeRules:
         learned_positions: a table of positions has so many rows more than the context; None: there is no such
             table.
         tied: whether head and embedding are one where the config does not say.
+        embedding, layers, final_norm, head: names of these modules in transformers' causal model; the first
+            three have its `base_model_prefix` in common.
     """
 
     gated_mlp: bool = True
@@ -44,6 +46,15 @@ class SizeRules:
     head_bias: bool = False
     learned_positions: int | None = None
     tied: bool = False
+    embedding: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    final_norm: str = "model.norm"
+    head: str = "lm_head"
+
+    @property
+    def prefix(self) -> str:
+        """What the names have in front that a base model alone lacks: transformers' `base_model_prefix`."""
+        return self.layers.partition(".")[0]
 
 
 def rules_of(model_type: str | None) -> SizeRules:

@@ -7,6 +7,7 @@ RULES = SizeRules(
     layer_norms=True,
     mlp_norms=(None, None),
     shared_norm=True,
+    final_norm="model.final_layernorm",
     qkv_bias=True,
     output_bias=True,
     mlp_bias=True,

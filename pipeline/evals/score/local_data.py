@@ -66,7 +66,7 @@ def read(
     Args:
         file: with one of SUFFIXES.
         columns: that each row must have.
-        form: 'meetings' for QMSum as its authors publish it.
+        form: 'meetings' for QMSum as its authors publish it; as in `row_checks.fault`.
         choices: that each question must have.
 
     Raises:
@@ -76,7 +76,7 @@ def read(
     if form == "meetings" and rows and "meeting_transcripts" in rows[0][1]:
         rows = [(where, row) for where, meeting in rows for row in _queries(file, where, meeting)]
     for where, row in rows:
-        if reason := row_checks.fault(row, columns, rows[0][1], choices):
+        if reason := row_checks.fault(row, columns, rows[0][1], choices, form):
             raise UserError(f"{file}, {where}: {reason}")
     if not rows:
         raise UserError(f"{file} holds no row")

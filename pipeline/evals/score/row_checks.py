@@ -7,13 +7,20 @@ nothing but a warning. Rows are known by their columns: those of ARC, MMLU, Hell
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.models.json_lines import Row
 
+WORKED = "worked"
+"""The form of GSM8K's rows: an answer is its working, then `#### ` and a number."""
+_NUMBER = re.compile(r"[-$]{0,2}[0-9.,]*[0-9][0-9.,]*\s*")
 
-def fault(row: Row, columns: Sequence[str], first: Row, choices: int | None = None) -> str | None:
+
+def fault(
+    row: Row, columns: Sequence[str], first: Row, choices: int | None = None, form: str | None = None
+) -> str | None:
     """What is wrong with a row, in words; None where nothing is.
 
     Args:
@@ -21,6 +28,7 @@ def fault(row: Row, columns: Sequence[str], first: Row, choices: int | None = No
         columns: that the task reads.
         first: the file's first row, whose types the others have.
         choices: how many a question has; None for any number.
+        form: 'worked' for an `answer` whose last number counts.
     """
     for column in columns:
         value = row.get(column)
@@ -33,12 +41,20 @@ def fault(row: Row, columns: Sequence[str], first: Row, choices: int | None = No
     for needed, check in _CHECKS.items():
         if set(needed) <= set(columns) and (reason := check(row, choices)):
             return reason
-    return None
+    return _worked(row["answer"]) if form == WORKED else None
 
 
 def _kind(value: Any) -> str:
     names = {str: "text", bool: "true or false", int: "an integer", float: "a fraction", list: "a list"}
     return names.get(type(value), "an object" if isinstance(value, dict) else type(value).__name__)
+
+
+def _worked(answer: Any) -> str | None:
+    """Why nothing that a model writes equals an answer of GSM8K: lm-eval compares what is behind `#### `."""
+    number = re.sub(r"(?s).*#### ", "", str(answer))
+    if _NUMBER.fullmatch(number):
+        return None
+    return f"'answer' ends with {number[-40:]!r}, not with a number behind '#### '"
 
 
 def _texts(value: Any, column: str, *, blank: bool = False, count: int | None = None) -> str | None:

@@ -72,6 +72,13 @@ def test_the_number_of_choices_is_the_benchmarks(workdir: Path) -> None:
         local_data.read(file, definition.columns, definition.form, definition.choices)
 
 
+def test_gsm8ks_answers_end_with_a_number(workdir: Path) -> None:
+    file = scoring.put(Path("rows.jsonl"), {"question": "q", "answer": "It is 5."})
+    definition = benchmarks.find("gsm8k").parts[0].definition
+    with pytest.raises(UserError, match=r"line 1: 'answer' ends with 'It is 5\.', not with a number behind"):
+        local_data.read(file, definition.columns, definition.form, definition.choices)
+
+
 def test_a_row_of_another_form_than_the_first_is_named(workdir: Path) -> None:
     rows = [ARC_ROW, {**ARC_ROW, "choices": {"text": "x"}}]
     with pytest.raises(UserError, match=r"rows\.jsonl, row 2: not of the form of the first row"):

@@ -86,3 +86,20 @@ def test_a_row_that_cannot_be_answered_is_named(
 def test_a_row_has_the_types_of_the_first() -> None:
     fault = row_checks.fault({"text": 5}, ("text",), {"text": "a"})
     assert fault == "'text' is an integer, in the first row it is text"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["6 / 2 = <<6/2=3>>3\n#### 3", "#### 70,000", "so #### -2\n#### 10.5", "#### $18", "18", 18, "#### 5 "],
+)
+def test_a_worked_answer_ends_with_its_number(answer: object) -> None:
+    row = {"question": "q", "answer": answer}
+    assert row_checks.fault(row, ("question", "answer"), row, form=row_checks.WORKED) is None
+
+
+@pytest.mark.parametrize("answer", ["it is 3", "", "####3", "#### 3 apples", "#### −3", "#### three"])
+def test_a_worked_answer_that_no_text_can_equal_is_a_fault(answer: str) -> None:
+    """lm-eval scores it as a wrong answer of the model: gsm8k was 0.00 ± 0.00 on such rows."""
+    row = {"question": "q", "answer": answer}
+    fault = row_checks.fault(row, ("question", "answer"), row, form=row_checks.WORKED)
+    assert fault and fault.endswith("not with a number behind '#### '")

@@ -11,7 +11,7 @@ from pipeline.store import records, weights
 from pipeline.store.files import sha256, write_json
 from pipeline.store.paths import healed_path, resolved, result_of, sidecar_path
 from pipeline.store.records import CheckRecord, EngineRecord, FileDigest, GraphRecord, MergedRecord, Sidecar
-from pipeline.types import UserError, Variant
+from pipeline.types import SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,22 @@ def sidecar(artefact: Path, quick: bool = False) -> Sidecar:
     same = record.bytes == artefact.stat().st_size
     if not same or not (quick or record.sha256 == sha256(artefact)):
         raise UserError(f"{artefact} is not what its sidecar describes; remove it and make it again")
+    if artefact.name != record.file and _is_variants_name(artefact):
+        raise UserError(
+            f"{artefact} is {record.file} under another variant's name; remove it, or give it its own name"
+        )
     if not quick:
         refuse_other_weights(artefact, record)
     return record
+
+
+def _is_variants_name(artefact: Path) -> bool:
+    """Whether a file is named as this project names graphs: tables and results would call it that variant."""
+    try:
+        SkipSet.parse(artefact.name.split(".")[0].split("~")[0])
+    except UserError:
+        return False
+    return True
 
 
 def refuse_other_weights(artefact: Path, record: Sidecar) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,18 @@ def test_a_healed_engine_has_the_weights_of_its_graph(workdir: Path) -> None:
         store.healed_weights(
             engine(**records.variant_fields(healed), graph={"file": source.name, "sha256": DIGEST})
         )
+
+
+def test_a_graph_under_another_variants_name_is_refused(workdir: Path) -> None:
+    """`cp attn2.… mlp1.…`, both files: its score stood in the table as that of mlp1."""
+    path = graph()
+    copies = {
+        name: path.with_name(f"{name}.onnx") for name in ("mlp1.fp16", "attn2.fp32", "attn2~a.fp16", "my")
+    }
+    for copy in copies.values():
+        shutil.copy(path, copy)
+        shutil.copy(store.sidecar_path(path), store.sidecar_path(copy))
+    for copy in (copies[name] for name in ("mlp1.fp16", "attn2.fp32", "attn2~a.fp16")):
+        with pytest.raises(UserError, match=r"is attn2\.fp16\.onnx under another variant's name; remove it"):
+            store.sidecar(copy, quick=True)
+    assert store.variant(copies["my"]) == VARIANT  # a name of the user's own says nothing wrong

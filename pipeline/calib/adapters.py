@@ -41,6 +41,9 @@ def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, Adapte
     place = folder(checkpoint.calib, skip, name)
     graph = store.graph_path(checkpoint.folder, Variant(checkpoint.model, skip))
     command = f"`pipeline heal {shlex.quote(str(graph))} --name {shlex.quote(name)}`"
+    if not graph.is_file():
+        export = f"pipeline export {shlex.quote(str(checkpoint.folder))} --skip {skip.name}"
+        command = f"`{export}`, and `pipeline heal --name {shlex.quote(name)}` of the graph that it prints"
     if not (place / RECORD).is_file() and (place / CONFIG).is_file():
         raise UserError(
             f"{place} has no {RECORD}: `heal` did not train it, and nothing in it proves which weights it is "

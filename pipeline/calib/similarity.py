@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipeline import store
 from pipeline.calib.measures import MEASURES, Array, Sums
+from pipeline.models import origins
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.store import records
 from pipeline.store.records import SimilarityRecord, SimilarityRequest
@@ -107,19 +108,22 @@ def write(folder: Path, request: SimilarityRequest, sums: Sums) -> Path:
     return json_path
 
 
-def read(folder: Path, weights: records.Weights | None, contents: str | None = None) -> Similarity:
+def read(
+    folder: Path, weights: records.Weights | None, contents: str | None = None, name: str | None = None
+) -> Similarity:
     """The statistics of a model.
 
     Args:
         folder: calib/<model>.
         weights: identity of the checkpoint that they must be of.
         contents: digest of every byte of it.
+        name: what the model is called by on a command line; the folder's name by default.
 
     Raises:
         UserError: there are none, they are of other weights, or the arrays are not those of the record.
     """
     json_path, npz_path = paths(folder)
-    command = f"`pipeline calibrate {shlex.quote(folder.resolve().name)}`"
+    command = f"`pipeline calibrate {shlex.quote(name or folder.resolve().name)}`"
     if not json_path.is_file() or not npz_path.is_file():
         raise UserError(
             f"{json_path} is missing: this selector needs the model's similarity statistics; "
@@ -144,7 +148,8 @@ def of_checkpoint(folder: Path) -> Similarity:
         UserError: as `read`.
     """
     checkpoint = open_checkpoint(folder)
-    return read(checkpoint.calib, checkpoint.identity, checkpoint.contents)
+    name = checkpoint.model if origins.is_a_projects(folder) else str(folder)
+    return read(checkpoint.calib, checkpoint.identity, checkpoint.contents, name)
 
 
 def of_model(model: str, project: store.Project | None = None) -> Similarity:

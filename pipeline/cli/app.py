@@ -68,7 +68,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        where = f" at {error.filename}" if error.filename else ""
+        place = error.filename2 or error.filename  # of a copy, the second is where it goes
+        where = f" at {place}" if place else ""
         advice = "free some space or change the folder, then run the command again"
         sys.exit(fail(f"cannot write{where}: {error.strerror}; {advice}"))
 

@@ -52,7 +52,7 @@ def calibrate(
     from pipeline.models import checkpoint
 
     text = _text_input(texts, dataset, "pipeline calibrate")
-    source = checkpoint.resolve(arguments.model(model))
+    source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
     graph = None if runner == "torch" else Path(runner)
     settings = stage.CalibrationSettings(samples, length, buckets)
     path = stage.calibrate(source.folder, text, settings, graph, taps.graph_streams, force)
@@ -111,7 +111,7 @@ def select(
     if sum(value is not None for value in (count, frac, speedup, latency_ms)) != 1:
         raise UserError("pipeline select takes exactly one of --count, --frac, --speedup and --latency-ms")
     text = _text_input(texts, dataset, "pipeline select")
-    source = checkpoint.resolve(arguments.model(model))
+    source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
     if speedup is not None or latency_ms is not None:
         choice = _choose_by_time(source.folder, kind or "any", speedup, latency_ms, length or 100)
         show_result(choice.plain(), as_json, choice.text())

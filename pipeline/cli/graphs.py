@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,9 @@ from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_resul
 from pipeline.types import UserError
 
 if TYPE_CHECKING:
-    from pipeline.models.config import Config
-    from pipeline.types import SkipSet
+    from pipeline.calib.skip_options import SkipOptions
+    from pipeline.models.checkpoint import Checkpoint
+    from pipeline.types import Precision, SkipSet
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +87,10 @@ def export(
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
         path = surgery.cut(base, chosen)
     else:
-        source = checkpoint.resolve(arguments.model(model), in_place)
-        chosen = options.skip_set(stage.num_layers(source.config), ModelStatistics(source.folder))
-        chosen = _dropped(source.config, source.folder / "config.json", chosen, skip is not None)
-        path = stage.export(source, "fp16" if precision == "fp16" else "fp32", chosen)
+        wanted = _Wanted(options, "fp16" if precision == "fp16" else "fp32", adapter)
+        source = checkpoint.resolve(arguments.model(model), in_place, wanted.prove)
+        path = stage.export(source, wanted.precision, wanted.skip_set(source))
+        _say_dropped(source, path)
         if verify:
             identity.verify(source)
     _warn_of_tokenizer(path.parent)
@@ -99,28 +101,57 @@ def export(
     show_result(artefact_json(path), as_json, str(path))
 
 
-def _dropped(config: Config, file: Path, chosen: SkipSet, is_explicit: bool) -> SkipSet:
-    """What is left out of a model whose config.json drops sublayers, as LLM-Drop writes it; says so.
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What `export` is to write of a checkpoint.
 
-    Args:
-        config: normalised.
-        file: for messages.
-        chosen: what the options say.
-        is_explicit: they say it with --skip, which wins.
+    Attributes:
+        options: which sublayers go.
+        precision: of the graph.
+        adapter: that is merged into it.
     """
+
+    options: SkipOptions
+    precision: Precision
+    adapter: str | None
+
+    def skip_set(self, source: Checkpoint) -> SkipSet:
+        """What is left out: what --skip says, else what config.json drops, as LLM-Drop writes it."""
+        from pipeline.calib.selectors import ModelStatistics
+        from pipeline.graphs import export as stage
+        from pipeline.models import drop_lists
+
+        chosen = self.options.skip_set(stage.num_layers(source.config), ModelStatistics(source.folder))
+        dropped = drop_lists.skip_set(source.config, source.folder / "config.json")
+        return dropped if self.options.skip is None else chosen
+
+    def prove(self, source: Checkpoint) -> None:
+        """Refuses what cannot be written, before the checkpoint is copied."""
+        from pipeline.calib import adapters
+        from pipeline.graphs import export as stage
+
+        skip = self.skip_set(source)
+        stage.prove(source, self.precision, skip)
+        if self.adapter:
+            adapters.read(source, skip, self.adapter)
+
+
+def _say_dropped(source: Checkpoint, graph: Path) -> None:
+    """Says what was written of a model whose config.json drops sublayers."""
     from pipeline.models import drop_lists
 
-    dropped = drop_lists.skip_set(config, file)
-    if not dropped or dropped == chosen:
-        return chosen
-    if is_explicit:
-        log.info("%s drops %s; --skip says %s, and that is written", file, dropped.name, chosen.name)
-        return chosen
-    log.info(
-        "%s drops %s (drop_attn_list, drop_mlp_list), and so does the graph; --skip base takes it whole",
-        file, dropped.name,
-    )  # fmt: skip
-    return dropped
+    file, written = source.folder / "config.json", store.graph_sidecar(graph)
+    dropped = drop_lists.skip_set(source.config, file)
+    if dropped and dropped != written.skip_set:
+        log.info("%s drops %s; --skip says %s, and that is written", file, dropped.name, written.variant)
+    elif dropped:
+        whole = "--skip base takes it whole" if written.base else "its weights hold no base"
+        log.info(
+            "%s drops %s (drop_attn_list, drop_mlp_list), and so does the graph; %s",
+            file,
+            dropped.name,
+            whole,
+        )
 
 
 def _warn_of_tokenizer(folder: Path) -> None:

@@ -18,6 +18,7 @@ from pipeline.types import SkipSet, UserError
 if TYPE_CHECKING:
     from pipeline.calib import latency_budget
     from pipeline.evals.bench.table import BenchReport
+    from pipeline.models.checkpoint import Checkpoint
 
 PROBES = 20
 """Sequences on which a time is measured for a choice."""
@@ -31,6 +32,14 @@ def has_gpu() -> bool:
 
 
 # ---- graphs ---------------------------------------------------------------------------------------------
+
+
+def prove(source: Checkpoint) -> None:
+    """Refuses a checkpoint that no graph can be written of, before it is copied."""
+    from pipeline.graphs import export as stage
+    from pipeline.models import drop_lists
+
+    stage.prove(source, "fp32", drop_lists.skip_set(source.config, source.folder / "config.json"))
 
 
 @cache

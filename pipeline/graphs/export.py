@@ -5,37 +5,65 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import onnx_ir as ir
 
 from pipeline import store
 from pipeline.graphs import architectures, graphfile, variants
+from pipeline.graphs.architectures._builder import LacksWeightsError
 from pipeline.models import identity, tensor_names
-from pipeline.models.checkpoint import Checkpoint, discard, open_checkpoint
+from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.checkpoint_files import SMALL_FILES, copy_file
 from pipeline.models.config import Config, read_config
 from pipeline.store.records import CheckpointSource
 from pipeline.types import BASE, Precision, SkipSet, UserError, Variant, first_line
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def export(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Path:
     """A variant's graph beside the weights: cut from the base, which is written where it is missing.
 
-    Where the weights of sublayers are gone from the files, as LLM-Drop may leave them, there is no base: a
+    Where weights of sublayers are gone from the files, as LLM-Drop may leave them, there is no base: a
     variant that leaves those out is authored itself, and its sidecar names no base.
 
     Raises:
         UserError: as `export_base` and `variants.cut`.
     """
-    is_whole = checkpoint.source.kind == "onnx" or not tensor_names.gone(
-        checkpoint.tensors, num_layers(checkpoint.config)
+
+    def authored(part: SkipSet) -> tuple[SkipSet, Path]:
+        return part, _export(checkpoint, precision, part)
+
+    part, path = _of_base_or_itself(checkpoint, skip, authored)
+    return path if part == skip else variants.cut(path, skip)
+
+
+def prove(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> None:
+    """Refuses what `export` would refuse, wherever the checkpoint lies, and writes nothing.
+
+    Raises:
+        UserError: as `export`.
+    """
+    skip.within(num_layers(checkpoint.config))
+    _of_base_or_itself(
+        checkpoint, skip, lambda part: architectures.decoder(checkpoint, precision, part).author()
     )
-    if not is_whole:
-        return _export(checkpoint, precision, skip)
-    return variants.cut(export_base(checkpoint, precision), skip)
+
+
+def _of_base_or_itself(checkpoint: Checkpoint, skip: SkipSet, author: Callable[[SkipSet], T]) -> T:
+    """What is authored for a variant: the base that it is cut from, or itself where weights of that lack."""
+    is_elsewhere = checkpoint.source.kind == "onnx"
+    if is_elsewhere or not tensor_names.gone(checkpoint.tensors, num_layers(checkpoint.config)):
+        try:
+            return author(BASE)
+        except LacksWeightsError:
+            if not skip:
+                raise
+    return author(skip)
 
 
 def export_base(checkpoint: Checkpoint, precision: Precision = "fp32") -> Path:
@@ -69,11 +97,7 @@ def _export(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Path
         if store.is_current(path, wanted):
             log.info("%s is there and matches; nothing to do", path)
             return path
-        try:
-            model = architectures.decoder(checkpoint, precision, skip).author()
-        except UserError:
-            discard(checkpoint)
-            raise
+        model = architectures.decoder(checkpoint, precision, skip).author()
         layers = checkpoint.config["num_hidden_layers"]
         files = [file.plain() for file in store.weights.states(checkpoint.files)]
         source = checkpoint.source.replaced(files=()).plain()

@@ -10,13 +10,14 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from pipeline import store
 from pipeline.models import (
     checkpoint_files,
     demo,
+    hub,
     hub_cache,
     identity,
     origins,
@@ -46,18 +47,16 @@ class Checkpoint:
         folder: graphs/<model>, or the user's own folder with `--in-place`.
         config: config.json.
         source: where it came from (source.json).
-        is_new_copy: this process copied it here from a local file, which is still there.
     """
 
     folder: Path
     config: Config
     source: CheckpointSource
-    is_new_copy: bool = False
 
     @property
     def model(self) -> str:
-        """Its name: that of its folder."""
-        return self.folder.resolve().name
+        """Its name: that of its folder; of a snapshot in the hub's cache, that of its repository."""
+        return hub_cache.name_of(self.folder)
 
     @property
     def project(self) -> store.Project:
@@ -107,6 +106,11 @@ class Checkpoint:
         return store.weights.contents(self.files)
 
 
+Proof = Callable[[Checkpoint], object]
+"""Refuses, with a UserError, what cannot be used: asked of a checkpoint before it is copied."""
+_Prove = Callable[[Path], Checkpoint]
+
+
 def project_of(folder: Path) -> store.Project:
     """The project that a checkpoint's folder belongs to."""
     return store.Project.of(folder / "config.json")
@@ -130,21 +134,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def _open_usable(folder: Path) -> Checkpoint:
+def _open_usable(folder: Path, proof: Proof | None = None) -> Checkpoint:
     """As `open_checkpoint`, of one that comes in: what no graph can be made of is refused before a copy."""
+    unusable.refuse_other_kinds(folder)
     checkpoint = open_checkpoint(folder)
-    unusable.refuse_no_decoder(checkpoint.config, folder)
     tensor_use.refuse_quantised(checkpoint)
+    if proof:
+        proof(checkpoint)
     return checkpoint
 
 
-def discard(checkpoint: Checkpoint) -> None:
-    """Removes a copy that this process made and that cannot be used. A download stays: it can take hours."""
-    if checkpoint.is_new_copy:
-        shutil.rmtree(checkpoint.folder)
-
-
-def resolve(name: str, in_place: bool = False) -> Checkpoint:
+def resolve(name: str, in_place: bool = False, proof: Proof | None = None) -> Checkpoint:
     """The checkpoint that `name` means.
 
     One that lies elsewhere is brought into graphs/<model>/ of the current directory. A model's folder under
@@ -153,28 +153,29 @@ def resolve(name: str, in_place: bool = False) -> Checkpoint:
     Args:
         name: `demo`, a model's name, a folder, a .gguf file, or an id of the hub.
         in_place: open a folder where it is.
+        proof: asked before a local checkpoint is copied, and once a GGUF was converted. A download is not
+            proved: what was fetched stays.
 
     Raises:
-        UserError: nothing has that name, or what has it cannot be used; says what would help.
+        UserError: nothing has that name, or what has it cannot be used; names what the user gave and what
+            would help. graphs/ is as it was before.
     """
-    path = Path(name)
+    path, prove = Path(name), partial(_open_usable, proof=proof)
     if name == store.DEMO:
         origins.refuse_demo(path)
-        return _bring_gguf(demo.MODEL, demo.gguf(), store.DEMO)
+        return _bring_gguf(demo.MODEL, demo.gguf(), prove, store.DEMO)
     if (folder := origins.model_folder(name)) is not None:
-        return _open_present(folder, path, in_place)
+        return _open_present(folder, path, in_place, prove)
     if path.suffix == ".gguf" and not path.is_dir():
         if not path.is_file():
             raise UserError(f"{path} does not exist")
-        return _bring_gguf(names.model_name(path), path)
+        return _bring_gguf(names.model_name(path), path, prove)
     if name and path.is_dir():
-        return _open_folder(path, in_place)
+        return _open_folder(path, in_place, prove)
     if path.is_file():
         raise UserError(f"{path} is a file; name the folder that holds it, or a .gguf file")
     if source := origins.hub_source(name):
-        from pipeline.models import hub
-
-        return _bring(folder_name(name), source, lambda target: hub.download(name, target))
+        return _bring(folder_name(name), source, lambda target: hub.download(name, target, prove))
     known = ", ".join([store.DEMO, *store.models()])
     raise UserError(
         f"no model {name!r}: not a folder, not a .gguf file, no id of the form org/name, "
@@ -188,39 +189,45 @@ def folder_name(name: str) -> str:
         return demo.MODEL
     path = Path(name)
     if path.is_dir():
-        return snapshot.name if (snapshot := hub_cache.snapshot_at(path)) else path.resolve().name
+        return hub_cache.name_of(path)
     if path.suffix == ".gguf":
         return names.model_name(path)
     match = origins.HUB_ID.fullmatch(name)
     return match["name"] if match else path.name
 
 
-def _open_present(folder: Path, path: Path, in_place: bool) -> Checkpoint:
+def _open_present(folder: Path, path: Path, in_place: bool, prove: _Prove) -> Checkpoint:
     """A model under graphs/ by its name, which may be that of a folder in the current directory too."""
     checkpoint = open_checkpoint(folder)
     if (path / "config.json").is_file():
         if in_place or checkpoint.origin.resolve() == path.resolve():
-            return _open_folder(path, in_place)
+            return _open_folder(path, in_place, prove)
         raise UserError(f"{path} is both {folder} and a folder here; name it {folder} or .{os.sep}{path}")
+    return _renewed(checkpoint)
+
+
+def _renewed(checkpoint: Checkpoint) -> Checkpoint:
+    """A project's own checkpoint, with the tokenizer and the settings that its original has now."""
     if not identity.outdated(checkpoint) or identity.is_source_other(checkpoint):
         return checkpoint  # what was copied can still be used by its own name
-    with store.lock(folder, make=False):
+    with store.lock(checkpoint.folder, make=False):
         return identity.renewed(checkpoint)
 
 
-def _open_folder(path: Path, in_place: bool) -> Checkpoint:
+def _open_folder(path: Path, in_place: bool, prove: _Prove) -> Checkpoint:
     """A checkpoint in a folder: a project's own, a user's where it is, or a copy of it."""
     if origins.is_a_projects(path):
-        return open_checkpoint(path)
-    unusable.refuse_adapter(path)
+        return _renewed(open_checkpoint(path))
     if snapshot := hub_cache.snapshot_at(path):
         if in_place:
             raise UserError(f"{path} is in the hub's cache, which is not written to; leave --in-place out")
-        return _bring_snapshot(snapshot)
+        source = CheckpointSource(kind="hub", origin=snapshot.origin, revision=snapshot.revision)
+        return _bring(snapshot.name, source, lambda target: hub.copy(snapshot, target, prove))
+    unusable.refuse_other_kinds(path)
     if word := find(path).word():
         log.info("%s", word)
     if not in_place:
-        return _bring_folder(path)
+        return _bring_folder(path, prove)
     origins.model_name(path)  # by which its results are kept
     checkpoint = _open_usable(path)
     if link := next((file for file in checkpoint.files if file.is_symlink()), None):
@@ -228,24 +235,15 @@ def _open_folder(path: Path, in_place: bool) -> Checkpoint:
     return checkpoint
 
 
-def _bring_snapshot(snapshot: hub_cache.Snapshot) -> Checkpoint:
-    """Copies a snapshot of the hub's cache into a folder with the model's name."""
-    from pipeline.models import hub
-
-    _open_usable(snapshot.folder)
-    source = CheckpointSource(kind="hub", origin=snapshot.origin, revision=snapshot.revision)
-    return _bring(snapshot.name, source, lambda target: hub.copy_snapshot(snapshot, target))
-
-
-def _bring_folder(path: Path) -> Checkpoint:
+def _bring_folder(path: Path, prove: _Prove) -> Checkpoint:
     model = origins.model_name(path)
     record = store.Project().graphs(model) / store.SOURCE
     source = CheckpointSource(kind="folder", origin=store.relative(path, to=record))
 
     def copy(target: Path) -> CheckpointSource:
-        _open_usable(path)
+        prove(path)
         files = identity.states(path)
-        checkpoint_files.copy(path, target)
+        checkpoint_files.copy(path, target, "or write the graphs beside the weights with --in-place")
         if changed := store.weights.changed(files, path):
             raise UserError(f"{changed} was written to while it was copied; run the command again")
         return source.replaced(files=files)
@@ -253,7 +251,7 @@ def _bring_folder(path: Path) -> Checkpoint:
     return _bring(model, source, copy)
 
 
-def _bring_gguf(model: str, file: Path, name: str | None = None) -> Checkpoint:
+def _bring_gguf(model: str, file: Path, prove: _Prove, name: str | None = None) -> Checkpoint:
     """Converts a GGUF file, which may have a shorter name than its path; of a split one any part is given."""
     file, *others = names.files(file)
     record = store.Project().graphs(model) / store.SOURCE
@@ -267,6 +265,11 @@ def _bring_gguf(model: str, file: Path, name: str | None = None) -> Checkpoint:
         write(file, target)
         if changed := store.weights.changed(states, file.parent):
             raise UserError(f"{changed} was written to while it was read; run the command again")
+        try:
+            prove(target)
+        except UserError as error:  # of a folder that goes again: the user knows the GGUF alone
+            words = str(error).replace(f"{target}{os.sep}", f"{file}: ").replace(str(target), str(file))
+            raise UserError(words) from None
         return source.replaced(file_sha256=states[0].sha256, files=states)
 
     return _bring(model, source, convert)
@@ -289,12 +292,9 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
             complete = fill(folder)
             checkpoint = _open_usable(folder)
             store.write_json(record, complete.plain())
-            is_local = source.kind != "hub" or hub_cache.find(*origins.repository(complete)) is not None
-            return replace(checkpoint, source=complete, is_new_copy=is_new and is_local)
+            return replace(checkpoint, source=complete)
         except BaseException:
-            # Nothing is left of a folder that this call made, before others may look into it. A download that
-            # has begun stays: it can be resumed.
-            has_begun = source.kind == "hub" and any(folder.iterdir())
-            if is_new and not has_begun and not record.exists():
+            # Nothing is left of a folder that this call made. A download that has begun stays: it is resumed.
+            if is_new and not (folder / hub_cache.DOWNLOADS).is_dir():
                 shutil.rmtree(folder)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pipeline.models import checkpoint_files, hub_cache, weight_files
@@ -18,7 +18,7 @@ TIMEOUT = 10.0
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
-def download(name: str, folder: Path) -> CheckpointSource:
+def download(name: str, folder: Path, prove: Callable[[Path], object]) -> CheckpointSource:
     """Downloads a repository's checkpoint, and goes on with a download that was stopped.
 
     What the cache has is copied from there; where the hub cannot be asked, what it has counts.
@@ -26,6 +26,7 @@ def download(name: str, folder: Path) -> CheckpointSource:
     Args:
         name: org/name, or org/name@revision with a commit, a branch or a tag.
         folder: where its files go, as plain files.
+        prove: refuses a snapshot of the cache that cannot be used, before it is copied.
 
     Returns:
         Where it came from: the commit, and what the hub gives as each file's digest.
@@ -44,7 +45,7 @@ def download(name: str, folder: Path) -> CheckpointSource:
         names = wanted_files(repo, files)
         cached = hub_cache.find(repo, str(info.sha))
         if cached and all((cached.folder / name).is_file() for name in names):
-            return _copy(cached, name, folder)
+            return copy(cached, folder, prove, name)
         snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=names)
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RequestException) as error:
         cached = hub_cache.find(repo, revision or "main")
@@ -54,7 +55,7 @@ def download(name: str, folder: Path) -> CheckpointSource:
                 "name here, and the hub's cache has none; check the name, the network and HF_TOKEN"
             ) from None
         log.warning("the hub is not asked (%s); taking %s", _reason(error), cached.folder)
-        return _copy(cached, name, folder)
+        return copy(cached, folder, prove, name)
     digests = {name: lfs.sha256 if (lfs := files[name].lfs) else files[name].blob_id for name in names}
     etags = {name: digest for name, digest in digests.items() if digest}
     return CheckpointSource(kind="hub", origin=name, revision=info.sha, etags=etags)
@@ -73,22 +74,28 @@ def _reason(error: Exception) -> str:
     return "no connection" if isinstance(error, NoConnection) else first_line(error)
 
 
-def copy_snapshot(snapshot: hub_cache.Snapshot, folder: Path) -> CheckpointSource:
+def copy(
+    snapshot: hub_cache.Snapshot, folder: Path, prove: Callable[[Path], object], origin: str | None = None
+) -> CheckpointSource:
     """Copies a snapshot of the cache, as plain files.
 
+    Args:
+        snapshot: of the cache.
+        folder: where its files go.
+        prove: refuses a folder that cannot be used; called before anything is copied.
+        origin: what it is known by; the snapshot's own by default.
+
     Raises:
-        UserError: it is not whole, or has no safetensors weights.
+        UserError: it is not whole, or `prove` refuses it.
     """
-    return _copy(snapshot, snapshot.origin, folder)
-
-
-def _copy(snapshot: hub_cache.Snapshot, origin: str, folder: Path) -> CheckpointSource:
-    if dangling := [file.name for file in snapshot.folder.iterdir() if not file.exists()]:
-        raise UserError(f"{snapshot.folder / dangling[0]} is a link to nothing; download {origin} again")
+    hub_cache.refuse_incomplete(snapshot)
+    prove(snapshot.folder)
     checkpoint_files.copy(snapshot.folder, folder)
     names = {file.name for file in checkpoint_files.files_of(snapshot.folder)}
     etags = {name: etag for name, etag in snapshot.etags().items() if name in names}
-    return CheckpointSource(kind="hub", origin=origin, revision=snapshot.revision, etags=etags)
+    return CheckpointSource(
+        kind="hub", origin=origin or snapshot.origin, revision=snapshot.revision, etags=etags
+    )
 
 
 def wanted_files(repo: str, files: Collection[str]) -> list[str]:

@@ -10,6 +10,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.models import unusable, weight_files
+from pipeline.types import UserError, shown
+
+DOWNLOADS = Path(".cache", "huggingface")
+"""Where huggingface_hub notes, within a folder, what it downloads into it."""
 _REPO = re.compile(r"models--(?P<repo>[\w.-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -59,6 +64,11 @@ def snapshot_at(path: Path) -> Snapshot | None:
     return Snapshot(repo["repo"].replace("--", "/"), folder.name, folder)
 
 
+def name_of(folder: Path) -> str:
+    """The model's name that a folder gives: its own; that of the repository where it is a snapshot."""
+    return snapshot.name if (snapshot := snapshot_at(folder)) else folder.resolve().name
+
+
 def find(repo: str, revision: str = "main") -> Snapshot | None:
     """What the cache has of a repository, where it has it.
 
@@ -72,6 +82,29 @@ def find(repo: str, revision: str = "main") -> Snapshot | None:
     commit = revision if _COMMIT.fullmatch(revision) else _commit(folder, revision)
     snapshot = folder / "snapshots" / commit if commit else None
     return Snapshot(repo, snapshot.name, snapshot) if snapshot and snapshot.is_dir() else None
+
+
+def refuse_incomplete(snapshot: Snapshot) -> None:
+    """Refuses a snapshot of which the cache has a part alone: other programs fetch what they need.
+
+    Raises:
+        UserError: it lacks the config, weights, or what one of its links leads to; says how they are fetched.
+    """
+    files = list(snapshot.folder.iterdir())
+    absent = {file.name for file in files if not file.exists()}
+    if not (snapshot.folder / "config.json").is_file():
+        absent.add("config.json")
+    index = snapshot.folder / weight_files.INDEX
+    if not (snapshot.folder / weight_files.ONE_FILE).exists() and index.is_file():
+        absent |= {name for name in weight_files.shards(index) if not (snapshot.folder / name).is_file()}
+    elif not any(file.suffix in unusable.WEIGHT_SUFFIXES for file in files):
+        absent.add(weight_files.ONE_FILE)
+    if absent:
+        command = f"hf download {snapshot.repo} --revision {snapshot.revision}"
+        raise UserError(
+            f"{snapshot.folder} lacks {shown(sorted(absent))}: the hub's cache holds only a part of "
+            f"{snapshot.repo}; fetch the rest with `{command}`"
+        )
 
 
 def _commit(folder: Path, reference: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pipeline.models.config import is_known, known, read_config
 from pipeline.store import records
 from pipeline.types import UserError, shown
 
@@ -51,6 +52,36 @@ def refuse_adapter(folder: Path) -> None:
     raise UserError(f"{folder} is an adapter{of}, not a model; {merge}")
 
 
+def refuse_other_kinds(folder: Path) -> None:
+    """Refuses what its small files show to be no model that is authored here: no tensor is looked at.
+
+    Raises:
+        UserError: it is an adapter, an encoder, or of another architecture.
+    """
+    refuse_adapter(folder)
+    if (folder / "config.json").is_file() and (config := read_config(folder)).get("model_type"):
+        refuse_no_decoder(config, folder)
+        refuse_other_architecture(config, folder)
+
+
+def refuse_other_architecture(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuses an architecture that no graph is authored of.
+
+    Args:
+        config: of the model.
+        folder: for the message.
+
+    Raises:
+        UserError: it is one; says the other way to a graph.
+    """
+    if not is_known(model_type := config.get("model_type")):
+        raise UserError(
+            f"{folder}: architecture {model_type!r:.60} is not authored here ({', '.join(known())} are); "
+            "export it with `optimum-cli export onnx --task text-generation-with-past` "
+            "and use `pipeline export --from-onnx FOLDER`"
+        )
+
+
 def refuse_no_decoder(config: Mapping[str, Any], folder: Path) -> None:
     """Refuses encoders and models of two parts, of which no graph of this project's form can be made.
 
@@ -78,7 +109,7 @@ def refuse_without_weights(folder: Path) -> NoReturn:
         UserError: always; says what the folder holds instead.
     """
     refuse_adapter(folder)
-    has = {suffix: sorted(file.name for file in folder.glob(f"*{suffix}")) for suffix in _SUFFIXES}
+    has = {suffix: sorted(file.name for file in folder.glob(f"*{suffix}")) for suffix in WEIGHT_SUFFIXES}
     if (folder / "modules.json").is_file() and (folder / "config_sentence_transformers.json").is_file():
         raise UserError(f"{folder} is a sentence encoder, not a causal language model")
     if (folder / "model_index.json").is_file():
@@ -102,7 +133,8 @@ def refuse_without_weights(folder: Path) -> NoReturn:
     raise UserError(f"{folder} holds no model.safetensors and no model.safetensors.index.json{hint}")
 
 
-_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".onnx")
+WEIGHT_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".onnx")
+"""How the names of files with weights end, in whatever form."""
 
 
 def _why_not(names: list[str]) -> str:

@@ -102,6 +102,11 @@ def _explicit(folder: Path) -> str | None:
     return str(name)
 
 
+def shards(index: Path) -> list[str]:
+    """The names of the files that an index names."""
+    return sorted(set(records.read(ShardIndex, index).weight_map.values()))
+
+
 def _shards(index: Path) -> tuple[list[Path], frozenset[str]]:
     """The files that an index names, and the tensors."""
     record = records.read(ShardIndex, index)

@@ -71,7 +71,8 @@ def lock(folder: Path, wait: bool = True, make: bool = True) -> Iterator[None]:
 
     The lock's file lies beside the folder, so that whoever holds the lock may remove the folder. Only where
     nothing can be written there, beside a user's own folder, it lies inside. The kernel drops the lock when a
-    process dies, however it dies. A folder that was made here and in which nothing was written goes again.
+    process dies, however it dies; its file stays then, and holds nobody up. A folder that was made here goes
+    again if nothing was written there.
 
     Raises:
         BlockingIOError: another one writes, and `wait` is False.
@@ -99,10 +100,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def _lock_file(whole: Path, wait: bool) -> Iterator[None]:
-    """Holds the lock's file, which goes with its folder.
-
-    If the file was removed meanwhile, another process may hold a new one: again.
-    """
+    """Holds the lock's file, and removes it. Whoever waited for a file that was removed takes the new one."""
     while True:
         try:
             whole.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +117,7 @@ def _lock_file(whole: Path, wait: bool) -> Iterator[None]:
             try:
                 yield
             finally:
-                if not whole.exists() and _is_open_at(file, path):
+                if _is_open_at(file, path):
                     path.unlink()
             return
 

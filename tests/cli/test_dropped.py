@@ -133,12 +133,46 @@ def test_weights_that_are_gone_leave_the_variant_alone(
 
 @pytest.mark.parametrize(("skip", "needed"), [("base", NAME), ("attn1+mlp2", "attn3"), ("mlp0", NAME)])
 def test_what_needs_weights_that_are_gone_is_refused(
-    skip: str, needed: str, dropped: Path, capsys: pytest.CaptureFixture[str]
+    skip: str,
+    needed: str,
+    dropped: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     remove_weights(dropped, *GONE)
     with pytest.raises(UserError, match=rf"weights of {needed.replace('+', '.')} are gone .* and {skip[:4]}"):
         run(capsys, "export", "hf/dropped", "--skip", skip)
-    assert not Path("graphs/dropped").exists()
+    assert "written" not in caplog.text and "takes it whole" not in caplog.text
+    assert not Path("graphs").exists()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["layers.1.self_attn.k_proj"],
+        ["layers.3.input_layernorm", "layers.2.mlp.up_proj"],
+        [*GONE[:2], "layers.3.self_attn.o_proj", "layers.2.post_attention_layernorm"],
+    ],
+    ids=len,
+)
+def test_sublayers_that_are_partly_gone(
+    parts: list[str], dropped: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are taken as gone where they are skipped: dropped by config.json, or by --skip."""
+    caplog.set_level("INFO")
+    expected = truth(dropped, DROPPED)
+    remove_weights(dropped, *parts)
+    graph = Path(run(capsys, "export", "hf/dropped").strip())
+    assert graph.name == f"{NAME}.fp32.onnx" and error(graph, expected) < 1e-4
+    assert store.graph_sidecar(graph).base is None and "its weights hold no base" in caplog.text
+    assert "passed" in run(capsys, "check", graph)
+    edited(dropped, drop_attn_list=None, drop_mlp_list=None).rename("hf/plain")
+    graph = Path(run(capsys, "export", "hf/plain", "--skip", NAME).strip())
+    assert error(graph, expected) < 1e-4
+    for skip in ("base", "attn0"):
+        with pytest.raises(UserError, match="graphs/plain"):
+            run(capsys, "export", "plain", "--skip", skip)
 
 
 def test_a_gone_block(dropped: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,13 +58,44 @@ def test_config_that_disagrees_with_the_weights(workdir: Path) -> None:
         assert not list(source.glob("*.onnx"))
 
 
-def test_a_copy_that_cannot_be_authored_is_not_left_behind(workdir: Path) -> None:
-    source = tiny.checkpoint(workdir / "models" / "tiny", hidden_act="gelu")
-    opened = checkpoint.resolve(str(source))
-    assert opened.folder.is_dir()
-    with pytest.raises(UserError, match="not authored"):
-        export.export_base(opened)
-    assert not opened.folder.exists() and (source / "model.safetensors").is_file()
+def test_what_the_caller_refuses_is_not_copied(workdir: Path) -> None:
+    """It is asked before a copy, of the user's own folder; not again of what lies there already."""
+    source = tiny.checkpoint(workdir / "models" / "tiny")
+    asked: list[Path] = []
+
+    def refuse(candidate: checkpoint.Checkpoint) -> None:
+        asked.append(candidate.folder)
+        raise UserError(f"{candidate.folder} and {candidate.model} will not do")
+
+    with pytest.raises(UserError, match=r"^models/tiny and tiny will not do$"):
+        checkpoint.resolve("models/tiny", proof=refuse)
+    assert asked == [Path("models/tiny")] and [file.name for file in workdir.iterdir()] == ["models"]
+    folder = checkpoint.resolve("models/tiny", proof=asked.append).folder
+    assert len(asked) == 2 and checkpoint.resolve("models/tiny", proof=refuse).folder == folder
+    assert checkpoint.resolve("tiny", proof=refuse).files and (source / "model.safetensors").is_file()
+
+
+def test_what_the_caller_refuses_of_a_gguf_names_the_gguf(workdir: Path) -> None:
+    shutil.copy(demo.gguf(), workdir / "mine.gguf")
+
+    def refuse(candidate: checkpoint.Checkpoint) -> None:
+        raise UserError(f"{candidate.folder / 'config.json'}: hidden_act; {candidate.folder} will not do")
+
+    with pytest.raises(UserError, match=r"^mine\.gguf: config\.json: hidden_act; mine\.gguf will not do$"):
+        checkpoint.resolve("mine.gguf", proof=refuse)
+    assert [file.name for file in workdir.iterdir()] == ["mine.gguf"]
+
+
+def test_a_tokenizer_arrives_whatever_the_model_is_called_by(workdir: Path) -> None:
+    source = tiny.tokenizer(tiny.checkpoint(workdir / "models" / "tiny"))
+    folder = checkpoint.resolve("models/tiny").folder
+    for number, name in enumerate(
+        ["graphs/tiny", "tiny", "models/tiny", str(folder.resolve()), "./graphs/tiny/"]
+    ):
+        (source / "tokenizer_config.json").write_text(json.dumps({"model_max_length": number}))
+        checkpoint.resolve(name)
+        copy = json.loads((folder / "tokenizer_config.json").read_text())
+        assert copy == {"model_max_length": number}, name
 
 
 @pytest.mark.parametrize("name", ["my model é", "模型 (2)", "it's"])
@@ -116,16 +147,6 @@ def test_a_source_of_version_0_1_is_read(workdir: Path) -> None:
     (folder / store.SOURCE).write_text(json.dumps({"kind": "folder"}))
     with pytest.raises(UserError, match=r"source\.json is not a valid record at 'from': missing"):
         checkpoint.resolve("tiny")
-
-
-def test_only_a_copy_of_this_process_is_discarded(workdir: Path) -> None:
-    source = tiny.checkpoint(workdir / "models" / "tiny")
-    copy = checkpoint.resolve(str(source))
-    assert copy.is_new_copy and not checkpoint.resolve(str(source)).is_new_copy
-    checkpoint.discard(checkpoint.resolve(str(source)))
-    assert copy.folder.is_dir()
-    checkpoint.discard(copy)
-    assert not copy.folder.exists()
 
 
 @pytest.mark.parametrize(

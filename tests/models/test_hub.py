@@ -168,13 +168,53 @@ def test_a_snapshot_that_is_not_whole_is_refused(workdir: Path, monkeypatch: pyt
     home = cached(workdir, tiny.checkpoint(workdir / "source"), Hub.commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
     snapshot = home / "hub" / "models--org--tiny" / "snapshots" / Hub.commit
-    (snapshot / "model.safetensors").resolve().unlink()
-    with pytest.raises(UserError, match=r"model\.safetensors is a link to nothing; download org/tiny again"):
-        checkpoint.resolve("org/tiny")
-    (snapshot / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
-        checkpoint.resolve(str(snapshot))
-    assert not Path("graphs/tiny").exists()
+    command = f"hf download org/tiny --revision {Hub.commit}"
+    for absent in ("model.safetensors", "config.json"):
+        for is_link in (True, False):
+            file = snapshot / absent
+            kept, file = file.readlink(), file.rename(workdir / "away")
+            if is_link:
+                (snapshot / absent).symlink_to("../../blobs/gone")
+            for name in ("org/tiny", str(snapshot)):
+                with pytest.raises(
+                    UserError,
+                    match=f"^{snapshot} lacks {absent}: the hub's cache .* of org/tiny; .*`{command}`$",
+                ):
+                    checkpoint.resolve(name)
+                assert not Path("graphs").exists()
+            (snapshot / absent).unlink(missing_ok=True)
+            (snapshot / absent).symlink_to(kept)
+            file.unlink()
+    assert checkpoint.resolve("org/tiny").folder == Path("graphs/tiny")
+
+
+def test_a_snapshot_without_some_of_its_shards_is_refused(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = cached(workdir, tiny.checkpoint(workdir / "source", max_shard_size="60KB"), Hub.commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    snapshot = home / "hub" / "models--org--tiny" / "snapshots" / Hub.commit
+    first, *others = sorted(snapshot.glob("model-*.safetensors"))
+    for shards in ([first], [first, *others]):
+        for shard in shards:
+            shard.unlink(missing_ok=True)
+        with pytest.raises(UserError, match=rf" lacks {shards[-1].name if shards == [first] else 'model-'}"):
+            checkpoint.resolve("org/tiny")
+        assert not Path("graphs").exists()
+
+
+def test_a_snapshot_is_proved_before_it_is_copied(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = cached(workdir, tiny.checkpoint(workdir / "source"), Hub.commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    snapshot = home / "hub" / "models--org--tiny" / "snapshots" / Hub.commit
+
+    def refuse(candidate: checkpoint.Checkpoint) -> None:
+        raise UserError(f"{candidate.folder} holds {candidate.model}, which will not do")
+
+    for name in ("org/tiny", str(snapshot)):
+        with pytest.raises(UserError, match=f"^{snapshot} holds tiny, which will not do"):
+            checkpoint.resolve(name, proof=refuse)
+        assert not Path("graphs").exists()
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_a_lock_lies_beside_its_folder_where_that_can_be_written(
 
 
 def test_a_lock_leaves_nothing_of_a_folder_that_was_not_written(tmp_path: Path) -> None:
-    """Neither its file, nor the folders that it made; what was there before stays."""
+    """Neither its file nor the folders that it made; what was there before stays."""
     folder = tmp_path / "graphs" / "m"
     for make in (False, True):
         with pytest.raises(ValueError, match="refused"), store.lock(folder, make=make):
@@ -149,7 +149,7 @@ def test_a_lock_leaves_nothing_of_a_folder_that_was_not_written(tmp_path: Path) 
         (folder / "base.onnx").write_text("x")
     with store.lock(folder.with_name("other")):
         pass
-    assert sorted(p.name for p in folder.parent.iterdir()) == [".m.lock", "m"]
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["m"]
     (folder / "base.onnx").unlink()
     with store.lock(folder):
         pass

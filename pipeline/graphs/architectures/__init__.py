@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+import shlex
 
 from pipeline.graphs.architectures._decoder import Decoder
-from pipeline.models import config, drop_lists, tensor_names, tensor_use
+from pipeline.models import config, drop_lists, tensor_names, tensor_use, unusable
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.types import Precision, SkipSet, UserError, first_line
 
@@ -25,14 +26,8 @@ def decoder(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Deco
     Raises:
         UserError: the architecture is not authored here, or not as the config asks for it.
     """
-    model_type = checkpoint.config.get("model_type")
-    if model_type not in supported():
-        raise UserError(
-            f"{checkpoint.folder}: architecture {model_type!r} is not authored here "
-            f"({', '.join(supported())} are); export it with "
-            "`optimum-cli export onnx --task text-generation-with-past` "
-            "and use `pipeline export --from-onnx FOLDER`"
-        )
+    unusable.refuse_other_architecture(checkpoint.config, checkpoint.folder)
+    model_type = checkpoint.config["model_type"]
     file = checkpoint.folder / "config.json"
     config.refuse_foreign(checkpoint.config, file)
     if code := checkpoint.config.get("auto_map"):
@@ -84,5 +79,6 @@ def _refuse_gone(checkpoint: Checkpoint, skip: SkipSet) -> None:
     if needed:
         raise UserError(
             f"{checkpoint.folder}: the weights of {needed.name} are gone from its files, and {skip.name} "
-            f"needs them; `pipeline export {checkpoint.model} --skip {(gone | skip).name}` leaves them out"
+            f"needs them; `pipeline export {shlex.quote(str(checkpoint.folder))} "
+            f"--skip {(gone | skip).name}` leaves them out"
         )

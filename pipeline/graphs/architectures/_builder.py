@@ -23,6 +23,10 @@ Attribute = int | float | str | Sequence[int] | ir.DataType
 """Value of a node's attribute."""
 
 
+class LacksWeightsError(UserError):
+    """A checkpoint lacks a tensor that the graph reads."""
+
+
 class GraphBuilder:
     """A graph in the making.
 
@@ -132,15 +136,21 @@ class GraphBuilder:
         """Names of the checkpoint's tensors that the graph reads so far."""
         return self._weights.keys()
 
-    def weight(self, name: str, *shape: int) -> ir.Value:
-        """A tensor of the checkpoint, left where it lies, cast to the graph's precision by a node.
+    def weight(self, name: str, *shape: int, computed: ir.DataType | None = None) -> ir.Value:
+        """A tensor of the checkpoint, left where it lies, cast by a node to the type that is computed with.
+
+        Args:
+            name: of the tensor.
+            shape: that the config implies.
+            computed: that type; the graph's precision by default.
 
         Raises:
-            UserError: the checkpoint lacks it, or its shape is not what the config implies.
+            LacksWeightsError: the checkpoint lacks it.
+            UserError: its shape or its type is not what the config implies.
         """
         if name in self._weights:
             return self._weights[name]
-        tensor = self._tensor(name, shape)
+        tensor, wanted = self._tensor(name, shape), computed or self.dtype
         dtype = _STORED[tensor.dtype]
         external = ir.ExternalTensor(
             tensor.file,
@@ -153,18 +163,24 @@ class GraphBuilder:
         )
         value = ir.Value(name=name, const_value=external, type=ir.TensorType(dtype), shape=ir.Shape(shape))
         self._initializers[name] = value
-        if dtype != self.dtype:
+        if dtype != wanted:
             with self.scope(name.rsplit(".", 1)[-1]):
-                value = self.op("Cast", [value], to=self.dtype)
+                value = self.op("Cast", [value], to=wanted)
         self._weights[name] = value
         return value
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> TensorSlice:
         """Where a tensor of the checkpoint lies, after a check of its type and its shape."""
         folder, tensor = self.checkpoint.folder, self.checkpoint.tensors.get(name)
-        if tensor is None or tensor.dtype not in _STORED:
-            problem = f"stores it as {tensor.dtype}" if tensor else "lacks it"
-            raise UserError(f"{folder}: config.json implies the weight {name}, but the checkpoint {problem}")
+        if tensor is None:
+            raise LacksWeightsError(
+                f"{folder}: config.json implies the weight {name}, but the checkpoint lacks it"
+            )
+        if tensor.dtype not in _STORED:
+            raise UserError(
+                f"{folder}: config.json implies the weight {name}, but the checkpoint stores it as "
+                f"{tensor.dtype}"
+            )
         if tensor.shape != shape:
             raise UserError(
                 f"{folder}: {name} is {list(tensor.shape)}, but config.json implies {list(shape)}"

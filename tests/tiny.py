@@ -33,6 +33,18 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 32},
     "phi3": {"sliding_window": 9},
+    "gemma2": {
+        "sliding_window": 7,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 24,
+        "attn_logit_softcapping": 3.0,
+    },
+    "gemma3_text": {
+        "sliding_window": 7,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 24,
+        "sliding_window_pattern": 2,
+    },
     "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
 }
 LLAMA3 = {

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 from pipeline.models import config as configs
 from pipeline.models import safetensors_index, tensor_use, unusable, weight_files
 from pipeline.models.config import Config, read_config
-from pipeline.models.rope import AUTHORED, rope
+from pipeline.models.rope import AUTHORED, local_rope, rope
 from pipeline.models.sizes import rules_of
 from pipeline.models.tensor_names import is_left_out, is_table
 from pipeline.types import BASE, SkipSet, TensorSlice, UserError, first_line, shown
@@ -146,17 +147,29 @@ def _prove_config(model: Any, config: Config, file: Path) -> None:
 def _prove_rope(model: Any, config: Config, file: Path) -> None:
     """The angles are those that the graph computes, where it can."""
     kind = (config["rope_scaling"] or {"rope_type": "default"})["rope_type"]
-    tables = [module for module in model.modules() if hasattr(module, "inv_freq")]
-    if kind not in AUTHORED or not tables:
-        assert tables, f"{file}: transformers' model has no rope"
+    tables = list(_rope_tables(model))
+    assert tables, f"{file}: transformers' model has no rope"
+    if kind not in AUTHORED:
         return
-    ours = rope(config)
-    for module in tables:
-        theirs = module.inv_freq.float().cpu().numpy()
+    for is_local, theirs, factor in tables:
+        ours = local_rope(config) if is_local else rope(config)
         same = theirs.shape == ours.frequencies.shape
         same = same and np.allclose(theirs, ours.frequencies, rtol=1e-5, atol=0)
-        if not (same and np.isclose(module.attention_scaling, ours.factor, rtol=1e-6)):
+        if not (same and np.isclose(factor, ours.factor, rtol=1e-6)):
             raise UserError(
                 f"{file}: transformers computes other rotary angles than config.json says "
                 f"({kind}, rope_theta {config['rope_theta']:g})"
             )
+
+
+def _rope_tables(model: Any) -> Iterator[tuple[bool, npt.NDArray[np.float32], float]]:
+    """(whether it is of windows alone, inverse frequencies, factor) of each rope in a model.
+
+    Version 4 has a module for each of Gemma 3's two, version 5 one module with a table a type of layer.
+    """
+    for name, module in model.named_modules():
+        for table, values in module.named_buffers(recurse=False):
+            if table.endswith("inv_freq") and "original" not in table:
+                kind = table.removesuffix("inv_freq")
+                is_local = kind.startswith("sliding") or name.endswith("_local")
+                yield is_local, values.float().cpu().numpy(), getattr(module, f"{kind}attention_scaling")

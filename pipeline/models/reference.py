@@ -81,9 +81,10 @@ class Reference:
         replaced = []
         for (index, kind), layer, name in self._places():
             if (index, kind) in skip:
-                replaced.append((layer, name, getattr(layer, name)))
-                width = self.model.config.hidden_size
-                setattr(layer, name, sublayers.NoAttention() if kind == "attn" else sublayers.NoMlp(width))
+                original, width = getattr(layer, name), self.model.config.hidden_size
+                nothing = sublayers.NoAttention(original) if kind == "attn" else sublayers.NoMlp(width)
+                replaced.append((layer, name, original))
+                setattr(layer, name, nothing)
         return replaced
 
     def _places(self) -> Iterator[tuple[Sublayer, nn.Module, str]]:

@@ -46,9 +46,7 @@ def rope(config: Config) -> Rope:
     Raises:
         UserError: a scaling that is not known here.
     """
-    dim = int(config["head_dim"] * config["partial_rotary_factor"])
-    base = 1.0 / config["rope_theta"] ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
-    base = base.astype(np.float32)
+    base = _unscaled(config, config["rope_theta"])
     scaling = config["rope_scaling"] or {"rope_type": "default"}
     kind = scaling["rope_type"]
     if kind == "default":
@@ -62,6 +60,20 @@ def rope(config: Config) -> Rope:
     raise UserError(
         f"rope scaling {kind!r} is not authored here ({', '.join(AUTHORED)} are); use --from-onnx"
     )
+
+
+def local_rope(config: Config) -> Rope:
+    """The rotary embedding of Gemma 3's windows: another base, and no scaling."""
+    return Rope(_unscaled(config, config["rope_local_base_freq"]), name="rope_local")
+
+
+def _unscaled(config: Config, theta: float) -> Frequencies:
+    """Inverse frequencies theta^(-2k / D_rot), computed in FP64 (Su et al. 2021, section 3.3)."""
+    dim = int(config["head_dim"] * config["partial_rotary_factor"])
+    frequencies: Frequencies = (1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)).astype(
+        np.float32
+    )
+    return frequencies
 
 
 def _llama3(base: Frequencies, scaling: Mapping[str, Any]) -> Frequencies:

@@ -21,7 +21,15 @@ _MLP = ("mlp", "fc2")  # OPT has no MLP module: its last linear is where the MLP
 
 
 class NoAttention(nn.Module):
-    """Stands for an attention that is left out: zeros [B, T, C]. It never sees the cache."""
+    """Stands for an attention that is left out: zeros [B, T, C]. It never sees the cache.
+
+    Args:
+        original: the attention; Gemma 3's layers ask it whether it has a window.
+    """
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.is_sliding = getattr(original, "is_sliding", False)
 
     def forward(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> tuple[torch.Tensor, None]:
         """(zeros, no attention weights)."""

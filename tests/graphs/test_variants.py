@@ -21,6 +21,11 @@ from pipeline.store.records import FileDigest
 from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
 
+USUAL = {"attn": ("self_attn", "input_layernorm"), "mlp": ("mlp", "post_attention_layernorm")}
+GEMMA = {
+    "attn": ("self_attn", "input_layernorm", "post_attention_layernorm"),
+    "mlp": ("mlp", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+}
 SETS = [SkipSet(attention, mlp) for attention, mlp in itertools.product([(), (0,), (1,), (0, 1)], repeat=2)]
 
 
@@ -121,9 +126,7 @@ def test_only_the_skipped_things_are_gone(model_type: str, name: str, workdir: P
     def skipped(weight: str) -> bool:
         """Whether a tensor belongs to a skipped sublayer; phi's one norm goes when both of its readers do."""
         for i, kind in itertools.product(range(4), ("attn", "mlp")):
-            parts = {"attn": ("self_attn", "input_layernorm"), "mlp": ("mlp", "post_attention_layernorm")}[
-                kind
-            ]
+            parts = (GEMMA if model_type in ("gemma2", "gemma3_text") else USUAL)[kind]
             if model_type == "phi":
                 parts = (
                     (parts[0], "input_layernorm")
@@ -144,7 +147,7 @@ def test_only_the_skipped_things_are_gone(model_type: str, name: str, workdir: P
             assert (node[1], len(node[2]), node[3], node[4]) == (same[1], len(same[2]), same[3], same[4])
     gone = Counter(n[0].split("/")[1] for n in whole["nodes"] if n[0] not in kept)
     allowed = {f"layers.{i}" for i in chosen.attention + chosen.mlp} | (
-        {"mask", "rope"} if len(chosen.attention) == 4 else set()
+        {"mask", "rope", "rope_local"} if len(chosen.attention) == 4 else set()
     )
     assert set(gone) <= allowed
     gone_cache = {v[0] for v in whole["inputs"]} - {v[0] for v in part["inputs"]}

@@ -16,7 +16,7 @@ from tests import tiny
 
 def test_what_is_left_out_adds_nothing_of_the_right_shape() -> None:
     stream = torch.randn(2, 3, 8)
-    zeros, weights = sublayers.NoAttention()(stream, attention_mask=None)
+    zeros, weights = sublayers.NoAttention(nn.Identity())(stream, attention_mask=None)
     assert torch.equal(stream + zeros, stream) and weights is None
     wide = torch.randn(6, 32)  # OPT's last linear is given the inner width
     assert sublayers.NoMlp(8)(wide).shape == (6, 8) and not sublayers.NoMlp(8)(wide).any()

@@ -11,7 +11,7 @@ from pipeline.graphs.architectures._decoder import Decoder
 
 
 class Architecture(Decoder):
-    """Projections of their own for q, k, v, gate and up; biases where the config says so."""
+    """Projections of their own for q, k, v, gate and up; biases and norms of heads where there are any."""
 
     def biases(self) -> tuple[bool, bool]:
         """Whether q, k, v and the output projection have biases."""
@@ -24,7 +24,10 @@ class Architecture(Decoder):
         q = self.linear(x, f"{name}.q_proj", self.C, self.H * self.D, bias=qkv_bias)
         k = self.linear(x, f"{name}.k_proj", self.C, self.G * self.D, bias=qkv_bias)
         v = self.linear(x, f"{name}.v_proj", self.C, self.G * self.D, bias=qkv_bias)
-        return self.linear(self.attend(q, k, v, i), f"{name}.o_proj", self.H * self.D, self.C, bias=o_bias)
+        q_norm, k_norm = (f"{name}.q_norm", f"{name}.k_norm") if self.rules.head_norms else (None, None)
+        queries, keys = self.heads(q, self.H, norm=q_norm), self.heads(k, self.G, norm=k_norm)
+        mixed = self.attend_heads(queries, keys, self.heads(v, self.G), i)
+        return self.linear(mixed, f"{name}.o_proj", self.H * self.D, self.C, bias=o_bias)
 
     def mlp(self, x: ir.Value, i: int) -> ir.Value:
         """[B, S, C] → [B, S, C]."""

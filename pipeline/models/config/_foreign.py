@@ -24,6 +24,7 @@ _HARMLESS = re.compile(
     r"|gradient_checkpointing|return_dict.*|output_.*|id2label|label2id|num_labels|problem_type"
     r"|finetuning_task|task_specific_params|prefix|tf_legacy_loss|use_bfloat16|torchscript|is_decoder"
     r"|chunk_size_feed_forward|max_window_layers|use_sliding_window|original_max_position_embeddings"
+    r"|cache_implementation"
     r"|decoder_start_.*|(max|min)_length|do_sample|early_stopping|num_beams|num_beam_groups"
     r"|diversity_penalty|temperature|top_[kp]|typical_p|repetition_penalty|length_penalty"
     r"|(encoder_)?no_repeat_ngram_size|bad_words_ids|num_return_sequences|remove_invalid_values"
@@ -47,6 +48,8 @@ _SWITCHES = re.compile(
     r"|attn_window_size|window_size|local_attention.*|global_attn.*|layer_idx_to_.*|mamba_.*|ssm_.*"
 )
 """Other architectures' parts: None, false, nought or empty means that there are none."""
+_PASSED_OVER = {"qwen2": "attention_bias", "gemma2": "hidden_act", "gemma3_text": "hidden_act"}
+"""Keys that are known to change nothing: Qwen2's q, k, v have biases always; Gemma has hidden_activation."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "is_causal": (None, True),
     "position_embedding_type": (None, "rope", "rotary", "absolute"),
@@ -76,7 +79,11 @@ def refuse(config: Mapping[str, Any], own: Mapping[str, Any], fixed: Mapping[str
             )
     for key, only in fixed.items():
         value = config.get(key, only)
-        if value != only and not (key == "sliding_window" and value >= config["max_position_embeddings"]):
+        if (
+            value != only
+            and not (only is False and value is None)
+            and not (key == "sliding_window" and value >= config["max_position_embeddings"])
+        ):
             raise UserError(
                 f"{file}: {key} is {value!r:.60}; of {config['model_type']} only {only!r} is authored here "
                 "(use --from-onnx where transformers runs it)"
@@ -84,8 +91,8 @@ def refuse(config: Mapping[str, Any], own: Mapping[str, Any], fixed: Mapping[str
     unknown = []
     for key in sorted(set(config) - set(own) - set(fixed)):
         value = config[key]
-        if key == "attention_bias" and config["model_type"] == "qwen2":
-            continue  # its q, k and v have biases whatever this says
+        if key == _PASSED_OVER.get(config["model_type"]):
+            continue
         if _changes(key, value):
             raise UserError(
                 f"{file}: {key} is {value!r:.60}, which {config['model_type']} has not and is not authored "

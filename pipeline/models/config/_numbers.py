@@ -14,6 +14,7 @@ from pipeline.types import UserError
 _Size = Annotated[int, Field(ge=1, le=2**31)]
 _Positive = Annotated[float, Field(gt=0)]
 _TokenIds = int | list[int] | None
+_OWN_HEAD_DIM = ("gemma2", "gemma3_text", "qwen3")
 
 
 class _Sizes(BaseModel):
@@ -40,7 +41,12 @@ class _Numbers(_Sizes):
     rope_theta: _Positive = 1.0
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
     rope_scaling: dict[str, Any] | None = None
+    rope_local_base_freq: _Positive = 1.0
     hidden_act: str = ""
+    hidden_activation: str = ""
+    query_pre_attn_scalar: Annotated[int | float, Field(gt=0)] = 1
+    attn_logit_softcapping: _Positive | None = None
+    final_logit_softcapping: _Positive | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -48,6 +54,7 @@ class _Numbers(_Sizes):
     qk_layernorm: bool = False
     use_sliding_window: bool = False
     sliding_window: _Size | None = None
+    sliding_window_pattern: _Size | None = None
     max_window_layers: Annotated[int, Field(ge=0)] = 0
     layer_types: list[str] | None = None
     bos_token_id: _TokenIds = None
@@ -66,8 +73,10 @@ def checked(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     if values["num_key_value_heads"] is None:
         values["num_key_value_heads"] = heads
     if values["head_dim"] is None:
-        if config["model_type"] == "qwen3":
-            raise UserError(f"{file}: head_dim is null, and qwen3 derives it from nothing; give a number")
+        if (model_type := config["model_type"]) in _OWN_HEAD_DIM:
+            raise UserError(
+                f"{file}: head_dim is null, and {model_type} derives it from nothing; give a number"
+            )
         values["head_dim"] = hidden // heads
     kv_heads, width = values["num_key_value_heads"], values["head_dim"]
     if heads % kv_heads:

@@ -28,6 +28,7 @@ NUMBERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Type of rope → its keys (needed, possible)."""
 _HARMLESS = {"finetuned"}
+_TWO_ROPES, _LOCAL = ("gemma3_text",), "rope_local_base_freq"
 _PHI3_NAMES = {"su": "longrope", "yarn": "longrope"}
 
 
@@ -41,6 +42,8 @@ def one_form(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     Raises:
         UserError: the two forms contradict each other, or layers differ in their rope.
     """
+    if config.get("model_type") in _TWO_ROPES:
+        config = _without_local(config, file)
     inner, key = _parameters(config, file)
     if inner is None:
         return dict(config)
@@ -94,6 +97,35 @@ def _of_all_layers(parameters: dict[str, Any], place: str) -> dict[str, Any]:
     if any(one != each[0] for one in each):
         raise UserError(f"{place} differs from layer to layer, which is not authored here; use --from-onnx")
     return dict(each[0])
+
+
+def _without_local(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The config with the windows' rope of version 5 as version 4's key, and the other layers' alone left.
+
+    Raises:
+        UserError: `rope_parameters` has not one dict a type of layer, or the windows' rope is scaled.
+    """
+    rest, both = dict(config), config.get("rope_parameters")
+    if both is None:
+        return rest
+    kinds = ("full_attention", "sliding_attention")
+    if not isinstance(both, dict) or not all(
+        k in kinds and isinstance(v, dict | None) for k, v in both.items()
+    ):
+        raise UserError(f"{file}: rope_parameters has not one object for {kinds[0]} and one for {kinds[1]}")
+    full, local = (dict(both.get(kind) or {}) for kind in kinds)
+    theta, kind = local.pop("rope_theta", None), local.pop("rope_type", local.pop("type", "default"))
+    if local or kind != "default":
+        raise UserError(
+            f"{file}: the rope of {kinds[1]} layers has the type {kind!r:.40}; only an unscaled one is "
+            "authored here; use --from-onnx"
+        )
+    if theta is not None:
+        if rest.get(_LOCAL, theta) != theta:
+            raise UserError(f"{file}: {_LOCAL} is {rest[_LOCAL]!r:.40}, and {theta!r:.40} in rope_parameters")
+        rest[_LOCAL] = theta
+    rest["rope_parameters"] = full or None
+    return rest
 
 
 def _use_outer_context(single: dict[str, Any], file: Path, key: str) -> None:

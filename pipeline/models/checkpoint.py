@@ -286,10 +286,10 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
             if record.is_file():
                 present = origins.matching(records.read(CheckpointSource, record), source, folder)
                 if present.converter == source.converter:
-                    known = replace(open_checkpoint(folder), source=present)
+                    known = identity.refuse_altered(replace(open_checkpoint(folder), source=present))
                     return identity.renewed(identity.refuse_changed(known))
             store.sweep_temporaries(folder)
-            complete = fill(folder)
+            complete = fill(folder).replaced(made=identity.made(folder))
             checkpoint = _open_usable(folder)
             store.write_json(record, complete.plain())
             return replace(checkpoint, source=complete)

@@ -36,6 +36,11 @@ def states(folder: Path) -> tuple[FileState, ...]:
     return store.weights.states(files_of(folder))
 
 
+def made(folder: Path) -> tuple[FileState, ...]:
+    """What weights and config in a folder are now: what `refuse_altered` holds them to later."""
+    return store.weights.states(file for file in files_of(folder) if not _is_renewable(file.name))
+
+
 def verify(checkpoint: Checkpoint) -> None:
     """Hashes every byte of the weights and compares them with what is known of them, or keeps that as known.
 
@@ -110,6 +115,26 @@ def refuse_changed(checkpoint: Checkpoint) -> Checkpoint:
     source = source.replaced(files=files)
     store.write_json(checkpoint.folder / store.SOURCE, source.plain())
     return replace(checkpoint, source=source)
+
+
+def refuse_altered(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint, its weights and config still those that were made of the original that is named.
+
+    Who names the original means the original: a copy that was damaged or trained on since would be checked
+    against itself. By its own name, such a copy is a model like any other.
+
+    Raises:
+        UserError: a file has other content, or was added.
+    """
+    folder, known = checkpoint.folder, checkpoint.source.made
+    names = {file.file for file in known}
+    added = (file for file in checkpoint.files if known and file.name not in names)
+    if altered := store.weights.changed(known, folder) or next(added, None):
+        raise UserError(
+            f"{altered} is not what was made of {checkpoint.source.origin}: it was changed or damaged since; "
+            f"move {folder} away and run the command again, or name {folder} to take it as it is"
+        )
+    return checkpoint
 
 
 def outdated(checkpoint: Checkpoint) -> list[Path]:

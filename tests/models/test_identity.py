@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,56 @@ def test_a_gguf_that_became_another_is_not_taken_for_the_old_one(
     file.write_bytes(b"two")
     with pytest.raises(UserError, match=r"some\.gguf has changed since graphs/some was made"):
         checkpoint.resolve(str(file))
+
+
+def _flipped(file: Path) -> None:
+    """Changes the last byte and puts the date back, as a disk does that forgets."""
+    status, raw = file.stat(), bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _rope_changed(file: Path) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rope_theta": 77.0}))
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+@pytest.mark.parametrize(
+    ("name", "change"), [("model.safetensors", _flipped), ("config.json", _rope_changed)]
+)
+def test_a_copy_that_was_altered_is_not_taken_for_its_original(
+    kind: str, name: str, change: Callable[[Path], None], workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original was named, and a graph of the damaged copy passed its check against that copy."""
+    source = original = tiny.checkpoint(workdir / "models" / "tiny")
+    if kind == "gguf":
+        source = workdir / "tiny.gguf"
+        source.write_bytes(b"one")
+        monkeypatch.setattr(
+            "pipeline.models.gguf.convert.convert",
+            lambda _, to: shutil.copytree(original, to, dirs_exist_ok=True),
+        )
+    checkpoint.resolve(str(source))
+    checkpoint.resolve(str(source))
+    change(Path("graphs/tiny") / name)
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=rf"^graphs/tiny/{name} is not what was made of .*move graphs/tiny away"
+        ):
+            checkpoint.resolve(str(source))
+    assert checkpoint.resolve("tiny").folder == Path("graphs/tiny")  # by its own name it is a model like any
+    shutil.move("graphs/tiny", "graphs/damaged")
+    assert checkpoint.resolve(str(source)).source.origin.endswith(source.name)
+
+
+def test_weights_that_were_put_beside_a_copys_are_not_taken_for_the_original(workdir: Path) -> None:
+    source = tiny.checkpoint(workdir / "models" / "tiny", max_shard_size="100KB")
+    checkpoint.resolve(str(source))
+    other = tiny.checkpoint(workdir / "other", seed=1)
+    shutil.copy(other / "model.safetensors", "graphs/tiny")  # transformers takes it before the shards
+    with pytest.raises(UserError, match=r"^graphs/tiny/model\.safetensors is not what was made of"):
+        checkpoint.resolve(str(source))
 
 
 def test_verify_records_the_digests_the_first_time(workdir: Path) -> None:

@@ -73,6 +73,8 @@ class SourcedLatency(Sourced[Latency]):
             notes.append(
                 "above its ceiling: a bug in the measurement, or time that is no counted work",
             )
+        if (against := self.conditions.against) != "base":
+            notes.append(f"saved over {against}, for the checkpoint's files hold no base")
         return (*notes, *([] if self.conditions.checked else [UNCHECKED]))
 
 

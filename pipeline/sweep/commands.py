@@ -12,7 +12,7 @@ from pipeline.types import Variant
 
 def export(model: str, variant: Variant) -> Command:
     """`pipeline export`; model: as the command takes it, `variant` knows only its folder."""
-    skip = ("--skip", variant.skip.name) if variant.skip else ()
+    skip = ("--skip", variant.skip.name)  # of the base too: a config.json may drop sublayers
     adapter = ("--adapter", variant.adapter) if variant.adapter else ()
     precision = ("--precision", variant.precision) if variant.precision != "fp32" else ()
     return ("pipeline", "export", model, *skip, *adapter, *precision)

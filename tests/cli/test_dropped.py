@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline import store
-from pipeline.types import SkipSet, UserError
+from pipeline.models.config import read_config
+from pipeline.models.costs import flops
+from pipeline.types import Failed, SkipSet, UserError
 from tests import tiny
 from tests.commands import run
 from tests.truth import graph_logits, loaded, logits_of, relative_error
@@ -184,6 +186,47 @@ def test_a_gone_block(dropped: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert graph.name == "block3.fp32.onnx" and error(graph, expected) < 1e-4
     with pytest.raises(UserError, match=r"weights of block3 are gone .* --skip block3` leaves them out"):
         run(capsys, "export", "dropped", "--skip", "base")
+
+
+@pytest.mark.slow  # checks, measures and scores
+def test_a_model_without_a_base_is_measured_against_the_largest_variant(
+    dropped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ceiling is that of what goes beyond it."""
+    remove_weights(dropped, *GONE)
+    run(capsys, "export", "hf/dropped")
+    graphs = [Path("graphs/dropped") / f"{name}.fp32.onnx" for name in (NAME, "attn0-1_3+mlp2")]
+    bench = ("bench", "--sequences", 3, "--lengths", "20", "--json")
+    (row,) = json.loads(run(capsys, *bench, graphs[0]))["rows"]
+    assert (row["artefact"], row["improvement"], row["ceiling"]) == (str(graphs[0]), 0, 0)
+    run(capsys, "export", "dropped", "--skip", "attn0-1_3+mlp2")
+    report = json.loads(run(capsys, *bench, graphs[1]))
+    own, smaller = report["rows"]
+    assert report["conditions"]["against"] == NAME
+    assert (own["artefact"], smaller["artefact"]) == tuple(map(str, graphs))
+    config = read_config(dropped)
+    work = [flops(config, skip, 20) for skip in (DROPPED, DROPPED | SkipSet((0,)))]
+    assert own["ceiling"] == 0 and smaller["ceiling"] == pytest.approx(100 * (1 - work[1] / work[0]))
+    assert "against attn1_3+mlp2" in run(capsys, *bench[:-1], graphs[1])
+    assert "smoke-loss" in run(capsys, "score", graphs[1], "--tasks", "smoke-loss", "--limit", 2)
+    run(capsys, "report")
+    assert f"saved over {NAME}, for the checkpoint" in Path("evals/report/index.html").read_text()
+
+
+@pytest.mark.slow  # a sweep's jobs are processes
+def test_a_sweep_of_a_model_without_a_base_says_why(
+    dropped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remove_weights(dropped, *GONE)
+    Path("r.toml").write_text(
+        'models = ["hf/dropped"]\nkinds = ["attn"]\nfractions = [0.25]\nselectors = ["last"]\n'
+        'precisions = ["fp32"]\nstages = ["export", "check"]\n'
+    )
+    with pytest.raises(Failed, match="1 of 2 jobs failed"):
+        run(capsys, "sweep", "r.toml")
+    said = capsys.readouterr().out
+    assert f"the weights of {NAME} are gone" in said and f"`pipeline export hf/dropped --skip {NAME}`" in said
+    assert not Path("graphs").exists()
 
 
 def test_weights_that_are_missing_without_a_list_are_refused(

@@ -24,7 +24,7 @@ def words(command: Command) -> str:
 
 def test_export_names_skip_set_adapter_and_precision() -> None:
     skip = SkipSet.parse("attn2")
-    assert commands.export("demo", Variant("demo")) == ("pipeline", "export", "demo")
+    assert commands.export("demo", Variant("demo")) == ("pipeline", "export", "demo", "--skip", "base")
     healed = commands.export("m x", Variant("m x", skip, "fp16", "heal"))
     assert healed[2:] == ("m x", "--skip", "attn2", "--adapter", "heal", "--precision", "fp16")
 

@@ -14,7 +14,8 @@ def test_a_dry_run_says_what_is_known_and_what_is_not(workdir: Path) -> None:
     text = GRID.replace('"last-but-final"', '"cosine", "angular"').replace('"smoke"]', '"smoke", "arc"]')
     overview = sweep.dry_run(known(text))
     words = overview.text()
-    assert "pipeline export org/tiny\n" in words and "pipeline export tiny --skip attn2\n" in words
+    assert "pipeline export org/tiny --skip base\n" in words
+    assert "pipeline export tiny --skip attn2\n" in words
     assert "chosen by cosine once calibrated: tiny attn 30% cosine" in words
     assert "4 cells of the grid not known yet" in words
     assert "angular gives no attn" in words and "pipeline calibrate tiny" in words
@@ -38,7 +39,7 @@ def test_shared_cells_and_cells_that_no_rule_can_fill_are_named(workdir: Path) -
 
 def test_a_models_name_with_spaces_is_quoted(workdir: Path) -> None:
     words = sweep.dry_run(known(model="org/my model")).text()
-    assert "pipeline export 'org/my model'\n" in words
+    assert "pipeline export 'org/my model' --skip base\n" in words
     assert "pipeline check 'graphs/my model/attn2.fp32.onnx'\n" in words
 
 

@@ -183,19 +183,17 @@ class _Run:
             for contestant, one in zip(self.everyone, samples, strict=True)
             if contestant.kind == "artefact"
         }
-        return [
-            latency(
-                contestant,
-                one,
-                own[contestants.base_of(contestant.path)],
-                setting,
-                self.resident.get(contestant.path) if contestant.kind == "artefact" else None,
-            )
-            for contestant, one in zip(self.everyone, samples, strict=True)
-        ]
+        rows = []
+        for contestant, one in zip(self.everyone, samples, strict=True):
+            base = contestants.base_of(contestant.path)
+            resident = self.resident.get(contestant.path) if contestant.kind == "artefact" else None
+            skip = store.variant(base, quick=True).skip
+            rows.append(latency(contestant, one, own[base], setting, resident, skip))
+        return rows
 
     def _conditions(self, agreement: dict[str, dict[str, float]], source: str) -> Conditions:
         settings, is_recognised = self.settings, self.clock.idle() is not None
+        bases = [contestants.base_of(contestant.path) for contestant in self.everyone]
         allowance = f"max({stopwatch.TICK} s, {stopwatch.SHARE:.0%} of the processors' time)"
         return Conditions(
             measure=(
@@ -214,6 +212,7 @@ class _Run:
             ceiling_of="bytes read" if settings.decode else "FLOPs",
             versions=store.versions(*_PACKAGES),
             tokens=source,
+            against=", ".join(dict.fromkeys(store.variant(base, quick=True).name for base in bases)),
         )
 
 

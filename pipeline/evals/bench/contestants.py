@@ -18,6 +18,7 @@ import numpy as np
 from pipeline import store
 from pipeline.engines import opening
 from pipeline.runtime.runner import Array
+from pipeline.store import records
 from pipeline.types import UserError, Variant
 
 RunSequence = Callable[[int], Array]
@@ -58,6 +59,9 @@ def name_of(path: Path) -> str:
 def base_of(path: Path) -> Path:
     """The base that an artefact is compared with, which lies where it does.
 
+    Of a checkpoint whose files hold no base, because weights of dropped sublayers are gone, it is the variant
+    there that leaves out least, and nothing that the artefact has.
+
     Raises:
         UserError: the base is missing, or the artefact is a merged graph.
     """
@@ -67,11 +71,27 @@ def base_of(path: Path) -> Path:
         base, command = path.with_name(f"base.{store.variant(path, quick=True).precision}.onnx"), "export"
     else:
         base, command = path.parent.parent / "base" / path.name, "build-engine"
-    if not base.is_file():
-        raise UserError(
-            f"{base} is missing: a variant is measured beside its base; make it with `pipeline {command}`"
-        )
-    return base
+    if base.is_file():
+        return base
+    if largest := _largest_without_base(path):
+        return largest
+    raise UserError(
+        f"{base} is missing: a variant is measured beside its base; make it with `pipeline {command}`"
+    )
+
+
+def _largest_without_base(path: Path) -> Path | None:
+    """What stands for the base of an artefact that was made without one; None where it was made with one."""
+    variant, candidates = store.variant(path, quick=True), dict[tuple[int, str], Path]()
+    for graph in store.checkpoint_folder(path).glob(f"*.{variant.precision}.onnx"):
+        record = records.read_if_valid(records.GraphRecord, store.sidecar_path(graph))
+        if record is None or record.base or record.contract != "authored":
+            continue
+        skip, engine = record.skip_set, path.parent.parent / record.as_variant().file / path.name
+        artefact = graph if path.suffix == ".onnx" else engine
+        if skip and skip | variant.skip == variant.skip and artefact.is_file():
+            candidates[len(skip.attention) + len(skip.mlp), skip.name] = artefact
+    return candidates[min(candidates)] if candidates else None
 
 
 def with_bases(paths: list[Path]) -> list[Path]:

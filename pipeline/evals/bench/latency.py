@@ -16,7 +16,7 @@ from pipeline.evals.bench.memory import Resident
 from pipeline.models import costs
 from pipeline.models.config import read_config
 from pipeline.store.records import Latency
-from pipeline.types import UserError, Variant
+from pipeline.types import BASE, SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ def latency(
     base: stopwatch.Samples,
     setting: Setting,
     resident: Resident | None,
+    base_skip: SkipSet = BASE,
 ) -> Latency:
     """One row.
 
@@ -66,11 +67,12 @@ def latency(
         base: the base graph's, of the same run.
         setting: at which length, and how.
         resident: its memory; None where it was not measured.
+        base_skip: what that graph leaves out, where there is no whole one.
     """
     saved, low, high = map(saved_percent, stopwatch.speedup(base, samples))
-    cost = _costs(contestant.path, contestant.variant, setting)
+    cost = _costs(contestant.path, contestant.variant, setting, base_skip)
     # A ceiling above 0 belongs to a cut graph; PyTorch and optimum are other programs.
-    ceiling = cost.ceiling if contestant.kind == "artefact" and contestant.variant.skip else None
+    ceiling = cost.ceiling if contestant.kind == "artefact" and contestant.variant.skip != base_skip else None
     p50, p90, p99 = (float(one) * 1e3 for one in np.quantile(samples.trusted, [0.5, 0.9, 0.99]))
     return Latency(
         artefact=str(contestant.path),
@@ -108,15 +110,18 @@ def saved_percent(speedup: float) -> float:
     return 100 * (1 - 1 / speedup)
 
 
-def _costs(path: Path, variant: Variant, setting: Setting) -> Costs:
+def _costs(path: Path, variant: Variant, setting: Setting, base_skip: SkipSet) -> Costs:
     config, skip, precision = read_config(store.checkpoint_folder(path)), variant.skip, variant.precision
     try:
-        ceiling = costs.ceiling(config, skip, precision, setting.length, setting.decode, setting.batch)
+        whole, part = (
+            costs.ceiling(config, which, precision, setting.length, setting.decode, setting.batch)
+            for which in (base_skip, skip)
+        )
     except UserError as error:
         log.warning("%s", error)
         return Costs()
     return Costs(
-        saved_percent(ceiling),
+        saved_percent(part / whole),
         costs.weight_bytes(config, skip, precision) / 1e6,
         costs.cache_bytes(config, skip, precision),
     )

@@ -77,8 +77,11 @@ def _caption(report: BenchReport) -> str:
     """What a reader must know before believing the table."""
     how = report.conditions
     notes = [
-        f"ceiling: what the removed {how.ceiling_of} allow; of it: saved / ceiling, by medians against base"
+        f"ceiling: what the removed {how.ceiling_of} allow; of it: saved / ceiling, by medians against "
+        f"{how.against}"
     ]
+    if how.against != "base":
+        notes.append(f"the checkpoint's files hold no base; all is measured against {how.against}")
     if any(row.above_ceiling for row in report.rows):
         notes.append(
             "! above its ceiling beyond noise: a bug in the measurement, or time that is not spent on "

@@ -205,6 +205,7 @@ class Conditions(Record):
         agreement: length → contestant → largest difference of its logits from the artefact's.
         ceiling_of: what the ceiling counts, 'FLOPs' or 'bytes read'.
         tokens: where they came from.
+        against: the variant that time is saved over; another than the base where the checkpoint holds none.
     """
 
     measure: str = ""
@@ -221,6 +222,7 @@ class Conditions(Record):
     ceiling_of: str = "FLOPs"
     versions: dict[str, str] = {}
     tokens: str = ""
+    against: str = "base"
 
 
 class BenchRecord(VariantRecord):

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.evals.bench import contestants
 from pipeline.models import texts
-from pipeline.types import UserError
+from pipeline.types import SkipSet, UserError, Variant
 from tests.timing import graph
 
 
@@ -61,5 +61,7 @@ def test_a_missing_base_of_an_engine_names_its_command(
         artefact = "engine"
 
     monkeypatch.setattr("pipeline.store.sidecar", lambda *_, **__: Engine())
+    monkeypatch.setattr("pipeline.store.variant", lambda *_, **__: Variant("m", SkipSet((), (2,))))
+    monkeypatch.setattr("pipeline.store.checkpoint_folder", lambda _: Path("graphs/m"))
     with pytest.raises(UserError, match=r"engines/m/base/x\.plan is missing.*pipeline build-engine"):
         contestants.base_of(Path("engines/m/mlp2/x.plan"))

@@ -24,6 +24,11 @@ application = importlib.import_module("pipeline.cli.app")  # pipeline.cli.app is
         (Failed("three of four"), 1, "error: three of four"),
         (KeyboardInterrupt(), 130, ""),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 2, "error: cannot write at x: No space left"),
+        (
+            OSError(errno.ENOSPC, "No space left", "from", None, "to"),
+            2,
+            "error: cannot write at to: No space",
+        ),
     ],
 )
 def test_how_a_command_ends(

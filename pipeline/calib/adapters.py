@@ -59,10 +59,16 @@ def read(checkpoint: Checkpoint, skip: SkipSet, name: str) -> tuple[Path, Adapte
     if (record.weights, record.contents) != (checkpoint.identity, checkpoint.contents):
         older = "" if record.contents else ", or by a version that did not look at their content"
         raise UserError(f"{place} was trained on other weights{older}; train one with {command}")
-    weights = place / WEIGHTS
-    if not weights.is_file() or store.sha256(weights) != record.sha256:
-        raise UserError(f"{weights} is not what {RECORD} beside it describes; train it again with {command}")
+    if file := altered(place, record):
+        raise UserError(f"{file} is not what {RECORD} beside it describes; train it again with {command}")
     return place, record
+
+
+def altered(place: Path, record: AdapterRecord) -> Path | None:
+    """The first of an adapter's files that is missing or not what its record speaks for."""
+    digests = {WEIGHTS: record.sha256, CONFIG: record.config_sha256}
+    files = {place / name: digest for name, digest in digests.items() if digest is not None}
+    return next((f for f, digest in files.items() if not f.is_file() or store.sha256(f) != digest), None)
 
 
 def merge(checkpoint: Checkpoint, skip: SkipSet, name: str) -> Path:

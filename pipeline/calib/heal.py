@@ -59,7 +59,8 @@ def heal(
     tokens, source = _tokens(checkpoint, settings, text_input)
     request = _request(checkpoint, variant.skip, settings, source.replaced(origin=text_input.origin(record)))
     with store.lock(place):
-        if not force and records.read_same(AdapterRecord, record, request):
+        known = records.read_same(AdapterRecord, record, request)
+        if not force and known and adapters.altered(place, known) is None:
             return place
         record.unlink(missing_ok=True)
         _train(checkpoint, variant.skip, tokens, place, request)
@@ -136,6 +137,7 @@ def _train(
         seconds=time.monotonic() - started,
         tools=store.versions("torch", "transformers", "peft"),
         sha256=store.sha256(place / adapter_files.WEIGHTS),
+        config_sha256=store.sha256(place / adapter_files.CONFIG),
     )
     store.write_json(place / adapters.RECORD, record.plain())
     begun.unlink()  # first: without it nobody goes on from what a kill leaves of the folder

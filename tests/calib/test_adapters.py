@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import store
 from pipeline.calib import adapters, heal
+from pipeline.graphs import export
 from pipeline.models import checkpoint
 from pipeline.models.reference import Reference
 from pipeline.store.records import HealSettings
@@ -72,7 +73,12 @@ def test_the_folder_of_an_adapter_stays_in_calib() -> None:
 
 def test_the_command_is_quoted(base: Path) -> None:
     opened = checkpoint.open_checkpoint(base.parent)
-    with pytest.raises(UserError, match=r"heal graphs/tiny/block1\.fp32\.onnx --name 'my adapter'`"):
+    with pytest.raises(
+        UserError, match=r"`pipeline export graphs/tiny --skip block1`, .* --name 'my adapter'`"
+    ):
+        adapters.read(opened, SkipSet.parse("block1"), "my adapter")
+    export.export(opened, "fp32", SkipSet.parse("block1"))
+    with pytest.raises(UserError, match=r"`pipeline heal --name 'my adapter'` of the graph"):
         adapters.read(opened, SkipSet.parse("block1"), "my adapter")
 
 
@@ -132,3 +138,23 @@ def test_an_adapter_that_rounding_takes_away_is_refused(base: Path) -> None:
     made.rewrite(opened, place, {n: t * 1e-9 for n, t in made.tensors(place).items()})
     with pytest.raises(UserError, match="changes nothing: what it adds is lost"):
         adapters.merge(opened, made.SKIP, "heal")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_altered_adapter_is_refused_and_trained_again(name: str, base: Path) -> None:
+    """`export` took another lora_alpha for the old one, and `heal`, which it named, found nothing to do."""
+    skip, settings = SkipSet.parse("block2"), HealSettings(**{**SMALL, "steps": 1})
+    opened = checkpoint.open_checkpoint(base.parent)
+    file = heal.heal(variant(base), settings) / name
+    merged = adapters.merge(opened, skip, "heal")
+    before, tensors = file.read_bytes(), load_file(merged)
+    changed = before.replace(b'"lora_alpha": ', b'"lora_alpha": 1') if name.endswith("json") else before[:-9]
+    assert changed != before
+    file.write_bytes(changed)
+    with pytest.raises(
+        UserError, match=rf"{name} is not what heal\.json beside it describes; train it again"
+    ):
+        adapters.merge(opened, skip, "heal")
+    heal.heal(variant(base), settings)
+    again = load_file(adapters.merge(opened, skip, "heal"))
+    assert all(tensor.equal(tensors[key]) for key, tensor in again.items())

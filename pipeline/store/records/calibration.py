@@ -223,6 +223,7 @@ class AdapterRecord(HealRequest):
         healed_share: (before − after) / (before − base); None where there was no damage.
         train_loss: of each step; None where it was not finite.
         sha256: of adapter_model.safetensors.
+        config_sha256: of adapter_config.json, which says how much of it is added; None before 0.3.
     """
 
     held_out_loss: HealLosses
@@ -232,6 +233,7 @@ class AdapterRecord(HealRequest):
     seconds: Seconds = 0.0
     tools: dict[str, str] = {}
     sha256: Digest
+    config_sha256: Digest | None = None
 
 
 class MergedTensors(Record):

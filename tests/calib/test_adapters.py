@@ -78,7 +78,7 @@ def test_the_command_is_quoted(base: Path) -> None:
     ):
         adapters.read(opened, SkipSet.parse("block1"), "my adapter")
     export.export(opened, "fp32", SkipSet.parse("block1"))
-    with pytest.raises(UserError, match=r"`pipeline heal --name 'my adapter'` of the graph"):
+    with pytest.raises(UserError, match=r"heal graphs/tiny/block1\.fp32\.onnx --name 'my adapter'`"):
         adapters.read(opened, SkipSet.parse("block1"), "my adapter")
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from pipeline import store
 from pipeline.ship.ports import Ports
-from pipeline.ship.triton import checks, http, install, page, repository, wheel
+from pipeline.ship.triton import checks, http, install, page, repository, served, wheel
 from pipeline.ship.triton.checks import ServingCheck
+from pipeline.ship.triton.served import ServedModel
 from pipeline.ship.triton.server import Server
 from pipeline.store.processes import stoppable
 from pipeline.store.records import ShipRecord
@@ -34,18 +35,18 @@ def smoke(folder: Path) -> list[ServingCheck]:
         UserError: no repository, or a file in it is not what was shipped.
         Failed: the server did not become ready.
     """
-    record = _verified(folder)
-    with Server(wheel.find(), folder, repository.served(record), Ports(0, 0, 0)) as server:
+    models = _verified(folder)
+    with Server(wheel.find(), folder, [model.name for model in models], Ports(0, 0, 0)) as server:
         results = []
-        for check in _smoke_checks(folder, record, server):
+        for check in _smoke_checks(folder, models, server):
             log.info("%s", check.line())
             results.append(check)
     return results
 
 
-def _smoke_checks(folder: Path, record: ShipRecord, server: Server) -> Iterator[ServingCheck]:
-    yield from checks.examine(folder, record, server.http, server.grpc)
-    model = repository.served(record)[-1]
+def _smoke_checks(folder: Path, models: list[ServedModel], server: Server) -> Iterator[ServingCheck]:
+    yield from checks.examine(folder, models, server.http, server.grpc)
+    model = models[-1].name
     body = {"text_input": "a", "max_tokens": -1}
     status, answer = http.post(f"{server.http}/v2/models/{model}/generate", body)
     is_refused = status >= 400 and "max_tokens" in str(answer)
@@ -69,30 +70,32 @@ def serve(folder: Path, ports: Ports, openai_port: int | None = None, log_file: 
         UserError: no repository, a file in it is not what was shipped, or a port is taken.
         Failed: a check failed, or the server ended by itself.
     """
-    record = _verified(folder)
-    models = repository.served(record)
-    texts = [name for name in models if name.endswith(repository.ENDING)]
+    models = _verified(folder)
+    names = [model.name for model in models]
+    texts = [model.name for model in models if model.is_text]
     try:
-        with stoppable(), Server(wheel.find(), folder, models, ports, log_file) as server:
-            _require_checks(folder, record, server)
+        with stoppable(), Server(wheel.find(), folder, names, ports, log_file) as server:
+            _require_checks(folder, models, server)
             with _front(server, texts, openai_port) as front:
-                _print_addresses(server, models, front)
+                _print_addresses(server, names, front)
                 _watch(server, texts)
     except KeyboardInterrupt:
         log.info("stopped")
 
 
-def _verified(folder: Path) -> ShipRecord:
+def _verified(folder: Path) -> list[ServedModel]:
+    """What the repository serves, once each byte of it is what was shipped."""
     record = repository.read(folder)
     if not record.models:
         target = shlex.quote(str(folder))
         raise UserError(f"{folder} holds no model; ship one with `pipeline ship GRAPH --to triton {target}`")
     if record.switching:
         record = _switched(folder)
-    repository.verify(folder, record)
-    if any(version.plan for _, version in repository.newest(record).values()):
+    models = served.models(folder, record)
+    repository.verify(folder, record, [model.version for model in models])
+    if any(model.version.plan for model in models):
         log.info("plans are not executed here: the graphs that they were built from run on the CPU")
-    return record
+    return models
 
 
 def _switched(folder: Path) -> ShipRecord:
@@ -107,9 +110,9 @@ def _switched(folder: Path) -> ShipRecord:
         ) from None
 
 
-def _require_checks(folder: Path, record: ShipRecord, server: Server) -> None:
+def _require_checks(folder: Path, models: list[ServedModel], server: Server) -> None:
     failures = []
-    for check in checks.examine(folder, record, server.http, server.grpc):
+    for check in checks.examine(folder, models, server.http, server.grpc):
         log.info("%s", check.line())
         failures += [] if check.passed else [check]
     if failures:

@@ -9,6 +9,7 @@ from pipeline.runtime.generation.prompts import Prompts
 from pipeline.ship import ship
 from pipeline.ship.ports import Ports
 from pipeline.ship.triton import checks, repository
+from pipeline.ship.triton.served import models
 from pipeline.ship.triton.server import Server
 from tests import serving, triton_backend
 from tests.serving import BASE, CUT, NARROW, Served
@@ -35,7 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             name: checks.open_graph(repo, version) for name, (_, version) in repository.newest(record).items()
         }
         prompts = Prompts.load(repo / f"{BASE}_generate" / "1")
-        with Server(wheel, repo, repository.served(record), Ports(0, 0, 0)) as server:
+        with Server(wheel, repo, [model.name for model in models(repo, record)], Ports(0, 0, 0)) as server:
             yield Served(server, repo, runners, prompts)
 
 

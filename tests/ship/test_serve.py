@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from dataclasses import dataclass, field
@@ -171,6 +172,27 @@ def test_a_config_of_another_graph_is_refused(repo: Path) -> None:
         Server(wheel.find(), repo, ["tiny-base"], Ports(0, 0, 0)),
     ):
         pass
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_who_went_back_is_compared_with_what_is_served(workdir: Path) -> None:
+    """Both models on version 1, then the text model alone: never version 2, which is only there."""
+    serving.triton()
+    repo = Path("engines/triton").resolve()
+    for graph in serving.project(workdir):
+        ship.ship([graph], repo, name="llm")
+    for model in ("llm_generate", "llm"):
+        shutil.copyfile(repo / model / "configs/v1.pbtxt", repo / model / "config.pbtxt")
+        done = command("serve", str(repo), "--smoke")
+        assert done.returncode == 0 and "8 checks passed" in done.stdout, done.stderr
+        assert "llm_generate: version 1 is READY" in done.stderr
+    assert "llm: version 1 is READY" in done.stderr and "version 2" not in done.stderr
+    (repo / "llm_generate/2/model.py").write_text("print('not served')")
+    assert command("serve", str(repo), "--smoke").returncode == 0
+    (repo / "llm_generate/1/model.py").write_text("print('edited')")
+    done = command("serve", str(repo), "--smoke")
+    assert done.returncode == 2 and "llm_generate/1/model.py is not what was shipped" in done.stderr
 
 
 @pytest.mark.triton

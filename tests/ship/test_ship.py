@@ -22,7 +22,7 @@ from pipeline.engines import opening
 from pipeline.graphs import graphfile
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 from pipeline.ship import ship
-from pipeline.ship.triton import page, repository
+from pipeline.ship.triton import page, repository, served
 from pipeline.types import UserError
 from tests import serving, tiny
 from tests.interrupted import every_kill
@@ -45,7 +45,7 @@ def test_a_repository_holds_two_models_a_variant(graphs: list[Path]) -> None:
     shipment = ship.ship(graphs, REPO)
     assert shipment.shipped == (("tiny-base", 1), ("tiny-attn2-3", 1))
     models = ["tiny-base", "tiny-base_generate", "tiny-attn2-3", "tiny-attn2-3_generate"]
-    assert repository.served(shipment.record) == models
+    assert [model.name for model in served.models(REPO, shipment.record)] == models
     assert repository.read(REPO) == shipment.record
     repository.verify(REPO, shipment.record)
     assert {path.name for path in REPO.iterdir()} == {*models, "README.md", "SHIP.json"}
@@ -141,7 +141,8 @@ def test_plans(graphs: list[Path]) -> None:
         ship.ship([real], REPO)
     ship.ship([real], REPO, name="trt", unchecked=True)
     record = ship.ship([rtx], REPO, name="rtx", unchecked=True).record
-    assert repository.served(record) == ["trt", "trt_generate", "rtx_generate"]
+    names = [model.name for model in served.models(REPO, record)]
+    assert names == ["trt", "trt_generate", "rtx_generate"]
     raw = config("trt")
     assert (raw.platform, raw.max_batch_size, raw.default_model_filename) == ("tensorrt_plan", 8, "")
     assert (REPO / "trt/1/model.plan").read_bytes() == b"a plan"

@@ -5,8 +5,9 @@ Health alone proves little: a Python model whose process died stays READY in Tri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 from pipeline.runtime.runner import Runner
-from pipeline.ship.triton import http, repository, text_model
-from pipeline.store.records import ShippedVersion, ShipRecord
+from pipeline.ship.triton import http, text_model
+from pipeline.ship.triton.served import ServedModel
+from pipeline.store.records import ShippedVersion
 from pipeline.types import first_line
 
 PROMPT = "The capital of France is"
@@ -65,12 +67,12 @@ def problem(address: str, model: str) -> str | None:
     return None if "queue is full" in str(reason) else f"HTTP {status}: {reason}"
 
 
-def examine(folder: Path, record: ShipRecord, address: str, grpc: str) -> Iterator[ServingCheck]:
+def examine(folder: Path, models: Sequence[ServedModel], address: str, grpc: str) -> Iterator[ServingCheck]:
     """Each model's checks, as they are done.
 
     Args:
         folder: the model repository.
-        record: its SHIP.json.
+        models: those that are served.
         address: URL of the server's HTTP.
         grpc: host:port of its gRPC.
     """
@@ -79,19 +81,24 @@ def examine(folder: Path, record: ShipRecord, address: str, grpc: str) -> Iterat
             (entry["name"], entry.get("version")): entry.get("state", "not there")
             for entry in triton.get_model_repository_index()
         }
-        for name, (number, version) in repository.newest(record).items():
-            text = name + repository.ENDING
-            for model in [name, text] if version.raw_model else [text]:
-                state = states.get((model, str(number)), "not there")
-                yield ServingCheck(model, f"version {number} is READY", state == "READY", state)
-            with open_graph(folder, version) as runner:
-                if version.raw_model:
-                    yield _same_logits(triton, name, runner)
-                prompts = Prompts.load(folder / text / str(number))
-                expected = direct(runner, prompts, PROMPT, Sampling(max_tokens=TOKENS))
-            yield _same_text(address, text, expected)
-            yield _streams(address, text, expected)
-            yield _streams_over_grpc(grpc, text, expected)
+        for model in models:
+            state = states.get((model.name, str(model.number)), "not there")
+            yield ServingCheck(model.name, f"version {model.number} is READY", state == "READY", state)
+        for _, group in groupby(models, key=lambda model: model.version.graph):
+            texts = list[tuple[str, str]]()
+            of_graph = list(group)
+            with open_graph(folder, of_graph[0].version) as runner:
+                for model in of_graph:
+                    if not model.is_text:
+                        yield _same_logits(triton, model.name, runner)
+                        continue
+                    prompts = Prompts.load(folder / model.name / str(model.number))
+                    text = direct(runner, prompts, PROMPT, Sampling(max_tokens=TOKENS))
+                    texts.append((model.name, text))
+            for name, expected in texts:
+                yield _same_text(address, name, expected)
+                yield _streams(address, name, expected)
+                yield _streams_over_grpc(grpc, name, expected)
 
 
 def open_graph(folder: Path, version: ShippedVersion) -> OnnxRunner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline import __version__, store
@@ -61,21 +61,12 @@ def read(folder: Path) -> ShipRecord:
 
 
 def newest(record: ShipRecord) -> dict[str, tuple[int, ShippedVersion]]:
-    """NAME → (the version that is served, what was shipped)."""
+    """NAME → (its newest version, what was shipped)."""
     served = {}
     for name, model in record.models.items():
         version = max(map(int, model.versions))
         served[name] = version, model.versions[str(version)]
     return served
-
-
-def served(record: ShipRecord) -> list[str]:
-    """The Triton models in it."""
-    return [
-        model
-        for name, (_, version) in newest(record).items()
-        for model in ([name] if version.raw_model else []) + [name + ENDING]
-    ]
 
 
 def digests(
@@ -90,15 +81,22 @@ def digests(
     return files
 
 
-def verify(folder: Path, record: ShipRecord) -> None:
-    """Hashes what is served and compares it with the record. config.pbtxt is the user's to change.
+def verify(folder: Path, record: ShipRecord, versions: Iterable[ShippedVersion] | None = None) -> None:
+    """Hashes versions and compares them with what was shipped. config.pbtxt is the user's to change.
+
+    Args:
+        folder: the repository.
+        record: its SHIP.json.
+        versions: those to hash; by default the newest of each model.
 
     Raises:
         UserError: a file is missing or is not what was shipped.
     """
-    for _, version in newest(record).values():
-        for name, file in version.files.items():
-            path = folder / name
-            same_size = path.is_file() and path.stat().st_size == file.bytes
-            if not same_size or store.sha256(path) != file.sha256:
-                raise UserError(f"{path} is not what was shipped; remove {folder} and ship again")
+    if versions is None:
+        versions = [version for _, version in newest(record).values()]
+    files = {name: file for version in versions for name, file in version.files.items()}
+    for name, file in files.items():
+        path = folder / name
+        same_size = path.is_file() and path.stat().st_size == file.bytes
+        if not same_size or store.sha256(path) != file.sha256:
+            raise UserError(f"{path} is not what was shipped; remove {folder} and ship again")

@@ -24,14 +24,13 @@ def staged(root: Path, number: int, content: str) -> ShippedVersion:
     return shipped_version(root, root / "m" / str(number), root / "m_generate" / str(number))
 
 
-def test_newest_counts_as_numbers_do_and_served_names_the_models() -> None:
+def test_newest_counts_as_numbers_do() -> None:
     shipped = ship_record(
         m={"9": shipped_version(check="old"), "10": shipped_version()},
         rtx={"1": shipped_version(raw_model=False)},
     )
     assert {name: number for name, (number, _) in repository.newest(shipped).items()} == {"m": 10, "rtx": 1}
     assert repository.newest(shipped)["m"][1].check == "passed"
-    assert repository.served(shipped) == ["m", "m_generate", "rtx_generate"]
 
 
 @pytest.mark.parametrize("change", ["edited", "longer", "missing"])

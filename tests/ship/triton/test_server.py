@@ -14,7 +14,7 @@ import tritonclient.http as httpclient
 
 from pipeline.ship import ship
 from pipeline.ship.ports import Ports
-from pipeline.ship.triton import checks, http, repository
+from pipeline.ship.triton import checks, http, repository, served
 from pipeline.ship.triton.server import Server
 from pipeline.types import Failed
 from tests import serving
@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
 def test_every_check_of_the_smoke_run_passes(healthy: Served) -> None:
-    record = repository.read(healthy.repo)
-    results = list(checks.examine(healthy.repo, record, healthy.server.http, healthy.server.grpc))
+    models = served.models(healthy.repo, repository.read(healthy.repo))
+    results = list(checks.examine(healthy.repo, models, healthy.server.http, healthy.server.grpc))
     assert len(results) == 3 * 6 and all(check.passed for check in results), [c.line() for c in results]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.torch import load_file
 
+from pipeline.models.config import read_config
 from tests import tiny
 
 Array = npt.NDArray[Any]
@@ -48,7 +49,7 @@ class Tiny:
 def write(folder: Path, file: Path, how: Tiny | None = None) -> Path:
     """Writes the checkpoint of `folder`, with its tokenizer, as a GGUF; the first part of a split one."""
     how = how or Tiny()
-    config = json.loads((folder / "config.json").read_text())
+    config = dict(read_config(folder))
     arch = how.arch or config["model_type"]
     writer = library.GGUFWriter(file, arch, split_max_tensors=how.parts)
     for key, value in {**_keys(config, arch), **_words(folder, config, how), **how.keys}.items():
@@ -69,7 +70,7 @@ def write(folder: Path, file: Path, how: Tiny | None = None) -> Path:
 
 def tensors(folder: Path) -> dict[str, Array]:
     """The tensors of a checkpoint in llama.cpp's names and order of rows."""
-    config = json.loads((folder / "config.json").read_text())
+    config = dict(read_config(folder))
     found = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         array = tensor.float().numpy()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 from pipeline.models import config as configs
@@ -137,18 +138,24 @@ def _prove_config(model: Any, config: Config, file: Path) -> None:
     for key, value in config.items():
         if key in configs.defaults(config["model_type"]) and not key.startswith("rope_"):
             theirs = getattr(model.config, key, value)
-            assert theirs == value, f"{file}: {key} is {value!r} here and {theirs!r} in transformers"
+            if theirs != value:
+                raise UserError(
+                    f"{file}: {key} is {value!r:.60} here, and transformers {transformers.__version__} makes "
+                    f"{theirs!r:.60} of it; say it in config.json"
+                )
     eps = config.get("rms_norm_eps", config.get("layer_norm_eps"))
     for name, module in model.named_modules():
         theirs = getattr(module, "variance_epsilon", getattr(module, "eps", eps))
-        assert theirs == eps, f"{file}: eps is {eps} here and {theirs} of transformers' {name}"
+        if theirs != eps:
+            raise UserError(f"{file}: eps is {eps} here, and {theirs} of transformers' {name}")
 
 
 def _prove_rope(model: Any, config: Config, file: Path) -> None:
     """The angles are those that the graph computes, where it can."""
     kind = (config["rope_scaling"] or {"rope_type": "default"})["rope_type"]
     tables = list(_rope_tables(model))
-    assert tables, f"{file}: transformers' model has no rope"
+    if not tables:
+        raise UserError(f"{file}: transformers' model has no rope, and config.json has one")
     if kind not in AUTHORED:
         return
     for is_local, theirs, factor in tables:

@@ -46,6 +46,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
     },
     "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
+    "gpt_neox": {"num_key_value_heads": 4},
 }
 LLAMA3 = {
     "rope_type": "llama3",

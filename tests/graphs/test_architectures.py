@@ -49,6 +49,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"rope_scaling": LONG, "original_max_position_embeddings": 16, "sliding_window": None},
     ),
     "phi3-partial": ("phi3", "fp32", {"partial_rotary_factor": 0.5}),
+    "gpt_neox-sequential": ("gpt_neox", "fp32", {"use_parallel_residual": False}),
+    "gpt_neox-no-bias": ("gpt_neox", "fp32", {"attention_bias": False}),
+    "gpt_neox-whole-rotary": ("gpt_neox", "bf16", {"rotary_pct": 1.0, "rotary_emb_base": 500000}),
+    "gpt_neox-linear": ("gpt_neox", "fp32", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "gpt_neox-tied-gelu_new": ("gpt_neox", "fp16", {"tie_word_embeddings": True, "hidden_act": "gelu_new"}),
     "gemma2-bf16-untied": ("gemma2", "bf16", {"tie_word_embeddings": False}),
     "gemma2-uncapped": (
         "gemma2",

@@ -17,15 +17,11 @@ from pipeline.engines import opening
 from pipeline.graphs import architectures, export, graphfile, variants
 from pipeline.models import checkpoint
 from pipeline.models.reference import Reference
+from pipeline.models.sizes import rules_of
 from pipeline.store.records import FileDigest
 from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
 
-USUAL = {"attn": ("self_attn", "input_layernorm"), "mlp": ("mlp", "post_attention_layernorm")}
-GEMMA = {
-    "attn": ("self_attn", "input_layernorm", "post_attention_layernorm"),
-    "mlp": ("mlp", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
-}
 SETS = [SkipSet(attention, mlp) for attention, mlp in itertools.product([(), (0,), (1,), (0, 1)], repeat=2)]
 
 
@@ -123,17 +119,18 @@ def test_only_the_skipped_things_are_gone(model_type: str, name: str, workdir: P
     base, chosen = export.export_base(base_model), SkipSet.parse(name)
     whole, part = fingerprint(graphfile.load(base)), fingerprint(graphfile.load(variants.cut(base, chosen)))
 
+    rules = rules_of(model_type)
+
     def skipped(weight: str) -> bool:
         """Whether a tensor belongs to a skipped sublayer; phi's one norm goes when both of its readers do."""
         for i, kind in itertools.product(range(4), ("attn", "mlp")):
-            parts = (GEMMA if model_type in ("gemma2", "gemma3_text") else USUAL)[kind]
-            if model_type == "phi":
-                parts = (
-                    (parts[0], "input_layernorm")
-                    if (i, "attn") in chosen and (i, "mlp") in chosen
-                    else (parts[0],)
-                )
-            if (i, kind) in chosen and any(weight.startswith(f"model.layers.{i}.{p}.") for p in parts):
+            modules = {"attn": ("self_attn", "attention", "attn"), "mlp": ("mlp",)}[kind]
+            norms = {"attn": rules.attention_norms, "mlp": rules.mlp_norms}[kind]
+            if rules.shared_norm and not ((i, "attn") in chosen and (i, "mlp") in chosen):
+                norms = (None, None)
+            if (i, kind) in chosen and any(
+                weight.startswith(f"{rules.layers}.{i}.{part}.") for part in (*modules, *norms)
+            ):
                 return True
         return False
 

@@ -68,6 +68,7 @@ def test_parameters_are_those_of_transformers(model_type: str, tied: bool) -> No
         ("llama", {"attention_bias": True}),
         ("llama", {"mlp_bias": True}),
         ("qwen3", {"attention_bias": True}),
+        ("gpt_neox", {"attention_bias": False}),
     ],
 )
 def test_biases_that_the_config_asks_for_are_counted(model_type: str, changes: dict[str, bool]) -> None:

@@ -10,10 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.models.reference import Reference
+from pipeline.models.sizes import rules_of
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
-LAST = {"phi": ("self_attn.dense", "mlp.fc2")}
+LAST = {
+    "phi": ("self_attn.dense", "mlp.fc2"),
+    "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h"),
+    "qwen": ("attn.c_proj", "mlp.c_proj"),
+}
 USUAL = ("self_attn.o_proj", "mlp.down_proj")
 
 
@@ -33,7 +38,7 @@ def zeroed(folder: Path, model_type: str, skip: SkipSet) -> torch.nn.Module:
     attention, mlp = LAST.get(model_type, USUAL)
     for name, parameter in model.named_parameters():
         for layers, last in ((skip.attention, attention), (skip.mlp, mlp)):
-            if any(f"layers.{i}.{last}." in name for i in layers):
+            if any(f"{rules_of(model_type).layers}.{i}.{last}." in name for i in layers):
                 parameter.data.zero_()
     return model
 

@@ -137,21 +137,20 @@ class Decoder(GraphBuilder, ABC):
         """[B, S, C] → [B, S, C]."""
 
     def norm(self, x: ir.Value, name: str, size: int = 0) -> ir.Value:
-        """RMSNorm with FP32 statistics over the last axis (Zhang & Sennrich 2019, eq. 4).
+        """RMSNorm (Zhang & Sennrich 2019, eq. 4) or LayerNorm (Ba et al. 2016), with FP32 statistics.
 
         Args:
-            x: […, size].
-            name: of the weight, without '.weight'.
+            x: […, size]; the last axis is normed.
+            name: of the weights, without '.weight' and '.bias'.
             size: of the last axis; C by default.
         """
-        return self.op(
-            "RMSNormalization",
-            [x, self.weight(f"{name}.weight", size or self.C)],
-            axis=-1,
-            epsilon=self.config["rms_norm_eps"],
-            stash_type=1,
-            label=name.rsplit(".", 1)[-1],
-        )
+        inputs = [x, self.weight(f"{name}.weight", size or self.C)]
+        op_type, epsilon = "RMSNormalization", "rms_norm_eps"
+        if self.rules.layer_norms:
+            inputs.append(self.weight(f"{name}.bias", size or self.C))
+            op_type, epsilon = "LayerNormalization", "layer_norm_eps"
+        label = name.rsplit(".", 1)[-1]
+        return self.op(op_type, inputs, axis=-1, epsilon=self.config[epsilon], stash_type=1, label=label)
 
     def head(self, x: ir.Value) -> ir.Value:
         """[B, K, C] → [B, K, V], tied to the embedding where the config says so."""

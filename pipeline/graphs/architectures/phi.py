@@ -27,19 +27,6 @@ class Architecture(Decoder):
                 x = self.op("Add", [x, self.mlp(normed, i)], label="residual")
         return x
 
-    def norm(self, x: ir.Value, name: str, size: int = 0) -> ir.Value:
-        """LayerNorm with FP32 statistics over the last axis (Ba et al. 2016)."""
-        size = size or self.C
-        scale, bias = self.weight(f"{name}.weight", size), self.weight(f"{name}.bias", size)
-        return self.op(
-            "LayerNormalization",
-            [x, scale, bias],
-            axis=-1,
-            epsilon=self.config["layer_norm_eps"],
-            stash_type=1,
-            label=name.rsplit(".", 1)[-1],
-        )
-
     def attention(self, x: ir.Value, i: int) -> ir.Value:
         """[B, S, C] → [B, S, C]."""
         name = f"model.layers.{i}.self_attn"

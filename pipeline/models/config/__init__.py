@@ -5,7 +5,9 @@ value that transformers' configuration class of that model_type gives it, and a 
 refused. One model_type a file, named by it, with
 
 - `DEFAULTS`: the keys that our code understands, and their values in transformers' class;
-- `FIXED`: keys that the class ignores or that are not authored, and the one value that they may have.
+- `FIXED`: keys that the class ignores or that are not authored, and the one value that they may have;
+- `NAMES`, where it has them: the class's key → the key here, of what other classes call so;
+- `DERIVED`, where it has them: sizes of heads that follow from others, and may only say the same.
 
 A model_type without a file keeps its own keys; only its sizes are looked at.
 """
@@ -14,11 +16,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.config import _foreign, _numbers, _rope, _windows
+from pipeline.models.config import _foreign, _names, _numbers, _rope, _windows
 from pipeline.store import records
 from pipeline.types import UserError
 
@@ -73,6 +75,18 @@ def fixed(model_type: str) -> Config:
     return values
 
 
+def names(model_type: str) -> Mapping[str, str]:
+    """Key of transformers' class → key here, of those that the class names otherwise than the others do."""
+    table: Mapping[str, str] = getattr(importlib.import_module(f"{__name__}.{model_type}"), "NAMES", {})
+    return table
+
+
+def derived(model_type: str) -> Collection[str]:
+    """Keys of the heads' sizes that the class derives from others."""
+    keys: Collection[str] = getattr(importlib.import_module(f"{__name__}.{model_type}"), "DERIVED", ())
+    return keys
+
+
 def normalised(config: Config, file: Path) -> Config:
     """A config.json with one form and no key missing.
 
@@ -94,9 +108,11 @@ def normalised(config: Config, file: Path) -> Config:
         _numbers.refuse_odd_sizes(config, file)
         return config
     assert isinstance(model_type, str)
-    whole = {**fixed(model_type), **defaults(model_type), **_rope.one_form(config, file)}
-    whole = _numbers.checked(whole, file)
-    whole["layer_types"], whole["sliding_window"] = _windows.in_effect(whole, defaults(model_type), file)
+    own = defaults(model_type)
+    renamed = _names.ours(config, names(model_type), own, file)
+    whole = {**fixed(model_type), **own, **_rope.one_form(renamed, file)}
+    whole = _numbers.checked(whole, file, derived(model_type))
+    whole["layer_types"], whole["sliding_window"] = _windows.in_effect(whole, own, file)
     _rope.refuse_odd(whole, file)
     return whole
 
@@ -128,7 +144,7 @@ def for_transformers(config: Config) -> dict[str, Any]:
         # Phi-3's class knows no other name for the type, and every class knows this one.
         numbers = {k: v for k, v in scaling.items() if k != "rope_type"}
         given["rope_scaling"] = {"type": scaling["rope_type"], **numbers}
-    return given
+    return _names.theirs(given, names(model_type)) if is_known(model_type) else given
 
 
 def older_form(config: Config, file: Path) -> Config:

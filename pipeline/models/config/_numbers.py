@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,7 @@ class _Numbers(_Sizes):
     mlp_bias: bool = False
     lm_head_bias: bool = False
     qk_layernorm: bool = False
+    use_parallel_residual: bool = False
     use_sliding_window: bool = False
     sliding_window: _Size | None = None
     sliding_window_pattern: _Size | None = None
@@ -62,14 +63,20 @@ class _Numbers(_Sizes):
     pad_token_id: _TokenIds = None
 
 
-def checked(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def checked(config: Mapping[str, Any], file: Path, derived: Collection[str] = ()) -> dict[str, Any]:
     """The config with numbers of their own types and the heads' sizes in effect.
+
+    Args:
+        config: with every key.
+        file: for messages.
+        derived: keys of the heads' sizes that may only say what follows from others.
 
     Raises:
         UserError: a value has another type, no model has it, or the heads do not fit each other.
     """
     values = _validated(_Numbers, config, file)
     heads, hidden = values["num_attention_heads"], values["hidden_size"]
+    _refuse_other_heads(values, derived, file)
     if values["num_key_value_heads"] is None:
         values["num_key_value_heads"] = heads
     if values["head_dim"] is None:
@@ -90,6 +97,16 @@ def checked(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
             f"rotates {rotated} numbers of a head; that must be an even number"
         )
     return values
+
+
+def _refuse_other_heads(values: Mapping[str, Any], derived: Collection[str], file: Path) -> None:
+    """Refuses sizes of heads that the class does not read, unless they say what it derives."""
+    heads, hidden, model_type = values["num_attention_heads"], values["hidden_size"], values["model_type"]
+    if "head_dim" in derived and hidden % heads:
+        raise UserError(f"{file}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    for key, value in (("num_key_value_heads", heads), ("head_dim", hidden // heads)):
+        if key in derived and values[key] not in (None, value):
+            raise UserError(f"{file}: {key} is {values[key]}, but {model_type} derives {value}")
 
 
 def refuse_odd_sizes(config: Mapping[str, Any], file: Path) -> None:

@@ -1,5 +1,13 @@
-"""GPT-NeoX and Pythia: LayerNorms, biases everywhere, an MLP without a gate."""
+"""GPT-NeoX and Pythia: LayerNorms, biases everywhere (the attention's can be off), an MLP without a gate."""
 
 from pipeline.models.sizes import SizeRules
 
-RULES = SizeRules(gated_mlp=False, layer_norms=True, qkv_bias=True, output_bias=True, mlp_bias=True)
+RULES = SizeRules(
+    gated_mlp=False,
+    layer_norms=True,
+    mlp_bias=True,
+    embedding="gpt_neox.embed_in",
+    layers="gpt_neox.layers",
+    final_norm="gpt_neox.final_layer_norm",
+    head="embed_out",
+)

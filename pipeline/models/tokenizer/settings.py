@@ -22,8 +22,9 @@ SPECIAL = (
 )  # fmt: skip
 """Names of special tokens in transformers, in its order; the last is a list."""
 CLASSES = {
-    "llama": "LlamaTokenizer", "mistral": "LlamaTokenizer", "phi": "CodeGenTokenizer",
-    "phi3": "LlamaTokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer", "mistral": "LlamaTokenizer",
+    "phi": "CodeGenTokenizer", "phi3": "LlamaTokenizer", "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
 }  # fmt: skip
 """model_type → transformers' class of its tokenizer, where no file names one."""
 

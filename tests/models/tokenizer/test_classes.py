@@ -129,7 +129,14 @@ def test_any_text_has_transformers_ids(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"model_type": "qwen2"}, {"model_type": "phi"}, {"tokenizer_class": "GPT2"}]
+    "changes",
+    [
+        {},
+        {"model_type": "qwen2"},
+        {"model_type": "phi"},
+        {"model_type": "gpt_neox"},
+        {"tokenizer_class": "GPT2"},
+    ],
 )
 def test_without_a_tokenizer_config_the_models_class_is_taken(
     changes: dict[str, str], tmp_path: Path

@@ -172,11 +172,7 @@ def theta_of(config: Any) -> float:
 
 @pytest.mark.skipif(tiny.TRANSFORMERS > 4, reason="every class of version 5 reads the form of version 5")
 def test_an_unknown_architecture_in_a_form_that_its_class_does_not_read(tmp_path: Path) -> None:
-<<<<<<< HEAD
     """GPT-NeoX's of version 4 has `rotary_emb_base`; a file of version 5 would be read as 10000 and 1.0."""
-=======
-    """GPT-NeoX of version 4 has `rotary_emb_base`; a file of version 5 would be read as 10000 and 0.25."""
->>>>>>> 40546d8ba742be1a9c0058c24cc56e237676f135
     config = AutoConfig.for_model("gpt_neox_japanese", **{**tiny.COMMON, "rotary_emb_base": 500000})
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     assert pretrained.load(tmp_path).config.rotary_emb_base == 500000

@@ -66,8 +66,11 @@ def find() -> Wheel:
     wanted = " ".join((PYTRITON, *PACKAGES))
     with store.lock(folder):
         if not ready.is_file() or ready.read_text() != wanted:
+            # A venv that is half made must not stand under the word of the one before it.
+            ready.unlink(missing_ok=True)
             _make(folder / "venv")
-            ready.write_text(wanted)
+            with store.atomic(ready) as temporary:
+                temporary.write_text(wanted)
     return _probe(folder / "venv" / "bin" / "python")
 
 

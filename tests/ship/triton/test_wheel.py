@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.ship.triton import wheel
 from pipeline.types import UserError
+from tests.interrupted import every_kill
 
 
 def python(folder: Path, **facts: str) -> Path:
@@ -65,6 +67,33 @@ def test_an_environment_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"cannot make the Triton server's environment in .*: no room"):
         wheel.find()
     assert not (tmp_path / "skip-pipeline/triton/.ready").exists()
+
+
+def test_a_venv_that_is_half_made_is_never_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any change while one of other packages is replaced, whichever packages are wanted next."""
+    folder = tmp_path / "skip-pipeline/triton"
+    parts = folder / "venv/bin/python", folder / "venv/packages"
+
+    def make(venv: Path) -> None:
+        shutil.rmtree(venv, ignore_errors=True)
+        parts[0].parent.mkdir(parents=True)
+        for part in parts:
+            part.write_text(wheel.PYTRITON)
+
+    def probe(path: Path) -> str:
+        return " ".join(part.read_text() for part in (path, parts[1]))
+
+    def use(pytriton: str) -> str:
+        monkeypatch.setattr(wheel, "PYTRITON", pytriton)
+        return str(wheel.find())
+
+    monkeypatch.delenv("TRITON_PYTHON", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(wheel, "_make", make)
+    monkeypatch.setattr(wheel, "_probe", probe)
+    for next_one in ("old", "new"):
+        for left in every_kill(tmp_path, lambda: use("old"), lambda: use("new")):
+            assert use(next_one) == f"{next_one} {next_one}", left
 
 
 def test_an_interpreter_that_the_wheel_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,8 @@ def refuse_unexplained(
         UserError: they do not add up in some layer.
     """
     for layer, stream in after.items():
+        if not stream.isfinite().all():
+            continue  # an overflow or a broken weight, which is said of the logits
         explained = before[layer].clone()
         for kind in ("attn", "mlp"):
             if (layer, kind) in added:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,11 @@ def test_hooks_keep_the_stream_of_every_calling_convention() -> None:
     sublayers.keep_output(kept, 2)(nn.Identity(), (), stream)
     sublayers.keep_output(kept, 3)(nn.Identity(), (), (stream, None))
     assert all(kept[key] is stream for key in range(4))
+
+
+def test_a_stream_that_is_not_finite_is_not_blamed_on_the_architecture() -> None:
+    """A check of a model with a NaN in its weights ended with a word about norms, not with its failure."""
+    before, after = {0: torch.ones(1, 2, 4)}, {0: torch.full((1, 2, 4), math.nan)}
+    sublayers.refuse_unexplained(before, {(0, "attn"): after[0]}, after)
+    with pytest.raises(UserError, match="layer 0: what its attention and MLP give does not add up"):
+        sublayers.refuse_unexplained(before, {(0, "attn"): before[0]}, before)

@@ -10,7 +10,7 @@ without a past, so that a graph's cache is compared with recomputation and not w
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,12 @@ class Reference:
                 del layer.forward
 
     def forward(
-        self, input_ids: Array, attention_mask: Array, position_ids: Array, prompt: int = 0
+        self,
+        input_ids: Array,
+        attention_mask: Array,
+        position_ids: Array,
+        prompt: int = 0,
+        columns: Sequence[int] | None = None,
     ) -> tuple[Array, dict[int, tuple[Array, Array]]]:
         """One whole pass without a past; inputs [B, T] int64.
 
@@ -161,12 +166,13 @@ class Reference:
                 the cache alone: the rest is computed in a second pass, on the prompt's cache with a gap.
             position_ids: positions.
             prompt: tokens before the gap, where there is one.
+            columns: the K positions whose logits are wanted, ascending; all T by default, which a large
+                vocabulary makes gigabytes.
 
         Returns:
-            logits [B, T, V] in the reference's dtype, and {layer: (keys, values)}, each [B, G, T, D], of the
+            logits [B, K, V] in the reference's dtype, and {layer: (keys, values)}, each [B, G, T, D], of the
             layers whose attention is there. At padded positions the numbers mean nothing: transformers masks
-                padded queries
-            in another way than graphs do.
+            padded queries in another way than graphs do.
         """
         ids, mask, positions = (
             torch.from_numpy(np.ascontiguousarray(array))
@@ -174,12 +180,15 @@ class Reference:
         )
         gap = mask.shape[1] - ids.shape[1]
         end = prompt if gap else ids.shape[1]
+        wanted = torch.arange(ids.shape[1]) if columns is None else torch.tensor(columns, dtype=torch.int64)
         with torch.inference_mode():
-            logits, cache = self._pass(ids[:, :end], mask[:, :end], positions[:, :end], DynamicCache())
+            first = {"attention_mask": mask[:, :end], "position_ids": positions[:, :end]}
+            logits, cache = self._pass(ids[:, :end], DynamicCache(), wanted[wanted < end], **first)
             if gap:
+                rest = {"attention_mask": mask, "position_ids": positions[:, end:]}
                 cache = self._with_gap(cache, gap)
-                rest, cache = self._pass(ids[:, end:], mask, positions[:, end:], cache)
-                logits = torch.cat([logits, rest], dim=1)
+                more, cache = self._pass(ids[:, end:], cache, wanted[wanted >= end] - end, **rest)
+                logits = torch.cat([logits, more], dim=1)
         cached = {}
         for i in (i for i in range(len(self.layers)) if (i, "attn") not in self.skip):
             keys, values = cache.layers[i].keys, cache.layers[i].values
@@ -188,13 +197,19 @@ class Reference:
         return logits.numpy(), cached
 
     def _pass(
-        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
-    ) -> tuple[torch.Tensor, DynamicCache]:
-        """(logits, cache) of one pass. A cache made without a config crops no key to a sliding window."""
-        output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        return output.logits, cache
+        self, ids: torch.Tensor, cache: DynamicCache | None, columns: torch.Tensor, **inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, Any]:
+        """(logits at the columns, cache) of one pass.
+
+        A cache made without a config crops no key to a sliding window. The head is computed at no other
+        positions where the model can leave them out.
+        """
+        options = {"past_key_values": cache, "use_cache": cache is not None, **inputs}
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            logits = self.model(input_ids=ids, logits_to_keep=columns, **options).logits
+        else:
+            logits = self.model(input_ids=ids, **options).logits[:, columns]
+        return logits, cache
 
     def _with_gap(self, cache: DynamicCache, gap: int) -> DynamicCache:
         """A cache with so many places of zeros at its end; layers without attention, too, get that length.
@@ -219,13 +234,17 @@ class Reference:
             before layer 0, each [B, T, C]. Of a parallel layer the attention counts as joining first.
         """
         branches: dict[Sublayer, torch.Tensor] = {}
+        rules = rules_of(self.model.config.model_type)
         hooks = [
-            module.register_forward_hook(keep_output(branches, sublayer))
-            for sublayer, module in self._joining().items()
+            getattr(layer, rules.norms(kind)[1] or name).register_forward_hook(
+                keep_output(branches, (i, kind))
+            )
+            for (i, kind), layer, name in self._places()
+            if (i, kind) not in self.skip
         ]
         everything = list(range(len(self.layers)))
         with removed_after(hooks), self.entering() as entering, self.leaving(everything) as leaving:
-            self.forward(input_ids, attention_mask, position_ids)
+            self.forward(input_ids, attention_mask, position_ids, columns=())
         batch, tokens = input_ids.shape
         scaled = {
             sublayer: branches[sublayer].reshape(batch, tokens, -1) * getattr(layer, "residual_multiplier", 1)
@@ -241,32 +260,14 @@ class Reference:
         }
         return streams, added, entering[0].numpy()
 
-    def _joining(self) -> dict[Sublayer, nn.Module]:
-        """(layer, kind) → the module whose output joins the stream, of the sublayers that are there."""
-        rules = rules_of(self.model.config.model_type)
-        return {
-            (i, kind): sublayers.joining(
-                layer, name, rules.attention_norms if kind == "attn" else rules.mlp_norms
-            )
-            for (i, kind), layer, name in self._places()
-            if (i, kind) not in self.skip
-        }
-
     def logits_at(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """[B, K, V]: the logits at K positions of a pass without a cache.
-
-        The head is computed at no other positions where the model can leave them out.
 
         Args:
             input_ids: [B, T].
             positions: [K].
         """
-        logits: torch.Tensor
-        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            logits = self.model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
-        else:
-            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, positions]
-        return logits
+        return self._pass(input_ids, None, positions)[0]
 
     def generate(self, prompt_ids: list[int] | Array, max_new_tokens: int) -> list[int]:
         """The greedy continuation of one prompt, new tokens only, ended by the model's end-of-text token.

@@ -87,18 +87,6 @@ def module_name(layer: nn.Module, names: tuple[str, ...], folder: Path) -> str:
     )
 
 
-def joining(layer: nn.Module, name: str, norms: tuple[str | None, str | None]) -> nn.Module:
-    """The module whose output joins the stream: the sublayer itself, or the norm behind it.
-
-    Args:
-        layer: a decoder layer.
-        name: of the sublayer there.
-        norms: names of the norms before the sublayer and behind it.
-    """
-    module: nn.Module = getattr(layer, norms[1] or name)
-    return module
-
-
 def refuse_unexplained(
     before: dict[int, torch.Tensor], added: dict[Sublayer, torch.Tensor], after: dict[int, torch.Tensor]
 ) -> None:

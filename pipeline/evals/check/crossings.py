@@ -1,9 +1,9 @@
-"""Feeds that go beyond what a short text shows: a sliding window's edge, and the switch of a rope scaling.
+"""Feeds that go beyond what a short text shows: a window's edge, a rope scaling's switch, two ropes.
 
 Up to its window a model attends to everything, and up to its original context a rope scaling may be another
 or hardly one at all: a graph without either would pass. So the window is crossed by tokens, or where it is
 long by masked places in the cache, which cost nothing to compute; and the switch by positions that are far
-apart, for a rope knows positions alone.
+apart, for a rope knows positions alone. Far apart, too, are the angles of two ropes of different bases.
 
 Legend: P cached tokens, S tokens of a prompt.
 """
@@ -26,6 +26,8 @@ BEYOND = 16
 """Tokens of such a prompt beyond the window."""
 PROMPT = 50
 """Tokens of a prompt with far positions."""
+FAR = 16384
+"""Positions that such a prompt reaches at most to tell two ropes apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def crossings(config: Config, tokens: Callable[[int], Array], ranges: Ranges | N
         tokens: gives a row of so many token ids.
         ranges: of an engine: no feed goes beyond them.
     """
-    return _window(config, tokens, ranges) + _switch(config, tokens, ranges)
+    return _window(config, tokens, ranges) + _switch(config, tokens, ranges) + _ropes(config, tokens, ranges)
 
 
 def _window(config: Config, tokens: Callable[[int], Array], ranges: Ranges | None) -> Crossings:
@@ -88,9 +90,25 @@ def _switch(config: Config, tokens: Callable[[int], Array], ranges: Ranges | Non
     if switch is None:
         return Crossings()
     name, last = f"the rope's switch at {switch} tokens", min(context, 2 * switch) - 1
-    prompt = longest_prompt(config, PROMPT)
     if last - STEPS < switch:
         return Crossings(missed=(f"{name}: the context ends at {context}",))
+    return _far(name, last, config, tokens, ranges)
+
+
+def _ropes(config: Config, tokens: Callable[[int], Array], ranges: Ranges | None) -> Crossings:
+    """A prompt with far positions, where layers with a window have a rope of their own (Gemma 3)."""
+    local, kinds = config.get("rope_local_base_freq"), config.get("layer_types", ())
+    if local is None or not {"sliding_attention", "full_attention"} <= set(kinds):
+        return Crossings()
+    name = f"the windows' rope of base {local:g} and the other layers' of {config['rope_theta']:g}"
+    return _far(name, min(config["max_position_embeddings"], FAR) - 1, config, tokens, ranges)
+
+
+def _far(
+    name: str, last: int, config: Config, tokens: Callable[[int], Array], ranges: Ranges | None
+) -> Crossings:
+    """A short prompt whose positions are spread up to `last`."""
+    prompt = longest_prompt(config, PROMPT)
     if not _fits(ranges, length=prompt):
         return Crossings(missed=(f"{name}: the engine takes prompts of {ranges.length[2] if ranges else 0}",))
     spread = np.linspace(0, last - STEPS, prompt).round().astype(np.int64)

@@ -18,8 +18,8 @@ from pipeline.evals.score.work import Work
 from pipeline.runtime.runner import Array, Cache, Runner
 from pipeline.types import first_line
 
-LOGIT_ROWS = 1024
-"""Rows of logits that one pass gives at most: 200 MB at 49,152 words in fp32."""
+LOGIT_NUMBERS = 1024 * 49152
+"""Logits that one pass gives at most: 200 MB in fp32, 1024 rows of SmolLM2's 49,152 words, 192 of Gemma's."""
 UNBOUNDED = 1 << 30
 
 
@@ -46,7 +46,7 @@ class Scorer:
         self.limits = BatchLimits(
             tokens=self.batch_tokens,
             rows=runner.limits.batch,
-            logit_rows=max(1, LOGIT_ROWS // len(self.heads)),
+            logit_rows=max(1, LOGIT_NUMBERS // (max(runner.width or 1, 49152) * len(self.heads))),
             gathers=runner.gathers,
             token_bytes=runner.cache_bytes,
             cache_bytes=memory // 2,

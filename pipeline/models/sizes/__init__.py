@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,10 @@ class SizeRules:
     layers: str = "model.layers"
     final_norm: str = "model.norm"
     head: str = "lm_head"
+
+    def norms(self, kind: Literal["attn", "mlp"]) -> tuple[str | None, str | None]:
+        """Of a sublayer: the norm before it, and the one behind it."""
+        return self.attention_norms if kind == "attn" else self.mlp_norms
 
     @property
     def prefix(self) -> str:

@@ -126,13 +126,15 @@ def refuse_altered(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         UserError: a file has other content, or was added.
     """
-    folder, known = checkpoint.folder, checkpoint.source.made
+    folder, source, known = checkpoint.folder, checkpoint.source, checkpoint.source.made
+    is_file = source.kind != "hub" and source.origin != store.DEMO
     names = {file.file for file in known}
     added = (file for file in checkpoint.files if known and file.name not in names)
     if altered := store.weights.changed(known, folder) or next(added, None):
         raise UserError(
-            f"{altered} is not what was made of {checkpoint.source.origin}: it was changed or damaged since; "
-            f"move {folder} away and run the command again, or name {folder} to take it as it is"
+            f"{altered} is not what was made of {checkpoint.origin if is_file else source.origin}: it was "
+            f"changed or damaged since; move {folder} away and run the command again, "
+            f"or name {folder} to take it as it is"
         )
     return checkpoint
 

@@ -91,7 +91,8 @@ def test_a_copy_that_was_altered_is_not_taken_for_its_original(
     change(Path("graphs/tiny") / name)
     for _ in range(2):
         with pytest.raises(
-            UserError, match=rf"^graphs/tiny/{name} is not what was made of .*move graphs/tiny away"
+            UserError,
+            match=rf"^graphs/tiny/{name} is not what .*{source.name}: .*; move graphs/tiny away",
         ):
             checkpoint.resolve(str(source))
     assert checkpoint.resolve("tiny").folder == Path("graphs/tiny")  # by its own name it is a model like any

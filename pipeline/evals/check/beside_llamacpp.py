@@ -8,7 +8,6 @@ Legend: V vocabulary.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from pipeline.runtime.runner import Array
 from pipeline.store.records import LlamaCppRecord
 from pipeline.types import UserError
 
-log = logging.getLogger(__name__)
 LENGTHS = (24, 200)
 """Tokens of the prompts."""
 LIMIT, LIMIT_QUANTISED = 0.03, 0.2
@@ -35,7 +33,7 @@ wrong tensor or frequency is at 0.3 and more."""
 _EXACT = ("F32", "F16", "BF16", "F64")
 
 
-def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | None:
+def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | str | None:
     """How far PyTorch on a checkpoint is from llama.cpp on the GGUF that it was made from.
 
     Args:
@@ -43,11 +41,12 @@ def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | None:
         seed: of the tokens.
 
     Returns:
-        None where the model came from no GGUF, the file is gone, or llama.cpp is not there or cannot run it.
+        Why it was not compared, in words, where the file is gone, or llama.cpp is not there or cannot run it;
+        None where the model came from no GGUF.
     """
     file = _file(folder)
-    if file is None:
-        return None
+    if not isinstance(file, Path):
+        return file
     words, context = (read_config(folder)[key] for key in ("vocab_size", "max_position_embeddings"))
     lengths = [min(length, context - 1) for length in LENGTHS]
     rows = texts.sequences(folder, max(lengths), len(lengths), seed)[0]
@@ -55,8 +54,7 @@ def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | None:
     try:
         theirs = llamacpp.answers(file, prompts, words, min(512, context))
     except UserError as error:
-        log.warning("not compared with llama.cpp: %s", error)
-        return None
+        return str(error)
     reference = Reference(folder)
     largest = max(_distance(reference, *pair) for pair in zip(prompts, theirs, strict=True))
     kinds = {tensor.kind.name for tensor in parts.read(file).tensors}
@@ -72,24 +70,33 @@ def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | None:
     )
 
 
-def _file(folder: Path) -> Path | None:
-    """The GGUF that a checkpoint was made from, where llama.cpp can be asked about it."""
+def _file(folder: Path) -> Path | str | None:
+    """The GGUF that a checkpoint was made from; else why llama.cpp cannot be asked; None without a GGUF."""
     opened = checkpoint.open_checkpoint(folder)
     if opened.source.kind != "gguf":
         return None
     file = demo.gguf() if opened.source.origin == store.DEMO else opened.origin
     if not store.is_installed("xllamacpp"):
-        log.info("not compared with llama.cpp on %s: pip install 'skip-pipeline[llamacpp]'", file)
-        return None
+        return (
+            "xllamacpp is not installed: pip install 'skip-pipeline[llamacpp]', and check again with --force"
+        )
     if not file.is_file():
-        log.warning("not compared with llama.cpp: %s is gone", file)
-        return None
+        return f"{file} is gone"
     return file
 
 
-def failures(record: LlamaCppRecord | None) -> tuple[str, ...]:
+def fields(outcome: LlamaCppRecord | str | None) -> dict[str, Any]:
+    """What the check's record says of it."""
+    is_compared = isinstance(outcome, LlamaCppRecord)
+    return {
+        "llamacpp": outcome if is_compared else None,
+        "llamacpp_missed": None if is_compared else outcome,
+    }
+
+
+def failures(record: LlamaCppRecord | str | None) -> tuple[str, ...]:
     """In words, what does not agree."""
-    if record is None or record.passed:
+    if not isinstance(record, LlamaCppRecord) or record.passed:
         return ()
     distance = "not finite" if record.distance is None else f"{record.distance:.2g}"
     return (f"llama.cpp on {record.file} is another model: distance {distance}, limit {record.limit:g}",)

@@ -82,6 +82,8 @@ class Comparison:
                 f"  logits: max abs {worst['max_abs']:.1e}, max rel {worst['max_rel']:.1e}, "
                 f"cosine {worst['cosine']:.8f}, top-1 {worst['top1']:.0%}, top-5 {worst['top5']:.0%}"
             )
+        if record.llamacpp_missed:
+            lines[0] += f"; llama.cpp was not compared ({record.llamacpp_missed})"
         lines += [f"  {failure}" for failure in record.failures[:SHOWN_FAILURES]]
         if (rest := len(record.failures) - SHOWN_FAILURES) > 0:
             lines.append(f"  … and {rest} more in {self.result}")
@@ -183,9 +185,9 @@ def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[Check
         **records.variant_fields(variant),
         artefact=store.relative(path, result),
         sha256=store.sha256(path),
-        passed=verdict.passed and (beside is None or beside.passed),
+        passed=verdict.passed and not beside_llamacpp.failures(beside),
         failures=(*verdict.failures, *beside_llamacpp.failures(beside)),
-        llamacpp=beside,
+        **beside_llamacpp.fields(beside),
         healed=_proof(path, variant),
         unstable=verdict.unstable,
         outputs=verdict.outputs,

@@ -114,7 +114,8 @@ class CheckRecord(VariantRecord):
         weights: identity of the checkpoint.
         files: all that was compared beside the artefact itself, by paths relative to this file: its weights,
             those of the reference and its config.json. None in results of 0.1 and 0.2.
-        llamacpp: of the base of a model that came from a GGUF, where llama.cpp is installed.
+        llamacpp: of the base of a model that came from a GGUF.
+        llamacpp_missed: why llama.cpp was not asked about that GGUF, in words.
         healed: of a healed variant whose adapter is there: its tensors are the adapter's.
     """
 
@@ -136,6 +137,7 @@ class CheckRecord(VariantRecord):
     crossed: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     llamacpp: LlamaCppRecord | None = None
+    llamacpp_missed: str | None = None
     healed: HealedProof | None = None
     feeds: dict[str, dict[str, AgreementRecord]] = {}
     noise: dict[str, dict[str, AgreementRecord]] = {}

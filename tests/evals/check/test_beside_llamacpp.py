@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from pipeline import store
 from pipeline.evals.check import beside_llamacpp, check
 from pipeline.evals.check.beside_llamacpp import LIMIT
 from pipeline.graphs import export
 from pipeline.models import checkpoint, demo
+from pipeline.store import records
+from pipeline.store.records import LlamaCppRecord
 from tests import tiny, tiny_gguf
 from tests.tiny_gguf import Kind, Tiny
 
@@ -40,7 +43,7 @@ def opened(folder: Path, model_type: str = "llama", how: Tiny | None = None, **c
 )
 def test_llama_cpp_agrees(model_type: str, changes: dict[str, Any], workdir: Path) -> None:
     record = beside_llamacpp.compare(opened(workdir, model_type, **changes))
-    assert record is not None and record.passed and record.limit == LIMIT
+    assert isinstance(record, LlamaCppRecord) and record.passed and record.limit == LIMIT
     assert record.distance is not None and record.distance < 0.005
 
 
@@ -53,7 +56,7 @@ def test_a_tensor_that_was_taken_wrongly_shows(name: str, workdir: Path) -> None
     tensors[name] = tensors[name].flip(0).contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     record = beside_llamacpp.compare(folder)
-    assert record is not None and not record.passed
+    assert isinstance(record, LlamaCppRecord) and not record.passed
     assert "is another model" in beside_llamacpp.failures(record)[0]
 
 
@@ -66,6 +69,21 @@ def test_check_says_so(workdir: Path) -> None:
     assert folder.name == "m"
 
 
+def test_check_says_that_llama_cpp_was_not_asked(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(workdir)
+    graph = export.export_base(checkpoint.resolve("m"))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "is_installed", lambda module: module != "xllamacpp")
+        outcome = check.check(graph)
+    said = records.read(records.CheckRecord, outcome.result)
+    assert said.passed and said.llamacpp is None and said.llamacpp_missed is not None
+    assert said.llamacpp_missed.startswith("xllamacpp is not installed: pip install")
+    for again in (outcome, check.check(graph)):
+        assert "; llama.cpp was not compared (xllamacpp is not" in again.summary().splitlines()[0]
+    outcome = check.check(graph, force=True)
+    assert outcome.record.llamacpp_missed is None and "llama.cpp" not in outcome.summary()
+
+
 def test_what_came_from_no_gguf_is_not_compared(workdir: Path) -> None:
     source = tiny_gguf.source(workdir / "models" / "tiny")
     assert beside_llamacpp.compare(checkpoint.resolve(str(source)).folder) is None
@@ -75,5 +93,5 @@ def test_what_came_from_no_gguf_is_not_compared(workdir: Path) -> None:
 def test_the_demo_is_llama_cpps(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(demo_root)
     record = beside_llamacpp.compare(Path("graphs") / demo.MODEL)
-    assert record is not None and record.passed
+    assert isinstance(record, LlamaCppRecord) and record.passed
     assert record.distance is not None and record.distance < 0.1

@@ -114,6 +114,22 @@ REMOVABLE = {
     "llama": {"rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_theta": 10000.0, "attention_bias": False},
     "mistral": {"sliding_window": 4096, "rms_norm_eps": 1e-6, "num_key_value_heads": 8},
     "phi": {"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-5, "hidden_act": "gelu_new"},
+    "gemma2": {
+        "final_logit_softcapping": 30.0,
+        "attn_logit_softcapping": 50.0,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+    },
+    "gemma3_text": {
+        "rope_local_base_freq": 10000.0,
+        "rope_theta": 1000000.0,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window_pattern": 2,
+        "num_key_value_heads": 4,
+    },
     "gpt_neox": {
         "rotary_pct": 0.25,
         "rotary_emb_base": 10000,

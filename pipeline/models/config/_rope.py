@@ -124,8 +124,8 @@ def _without_local(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
         if rest.get(_LOCAL, theta) != theta:
             raise UserError(f"{file}: {_LOCAL} is {rest[_LOCAL]!r:.40}, and {theta!r:.40} in rope_parameters")
         rest[_LOCAL] = theta
-    rest["rope_parameters"] = full or None
-    return rest
+    del rest["rope_parameters"]
+    return {**rest, "rope_parameters": full} if full else rest
 
 
 def _use_outer_context(single: dict[str, Any], file: Path, key: str) -> None:

@@ -40,7 +40,7 @@ def in_effect(config: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> 
             f"to {config['model_type']}; set sliding_window to null, or remove use_sliding_window"
         )
     if config["model_type"] in _PATTERNS:
-        return _alternating(config, file), window
+        return _alternating(config, own, file), window
     slides = "sliding_window" in own and window is not None
     kinds = [SLIDING if slides and i >= first else FULL for i in range(layers)]
     if given is None:
@@ -53,9 +53,10 @@ def in_effect(config: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> 
     return list(given), window
 
 
-def _alternating(config: Mapping[str, Any], file: Path) -> list[str]:
+def _alternating(config: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> list[str]:
     """The types of layers that alternate, of `layer_types` or of a pattern."""
-    every = config["sliding_window_pattern"] or _PATTERNS[config["model_type"]]
+    given = config["sliding_window_pattern"] if "sliding_window_pattern" in own else None
+    every = given or _PATTERNS[config["model_type"]]
     by_pattern = [SLIDING if (i + 1) % every else FULL for i in range(config["num_hidden_layers"])]
     kinds: list[str] = config.get("layer_types") or by_pattern
     if config["sliding_window"] is None and SLIDING in kinds:

@@ -50,6 +50,14 @@ CASES: list[tuple[Config, Ranges | None, list[str], list[str]]] = [
     (config("llama", rope_scaling=LLAMA3), None, ["positions to 2047"], []),
     (config("llama", rope_scaling=LLAMA3, max_position_embeddings=1024), None, [], ["context ends at 1024"]),
     (config("llama", rope_scaling={"rope_type": "linear", "factor": 2.0}), None, [], []),
+    (config("gemma2"), None, ["cache of 4154"], []),
+    (
+        config("gemma3_text", sliding_window=512, sliding_window_pattern=2),
+        None,
+        ["length 528", "positions to 16383"],
+        [],
+    ),
+    (config("gemma3_text", sliding_window=7, layer_types=["full_attention"] * 2), None, [], []),  # one rope
 ]
 
 
@@ -92,12 +100,23 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "phi3",
         {"rope_scaling": LONG, "original_max_position_embeddings": 64, "sliding_window": None},
     ),
+    "every other window": ("gemma2", {"sliding_window": 4096, "max_position_embeddings": 8192}),
+    "two ropes": (
+        "gemma3_text",
+        {
+            "max_position_embeddings": 512,
+            "num_hidden_layers": 4,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+    ),
 }
 WITHOUT: dict[str, dict[str, Any]] = {
     "a window of 4096": {"sliding_window": None},
     "a window of 150": {"sliding_window": None},
     "llama3": {"rope_scaling": None},
     "longrope": {"rope_scaling": {**LONG, "long_factor": LONG["short_factor"]}},
+    "every other window": {"layer_types": ["full_attention"] * 2},
+    "two ropes": {"rope_local_base_freq": 500000.0},
 }
 
 
@@ -126,7 +145,7 @@ def test_a_right_graph_passes_and_one_without_it_fails(name: str, skip: str, wor
     assert all(
         any(word in failure for word in ("cache of", "length 166", "positions to"))
         for failure in outcome.record.failures
-    ) or name in ("llama3", "longrope")
+    ) or name in ("llama3", "longrope", "two ropes")
 
 
 @pytest.mark.parametrize("skip", ["base", "attn0", "attn0-1", "mlp1"])

@@ -35,6 +35,9 @@ FOREIGN: list[Refused] = [
     ("llama", {"rope_interleaved": True}, "rope_interleaved is True"),
     ("llama", {"lm_head_bias": True}, "lm_head_bias is True"),
     ("llama", {"no_rope_layers": [1, 0]}, "no_rope_layers is"),
+    ("gemma2", {"sliding_window_pattern": 3}, "sliding_window_pattern is 3"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
     ("llama", {"pruned_heads": {"0": [1]}}, "pruned_heads is"),
 ]
 
@@ -52,6 +55,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "Phi-4-mini": {"model_type": "phi3", "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False,
                    "mlp_bias": False, "attention_bias": False, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
                    "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "sliding_window": 262144},
+    "Gemma 2": {"model_type": "gemma2", "hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid",
+                "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 144},
+    "Gemma 3 1B": {"model_type": "gemma3_text", "sliding_window_pattern": 6, "cache_implementation": "hybrid",
+                   "sliding_window": 512, "attn_logit_softcapping": None, "query_pre_attn_scalar": 256},
+    "Gemma 3 270M": {"model_type": "gemma3_text", "_sliding_window_pattern": 6, "sliding_window": 512,
+                     "use_bidirectional_attention": None, "rope_scaling": None},
     "Phi-2": {"model_type": "phi", "qk_layernorm": False, "embd_pdrop": 0.0, "resid_pdrop": 0.1},
     "Qwen2.5": {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 32768,
                 "max_window_layers": 21, "use_mrope": False, "attention_bias": True},

@@ -90,7 +90,52 @@ def test_transformers_reads_what_it_is_given() -> None:
         assert getattr(theirs, "sliding_window", None) == ours["sliding_window"]
 
 
+OLD_GEMMA = {
+    "rope_theta": 2e6,
+    "rope_local_base_freq": 5e4,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+}
+NEW_GEMMA = {
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e4},
+    }
+}
+
+
+def test_gemma_3_has_a_rope_for_its_windows() -> None:
+    assert_same_meaning(("gemma3_text", OLD_GEMMA, NEW_GEMMA))
+    bare = {"rope_parameters": {"full_attention": None, "sliding_attention": {"rope_theta": 1e4}}}
+    assert_same_meaning(("gemma3_text", {}, bare))
+    theirs = CONFIG_MAPPING["gemma3_text"].from_dict(
+        config.for_transformers(read("gemma3_text", **NEW_GEMMA))
+    )
+    if tiny.TRANSFORMERS == 4:
+        assert (theirs.rope_theta, theirs.rope_local_base_freq) == (2e6, 5e4)
+        assert theirs.rope_scaling["factor"] == 8.0
+    else:
+        assert theirs.rope_parameters["full_attention"]["factor"] == 8.0
+        assert theirs.rope_parameters["full_attention"]["rope_theta"] == 2e6
+        assert theirs.rope_parameters["sliding_attention"]["rope_theta"] == 5e4
+
+
 NONSENSE: list[Refused] = [
+    (
+        "gemma3_text",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        "has not one object for full_attention and one for sliding_attention",
+    ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+        "the rope of sliding_attention layers has the type 'linear'",
+    ),
+    ("gemma3_text", {**NEW_GEMMA, "rope_local_base_freq": 1e4}, "rope_local_base_freq is 10000.0, and 50000"),
+    ("gemma3_text", {**NEW_GEMMA, "rope_theta": 1e4}, "rope_theta is 10000.0, and 2000000.0"),
+    ("gemma3_text", {"rope_local_base_freq": 0}, "rope_local_base_freq is 0"),
+    ("gemma3_text", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0"),
+    ("gemma2", {"final_logit_softcapping": -1.0}, "final_logit_softcapping is -1.0"),
+    ("gemma2", {"head_dim": None}, "head_dim is null, and gemma2"),
     ("llama", {"rope_scaling": {"rope_type": "spiral", "factor": 2.0}}, "the type 'spiral'"),
     ("llama", {"rope_scaling": {"factor": 2.0}}, "the type None"),
     ("llama", {"rope_scaling": {"rope_type": ["linear"], "factor": 2.0}}, r"the type \['linear'\]"),

@@ -20,6 +20,33 @@ PAIRS: dict[str, Pair] = {
             "layer_types": ["full_attention", "sliding_attention"],
         },
     ),
+    "gemma 2's own pattern": (
+        "gemma2",
+        {"num_hidden_layers": 3},
+        {
+            "num_hidden_layers": 3,
+            "sliding_window": 4096,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "gemma 3's first form": (
+        "gemma3_text",
+        {"num_hidden_layers": 4, "sliding_window": 9, "sliding_window_pattern": 3},
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 9,
+            "sliding_window_pattern": 3,
+            "layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention"],
+        },
+    ),
+    "gemma 3's own pattern": (
+        "gemma3_text",
+        {"num_hidden_layers": 7},
+        {
+            "num_hidden_layers": 7,
+            "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
+        },
+    ),
     "types that say what the window says": (
         "mistral",
         {"num_hidden_layers": 2, "sliding_window": 9},
@@ -50,6 +77,9 @@ NONSENSE: list[Refused] = [
     ("qwen2", {"num_hidden_layers": 1, "layer_types": ["sliding_attention"]}, "layer_types contradicts"),
     ("llama", {"num_hidden_layers": 1, "layer_types": ["sliding_attention"]}, "layer_types contradicts"),
     ("mistral", {"num_hidden_layers": 1, "layer_types": ["full_attention"]}, "layer_types contradicts"),
+    ("gemma2", {"sliding_window": None}, "sliding_window is null, but layer 0 has a window"),
+    ("gemma3_text", {"num_hidden_layers": 1, "layer_types": ["chunked_attention"]}, "'chunked_attention'"),
+    ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
     ("qwen2", {"layer_types": "full_attention"}, "layer_types is 'full_attention'"),
 ]
 

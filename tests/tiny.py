@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -45,6 +46,14 @@ DIALECTS: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 24,
         "sliding_window_pattern": 2,
     },
+    "olmo2": {},
+    "granite": {
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.4,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 10.0,
+    },
+    "smollm3": {"no_rope_layer_interval": 2},
     "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
     "gpt_neox": {"num_key_value_heads": 4},
 }
@@ -56,6 +65,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 """A rope scaling of Llama 3.1's kind, whose switch a short text reaches."""
+TRANSFORMERS = int(transformers.__version__.split(".")[0])
+"""The installed version's first number: 4 or 5."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

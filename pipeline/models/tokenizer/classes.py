@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from pipeline.models.tokenizer.settings import Token, TokenizerSettings
+from pipeline.models.tokenizer.settings import BACKEND, Token, TokenizerSettings
 
 SPACE = "▁"
 """What stands for a space in a vocabulary of sentencepiece's."""
@@ -42,7 +42,6 @@ def _tokens(unk: str, bos: str | None, eos: str, pad: str | None = None) -> dict
 
 _END = "<|endoftext|>"
 BASE = "PreTrainedTokenizer"
-BACKEND = "TokenizersBackend"
 CLASSES = {
     BASE: TokenizerClass(),
     BACKEND: TokenizerClass(add_prefix_space=None),

@@ -28,6 +28,11 @@ CLASSES = {
 }  # fmt: skip
 """model_type → transformers' class of its tokenizer, where no file names one."""
 
+BACKEND = "TokenizersBackend"
+"""Class of transformers 5 that takes tokenizer.json as it is."""
+BACKEND_KIND = "tokenizers"
+"""What version 5 calls a tokenizer of that library."""
+
 Token: TypeAlias = str | AddedToken
 ChatTemplate: TypeAlias = str | dict[str, str] | None
 """One template, several by name, or none."""
@@ -102,7 +107,13 @@ def _settings(folder: Path, config: dict[str, Any]) -> TokenizerSettings:
 
 
 def class_name(folder: Path, config: dict[str, Any]) -> str:
-    """The class that transformers' AutoTokenizer takes, without 'Fast'."""
+    """The class that transformers' AutoTokenizer takes, without 'Fast'.
+
+    Whatever class version 5 names, its `backend` says that tokenizer.json is the whole tokenizer, as it was when
+    it was saved: version 4's class of that name would put another post-processor in the place of the file's.
+    """
+    if config.get("backend") == BACKEND_KIND and (folder / "tokenizer.json").is_file():
+        return BACKEND
     model = _read(folder, "config.json")
     name = config.get("tokenizer_class") or model.get("tokenizer_class")
     if name is None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, GPT2TokenizerFast
+from transformers import AutoTokenizer
 
 from pipeline import store
 from pipeline.models import texts, tokenizer
 from pipeline.models.tokenizer import conversion
 from pipeline.types import UserError
-from tests import tokenizing
+from tests import tiny, tokenizing
 from tests.tokenizing import ODD
 
 sentencepiece = pytest.importorskip("sentencepiece")
@@ -67,6 +67,7 @@ def test_sentencepieces_model_is_converted_once(
     assert [tokenizer.load(folder).encode(text) for text in ODD] == [truth.encode(text) for text in ODD]
 
 
+@pytest.mark.skipif(tiny.TRANSFORMERS > 4, reason="version 5 reads tokenizer.json there, as it is")
 @pytest.mark.parametrize("model", ["bpe"], indirect=True)
 @pytest.mark.parametrize("legacy", [True, False])
 @pytest.mark.parametrize("prefix", [True, False])
@@ -97,8 +98,11 @@ def test_a_damaged_copy_is_made_again(model: Path, workdir: Path) -> None:
 def test_a_vocabulary_and_merges_are_converted(workdir: Path) -> None:
     folder = workdir / "graphs" / "m"
     tokenizing.put(folder, "bytes", tokenizer_config={"tokenizer_class": "GPT2Tokenizer"})
-    GPT2TokenizerFast.from_pretrained(folder).save_vocabulary(str(folder))
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [" ".join(merge) for merge in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
     truth, words = AutoTokenizer.from_pretrained(folder), tokenizer.load(folder)
     assert [words.encode(text) for text in ODD] == [truth.encode(text) for text in ODD]
 

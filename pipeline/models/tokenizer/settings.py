@@ -109,8 +109,8 @@ def _settings(folder: Path, config: dict[str, Any]) -> TokenizerSettings:
 def class_name(folder: Path, config: dict[str, Any]) -> str:
     """The class that transformers' AutoTokenizer takes, without 'Fast'.
 
-    Whatever class version 5 names, its `backend` says that tokenizer.json is the whole tokenizer, as it was when
-    it was saved: version 4's class of that name would put another post-processor in the place of the file's.
+    Whatever class version 5 names, its `backend` says that tokenizer.json is the whole tokenizer, as it was
+    when it was saved: version 4's class of that name would put its own BOS and EOS around a text.
     """
     if config.get("backend") == BACKEND_KIND and (folder / "tokenizer.json").is_file():
         return BACKEND

@@ -207,7 +207,7 @@ def test_defaults_are_those_of_transformers_classes() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", tokenizing.KINDS)
 def test_what_transformers_5_saves_is_read_as_it_reads_it(kind: str, tmp_path: Path) -> None:
-    """Whatever class and settings it was made of; a class that the file does not fit is saved all the same."""
+    """Whatever class and settings it was made of; a class may not fit the file."""
     for name in FASTS:
         for label, fields in SETTINGS.items():
             made = tokenizing.put(

@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from pipeline import store
-from pipeline.models.gguf import keys, parts, rope, sizes, tensors, tokenizer
+from pipeline.models.gguf import keys, longrope, parts, rope, sizes, tensors, tokenizer, vocabulary
+from pipeline.models.gguf.dialects import DIALECTS
 from pipeline.models.gguf.header import GgufHeader
+from pipeline.models.gguf.numbers import Numbers
 from pipeline.types import UserError, first_line
 
 
@@ -34,7 +36,7 @@ def convert(file: Path, folder: Path) -> None:
     fields, context = header.fields, config["max_position_embeddings"]
     words = tokenizer.tokenizer(file, fields)  # refuses before the weights are read
     settings = tokenizer.settings(file, fields, context)
-    generation = {**tokenizer.ids(file, fields), "eos_token_id": tokenizer.end_tokens(file, fields)}
+    generation = {**tokenizer.ids(file, fields), "eos_token_id": vocabulary.end_tokens(file, fields)}
     _save(header, config, folder / "model.safetensors")
     with store.atomic(folder / "tokenizer.json") as temporary:
         words.save(str(temporary))
@@ -51,20 +53,30 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
     """
     file, fields = header.file, header.fields
     arch = fields.get("general.architecture")
-    if arch not in sizes.DIALECTS:
+    if arch not in DIALECTS:
         raise UserError(
-            f"{file}: GGUF architecture {arch!r:.40} is not read (only {', '.join(sizes.DIALECTS)}); "
+            f"{file}: GGUF architecture {arch!r:.40} is not read (only {', '.join(DIALECTS)}); "
             "take its safetensors"
         )
     keys.refuse_unknown(file, fields, arch)
     tokenizer.refuse_odd(file, fields)
     config = {**sizes.config(header, arch), **tensors.biases(header, arch), **tokenizer.ids(file, fields)}
-    factors = tensors.frequencies(header)
-    if factors is not None and (scaling := rope.of_frequencies(file, factors, config)) is not None:
+    if (scaling := _table_scaling(header, arch, config)) is not None:
         if config["rope_scaling"] is not None:
-            raise UserError(f"{file} has {rope.FREQUENCIES} and {arch}.rope.scaling; one of them is too many")
+            raise UserError(f"{file} has tensors and {arch}.rope.scaling for its rope; one is too many")
         config["rope_scaling"] = scaling
     return config
+
+
+def _table_scaling(header: GgufHeader, arch: str, config: dict[str, Any]) -> dict[str, Any] | None:
+    """rope_scaling of config.json, where tensors say it."""
+    named = {name: tensors.table(header, name) for name in DIALECTS[arch].tables}
+    tables = {name: array for name, array in named.items() if array is not None}
+    if arch == "phi3":
+        return longrope.scaling(Numbers(header.file, header.fields, arch), tables, config)
+    if rope.FREQUENCIES not in tables:
+        return None
+    return rope.of_frequencies(header.file, tables[rope.FREQUENCIES], config)
 
 
 def _save(header: GgufHeader, config: dict[str, Any], path: Path) -> None:

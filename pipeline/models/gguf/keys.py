@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.gguf import vocabulary
+from pipeline.models.gguf.dialects import DIALECTS
 from pipeline.types import UserError
 
 _USED = {
@@ -22,7 +24,7 @@ _USED = {
     "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
     "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
 }  # fmt: skip
-"""Of an architecture, without its name: `config` reads them."""
+"""Of every architecture, without its name: `sizes` and `rope` read them."""
 _SILENT = {"rope.scaling.finetuned"}
 """Of an architecture: they say nothing about what it computes."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -62,7 +64,8 @@ _TOKENIZER_SILENT = re.compile(
     r"scores|(seperator|mask|cls)_token_id|fim_(pre|suf|mid|pad|rep|sep)_token_id"
     r"|(prefix|suffix|middle)_token_id"
 )
-"""After `tokenizer.ggml.`: byte-level BPE has no scores; the others are tokens for infilling and encoders."""
+"""After `tokenizer.ggml.`: sentencepiece's alone reads the scores; the others are tokens for infilling and
+encoders."""
 _TOKENIZER_OFF = {
     "add_sep_token", "add_space_prefix", "remove_extra_whitespaces", "suppress_tokens",
     "normalizer.lowercase", "normalizer.strip_accents",
@@ -90,7 +93,7 @@ def refuse_unknown(file: Path, fields: Mapping[str, Any], arch: str) -> None:
         if key.startswith(f"{arch}."):
             known = _is_understood(key.removeprefix(f"{arch}."), value, fields, arch)
         elif key.startswith("tokenizer."):
-            known = _is_tokenizer_understood(key, value)
+            known = _is_tokenizer_understood(key, value, vocabulary.kind(fields))
         else:
             known = not key.startswith(_OTHER_FORMATS)
         if not known:
@@ -102,7 +105,7 @@ def refuse_unknown(file: Path, fields: Mapping[str, Any], arch: str) -> None:
 
 def _is_understood(key: str, value: Any, fields: Mapping[str, Any], arch: str) -> bool:
     """Whether a key of the architecture is used, or changes nothing."""
-    if key in _USED or key in _SILENT:
+    if key in _USED or key in _SILENT or key in DIALECTS[arch].keys:
         return True
     if key in _NEUTRAL and value in _NEUTRAL[key]:
         return True
@@ -111,11 +114,13 @@ def _is_understood(key: str, value: Any, fields: Mapping[str, Any], arch: str) -
     return key in _NOTHING_AT_NOUGHT and (not any(value) if isinstance(value, list) else value == 0)
 
 
-def _is_tokenizer_understood(key: str, value: Any) -> bool:
-    """Whether a key of the tokenizer is used, or changes nothing."""
+def _is_tokenizer_understood(key: str, value: Any, kind: str | None) -> bool:
+    """Whether a key of a kind of tokenizer is used, or changes nothing."""
     if _TEMPLATES.fullmatch(key):
         return True
     name = key.removeprefix("tokenizer.ggml.")
+    if name == "add_space_prefix" and kind == vocabulary.SENTENCEPIECE:
+        return isinstance(value, bool)
     if name in _TOKENIZER_OFF:
         return not value
     return name in _TOKENIZER_USED or bool(_TOKENIZER_SILENT.fullmatch(name))

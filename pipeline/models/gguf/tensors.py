@@ -16,9 +16,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.gguf import rope
+from pipeline.models.gguf.dialects import DIALECTS, Dialect, of_model_type
 from pipeline.models.gguf.header import GgufHeader, GgufTensor
-from pipeline.models.gguf.sizes import DIALECTS, Dialect
 from pipeline.types import UserError, first_line
 
 Array = npt.NDArray[Any]
@@ -26,31 +25,24 @@ Kind = library.GGMLQuantizationType
 _FLOATS: dict[Kind, Any] = {
     Kind.F16: np.float16, Kind.BF16: ml_dtypes.bfloat16, Kind.F32: np.float32, Kind.F64: np.float64,
 }  # fmt: skip
-_BLOCK = {
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-"""Place in a layer, in Hugging Face's words → in llama.cpp's."""
 _LEAST, _MOST = 2.0**-14, 65504.0
 """The smallest and the largest normal number of float16."""
 
 
 def biases(header: GgufHeader, arch: str) -> dict[str, bool]:
     """The keys of config.json that say which projections have biases."""
-    names = {tensor.name for tensor in header.tensors}
+    names, dialect = {tensor.name for tensor in header.tensors}, DIALECTS[arch]
     return {
-        key: any(name.endswith(f".{_BLOCK[place]}.bias") for place in places for name in names)
-        for key, places in DIALECTS[arch].biases
+        key: any(name.endswith(f".{dialect.places[place]}.bias") for place in places for name in names)
+        for key, places in dialect.biases
         if key is not None
     }
 
 
-def frequencies(header: GgufHeader) -> Array | None:
-    """`rope_freqs.weight`, where there is one."""
+def table(header: GgufHeader, name: str) -> npt.NDArray[np.float64] | None:
+    """A tensor that is no weight, where it is there."""
     for tensor in header.tensors:
-        if tensor.name == rope.FREQUENCIES:
+        if tensor.name == name:
             return values(tensor).astype(np.float64)
     return None
 
@@ -65,11 +57,11 @@ def arrays(header: GgufHeader, config: Mapping[str, Any]) -> Iterator[tuple[str,
     Raises:
         UserError: one is missing, has another shape or is of a type that cannot be read; nothing uses one.
     """
-    dialect = DIALECTS[config["model_type"]]
+    dialect = of_model_type(config["model_type"])
     stored = {tensor.name: tensor for tensor in header.tensors}
     places = _places(config, dialect)
     for name in stored:
-        if name not in places and name != rope.FREQUENCIES:
+        if name not in places and name not in dialect.tables:
             raise UserError(
                 f"{header.file} holds the tensor {name}, which {config['model_type']} does not use "
                 "here; take the safetensors checkpoint of this model"
@@ -84,26 +76,24 @@ def arrays(header: GgufHeader, config: Mapping[str, Any]) -> Iterator[tuple[str,
     for name, (theirs, shape) in places.items():
         # llama.cpp adds no bias where there is none.
         array = values(stored[name]) if name in stored else np.zeros(shape, np.float16)
-        if dialect.permuted and ".attn_q." in name:
-            array = undo_permutation(array, config["num_attention_heads"])
-        if dialect.permuted and ".attn_k." in name:
-            array = undo_permutation(array, config["num_key_value_heads"])
-        yield theirs, np.ascontiguousarray(array)
+        yield theirs, np.ascontiguousarray(_as_theirs(array, theirs, config, dialect))
+
+
+def _as_theirs(array: Array, name: str, config: Mapping[str, Any], dialect: Dialect) -> Array:
+    """A tensor as the Hugging Face checkpoint has it, which calls it `name`."""
+    if dialect.norm_offset and name.endswith("norm.weight"):
+        array = array.astype(np.float32) - np.float32(dialect.norm_offset)
+        return _narrowed(array, _largest(array), is_quantised=False)
+    if dialect.permuted and ".q_proj." in name:
+        return undo_permutation(array, config["num_attention_heads"])
+    if dialect.permuted and ".k_proj." in name:
+        return undo_permutation(array, config["num_key_value_heads"])
+    return array
 
 
 def _places(config: Mapping[str, Any], dialect: Dialect) -> dict[str, tuple[str, tuple[int, ...]]]:
     """llama.cpp's name → (Hugging Face's, shape)."""
-    hidden, inner, words = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    heads, head = config["num_attention_heads"], config["head_dim"]
-    wide, narrow = heads * head, config["num_key_value_heads"] * head
-    shapes: dict[str, tuple[int, ...]] = {
-        "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
-        "self_attn.q_proj": (wide, hidden), "self_attn.k_proj": (narrow, hidden),
-        "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, wide),
-        "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
-    }  # fmt: skip
-    if dialect.head_norms:
-        shapes |= {"self_attn.q_norm": (head,), "self_attn.k_norm": (head,)}
+    hidden, words = config["hidden_size"], config["vocab_size"]
     biased = [place for key, places in dialect.biases if key is None or config[key] for place in places]
     places = {
         "token_embd.weight": ("model.embed_tokens.weight", (words, hidden)),
@@ -111,12 +101,30 @@ def _places(config: Mapping[str, Any], dialect: Dialect) -> dict[str, tuple[str,
     }
     if not config["tie_word_embeddings"]:
         places["output.weight"] = ("lm_head.weight", (words, hidden))
+    shapes = _shapes(config)
     for i in range(config["num_hidden_layers"]):
-        for place, shape in shapes.items():
-            places[f"blk.{i}.{_BLOCK[place]}.weight"] = (f"model.layers.{i}.{place}.weight", shape)
-        for place in biased:
-            places[f"blk.{i}.{_BLOCK[place]}.bias"] = (f"model.layers.{i}.{place}.bias", shapes[place][:1])
+        for place, theirs in dialect.places.items():
+            name, shape = f"model.layers.{i}.{place}", shapes[place]
+            places[f"blk.{i}.{theirs}.weight"] = (f"{name}.weight", shape)
+            if place in biased:
+                places[f"blk.{i}.{theirs}.bias"] = (f"{name}.bias", shape[:1])
     return places
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Place in a layer, in Hugging Face's words → shape of its weight."""
+    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    wide, narrow = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+    return {
+        **{f"{norm}_layernorm": (hidden,) for norm in norms},
+        "self_attn.q_norm": (head,), "self_attn.k_norm": (head,),
+        "self_attn.q_proj": (wide, hidden), "self_attn.k_proj": (narrow, hidden),
+        "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, wide),
+        "self_attn.qkv_proj": (wide + 2 * narrow, hidden),
+        "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
+        "mlp.gate_up_proj": (2 * inner, hidden),
+    }  # fmt: skip
 
 
 def values(tensor: GgufTensor) -> Array:
@@ -137,16 +145,21 @@ def values(tensor: GgufTensor) -> Array:
                 f"({first_line(error)})"
             ) from None
     array = array.reshape(tensor.shape)
-    if not np.all(np.isfinite(array)):
+    largest = _largest(array)
+    if not np.isfinite(largest):
         raise UserError(f"{tensor.file}: {tensor.name} holds NaN or infinity")
-    return _narrowed(array, is_quantised=kind is None)
+    return _narrowed(array, largest, is_quantised=kind is None)
 
 
-def _narrowed(array: Array, is_quantised: bool) -> Array:
+def _largest(array: Array) -> float:
+    """max|x|, NaN where one is; no copy is made of what may be an embedding of a gigabyte."""
+    return float(np.maximum(array.max(), -array.min()))
+
+
+def _narrowed(array: Array, largest: float, is_quantised: bool) -> Array:
     """In 16 bits, where that says the same."""
     if array.dtype.itemsize == 2:
         return array
-    largest = float(np.abs(array).max())
     if is_quantised and _LEAST <= largest <= _MOST:
         return array.astype(np.float16)
     with np.errstate(over="ignore"):

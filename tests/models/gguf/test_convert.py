@@ -180,7 +180,7 @@ def test_what_is_not_read_is_refused_before_anything_is_written(tmp_path: Path) 
     for how, message in [
         (Tiny(arch="mamba"), "GGUF architecture 'mamba' is not read"),
         (Tiny(tensors={"blk.1.ffn_up.weight": None}), r"lacks the tensor blk\.1\.ffn_up\.weight"),
-        (Tiny(keys={"tokenizer.ggml.model": "llama"}), "only byte-level BPE"),
+        (Tiny(keys={"tokenizer.ggml.model": "t5"}), "tokenizer.ggml.model is 't5'; only"),
         (Tiny(keys={"tokenizer.ggml.pre": "nobodys"}), "pre-tokenizer 'nobodys' is not known"),
         (Tiny(tensors={"rope_freqs.weight": np.arange(1.0, 17.0)}), "no scaling of Llama 3.1 gives"),
     ]:

@@ -1,0 +1,60 @@
+"""Numbers among the keys of a GGUF file's architecture: each has its type, or is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.types import UserError
+
+TAKE = "take the safetensors checkpoint of this model"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Numbers among the keys of an architecture.
+
+    Attributes:
+        file: for messages.
+        fields: key → value.
+        arch: its name, before every key.
+    """
+
+    file: Path
+    fields: Mapping[str, Any]
+    arch: str
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """A positive integer; a list of one a layer must hold one size.
+
+        Raises:
+            UserError: it is none, or it is missing and has no default.
+        """
+        key = f"{self.arch}.{name}"
+        value = self.fields.get(key, default)
+        if isinstance(value, list) and value and all(one == value[0] for one in value):
+            value = value[0]
+        if isinstance(value, list):
+            raise UserError(f"{self.file}: {key}: layers differ, {value!r:.60}; {TAKE}")
+        if value is None:
+            raise UserError(f"{self.file} lacks the key {key}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31:
+            raise UserError(f"{self.file}: {key} is {value!r:.60}")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A positive number; `size`'s errors.
+
+        The file holds float32 of 1e-05; the shortest decimal that means the same is what was published.
+        """
+        key = f"{self.arch}.{name}"
+        value = self.fields.get(key, default)
+        if value is None:
+            raise UserError(f"{self.file} lacks the key {key}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
+            raise UserError(f"{self.file}: {key} is {value!r:.60}")
+        return float(str(np.float32(value)))

@@ -71,7 +71,8 @@ def sizes(config: Config) -> Sizes:
     return Sizes(
         attention=attention
         + _count(rules.attention_norms) * norm
-        + _attention_rest(config, rules, d * (h + 2 * g), d, c),
+        + _head_norms(rules, h, g, d)
+        + _attention_biases(config, rules, d * (h + 2 * g), c),
         attention_products=attention,
         mlp=mlp + _count(rules.mlp_norms) * norm + _mlp_biases(config, rules, f, c),
         mlp_products=mlp,
@@ -90,14 +91,19 @@ def _count(norms: tuple[str | None, str | None]) -> int:
     return sum(name is not None for name in norms)
 
 
-def _attention_rest(config: Config, rules: SizeRules, qkv: int, d: int, c: int) -> int:
-    """Biases of the attention's matrices, which have `qkv` and `c` outputs, and norms of its heads."""
+def _head_norms(rules: SizeRules, h: int, g: int, d: int) -> int:
+    """Norms of queries and keys, of each head or of all of them."""
+    return 2 * d * rules.head_norms + d * (h + g) * rules.projection_norms
+
+
+def _attention_biases(config: Config, rules: SizeRules, qkv: int, c: int) -> int:
+    """Biases of the attention's matrices, which have `qkv` and `c` outputs."""
     biases = (
         bool(config.get("attention_bias")) if rule is None else rule
         for rule in (rules.qkv_bias, rules.output_bias)
     )
     qkv_bias, output_bias = biases
-    return qkv * qkv_bias + c * output_bias + 2 * d * rules.head_norms
+    return qkv * qkv_bias + c * output_bias
 
 
 def _mlp_biases(config: Config, rules: SizeRules, f: int, c: int) -> int:

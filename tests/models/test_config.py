@@ -30,7 +30,7 @@ def test_every_authored_architecture_has_its_keys() -> None:
 def test_defaults_are_those_of_the_class(model_type: str) -> None:
     """Every key of ours with the class's value; `None` for what the class derives or has not."""
     theirs = CONFIG_MAPPING[model_type]()
-    derived = {"head_dim", "num_key_value_heads", "layer_types"}
+    derived = {"head_dim", "num_key_value_heads", "layer_types", "no_rope_layers"}
     for key, value in config.defaults(model_type).items():
         if value is None and key in derived:
             continue
@@ -49,6 +49,7 @@ def test_what_the_class_derives_is_derived_here(model_type: str) -> None:
     given = getattr(theirs, "head_dim", None) or theirs.hidden_size // heads
     assert ours["head_dim"] == given
     assert ours["layer_types"] == getattr(theirs, "layer_types", ours["layer_types"])
+    assert ours.get("no_rope_layers") == getattr(theirs, "no_rope_layers", None)
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -138,6 +139,21 @@ REMOVABLE = {
         "attention_bias": True,
         "hidden_act": "gelu",
     },
+    "olmo2": {"rms_norm_eps": 1e-5, "attention_bias": False, "tie_word_embeddings": False},
+    "granite": {
+        "embedding_multiplier": 1.0,
+        "attention_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0,
+        "rms_norm_eps": 1e-6,
+    },
+    "smollm3": {
+        "no_rope_layers": [1, 1, 1, 0],
+        "no_rope_layer_interval": 4,
+        "num_key_value_heads": 4,
+        "rope_theta": 2000000.0,
+        "tie_word_embeddings": True,
+    },
     "phi3": {"rms_norm_eps": 1e-5, "partial_rotary_factor": 1.0, "sliding_window": None},
     "qwen2": {"max_window_layers": 28, "sliding_window": 4096, "num_key_value_heads": 32},
     "qwen3": {"head_dim": 128, "rms_norm_eps": 1e-6, "num_key_value_heads": 32},
@@ -150,8 +166,11 @@ SMALL = {
     "num_attention_heads": 32,
 }
 """With 32 heads every class's own number of key/value heads divides them."""
-WIDE = {"gpt_neox": {"num_attention_heads": 4, "num_key_value_heads": 4}}
-"""Classes whose heads' size is not the config's to choose: 16 numbers, as the others have here."""
+OTHER_SIZES: dict[str, dict[str, Any]] = {
+    "gpt_neox": {"num_attention_heads": 4, "num_key_value_heads": 4},
+    "smollm3": {"num_hidden_layers": 4},
+}
+"""GPT-NeoX's heads are not the config's to choose: 16 numbers here; SmolLM3's fourth layer has no rope."""
 
 
 def relative_error(folder: Path, ids: np.ndarray[Any, Any]) -> float:
@@ -166,7 +185,9 @@ def relative_error(folder: Path, ids: np.ndarray[Any, Any]) -> float:
 def test_a_missing_key_is_what_transformers_takes_it_for(model_type: str, key: str, tmp_path: Path) -> None:
     """The file lacks the key; the graph of the file equals transformers' model of the file."""
     keys = REMOVABLE[model_type]
-    tiny.checkpoint(tmp_path, model_type, **{**SMALL, "head_dim": 16, **WIDE.get(model_type, {}), **keys})
+    tiny.checkpoint(
+        tmp_path, model_type, **{**SMALL, "head_dim": 16, **OTHER_SIZES.get(model_type, {}), **keys}
+    )
     file = tmp_path / "config.json"
     removed = set(keys) if key == "all of them" else {key}
     left = {k: v for k, v in json.loads(file.read_text()).items() if k not in removed}

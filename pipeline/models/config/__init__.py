@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.config import _foreign, _names, _numbers, _rope, _windows
+from pipeline.models.config import _foreign, _names, _numbers, _rope, _ropeless, _windows
 from pipeline.store import records
 from pipeline.types import UserError
 
@@ -95,8 +95,9 @@ def normalised(config: Config, file: Path) -> Config:
         file: for messages.
 
     Returns:
-        transformers 4's keys. Of a known model_type, `head_dim`, `num_key_value_heads`, `layer_types` and
-        `sliding_window` are those in effect, `rope_scaling` is None or has `rope_type` and its numbers.
+        transformers 4's keys. Of a known model_type, `head_dim`, `num_key_value_heads`, `layer_types`,
+        `no_rope_layers` and `sliding_window` are those in effect; `rope_scaling` is None or has `rope_type`
+        and its numbers.
 
     Raises:
         UserError: a value is of another type, no model has it, or two contradict each other.
@@ -112,6 +113,8 @@ def normalised(config: Config, file: Path) -> Config:
     renamed = _names.ours(config, names(model_type), own, file)
     whole = {**fixed(model_type), **own, **_rope.one_form(renamed, file)}
     whole = _numbers.checked(whole, file, derived(model_type))
+    if "no_rope_layers" in own:
+        whole["no_rope_layers"] = _ropeless.in_effect(whole, file)
     whole["layer_types"], whole["sliding_window"] = _windows.in_effect(whole, own, file)
     _rope.refuse_odd(whole, file)
     return whole

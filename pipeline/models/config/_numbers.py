@@ -45,6 +45,10 @@ class _Numbers(_Sizes):
     hidden_act: str = ""
     hidden_activation: str = ""
     query_pre_attn_scalar: Annotated[int | float, Field(gt=0)] = 1
+    embedding_multiplier: _Positive = 1.0
+    attention_multiplier: _Positive = 1.0
+    residual_multiplier: _Positive = 1.0
+    logits_scaling: _Positive = 1.0
     attn_logit_softcapping: _Positive | None = None
     final_logit_softcapping: _Positive | None = None
     tie_word_embeddings: bool = False
@@ -53,6 +57,8 @@ class _Numbers(_Sizes):
     lm_head_bias: bool = False
     qk_layernorm: bool = False
     use_parallel_residual: bool = False
+    no_rope_layers: list[Annotated[int, Field(ge=0, le=1)]] | None = None
+    no_rope_layer_interval: Annotated[int, Field(ge=1)] = 1
     use_sliding_window: bool = False
     sliding_window: _Size | None = None
     sliding_window_pattern: _Size | None = None

@@ -16,8 +16,8 @@ _PATTERNS = {"gemma2": 2, "gemma3_text": 6}
 def in_effect(config: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> tuple[list[str], int | None]:
     """(the type of each layer's attention, the window), as transformers' class and model take them.
 
-    Qwen's classes have `use_sliding_window`, and `layer_types` or `max_window_layers`. Gemma's have
-    `layer_types` or a pattern. Others have one window for all layers, or none.
+    Qwen's and SmolLM3's classes have `use_sliding_window`, and `layer_types` or a rule of their own. Gemma's
+    have `layer_types` or a pattern. Others have one window for all layers, or none.
 
     Args:
         config: numbers checked, defaults filled in.
@@ -30,10 +30,8 @@ def in_effect(config: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> 
     layers, window, given = config["num_hidden_layers"], config["sliding_window"], config.get("layer_types")
     if given is not None:
         _refuse_odd(given, layers, file)
-    first = 0
     if "use_sliding_window" in own:
         window = window if config["use_sliding_window"] else None
-        first = config["max_window_layers"]
     elif config.get("use_sliding_window") is False and window is not None:
         raise UserError(
             f"{file}: use_sliding_window is false and sliding_window is {window}, which transformers applies "
@@ -42,7 +40,7 @@ def in_effect(config: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> 
     if config["model_type"] in _PATTERNS:
         return _alternating(config, own, file), window
     slides = "sliding_window" in own and window is not None
-    kinds = [SLIDING if slides and i >= first else FULL for i in range(layers)]
+    kinds = [SLIDING if slides and _may_slide(config, own, i) else FULL for i in range(layers)]
     if given is None:
         return kinds, window
     if given != kinds and not (slides and "layer_types" in own):
@@ -51,6 +49,13 @@ def in_effect(config: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> 
             f"{window if slides else 'none'}"
         )
     return list(given), window
+
+
+def _may_slide(config: Mapping[str, Any], own: Mapping[str, Any], layer: int) -> bool:
+    """Whether a layer has the window where `layer_types` does not say it."""
+    if "no_rope_layers" in own:
+        return not config["no_rope_layers"][layer]
+    return "max_window_layers" not in own or layer >= config["max_window_layers"]
 
 
 def _alternating(config: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> list[str]:

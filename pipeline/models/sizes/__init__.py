@@ -3,7 +3,7 @@
 One architecture a file, named by its model_type, with `RULES`. One without a file has Llama's sizes:
 RMSNorms, a gated MLP, biases where the config asks for them, and Llama's names.
 
-Legend: C hidden size, D head dimension, V vocabulary.
+Legend: C hidden size, H query heads, G key/value heads, D head dimension, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class SizeRules:
             behind it, whose output joins the stream; None: there is no such norm.
         shared_norm: attention and MLP read one norm, which is counted with the attention.
         head_norms: queries and keys have a norm of D numbers each.
+        projection_norms: queries and keys have a norm each over all their heads: of H·D and of G·D numbers.
         qkv_bias, output_bias: of the attention's matrices; None: as the config's `attention_bias` says.
         mlp_bias: None: as the config's `mlp_bias` says.
         head_bias: the head has a bias of V numbers.
@@ -41,6 +42,7 @@ class SizeRules:
     mlp_norms: tuple[str | None, str | None] = ("post_attention_layernorm", None)
     shared_norm: bool = False
     head_norms: bool = False
+    projection_norms: bool = False
     qkv_bias: bool | None = None
     output_bias: bool | None = None
     mlp_bias: bool | None = None

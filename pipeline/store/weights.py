@@ -36,6 +36,8 @@ SAMPLE = 1024
 MAX_HEADER = 100_000_000
 """Bytes of a header at most: the limit of the safetensors library itself."""
 _states: dict[Stamp, FileState] = {}
+_unwritten: set[Stamp] = set()
+"""Of states that no weights.json has: a copy becomes a model's folder only once its files are known."""
 
 
 def state(path: Path, full: bool = False) -> FileState:
@@ -66,7 +68,9 @@ def state(path: Path, full: bool = False) -> FileState:
             sample=sample,
             sha256=whole,
         )
-        _record(path.parent, known)
+        _unwritten.add(now)
+    if now in _unwritten and _record(path.parent, known):
+        _unwritten.discard(now)
     _states[now] = known
     return known.replaced(file=path.name)
 
@@ -185,10 +189,14 @@ def _recorded(path: Path, now: Stamp) -> FileState | None:
     return None
 
 
-def _record(folder: Path, new: FileState) -> None:
-    """Writes a state into weights.json, where the folder is a model's; a folder of others stays as it is."""
+def _record(folder: Path, new: FileState) -> bool:
+    """Writes a state into weights.json, where the folder is a model's; a folder of others stays as it is.
+
+    Returns:
+        Whether the folder is a model's.
+    """
     if not (folder / SOURCE).is_file() and not any(folder.glob("*.onnx")):
-        return
+        return False
     record = read_if_valid(WeightsRecord, folder / RECORD)
     others = [file for file in (record.files if record else ()) if file.file != new.file]
     files = sorted((*others, new), key=lambda file: file.file)
@@ -196,3 +204,4 @@ def _record(folder: Path, new: FileState) -> None:
         write_json(folder / RECORD, WeightsRecord(files=tuple(files)).plain())
     except OSError as error:  # a folder that may only be read: the digest is taken again by the next process
         log.debug("%s is not written: %s", folder / RECORD, error)
+    return True

@@ -279,3 +279,16 @@ def test_a_file_that_is_written_to_meanwhile_is_refused(
 def test_a_state_is_a_record(tmp_path: Path) -> None:
     state = weights.state(safetensors(tmp_path / "a.safetensors", {"a": 10}))
     assert FileState.model_validate_json(json.dumps(state.plain())) == state
+
+
+def test_a_state_that_is_older_than_the_models_folder_is_kept_there(tmp_path: Path, reads: list[str]) -> None:
+    """A copy is judged before source.json says that it is a model's: its digest is kept afterwards."""
+    file = safetensors(tmp_path / "m" / "model.safetensors", {"a": KILO})
+    known = weights.state(file, full=True)
+    assert not (tmp_path / "m" / weights.RECORD).exists()
+    (tmp_path / "m" / store.SOURCE).write_text("{}")
+    assert weights.state(file, full=True) == known
+    weights._states.clear()  # as in a new process
+    files._sums.clear()
+    reads.clear()
+    assert weights.state(file, full=True) == known and not reads

@@ -21,6 +21,7 @@ from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
 
 
+@pytest.mark.optimum
 @pytest.mark.parametrize("name", ["base", "attn1_3", "attn0", "mlp2-3", "block3"])
 def test_optimum_loads_and_generates(name: str, workdir: Path) -> None:
     """ORTModelForCausalLM gives PyTorch's greedy tokens, also where some layers have no cache."""
@@ -36,15 +37,15 @@ def test_optimum_loads_and_generates(name: str, workdir: Path) -> None:
     assert tokens[0, prompt.shape[1] :].tolist() == np.asarray(expected).reshape(-1).tolist()
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt_neox"])
+@pytest.fixture(scope="module", params=["llama", "olmo2", "granite", "smollm3", "gpt_neox"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that optimum exported, beside the checkpoint that it came from (../source)."""
     from optimum.exporters.onnx import main_export
 
     root = tmp_path_factory.mktemp(request.param)
     source, folder = root / "source", root / f"{request.param}-onnx"
-    if request.param == "llama":
-        tiny.checkpoint(source, num_hidden_layers=3, head_dim=16)
+    if request.param != "gpt_neox":
+        tiny.checkpoint(source, request.param, num_hidden_layers=3, head_dim=16)
     else:
         settings = {**tiny.COMMON, "num_hidden_layers": 3, "rotary_pct": 0.5}
         settings.pop("num_key_value_heads")
@@ -54,6 +55,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
+@pytest.mark.optimum
 @pytest.mark.slow
 def test_a_graph_that_optimum_traced_is_cut(exported: Path, workdir: Path) -> None:
     base = export.export_from_onnx(exported)
@@ -81,10 +83,8 @@ def truth(folder: Path, skip_set: SkipSet, ids: np.ndarray, model_type: str) -> 
     """Logits of the source with the sublayers' last projections zeroed: without the sublayers."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     layers = model.gpt_neox.layers if model_type == "gpt_neox" else model.model.layers
-    names = {
-        "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h"),
-        "llama": ("self_attn.o_proj", "mlp.down_proj"),
-    }[model_type]
+    own = {"gpt_neox": ("attention.dense", "mlp.dense_4h_to_h")}
+    names = own.get(model_type, ("self_attn.o_proj", "mlp.down_proj"))
     for i, kind in [(i, 0) for i in skip_set.attention] + [(i, 1) for i in skip_set.mlp]:
         for parameter in layers[i].get_submodule(names[kind]).parameters():
             parameter.data.zero_()

@@ -22,6 +22,7 @@ from pipeline.store.records import AgreementRecord, CheckLimits
 from pipeline.types import Precision
 
 _TINY = 1e-30
+NOT_FINITE = "it holds NaN or infinity"
 
 LIMITS: dict[Precision, CheckLimits] = {
     "fp32": CheckLimits(max_rel=3e-3, cosine=1 - 1e-6),
@@ -72,7 +73,7 @@ def agree(
     if not np.isfinite(b).all():
         return _failure("the reference itself is not finite", limit)
     if not np.isfinite(a).all():
-        return _failure("it holds NaN or infinity", limit)
+        return _failure(NOT_FINITE, limit)
     a, b = (array.astype(np.float64).reshape(-1, array.shape[-1]) for array in (a, b))
     difference = np.abs(a - b)
     size = np.maximum(np.abs(b), np.sqrt(np.mean(b**2)) + _TINY)

@@ -24,7 +24,7 @@ from pipeline.engines import opening
 from pipeline.evals import machine
 from pipeline.evals.check import beside_llamacpp, scripted
 from pipeline.evals.check import localize as localizing
-from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs, judge
+from pipeline.evals.check.agreement import LIMITS, NOT_FINITE, Agreements, CompareOutputs, judge
 from pipeline.evals.check.crossings import Crossings, crossings
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
@@ -87,6 +87,8 @@ class Comparison:
         lines += [f"  {failure}" for failure in record.failures[:SHOWN_FAILURES]]
         if (rest := len(record.failures) - SHOWN_FAILURES) > 0:
             lines.append(f"  … and {rest} more in {self.result}")
+        if record.precision == "fp16" and any(NOT_FINITE in failure for failure in record.failures):
+            lines.append("  fp16 ends at 65504, and a number is beyond: export it with --precision fp32")
         if record.unstable:
             lines.append(
                 f"  {len(record.unstable)} of {record.outputs} outputs are unstable in fp16 (rounding alone "

@@ -75,9 +75,12 @@ def refuse_other_architecture(config: Mapping[str, Any], folder: Path) -> None:
         UserError: it is one; says the other way to a graph.
     """
     if not is_known(model_type := config.get("model_type")):
+        text = f"{model_type}_text"
+        alone = f", and of it the text model alone, {text!r}" if is_known(text) else ""
         raise UserError(
-            f"{folder}: architecture {model_type!r:.60} is not authored here ({', '.join(known())} are); "
-            "export it with `optimum-cli export onnx --task text-generation-with-past` "
+            f"{folder}: architecture {model_type!r:.60} is not authored here "
+            f"({', '.join(known())} are{alone}); export it with "
+            "`optimum-cli export onnx --task text-generation-with-past` "
             "and use `pipeline export --from-onnx FOLDER`"
         )
 

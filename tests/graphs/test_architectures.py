@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,14 @@ def test_what_is_not_authored_is_refused(changes: dict[str, Any], workdir: Path)
     base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", "llama", **changes)))
     with pytest.raises(UserError, match="not authored"):
         export.export_base(base_model)
+
+
+def test_a_model_with_a_vision_part_is_refused_and_its_text_model_named(workdir: Path) -> None:
+    folder = tiny.checkpoint(workdir / "tiny", "gemma3_text")
+    config = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "vision_config": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"'gemma3' is not authored .*the text model alone, 'gemma3_text'"):
+        export.export_base(checkpoint.resolve(str(folder)))
 
 
 def test_registry_is_the_folder() -> None:

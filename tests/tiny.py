@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pipeline import store
+from pipeline.models import qwen as _qwen  # noqa: F401 - transformers knows its classes from now on
 from pipeline.models import texts
 from pipeline.store import records
 
@@ -56,6 +57,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layer_interval": 2},
     "phi": {"partial_rotary_factor": 0.5, "num_key_value_heads": 4},
     "gpt_neox": {"num_key_value_heads": 4},
+    "qwen": {"num_key_value_heads": 4, "kv_channels": 16, "seq_length": 200},
 }
 LLAMA3 = {
     "rope_type": "llama3",

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt",
-    "chat_template.jinja", "chat_template.json",
+    "chat_template.jinja", "chat_template.json", "qwen.tiktoken",
 )  # fmt: skip
 """What a checkpoint may hold beside its weights and their index; nothing else is fetched or copied."""
 _FICLONE = 0x40049409  # linux/fs.h: share the extents of another file (a reflink)

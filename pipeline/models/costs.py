@@ -63,6 +63,7 @@ def sizes(config: Config) -> Sizes:
     g = config.get("num_key_value_heads") or h
     d = config.get("head_dim") or c // h
     rules = rules_of(config.get("model_type"))
+    f = f // 2 if rules.halved_mlp else f
     norm = 2 * c if rules.layer_norms else c
     attention = c * d * (h + 2 * g) + h * d * c
     mlp = (3 if rules.gated_mlp else 2) * c * f

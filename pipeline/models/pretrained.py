@@ -19,6 +19,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 from pipeline.models import config as configs
+from pipeline.models import qwen as _qwen  # noqa: F401 - transformers knows its classes from now on
 from pipeline.models import safetensors_index, tensor_use, unusable, weight_files
 from pipeline.models.config import Config, read_config
 from pipeline.models.rope import AUTHORED, local_rope, rope

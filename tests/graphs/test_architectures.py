@@ -68,6 +68,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "final_logit_softcapping": 0.5},
     ),
     "gemma3-untied": ("gemma3_text", "fp16", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
+    "qwen-tied-bf16": ("qwen", "bf16", {"tie_word_embeddings": True}),
+    "qwen-partial-rotary": ("qwen", "fp16", {"rotary_pct": 0.5, "rotary_emb_base": 500000}),
     "olmo2-bf16-bias": ("olmo2", "bf16", {"attention_bias": True, "tie_word_embeddings": True}),
     "olmo2-fp16-wide-heads": ("olmo2", "fp16", {"head_dim": 32, "num_key_value_heads": 1}),
     "olmo2-linear": ("olmo2", "fp32", {"rope_scaling": {"type": "linear", "factor": 4.0}}),

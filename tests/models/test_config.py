@@ -30,6 +30,7 @@ def test_every_authored_architecture_has_its_keys() -> None:
 def test_defaults_are_those_of_the_class(model_type: str) -> None:
     """Every key of ours with the class's value; `None` for what the class derives or has not."""
     theirs = CONFIG_MAPPING[model_type]()
+    names = {ours: name for name, ours in config.names(model_type).items()}
     said = config.older_form(theirs.to_dict(), FILE)  # transformers 5 keeps the rope's numbers together
     derived = {"head_dim", "num_key_value_heads", "layer_types", "no_rope_layers"}
     for key, value in config.defaults(model_type).items():
@@ -39,7 +40,8 @@ def test_defaults_are_those_of_the_class(model_type: str) -> None:
             assert theirs.sliding_window is None  # the class drops it where the window is switched off
             assert CONFIG_MAPPING[model_type](use_sliding_window=True).sliding_window == value
             continue
-        assert said.get(key, getattr(theirs, key, None)) == value, key
+        name = key if key in said or hasattr(theirs, key) else names.get(key, key)
+        assert said.get(name, getattr(theirs, name, None)) == value, key
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -140,6 +142,14 @@ REMOVABLE = {
         "attention_bias": True,
         "hidden_act": "gelu",
     },
+    "qwen": {
+        "layer_norm_epsilon": 1e-6,
+        "rotary_pct": 1.0,
+        "rotary_emb_base": 10000,
+        "use_dynamic_ntk": True,
+        "use_logn_attn": True,
+        "max_position_embeddings": 8192,
+    },
     "olmo2": {"rms_norm_eps": 1e-5, "attention_bias": False, "tie_word_embeddings": False},
     "granite": {
         "embedding_multiplier": 1.0,
@@ -169,9 +179,10 @@ SMALL = {
 """With 32 heads every class's own number of key/value heads divides them."""
 OTHER_SIZES: dict[str, dict[str, Any]] = {
     "gpt_neox": {"num_attention_heads": 4, "num_key_value_heads": 4},
+    "qwen": {"num_attention_heads": 4, "num_key_value_heads": 4, "kv_channels": 16},
     "smollm3": {"num_hidden_layers": 4},
 }
-"""GPT-NeoX's heads are not the config's to choose: 16 numbers here; SmolLM3's fourth layer has no rope."""
+"""GPT-NeoX's and Qwen's heads follow from other sizes: 16 numbers; SmolLM3's fourth layer has no rope."""
 
 
 def relative_error(folder: Path, ids: np.ndarray[Any, Any]) -> float:

@@ -56,6 +56,9 @@ class _Numbers(_Sizes):
     mlp_bias: bool = False
     lm_head_bias: bool = False
     qk_layernorm: bool = False
+    seq_length: _Size | None = None
+    use_dynamic_ntk: bool = False
+    use_logn_attn: bool = False
     use_parallel_residual: bool = False
     no_rope_layers: list[Annotated[int, Field(ge=0, le=1)]] | None = None
     no_rope_layer_interval: Annotated[int, Field(ge=1)] = 1

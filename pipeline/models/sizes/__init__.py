@@ -20,6 +20,7 @@ class SizeRules:
 
     Attributes:
         gated_mlp: the MLP has a gate, an up and a down matrix; without a gate, up and down.
+        halved_mlp: the config's `intermediate_size` is that of gate and up together.
         layer_norms: norms have a scale and a bias (LayerNorm); else a scale alone (RMSNorm).
         attention_norms, mlp_norms: names, within a layer, of the norm before the sublayer and of the one
             behind it, whose output joins the stream; None: there is no such norm.
@@ -37,6 +38,7 @@ class SizeRules:
     """
 
     gated_mlp: bool = True
+    halved_mlp: bool = False
     layer_norms: bool = False
     attention_norms: tuple[str | None, str | None] = ("input_layernorm", None)
     mlp_norms: tuple[str | None, str | None] = ("post_attention_layernorm", None)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models
 
 from pipeline.models.config import read_config, read_generation_config
-from pipeline.models.tokenizer import classes, conversion
+from pipeline.models.tokenizer import classes, conversion, qwen
 from pipeline.models.tokenizer.settings import ChatTemplate, TokenizerSettings, read_settings
 from pipeline.runtime.generation.prompts import Conventions, Prompts, plain
 from pipeline.store import records
@@ -22,7 +22,7 @@ from pipeline.types import UserError, first_line
 
 CONTEXT = 2048
 """Tokens of a context that the config does not name."""
-SLOW_FILES = ("tokenizer.model", "vocab.json")
+SLOW_FILES = ("tokenizer.model", "vocab.json", qwen.FILE)
 """What a tokenizer is converted from where there is no tokenizer.json."""
 _ANSWER = "The answer 7 8 9"
 """What an assistant says to a chat template, to learn what comes after it."""
@@ -111,6 +111,8 @@ def load(folder: Path) -> CheckpointTokenizer:
     if not exists(folder):
         raise UserError(f"{folder} holds no tokenizer; copy the model's tokenizer files into it")
     settings = read_settings(folder)
+    if settings.name == qwen.NAME and (folder / qwen.FILE).is_file():
+        return _first_qwens(folder, settings)
     _refuse_program(folder, settings)
     if (folder / "tokenizer.json").is_file() and _is_read_here(settings.name):
         backend, special = _from_file(folder, settings)
@@ -118,6 +120,17 @@ def load(folder: Path) -> CheckpointTokenizer:
         backend, special = conversion.convert(folder)
         backend.encode_special_tokens = bool(settings.values.get("split_special_tokens", False))
     return CheckpointTokenizer(plain(backend), special, settings.chat_template, _cleans_up(backend, settings))
+
+
+def _first_qwens(folder: Path, settings: TokenizerSettings) -> CheckpointTokenizer:
+    """The tokenizer of qwen.tiktoken, without the program that reads it elsewhere."""
+    if settings.values.get("extra_vocab_file"):
+        raise UserError(
+            f"{folder}: tokenizer_config.json adds words with extra_vocab_file, which is not read here; "
+            "save the tokenizer as a tokenizer.json, and remove tokenizer_class and auto_map"
+        )
+    backend, special = conversion.kept(folder, lambda: (qwen.read(folder), {"eos_token": qwen.END}))
+    return CheckpointTokenizer(plain(backend), special, settings.chat_template)
 
 
 def _refuse_program(folder: Path, settings: TokenizerSettings) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -45,12 +46,29 @@ def convert(folder: Path) -> tuple[Tokenizer, dict[str, str | list[str]]]:
     if (folder / "tokenizer.json").is_file():
         tokenizer = _by_transformers(folder)
         return tokenizer.backend_tokenizer, tokenizer.special_tokens_map
+
+    def convert_slowly() -> tuple[Tokenizer, dict[str, str | list[str]]]:
+        _refuse_unreadable(folder / "tokenizer.model")
+        tokenizer = _by_transformers(folder)
+        return tokenizer.backend_tokenizer, tokenizer.special_tokens_map
+
+    return kept(folder, convert_slowly)
+
+
+def kept(
+    folder: Path, convert_slowly: Callable[[], tuple[Tokenizer, dict[str, str | list[str]]]]
+) -> tuple[Tokenizer, dict[str, str | list[str]]]:
+    """A tokenizer and its special tokens by name, converted now or once before.
+
+    Args:
+        folder: of the checkpoint.
+        convert_slowly: makes them of its files.
+    """
     file = _kept_file(folder)
     conversion = records.read_if_valid(Conversion, file)
     if conversion is None:
-        _refuse_unreadable(folder / "tokenizer.model")
-        tokenizer = _by_transformers(folder)
-        conversion = Conversion(tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map)
+        tokenizer, special = convert_slowly()
+        conversion = Conversion(tokenizer.to_str(), special)
         store.write_json(file, asdict(conversion))
     return Tokenizer.from_str(conversion.tokenizer), conversion.special
 

@@ -24,7 +24,7 @@ SPECIAL = (
 CLASSES = {
     "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer", "mistral": "LlamaTokenizer",
     "phi": "CodeGenTokenizer", "phi3": "LlamaTokenizer", "qwen2": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer", "qwen": "QWenTokenizer",
 }  # fmt: skip
 """model_type → transformers' class of its tokenizer, where no file names one."""
 

@@ -26,8 +26,9 @@ BEYOND = 16
 """Tokens of such a prompt beyond the window."""
 PROMPT = 50
 """Tokens of a prompt with far positions."""
-FAR = 16384
-"""Positions that such a prompt reaches at most to tell two ropes apart."""
+FAR = 2048
+"""Positions that such a prompt reaches at most to tell two ropes apart. transformers computes a rope's
+frequencies in float32: an angle is off by position · 1e-7, and at 16,384 Gemma 3 270M's logits by 4e-3."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ CASES: list[tuple[Config, Ranges | None, list[str], list[str]]] = [
     (
         config("gemma3_text", sliding_window=512, sliding_window_pattern=2),
         None,
-        ["length 528", "positions to 16383"],
+        ["length 528", "positions to 2047"],
         [],
     ),
     (config("gemma3_text", sliding_window=7, layer_types=["full_attention"] * 2), None, [], []),  # one rope
@@ -101,6 +101,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_scaling": LONG, "original_max_position_embeddings": 64, "sliding_window": None},
     ),
     "every other window": ("gemma2", {"sliding_window": 4096, "max_position_embeddings": 8192}),
+    "a window without rope": (
+        "smollm3",
+        {"use_sliding_window": True, "sliding_window": 150, "max_position_embeddings": 512},
+    ),
     "two ropes": (
         "gemma3_text",
         {
@@ -116,6 +120,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "llama3": {"rope_scaling": None},
     "longrope": {"rope_scaling": {**LONG, "long_factor": LONG["short_factor"]}},
     "every other window": {"layer_types": ["full_attention"] * 2},
+    "a window without rope": {"layer_types": ["full_attention"] * 2},
     "two ropes": {"rope_local_base_freq": 500000.0},
 }
 

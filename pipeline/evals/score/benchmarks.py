@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import store
+from pipeline.evals.score.row_checks import FORMS, FormName
 from pipeline.types import UserError
 
 PAPER = ("arc", "hellaswag", "truthfulqa", "mmlu")
@@ -42,7 +44,7 @@ class TaskDefinition(BaseModel):
         metric: as lm-eval names it.
         columns: what a row must have.
         data: name of a split → its rows.
-        form: another form that the rows may have; see `local_data.read`.
+        form: what the columns hold (`row_checks.FORMS`); None where nobody here knows.
         choices: how many choices each question has; None for any number.
     """
 
@@ -52,8 +54,15 @@ class TaskDefinition(BaseModel):
     metric: str
     columns: list[str]
     data: dict[str, Split]
-    form: str | None = None
+    form: FormName | None = None
     choices: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _has_the_columns_of_its_form(self) -> Self:
+        form = FORMS[self.form] if self.form else None
+        if form and (lacking := sorted((form.values | form.texts) - set(self.columns))):
+            raise ValueError(f"lacks columns of the form {self.form}: {', '.join(lacking)}")
+        return self
 
 
 class SingleDefinition(TaskDefinition):

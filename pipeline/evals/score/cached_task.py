@@ -14,23 +14,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from pipeline import store
 from pipeline.evals.score import kept_files
+from pipeline.evals.score.answers import BAD_ROW, bad_row, refuse_unanswerable
 from pipeline.evals.score.stable import described
 from pipeline.types import UserError
 
 SEED = 1234
 """lm-eval's own seed of the few-shot draw."""
-BAD_ROW = (KeyError, IndexError, TypeError, ValueError, TemplateError)
-"""What lm-eval's templates raise on a row that they cannot take."""
-
-
-FORMAT = 2
-"""Of the kept prompts: those of 1 were made of rows whose answers nobody looked at."""
+FORMAT = 3
+"""Of the kept prompts: nobody looked as closely at the answers of earlier ones."""
 OF_ANSWERS = ("custom_dataset", "metric_list", "filter_list", "process_results")
 """Parts of a task that its prompts do not depend on; the rows have a digest of their own."""
 
@@ -57,9 +53,11 @@ class CachedTask(ConfigurableTask):
         if instances is None:
             try:
                 super().build_all_requests(limit=limit, **options)
-                self._refuse_unanswerable(documents)
+                refuse_unanswerable(self, documents)
+            except UserError:
+                raise
             except (*BAD_ROW, AssertionError) as error:
-                raise self._bad_row(documents, error) from None
+                raise bad_row(self, documents, error) from None
             write_instances(file, self._instances)
             instances = read_instances(file, documents)
             kept_files.sweep(file.parent, "*.json.gz")
@@ -82,39 +80,6 @@ class CachedTask(ConfigurableTask):
         version = importlib.metadata.version("lm_eval")
         inputs = [FORMAT, version, config, rows, limit, SEED, template]
         return store.text_digest(json.dumps(inputs, sort_keys=True))
-
-    def _refuse_unanswerable(self, documents: dict[int, Any]) -> None:
-        """Refuses what lm-eval scores in silence: an answer beyond the choices as wrong, −1 as the last one.
-
-        Raises:
-            UserError: the right answer of a document is none of its choices.
-        """
-        if self.OUTPUT_TYPE != "multiple_choice" or self.multiple_input:
-            return
-        for number, document in documents.items():
-            choices, target = self.doc_to_choice(document), self.doc_to_target(document)
-            for answer in target if isinstance(target, list) else [target]:
-                is_index = isinstance(answer, int) and 0 <= answer < len(choices)
-                if not (is_index or (isinstance(answer, str) and answer in choices)):
-                    raise UserError(
-                        f"row {number + 1} of {self.task_name}: its answer is {answer!r:.40}, none of its "
-                        f"{len(choices)} choices"
-                    )
-
-    def _bad_row(self, documents: dict[int, Any], error: Exception) -> UserError:
-        """The error that names the row which makes no prompt."""
-        for number, document in documents.items():
-            try:
-                self.doc_to_text(document), self.doc_to_target(document)
-                if self.config.doc_to_choice is not None:
-                    self.doc_to_choice(document)
-            except BAD_ROW as reason:
-                return UserError(
-                    f"row {number + 1} of {self.task_name} makes no prompt: {type(reason).__name__} {reason}"
-                )
-        return UserError(
-            f"{self.task_name}: no prompts can be made of its rows: {str(error) or type(error).__name__}"
-        )
 
 
 def write_instances(file: Path, instances: list[Instance]) -> None:

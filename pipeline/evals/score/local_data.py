@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import store
 from pipeline.evals.score import row_checks, row_files
 from pipeline.evals.score.benchmarks import Benchmark, Part, Split
+from pipeline.evals.score.row_checks import FormName
 from pipeline.evals.score.row_files import SUFFIXES
 from pipeline.models.json_lines import Row
 from pipeline.store.records import DataSource
@@ -59,20 +60,20 @@ def require(benchmark: Benchmark, part: Part, split_name: str, data: Path) -> Pa
 
 
 def read(
-    file: Path, columns: Sequence[str], form: str | None = None, choices: int | None = None
+    file: Path, columns: Sequence[str], form: FormName | None = None, choices: int | None = None
 ) -> list[Row]:
     """The rows of a file, each with all the columns, of one type, and with an answer among its choices.
 
     Args:
         file: with one of SUFFIXES.
         columns: that each row must have.
-        form: 'meetings' for QMSum as its authors publish it; as in `row_checks.fault`.
+        form: of the rows, as in `row_checks.fault`; `meetings` may be as QMSum's authors publish them.
         choices: that each question must have.
 
     Raises:
         UserError: a row is malformed or cannot be answered (file and line are named), or there is none.
     """
-    rows = row_files.read(file)
+    rows = row_files.read(file, row_checks.texts_of(columns, form))
     if form == "meetings" and rows and "meeting_transcripts" in rows[0][1]:
         rows = [(where, row) for where, meeting in rows for row in _queries(file, where, meeting)]
     for where, row in rows:

@@ -1,7 +1,8 @@
 """Whether a benchmark's row can be answered: its choices are there, and the right answer is one of them.
 
 lm-eval scores a row whose answer is no choice as a wrong answer, or takes index −1 as the last one, and says
-nothing but a warning. Rows are known by their columns: those of ARC, MMLU, HellaSwag, BoolQ, TruthfulQA.
+nothing but a warning. What a task's columns mean is its form, which the benchmark's YAML names: other tasks
+may have columns of the same names.
 """
 
 from __future__ import annotations
@@ -9,17 +10,38 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pipeline.models.json_lines import Row
 
-WORKED = "worked"
-"""The form of GSM8K's rows: an answer is its working, then `#### ` and a number."""
+FormName = Literal["arc", "mmlu", "hellaswag", "boolq", "truthfulqa", "worked", "meetings", "text"]
+"""The forms that a benchmark's YAML may name; what has none is read as it stands."""
 _NUMBER = re.compile(r"[-$]{0,2}[0-9.,]*[0-9][0-9.,]*\s*")
 
 
+@dataclass(frozen=True, slots=True)
+class RowForm:
+    """What the columns of a task's rows hold.
+
+    Attributes:
+        values: columns of numbers, lists or objects; all others hold text, whatever it looks like.
+        check: a row and the number of its choices → what is wrong with it.
+        texts: columns of text that the check reads.
+    """
+
+    values: frozenset[str]
+    check: Callable[[Row, int | None], str | None]
+    texts: frozenset[str] = frozenset()
+
+
+def texts_of(columns: Sequence[str], form: FormName | None) -> list[str]:
+    """Those of a task's columns that hold text."""
+    return [column for column in columns if form and column not in FORMS[form].values]
+
+
 def fault(
-    row: Row, columns: Sequence[str], first: Row, choices: int | None = None, form: str | None = None
+    row: Row, columns: Sequence[str], first: Row, choices: int | None = None, form: FormName | None = None
 ) -> str | None:
     """What is wrong with a row, in words; None where nothing is.
 
@@ -28,7 +50,7 @@ def fault(
         columns: that the task reads.
         first: the file's first row, whose types the others have.
         choices: how many a question has; None for any number.
-        form: 'worked' for an `answer` whose last number counts.
+        form: of the rows; None for a task whose columns mean what nobody here knows.
     """
     for column in columns:
         value = row.get(column)
@@ -38,10 +60,12 @@ def fault(
             return f"{column!r} is {value}, no value"
         if type(value) is not type(first[column]):
             return f"{column!r} is {_kind(value)}, in the first row it is {_kind(first[column])}"
-    for needed, check in _CHECKS.items():
-        if set(needed) <= set(columns) and (reason := check(row, choices)):
-            return reason
-    return _worked(row["answer"]) if form == WORKED else None
+    if form is None:
+        return None
+    for column in texts_of(columns, form):
+        if not isinstance(row[column], str):
+            return f"{column!r} is {_kind(row[column])}, not text"
+    return FORMS[form].check(row, choices)
 
 
 def _kind(value: Any) -> str:
@@ -49,9 +73,10 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "an object" if isinstance(value, dict) else type(value).__name__)
 
 
-def _worked(answer: Any) -> str | None:
+def _worked(row: Row, count: int | None) -> str | None:
     """Why nothing that a model writes equals an answer of GSM8K: lm-eval compares what is behind `#### `."""
-    number = re.sub(r"(?s).*#### ", "", str(answer))
+    del count
+    number = re.sub(r"(?s).*#### ", "", str(row["answer"]))
     if _NUMBER.fullmatch(number):
         return None
     return f"'answer' ends with {number[-40:]!r}, not with a number behind '#### '"
@@ -142,12 +167,18 @@ def _qmsum(row: Row, count: int | None) -> str | None:
     return _texts(row["answers"], "answers")
 
 
-_CHECKS: dict[tuple[str, ...], Callable[[Row, int | None], str | None]] = {
-    ("choices", "answerKey"): _arc,
-    ("choices", "answer"): _mmlu,
-    ("endings", "label"): _hellaswag,
-    ("passage", "label"): _boolq,
-    ("mc2_targets",): _truthfulqa,
-    ("context", "answers"): _qmsum,
+def _text(row: Row, count: int | None) -> None:
+    del row, count
+
+
+FORMS: dict[FormName, RowForm] = {
+    "arc": RowForm(frozenset({"choices"}), _arc, frozenset({"answerKey"})),
+    "mmlu": RowForm(frozenset({"choices", "answer"}), _mmlu),
+    "hellaswag": RowForm(frozenset({"endings", "label"}), _hellaswag),
+    "boolq": RowForm(frozenset({"label"}), _boolq),
+    "truthfulqa": RowForm(frozenset({"mc2_targets"}), _truthfulqa),
+    "worked": RowForm(frozenset({"answer"}), _worked),
+    "meetings": RowForm(frozenset({"answers"}), _qmsum),
+    "text": RowForm(frozenset(), _text),
 }
-"""Columns that a task reads → the check of their values."""
+"""`worked` is GSM8K's: an answer is its working, then `#### ` and a number. `meetings` is QMSum's."""

@@ -11,6 +11,7 @@ import io
 import re
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,26 @@ from pipeline.types import UserError, first_line
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
-_TEXT_COLUMNS = ("answerKey",)
-"""Columns of letters or digits that stay text whatever they hold: '1' is a label of some of ARC's choices."""
 
 
-def read(file: Path) -> list[tuple[str, Row]]:
+def read(file: Path, texts: Collection[str] = ()) -> list[tuple[str, Row]]:
     """(where, row) of every row: 'line 7', or 'row 7' in parquet; a line is the first of its row.
+
+    Args:
+        file: with one of SUFFIXES.
+        texts: columns that hold text: their cells in a CSV stay as they are, '1' and '[2]' too.
 
     Raises:
         UserError: the file is malformed; file and line are named.
     """
     if file.suffix == ".parquet":
         return [(f"row {number}", row) for number, row in enumerate(_parquet(file), 1)]
-    rows = _csv(file) if file.suffix == ".csv" else json_lines.read(file)
+    rows = _csv(file, texts) if file.suffix == ".csv" else json_lines.read(file)
     return [(f"line {line}", row) for line, row in rows]
 
 
-def _csv(file: Path) -> list[tuple[int, Row]]:
-    """Rows by line. Cells are text, or what `_cell` makes of them."""
+def _csv(file: Path, texts: Collection[str]) -> list[tuple[int, Row]]:
+    """Rows by line. Cells are text, or, in other columns, what `_cell` makes of them."""
     records = _records(file, json_lines.read_text(file))
     if not records:
         raise UserError(f"{file} is no CSV with a header line (it is empty)")
@@ -52,9 +55,15 @@ def _csv(file: Path) -> list[tuple[int, Row]]:
                 f"{file}, line {line}: {len(cells)} cells, and the header names {len(header)} "
                 f"columns ({', '.join(header)}){comma}"
             )
-    kinds = [_kind([cells[column] for _, cells in body]) for column in range(len(header))]
+    kinds = {name: _kind([cells[column] for _, cells in body]) for column, name in enumerate(header)}
     return [
-        (line, {n: _cell(file, line, n, c, kind) for n, c, kind in zip(header, cells, kinds, strict=True)})
+        (
+            line,
+            {
+                n: c if n in texts else _cell(file, line, c, kinds[n])
+                for n, c in zip(header, cells, strict=True)
+            },
+        )
         for line, cells in body
     ]
 
@@ -88,9 +97,9 @@ def _refuse_twice(file: Path, names: list[str]) -> None:
         raise UserError(f"{file}: two columns have the name {name!r}; which one is meant?")
 
 
-def _cell(file: Path, line: int, name: str, cell: str, kind: type) -> Any:
+def _cell(file: Path, line: int, cell: str, kind: type) -> Any:
     """A cell's value: a list or an object where it holds one as JSON."""
-    if kind is not str and name not in _TEXT_COLUMNS:
+    if kind is not str:
         return cell == "True" if kind is bool else int(cell)
     if cell[:1] not in ("[", "{"):
         return cell

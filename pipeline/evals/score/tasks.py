@@ -13,14 +13,16 @@ import lm_eval
 from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from pipeline import store
 from pipeline.evals.score import local_data
+from pipeline.evals.score.answers import BAD_ROW, bad_row, refuse_unanswerable
 from pipeline.evals.score.benchmarks import Benchmark, Part
-from pipeline.evals.score.cached_task import BAD_ROW, SEED, CachedTask
+from pipeline.evals.score.cached_task import SEED, CachedTask
 from pipeline.store.records import DataSource
 from pipeline.types import UserError, first_line
 
@@ -55,11 +57,15 @@ class LoadedTasks:
     shots: str | None
 
     def instances(self, limit: int | None) -> dict[str, list[Instance]]:
-        """Kind of request → the questions of the first `limit` documents of each task."""
+        """Kind of request → the questions of the first `limit` documents of each task.
+
+        Raises:
+            UserError: a document makes no prompt, or its right answer is none of its choices.
+        """
         questions: dict[str, list[Instance]] = {}
         for task in self.tasks["tasks"].values():
             task.set_fewshot_seed(SEED)
-            task.build_all_requests(limit=limit)
+            _build_requests(task, limit)
             for instance in task.instances:
                 questions.setdefault(instance.request_type, []).append(instance)
         return questions
@@ -86,6 +92,21 @@ class LoadedTasks:
         for split, source in splits:
             counts[split] += source.rows
         return all(counts[split] == source.official_rows for split, source in splits)
+
+
+def _build_requests(task: Task, limit: int | None) -> None:
+    """Makes a task's questions; those of the hub's rows are judged as local ones are."""
+    if isinstance(task, CachedTask) or not isinstance(task, ConfigurableTask):
+        task.build_all_requests(limit=limit)
+        return
+    documents = dict(task.doc_iterator(limit=limit))
+    try:
+        task.build_all_requests(limit=limit)
+        refuse_unanswerable(task, documents)
+    except UserError:
+        raise
+    except (*BAD_ROW, AssertionError) as error:
+        raise bad_row(task, documents, error) from None
 
 
 def load(

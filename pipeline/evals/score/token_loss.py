@@ -119,7 +119,7 @@ def load(benchmark: Benchmark, data: Path | None, limit: int | None) -> LossText
         source = DataSource(file=split.home, rows=len(texts), official_rows=split.rows, sha256=digest)
         return LossTexts(benchmark, texts, source)
     file = local_data.require(benchmark, benchmark.parts[0], SPLIT, data or Path())
-    rows = local_data.read(file, definition.columns)
+    rows = local_data.read(file, definition.columns, "text")
     column = definition.columns[0]
     texts = tuple(str(row[column]) for row in rows[:limit])
     return LossTexts(benchmark, texts, local_data.source(file, len(rows), split.rows))

@@ -116,3 +116,15 @@ def test_smoke_is_sound() -> None:
         for row in rows["hellaswag"]
     )
     assert all(re.fullmatch(r"[^?]+", row["question"]) for row in rows["boolq"])
+
+
+def test_a_form_is_a_known_one_and_has_its_columns(workdir: Path) -> None:
+    file = workdir / "evals" / "benchmarks" / "own.yaml"
+    file.parent.mkdir(parents=True)
+    text = benchmarks.known()["arc"].read_text()
+    file.write_text(text.replace("form: arc", "form: ark"))
+    with pytest.raises(UserError, match=r"own\.yaml is no benchmark: form Input should be 'arc'"):
+        benchmarks.find("own")
+    file.write_text(text.replace("form: arc", "form: mmlu"))
+    with pytest.raises(UserError, match="lacks columns of the form mmlu: answer"):
+        benchmarks.find("own")

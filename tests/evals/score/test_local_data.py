@@ -23,7 +23,7 @@ def test_csv_and_parquet_hold_the_same_rows(workdir: Path) -> None:
     pandas.DataFrame(rows).to_parquet("rows.parquet")
     Path("rows.jsonl").write_text(lines(*rows))
     for name in ("rows.csv", "rows.parquet", "rows.jsonl"):
-        read = local_data.read(Path(name), COLUMNS)
+        read = local_data.read(Path(name), COLUMNS, "arc")
         assert [row["choices"]["text"] for row in read] == [["x", "y"]] * 2
         assert read[1]["question"] == 'A, or "B"?'
 
@@ -40,7 +40,7 @@ def test_csv_and_parquet_hold_the_same_rows(workdir: Path) -> None:
 def test_malformed_rows_are_named(text: str, message: str, workdir: Path) -> None:
     Path("rows.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):
-        local_data.read(Path("rows.jsonl"), COLUMNS)
+        local_data.read(Path("rows.jsonl"), COLUMNS, "arc")
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_malformed_rows_are_named(text: str, message: str, workdir: Path) -> Non
 def test_files_of_another_form_are_one_line(name: str, data: bytes, message: str, workdir: Path) -> None:
     Path(name).write_bytes(data)
     with pytest.raises(UserError, match=message):
-        local_data.read(Path(name), COLUMNS)
+        local_data.read(Path(name), COLUMNS, "arc")
 
 
 def test_a_row_that_cannot_be_answered_is_refused_with_its_line(workdir: Path) -> None:
     data = Path("rows.jsonl")
     data.write_text(lines(ARC_ROW) + "\n" + lines({**ARC_ROW, "answerKey": "C"}))
     with pytest.raises(UserError, match=r"^rows\.jsonl, line 3: 'answerKey' is 'C', none of .* \(A, B\)$"):
-        local_data.read(data, COLUMNS)
+        local_data.read(data, COLUMNS, "arc")
 
 
 def test_the_number_of_choices_is_the_benchmarks(workdir: Path) -> None:
@@ -124,3 +124,10 @@ def test_meetings_of_qmsum_become_a_row_a_query(workdir: Path) -> None:
     bad = scoring.put(workdir / "bad.jsonl", meeting, {"meeting_transcripts": []})
     with pytest.raises(UserError, match="line 2: no meeting of QMSum: it lacks 'general_query_list'"):
         local_data.read(bad, ["context"], "meetings")
+
+
+def test_questions_of_mmlu_that_are_all_whole_numbers(workdir: Path) -> None:
+    definition = benchmarks.find("mmlu_anatomy").parts[0].definition
+    Path("rows.csv").write_text('question,choices,answer\n12,"[""1"", ""2"", ""3"", ""4""]",3\n')
+    (row,) = local_data.read(Path("rows.csv"), definition.columns, definition.form, definition.choices)
+    assert row == {"question": "12", "choices": ["1", "2", "3", "4"], "answer": 3}

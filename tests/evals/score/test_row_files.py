@@ -8,9 +8,9 @@ from pipeline.evals.score import row_files
 from pipeline.types import UserError
 
 
-def _csv(text: str) -> list[tuple[str, row_files.Row]]:
+def _csv(text: str, *texts: str) -> list[tuple[str, row_files.Row]]:
     Path("rows.csv").write_bytes(text.encode())
-    return row_files.read(Path("rows.csv"))
+    return row_files.read(Path("rows.csv"), texts)
 
 
 def test_cells_keep_their_columns_and_lines(workdir: Path) -> None:
@@ -22,11 +22,19 @@ def test_cells_keep_their_columns_and_lines(workdir: Path) -> None:
 
 
 def test_columns_are_numbers_only_where_their_text_stays_the_same(workdir: Path) -> None:
-    rows = _csv("a,b,c,d,answerKey,f\n1,01,1.50,True,1,-2\n10,2,2,False,2,0\n")
+    rows = _csv("a,b,c,d,answerKey,f\n1,01,1.50,True,1,-2\n10,2,2,False,2,0\n", "answerKey")
     assert [row for _, row in rows] == [
         {"a": 1, "b": "01", "c": "1.50", "d": True, "answerKey": "1", "f": -2},
         {"a": 10, "b": "2", "c": "2", "d": False, "answerKey": "2", "f": 0},
     ]
+
+
+def test_cells_of_a_text_column_are_text(workdir: Path) -> None:
+    """Questions that are all whole numbers ended in jinja's `int object has no attribute strip`."""
+    ((_, row),) = _csv('question,choices,answer\n12,"[1, 2]",0\n', "question")
+    assert row == {"question": "12", "choices": [1, 2], "answer": 0}
+    ((_, row),) = _csv('question,b\n"[1, 2]",True\n', "question", "b")
+    assert row == {"question": "[1, 2]", "b": "True"}
 
 
 @pytest.mark.parametrize(

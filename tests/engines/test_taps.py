@@ -15,7 +15,7 @@ from tests import tiny
 IDS = np.arange(5, 17)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "phi"])
+@pytest.mark.parametrize("model_type", ["llama", "phi", "olmo2", "granite", "smollm3"])
 def test_the_streams_of_a_graph_are_pytorchs(model_type: str, workdir: Path) -> None:
     """[M, T, C] before the first and after each layer; [L, T, C] between its sublayers."""
     base_model = checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny", model_type, num_hidden_layers=3)))

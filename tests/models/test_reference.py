@@ -65,7 +65,7 @@ def test_skipping_is_what_zeroed_weights_give(model_type: str, skip: str, tmp_pa
         assert np.abs(whole - logits)[mask == 1].max() > 1e-2  # the skipped sublayer did something
 
 
-@pytest.mark.parametrize("model_type", ["llama", "phi"])
+@pytest.mark.parametrize("model_type", ["llama", "phi", "olmo2", "granite", "smollm3"])
 def test_residuals_are_the_stream(model_type: str, tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path, model_type)
     reference = Reference(folder, SkipSet(attention=(1,)))
@@ -79,9 +79,10 @@ def test_residuals_are_the_stream(model_type: str, tmp_path: Path) -> None:
     ) in streams.items():  # each sublayer's stream is the one before it plus what the sublayer gives
         stream = stream + branches[part]
         np.testing.assert_allclose(after, stream, rtol=0, atol=1e-5)
-    norm = reference.model.model.norm if model_type == "llama" else reference.model.model.final_layernorm
+    norm = reference.model.get_submodule(rules_of(model_type).final_norm)
     with torch.no_grad():
         head = reference.model.lm_head(norm(torch.tensor(streams[(1, "mlp")]))).numpy()
+    head /= getattr(reference.model.config, "logits_scaling", 1)
     np.testing.assert_allclose(head, reference.forward(ids, mask, positions)[0], rtol=0, atol=1e-5)
     assert {part: after.shape for part, after in streams.items()} == dict.fromkeys(streams, (3, 12, 64))
 

@@ -1,4 +1,4 @@
-"""Granite 3 and 4 without experts: Llama with four numbers that scale what Llama does not.
+"""Granite 3 without experts: Llama with four numbers that scale what Llama does not.
 
 Ground truth: transformers `modeling_granite.py`. A sublayer's scale is within its branch, so that the branch
 joins the stream by an `Add` as everywhere else.

@@ -1,4 +1,4 @@
-"""Granite 3 and 4 without experts. Source: transformers `configuration_granite.py`.
+"""Granite 3 without experts. Source: transformers `configuration_granite.py`.
 
 The multipliers of its class are 1: of `attention_multiplier`, too, which stands for 1 / √D.
 """

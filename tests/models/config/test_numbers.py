@@ -51,6 +51,13 @@ NONSENSE: list[Refused] = [
     ("llama", {"model_type": ["llama"]}, r"model_type is \['llama'\]"),
     ("llama", {"max_position_embeddings": 0}, "max_position_embeddings is 0"),
     ("llama", {"eos_token_id": "2"}, "eos_token_id is '2'"),
+    ("granite", {"residual_multiplier": 0}, "residual_multiplier is 0"),
+    ("granite", {"attention_multiplier": -0.1}, "attention_multiplier is -0.1"),
+    ("granite", {"embedding_multiplier": None}, "embedding_multiplier is None"),
+    ("granite", {"logits_scaling": float("nan")}, "logits_scaling is nan"),
+    ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0"),
+    ("smollm3", {"no_rope_layers": [1, 2] * 18}, "no_rope_layers is"),
+    ("smollm3", {"no_rope_layers": "every fourth"}, "no_rope_layers is 'every fourth'"),
     ("opt", {"num_hidden_layers": True}, "num_hidden_layers is True"),
     ("opt", {"vocab_size": "96"}, "vocab_size is '96'"),
 ]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.models.config import Pair, Refused, assert_refused, assert_same_meaning
 
+SLIDING = {"use_sliding_window": True, "sliding_window": 9, "num_hidden_layers": 4}
 PAIRS: dict[str, Pair] = {
     "layer_types": (
         "qwen3",
@@ -47,6 +48,16 @@ PAIRS: dict[str, Pair] = {
             "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
         },
     ),
+    "layers without rope": (
+        "smollm3",
+        {**SLIDING, "no_rope_layer_interval": 2},
+        {
+            **SLIDING,
+            "no_rope_layer_interval": 2,
+            "no_rope_layers": [1, 0] * 2,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+        },
+    ),
     "types that say what the window says": (
         "mistral",
         {"num_hidden_layers": 2, "sliding_window": 9},
@@ -80,6 +91,7 @@ NONSENSE: list[Refused] = [
     ("gemma2", {"sliding_window": None}, "sliding_window is null, but layer 0 has a window"),
     ("gemma3_text", {"num_hidden_layers": 1, "layer_types": ["chunked_attention"]}, "'chunked_attention'"),
     ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
+    ("smollm3", {"num_hidden_layers": 1, "sliding_window": 8, "layer_types": ["sliding_attention"]}, "none"),
     ("qwen2", {"layer_types": "full_attention"}, "layer_types is 'full_attention'"),
 ]
 

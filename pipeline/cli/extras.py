@@ -21,6 +21,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
 """Extra → the modules that it brings; of several names in a row one is enough. As pyproject.toml has them."""
 
 
+OF_ITS_OWN = {"optimum": "optimum-onnx holds transformers below 4.58"}
+"""Extras that change what else is installed, and what they change."""
+
+
 def install_command(extra: str) -> str:
     """The command that installs an extra."""
     return f"pip install 'skip-pipeline[{extra}]'"
@@ -42,4 +46,5 @@ def needs(extra: str, command: str) -> None:
         UserError: a module of the extra is missing.
     """
     if names := missing(extra):
-        raise UserError(f"`{command}` needs {', '.join(names)}; run `{install_command(extra)}`")
+        where = f", in an environment of its own: {OF_ITS_OWN[extra]}" if extra in OF_ITS_OWN else ""
+        raise UserError(f"`{command}` needs {', '.join(names)}; run `{install_command(extra)}`{where}")

@@ -214,7 +214,8 @@ def _traced(folder: Path, target: Path, origin: str) -> Path:
         from pipeline.models import pretrained
     except ModuleNotFoundError as error:
         raise UserError(
-            f"a graph of optimum's needs optimum ({error}); run `pip install 'skip-pipeline[optimum]'`"
+            f"a graph of optimum's needs optimum ({error}); run `pip install 'skip-pipeline[optimum]'` "
+            "in an environment of its own"
         ) from None
     with (
         tempfile.TemporaryDirectory(prefix=".optimum.", dir=folder) as temporary,

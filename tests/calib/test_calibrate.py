@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
 from pipeline.types import UserError
 from tests import tiny
+from tests.interrupted import every_kill
 from tests.learning import LENGTH, SAMPLES, measured
 
 
@@ -30,7 +32,7 @@ def test_a_graph_shows_the_same_stream(folder: Path) -> None:
 def test_a_config_of_transformers_5_means_the_same(folder: Path) -> None:
     """Its rope_parameters are what version 4 calls rope_theta; transformers 4 by itself takes 10000."""
     file, both = folder / "config.json", []
-    said = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("rope_theta", "rope_scaling")}
+    said = {k: v for k, v in json.loads(file.read_text()).items() if not k.startswith("rope_")}
     rope = {"rope_type": "default", "rope_theta": 300.0}
     for form in ({"rope_theta": 300.0}, {"rope_parameters": rope, "transformers_version": "5.2.0"}):
         file.write_text(json.dumps({**said, **form}))
@@ -135,3 +137,21 @@ def test_it_works_from_another_directory(
     measured(here)
     assert (workdir / "calib" / "tiny" / "similarity.json").is_file()
     assert not list((workdir / "elsewhere").iterdir())
+
+
+def test_a_run_that_was_killed_at_any_write_gives_the_same_numbers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither sums nor statistics that are half there are taken for whole ones."""
+    monkeypatch.setattr(calibrate, "SAVED_EVERY", 0.0)
+    few = {"samples": 2, "length": 8}
+    whole, calib = measured(folder, **few), checkpoint.open_checkpoint(folder).calib
+    kills = 0
+    for _ in every_kill(calib, lambda: shutil.rmtree(calib), lambda: measured(folder, **few)):
+        kills += 1
+        again = measured(folder, **few)
+        for name, mean in whole.mean.items():
+            np.testing.assert_allclose(again.mean[name], mean, rtol=1e-12)
+            np.testing.assert_allclose(again.stderr[name], whole.stderr[name], rtol=1e-12)
+        assert sorted(file.name for file in calib.iterdir()) == ["similarity.json", "similarity.npz"]
+    assert kills > 20

@@ -89,6 +89,7 @@ def test_localize_without_any_sublayer(workdir: Path) -> None:
     assert check.check(path).record.localized.startswith("the head")
 
 
+@pytest.mark.optimum
 @pytest.mark.slow
 def test_a_graph_that_optimum_exported(workdir: Path) -> None:
     """GPT-NeoX is not authored here, and sums attention and MLP before they join the stream."""

@@ -176,7 +176,8 @@ def test_every_special_token_has_its_name_in_a_template(tmp_path: Path) -> None:
     marks = {"additional_special_tokens": ["<a>", "<b>"], "extra_special_tokens": {"image_token": "<image>"}}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", **marks}
     folder = tokenizing.put(tmp_path, "bytes", tokenizer_config=config)
-    template = "{{ eos_token }}{{ image_token }}{{ additional_special_tokens[1] }}{{ bos_token }}"
+    listed = "{{ additional_special_tokens[1] }}" if tiny.TRANSFORMERS == 4 else "<b>"  # gone in version 5
+    template = "{{ eos_token }}{{ image_token }}" + listed + "{{ bos_token }}"
     truth = AutoTokenizer.from_pretrained(folder).apply_chat_template(
         HELLO, chat_template=template, tokenize=False
     )

@@ -210,10 +210,10 @@ def test_a_stream_is_transformers_text_of_the_whole(kind: str, tmp_path: Path) -
     config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False}
     folder = tokenizing.put(tmp_path, kind, tokenizer_config=config)
     prompts, truth = tokenizer.prompts(folder), AutoTokenizer.from_pretrained(folder)
-    before = truth.encode("a")
+    before = truth.encode("a", add_special_tokens=False)
     begun = truth.decode(before)
     for text in tokenizing.ODD:
-        tokens = truth.encode(text)
+        tokens = prompts.encode(text)
         whole = truth.decode(before + tokens, skip_special_tokens=True)
         assert begun + streamed(prompts, "a", tokens) == whole
 

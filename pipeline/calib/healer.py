@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.utils.checkpoint import checkpoint
 from transformers import set_seed
 
 from pipeline.calib.losses import cross_entropy, divergence, mismatch
-from pipeline.models import texts
+from pipeline.models import head, texts
 from pipeline.models.reference import FAST, Reference
 from pipeline.store.records import HealSettings
 from pipeline.types import SkipSet, UserError
@@ -65,17 +66,38 @@ class Healer:
     def objective(self, ids: torch.Tensor) -> torch.Tensor:
         """The loss of one batch [B, T]: cross-entropy, and what `settings.loss` adds to it."""
         with self.reference.without(self.skip), self.reference.leaving(self.cuts) as kept:
-            logits = self.student(input_ids=ids, use_cache=False).logits
+            stream = head.last_stream(self.reference, ids)
         streams = list(kept.values())
-        loss = cross_entropy(logits, ids)
         if self.settings.loss == "ce":
-            return loss
+            return self._loss(ids, stream, None)
         with torch.no_grad(), self._teaching(), self.reference.leaving(self.cuts) as kept:
-            teacher = self.student(input_ids=ids, use_cache=False).logits
+            teacher = head.last_stream(self.reference, ids)
         if self.settings.loss == "kl":
-            return loss + divergence(logits, teacher)
+            return self._loss(ids, stream, teacher)
         distances = [mismatch(x, y) for x, y in zip(streams, kept.values(), strict=True)]
-        return loss + sum(distances) / len(distances)
+        return self._loss(ids, stream, None) + sum(distances) / len(distances)
+
+    def _loss(self, ids: torch.Tensor, stream: torch.Tensor, teacher: torch.Tensor | None) -> torch.Tensor:
+        """Cross-entropy, and divergence from the teacher's stream where there is one; streams [B, T, C].
+
+        Logits that do not fit are computed piece by piece, and once more where their gradient is needed.
+        """
+        rows, tokens = ids.shape
+        parts = head.pieces(self.reference, rows, torch.arange(tokens))
+
+        def piece(stream: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+            logits = head.logits_of(self.reference, ids, stream, columns)
+            loss = cross_entropy(logits, ids, columns)
+            if teacher is not None:
+                with torch.no_grad():
+                    wanted = head.logits_of(self.reference, ids, teacher, columns)
+                loss = loss + divergence(logits, wanted) * (len(columns) / tokens)
+            return loss
+
+        if len(parts) == 1:
+            return piece(stream, parts[0])
+        losses = [checkpoint(piece, stream, columns, use_reentrant=False) for columns in parts]
+        return torch.stack(losses).sum()
 
     def mean_loss(self, tokens: texts.Tokens, teacher: bool = False) -> float:
         """Nats a token over [N, T] token ids; of the whole model without its adapter where `teacher`."""
@@ -85,7 +107,7 @@ class Healer:
         with torch.no_grad(), self._teaching() if teacher else self.reference.without(self.skip):
             for row in torch.from_numpy(tokens):
                 ids = row[None].to(device)
-                losses.append(float(cross_entropy(self.student(input_ids=ids, use_cache=False).logits, ids)))
+                losses.append(float(self._loss(ids, head.last_stream(self.reference, ids), None)))
         return float(np.mean(losses))
 
     @contextlib.contextmanager

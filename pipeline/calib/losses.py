@@ -1,6 +1,6 @@
 """The losses that healing lowers.
 
-Legend: B batch, T tokens, V vocabulary, C hidden size.
+Legend: B batch, T tokens, K positions of them, V vocabulary, C hidden size.
 """
 
 from __future__ import annotations
@@ -9,13 +9,24 @@ import torch
 from torch.nn import functional
 
 
-def cross_entropy(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Next-token cross-entropy in nats, mean over positions; logits [B, T, V], ids [B, T]."""
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+def cross_entropy(
+    logits: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Next-token cross-entropy in nats: the columns' share of the mean over all B · (T − 1) positions.
+
+    Args:
+        logits: [B, K, V], at the columns.
+        ids: [B, T].
+        columns: [K], ascending; all T by default. The last of the T has no next token.
+    """
+    known = torch.arange(ids.shape[1]) if columns is None else columns
+    known = known[known + 1 < ids.shape[1]].to(ids.device)
+    scores, wanted = logits[:, : len(known)].flatten(0, 1).float(), ids[:, known + 1].flatten()
+    return functional.cross_entropy(scores, wanted, reduction="sum") / ids[:, 1:].numel()
 
 
 def divergence(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """KL(teacher ‖ student) in nats, mean over positions; both [B, T, V]."""
+    """KL(teacher ‖ student) in nats, mean over positions; both [B, K, V]."""
     student, wanted = (functional.log_softmax(x.float().flatten(0, 1), dim=-1) for x in (logits, teacher))
     return functional.kl_div(student, wanted, reduction="batchmean", log_target=True)
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.models import head
 from pipeline.models.reference import Reference
 from pipeline.store.records import Removal
 from pipeline.types import SkipSet, UserError
@@ -111,12 +112,12 @@ class Race:
     def _tail(self, batch: torch.Tensor, first: int, stream: torch.Tensor | None) -> Array:
         """[B·K] losses of a pass that begins before layer `first` with the stream there."""
         self.flops += batch.numel() * (sum(self.per_layer[first:]) + self.head)
+        parts = head.pieces(self.reference, len(batch), self.positions)
         with self.reference.taken_up(first, stream):
-            logits = self.reference.logits_at(batch, self.positions)
-        wanted = batch[:, self.positions + 1]
-        losses: Array = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), reduction="none"
-        ).numpy()
+            last = head.last_stream(self.reference, batch)
+        logits = (head.logits_of(self.reference, batch, last, part) for part in parts)
+        rows = [_losses(values, batch[:, part + 1]) for values, part in zip(logits, parts, strict=True)]
+        losses: Array = np.concatenate(rows, axis=1).reshape(-1)
         if not np.isfinite(losses).all():
             raise UserError(
                 "a loss is not finite: a weight is NaN or infinite; look with `pipeline check --localize`"
@@ -134,6 +135,14 @@ def still_racing(racing: list[SkipSet], losses: Losses) -> list[SkipSet]:
         return bool(behind.mean() <= DOUBT * behind.std() / len(behind) ** 0.5)
 
     return [candidate for candidate in racing if candidate is best or is_open(candidate)]
+
+
+def _losses(logits: torch.Tensor, wanted: torch.Tensor) -> Array:
+    """[B, K] losses in nats of logits [B, K, V] at wanted tokens [B, K]."""
+    losses: Array = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), wanted.flatten(), reduction="none"
+    ).numpy()
+    return losses.reshape(wanted.shape)
 
 
 def _overlap(one: SkipSet, other: SkipSet) -> bool:

@@ -142,13 +142,16 @@ class Reference:
             stream: [B, T, C], what `entering` kept before it.
         """
         output = (stream,) if self._gives_tuples else stream
+        before = [vars(layer).pop("forward", None) for layer in self.layers[:first]]
         for layer in self.layers[:first]:
             layer.forward = lambda *_args, **_kwargs: output
         try:
             yield
         finally:
-            for layer in self.layers[:first]:
+            for layer, forward in zip(self.layers[:first], before, strict=True):
                 del layer.forward
+                if forward is not None:  # that of a wider `taken_up`, or of accelerate
+                    layer.forward = forward
 
     def forward(
         self,

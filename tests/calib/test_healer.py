@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.calib import heal, healer, losses
+from pipeline.models import head
 from pipeline.models.reference import Reference
 from pipeline.store.records import HealSettings
 from pipeline.types import BASE, SkipSet
@@ -43,6 +44,30 @@ def test_adapters_never_touch_what_is_left_out(base: Path, name: str, wanted: tu
     }
     if "q_proj" in wanted:
         assert {key.split(".")[-3] for key in touched} == {"q_proj", "down_proj"}
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl", "aux"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_a_loss_in_pieces_is_the_loss(
+    loss: str, model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a batch's logits do not fit, value and gradients are those of the whole."""
+    folder = tiny.checkpoint(tmp_path, model_type, num_hidden_layers=3)
+    settings = HealSettings(rank=4, alpha=4, dropout=0.0, loss=loss)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(3, 96, (2, 12)))
+
+    def measured() -> tuple[float, list[torch.Tensor]]:
+        pupil = healer.Healer(folder, SkipSet.parse("block1"), settings)
+        value = pupil.objective(ids)
+        value.backward()
+        return float(value), [p.grad for p in pupil.student.parameters() if p.grad is not None]
+
+    whole, gradients = measured()
+    monkeypatch.setattr(head, "LOGIT_NUMBERS", 2 * 96 * 5)
+    pieces, others = measured()
+    assert pieces == pytest.approx(whole, rel=1e-5) and len(gradients) == len(others) > 0
+    for one, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
 def test_the_cut_is_after_each_run_of_layers_that_lack_something() -> None:

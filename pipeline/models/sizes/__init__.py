@@ -33,8 +33,8 @@ class SizeRules:
         learned_positions: a table of positions has so many rows more than the context; None: there is no such
             table.
         tied: whether head and embedding are one where the config does not say.
-        embedding, layers, final_norm, head: names of these modules in transformers' causal model; the first
-            three have its `base_model_prefix` in common.
+        embedding, layers, final_norm, head: names of these modules in files of transformers' causal model;
+            the first three have its `base_model_prefix` in common.
     """
 
     gated_mlp: bool = True

@@ -8,7 +8,7 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from pipeline.models import config
-from tests.models.config import Refused, assert_refused, read
+from tests.models.config import FILE, Refused, assert_refused, read
 
 NEOX = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
 READ: list[tuple[dict[str, Any], float, float]] = [
@@ -29,8 +29,8 @@ def test_the_class_s_names_are_read(keys: dict[str, Any], theta: float, factor: 
     given = config.for_transformers(ours)
     assert (given["rotary_emb_base"], given["rotary_pct"]) == (theta, factor)
     assert not {"rope_theta", "partial_rotary_factor"} & set(given)
-    theirs = CONFIG_MAPPING["gpt_neox"].from_dict(given)
-    assert theirs.rope_theta == theta and theirs.partial_rotary_factor == factor
+    theirs = config.older_form(CONFIG_MAPPING["gpt_neox"].from_dict(given).to_dict(), FILE)
+    assert theirs["rope_theta"] == theta and theirs["partial_rotary_factor"] == factor
 
 
 NONSENSE: list[Refused] = [

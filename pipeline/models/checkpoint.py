@@ -1,6 +1,6 @@
 """A model by any of its names → a checkpoint: config, tokenizer and safetensors, plain files in one folder.
 
-Names: `demo`, a model under graphs/, a local Hugging Face folder, a .gguf file, a Hugging Face id.
+Names: `demo`, `gemma`, a model under graphs/, a local Hugging Face folder, a .gguf file, a Hugging Face id.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def resolve(name: str, in_place: bool = False, proof: Proof | None = None) -> Ch
     the graphs/ of another project is opened where it is.
 
     Args:
-        name: `demo`, a model's name, a folder, a .gguf file, or an id of the hub.
+        name: `demo`, `gemma`, a model's name, a folder, a .gguf file, or an id of the hub.
         in_place: open a folder where it is.
         proof: asked before a local checkpoint is copied, and once a GGUF was converted. A download is not
             proved: what was fetched stays.
@@ -161,9 +161,9 @@ def resolve(name: str, in_place: bool = False, proof: Proof | None = None) -> Ch
             would help. graphs/ is as it was before.
     """
     path, prove = Path(name), partial(_open_usable, proof=proof)
-    if name == store.DEMO:
-        origins.refuse_demo(path)
-        return _bring_gguf(demo.MODEL, demo.gguf(), prove, store.DEMO)
+    if name in demo.MODELS:
+        origins.refuse_double(path)
+        return _bring_gguf(demo.MODELS[name].folder, demo.gguf(name), prove, name)
     if (folder := origins.model_folder(name)) is not None:
         return _open_present(folder, path, in_place, prove)
     if path.suffix == ".gguf" and not path.is_dir():
@@ -176,7 +176,7 @@ def resolve(name: str, in_place: bool = False, proof: Proof | None = None) -> Ch
         raise UserError(f"{path} is a file; name the folder that holds it, or a .gguf file")
     if source := origins.hub_source(name):
         return _bring(folder_name(name), source, lambda target: hub.download(name, target, prove))
-    known = ", ".join([store.DEMO, *store.models()])
+    known = ", ".join([*demo.MODELS, *store.models()])
     raise UserError(
         f"no model {name!r}: not a folder, not a .gguf file, no id of the form org/name, "
         f"and not one of {known}"
@@ -185,8 +185,8 @@ def resolve(name: str, in_place: bool = False, proof: Proof | None = None) -> Ch
 
 def folder_name(name: str) -> str:
     """The folder under graphs/ that a model's name means: org/name lies under name, `demo` under its own."""
-    if name == store.DEMO:
-        return demo.MODEL
+    if name in demo.MODELS:
+        return demo.MODELS[name].folder
     path = Path(name)
     if path.is_dir():
         return hub_cache.name_of(path)
@@ -261,6 +261,8 @@ def _bring_gguf(model: str, file: Path, prove: _Prove, name: str | None = None) 
     def convert(target: Path) -> CheckpointSource:
         from pipeline.models.gguf.convert import convert as write
 
+        if name and (terms := demo.MODELS[name].terms):
+            log.warning("%s", terms)
         states = store.weights.states([file, *others], full=True)
         write(file, target)
         if changed := store.weights.changed(states, file.parent):

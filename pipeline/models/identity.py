@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import store
+from pipeline.models import demo
 from pipeline.models.checkpoint_files import SMALL_FILES, copy_file, files_of
 from pipeline.store.records import CheckpointSource, FileState
 from pipeline.types import UserError
@@ -128,7 +129,7 @@ def refuse_altered(checkpoint: Checkpoint) -> Checkpoint:
         UserError: a file has other content, or was added.
     """
     folder, source, known = checkpoint.folder, checkpoint.source, checkpoint.source.made
-    is_file = source.kind != "hub" and source.origin != store.DEMO
+    is_file = source.kind != "hub" and source.origin not in demo.MODELS
     names = {file.file for file in known}
     added = (file for file in checkpoint.files if known and file.name not in names)
     if altered := store.weights.changed(known, folder) or next(added, None):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pipeline import store
-from pipeline.models import hub_cache, identity, weight_files
+from pipeline.models import demo, hub_cache, identity, weight_files
 from pipeline.store.records import CheckpointSource
 from pipeline.types import UserError
 
@@ -43,16 +43,16 @@ def model_name(folder: Path) -> str:
         raise UserError(f"{folder}: {error}; rename the folder of the model") from None
 
 
-def refuse_demo(folder: Path) -> None:
-    """Refuses the built-in model's name where a user's checkpoint has it too.
+def refuse_double(folder: Path) -> None:
+    """Refuses a built-in model's name where a user's checkpoint has it too.
 
     Raises:
         UserError: one lies in a folder of that name, here or under graphs/.
     """
-    if (folder / "config.json").is_file() or model_folder(store.DEMO):
+    if (folder / "config.json").is_file() or model_folder(folder.name):
         raise UserError(
-            f"{folder} is the built-in model and a folder of yours; name that one by its path "
-            "(./demo, graphs/demo), or rename it to have the built-in one"
+            f"{folder} is a built-in model and a folder of yours; name that one by its path "
+            f"(./{folder}, graphs/{folder}), or rename it to have the built-in one"
         )
 
 
@@ -93,7 +93,7 @@ def matching(present: CheckpointSource, wanted: CheckpointSource, folder: Path) 
 
 def _place(source: CheckpointSource, folder: Path) -> str:
     """An origin as a user writes it: the path of a folder or a file, whatever it is relative to."""
-    if source.kind in ("folder", "gguf") and source.origin != store.DEMO:
+    if source.kind in ("folder", "gguf") and source.origin not in demo.MODELS:
         return str(store.resolved(source.origin, folder / store.SOURCE).resolve())
     return source.origin
 

@@ -95,14 +95,14 @@ def test_models_of_this_project(workdir: Path) -> None:
 def test_the_built_in_models_name(workdir: Path) -> None:
     source = tiny.checkpoint(workdir / "demo")
     with pytest.raises(
-        UserError, match=r"demo is the built-in model and a folder of yours; .* \(\./demo, graphs"
+        UserError, match=r"demo is a built-in model and a folder of yours; .* \(\./demo, graphs"
     ):
         checkpoint.resolve("demo")
     assert checkpoint.resolve("./demo", in_place=True).folder == Path("demo")
     (workdir / "models").mkdir()
     source = source.rename(workdir / "models" / "demo")
     assert checkpoint.resolve("models/demo").folder == Path("graphs/demo")
-    with pytest.raises(UserError, match="demo is the built-in model and a folder of yours"):
+    with pytest.raises(UserError, match="demo is a built-in model and a folder of yours"):
         checkpoint.resolve("demo")
     assert checkpoint.resolve("graphs/demo").folder == Path("graphs/demo")
 

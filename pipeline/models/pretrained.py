@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 from pipeline.models import config as configs
@@ -83,7 +84,8 @@ def transformers_config(config: Config, file: Path) -> PretrainedConfig:
     """The configuration that transformers' class makes of a normalised config.json.
 
     Raises:
-        UserError: the installed version has no such class, or its class does not read the config's form.
+        UserError: the installed version has no such class, or its class does not read the config's form, or
+            refuses a value.
     """
     model_type = str(config.get("model_type"))
     if model_type not in CONFIG_MAPPING:
@@ -97,7 +99,12 @@ def transformers_config(config: Config, file: Path) -> PretrainedConfig:
                 f"{form.__name__} does not read; run `pip install 'transformers>=5'`"
             )
         config = configs.older_form(config, file)
-    whole: PretrainedConfig = form.from_dict(configs.for_transformers(config))
+    try:
+        whole: PretrainedConfig = form.from_dict(configs.for_transformers(config))
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise UserError(
+            f"{file}: transformers {transformers.__version__} refuses it ({first_line(error)})"
+        ) from None
     return whole
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from pipeline.models import pretrained
 from pipeline.models.reference import Reference
@@ -68,6 +68,29 @@ def test_a_config_of_version_5_loads_with_its_own_rope(rope: str, tmp_path: Path
     with torch.no_grad():
         truth = original(IDS).logits
         assert relative_error(pretrained.load(folder).eval()(IDS).logits, truth) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["llama", "olmo2", "granite", "smollm3"])
+@pytest.mark.parametrize("factor", [4, 4.0])
+def test_every_class_reads_a_linear_rope(model_type: str, factor: float, tmp_path: Path) -> None:
+    """OLMo 2's class of version 4 knows `type` alone, and refuses 4 for 4.0."""
+    folder = tiny.checkpoint(tmp_path, model_type)
+    plain = pretrained.load(folder)(IDS).logits
+    edited(folder, rope_parameters=None, rope_scaling={"rope_type": "linear", "factor": factor})
+    assert relative_error(pretrained.load(folder)(IDS).logits, plain) > 1e-3  # and it is proved there
+
+
+def test_what_the_class_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise ValueError("rope_scaling must have two fields\nand no more")
+
+    folder = tiny.checkpoint(tmp_path)
+    monkeypatch.setattr(CONFIG_MAPPING["llama"], "from_dict", refuse)
+    with pytest.raises(
+        UserError, match=r"config\.json: transformers \S+ refuses it \(rope_scaling"
+    ) as caught:
+        pretrained.load(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("model_type", tiny.DIALECTS)

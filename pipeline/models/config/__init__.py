@@ -147,9 +147,11 @@ def for_transformers(config: Config) -> dict[str, Any]:
         dropped |= {*fixed(model_type), "layer_types"} - set(defaults(model_type))
     given = {k: v for k, v in config.items() if k not in dropped and not k.startswith("_")}
     if is_known(model_type) and (scaling := config["rope_scaling"]):
-        # Phi-3's class knows no other name for the type, and Gemma 3's not this one.
-        name = "type" if model_type == "phi3" else "rope_type"
+        # Version 4's classes of Phi-3 and OLMo 2 know no other name for the type, and Gemma 3's not this one.
+        name = "type" if model_type in ("phi3", "olmo2") else "rope_type"
         numbers = {k: v for k, v in scaling.items() if k != "rope_type"}
+        if isinstance(numbers.get("factor"), int):
+            numbers["factor"] = float(numbers["factor"])  # OLMo 2's refuses 4 for 4.0
         given["rope_scaling"] = {name: scaling["rope_type"], **numbers}
     return _names.theirs(given, names(model_type)) if is_known(model_type) else given
 

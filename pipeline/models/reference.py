@@ -20,10 +20,9 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig
 
-from pipeline.models import pretrained, sublayers
+from pipeline.models import caches, pretrained, sublayers
 from pipeline.models.sizes import rules_of
 from pipeline.models.sublayers import keep_input, keep_output, removed_after
 from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError
@@ -183,21 +182,17 @@ class Reference:
         )
         gap = mask.shape[1] - ids.shape[1]
         end = prompt if gap else ids.shape[1]
+        there = [i for i in range(len(self.layers)) if (i, "attn") not in self.skip]
         wanted = torch.arange(ids.shape[1]) if columns is None else torch.tensor(columns, dtype=torch.int64)
         with torch.inference_mode():
             first = {"attention_mask": mask[:, :end], "position_ids": positions[:, :end]}
             logits, cache = self._pass(ids[:, :end], DynamicCache(), wanted[wanted < end], **first)
             if gap:
                 rest = {"attention_mask": mask, "position_ids": positions[:, end:]}
-                cache = self._with_gap(cache, gap)
+                cache = caches.with_gap(cache, len(self.layers), there, gap)
                 more, cache = self._pass(ids[:, end:], cache, wanted[wanted >= end] - end, **rest)
                 logits = torch.cat([logits, more], dim=1)
-        cached = {}
-        for i in (i for i in range(len(self.layers)) if (i, "attn") not in self.skip):
-            keys, values = cache.layers[i].keys, cache.layers[i].values
-            assert keys is not None and values is not None
-            cached[i] = (keys.numpy(), values.numpy())
-        return logits.numpy(), cached
+        return logits.numpy(), caches.arrays(cache, there)
 
     def _pass(
         self, ids: torch.Tensor, cache: DynamicCache | None, columns: torch.Tensor, **inputs: torch.Tensor
@@ -213,19 +208,6 @@ class Reference:
         else:
             logits = self.model(input_ids=ids, **options).logits[:, columns]
         return logits, cache
-
-    def _with_gap(self, cache: DynamicCache, gap: int) -> DynamicCache:
-        """A cache with so many places of zeros at its end; layers without attention, too, get that length.
-
-        transformers asks layer 0 for the length, and layer 0 may have no attention.
-        """
-        longer = DynamicCache()
-        there = [i for i in range(len(self.layers)) if (i, "attn") not in self.skip]
-        for i in range(len(self.layers)) if there else ():
-            layer: Any = cache.layers[i if i in there else there[0]]
-            keys, values = (functional.pad(part, (0, 0, 0, gap)) for part in (layer.keys, layer.values))
-            longer.update(keys, values, i)
-        return longer
 
     def trace(
         self, input_ids: Array, attention_mask: Array, position_ids: Array

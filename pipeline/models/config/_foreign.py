@@ -71,12 +71,7 @@ def refuse(config: Mapping[str, Any], own: Mapping[str, Any], fixed: Mapping[str
     Raises:
         UserError: the model is quantised, or a key changes what it computes.
     """
-    for key in _QUANTISED:
-        if config.get(key):
-            raise UserError(
-                f"{file}: {key}: the weights are quantised ({_method(config[key])}); a graph needs 16- or "
-                "32-bit weights: take the model that it was quantised from, or save `dequantize()` of it"
-            )
+    _refuse_quantised(config, file)
     for key, only in fixed.items():
         value = config.get(key, only)
         if (
@@ -103,6 +98,16 @@ def refuse(config: Mapping[str, Any], own: Mapping[str, Any], fixed: Mapping[str
     if unknown:
         log.warning("%s: transformers' class passes over these keys, and so does the graph: %s",
                     file, ", ".join(unknown))  # fmt: skip
+
+
+def _refuse_quantised(config: Mapping[str, Any], file: Path) -> None:
+    """Refuses a model whose weights the config calls quantised."""
+    for key in _QUANTISED:
+        if config.get(key):
+            raise UserError(
+                f"{file}: {key}: the weights are quantised ({_method(config[key])}); a graph needs 16- or "
+                "32-bit weights: take the model that it was quantised from, or save `dequantize()` of it"
+            )
 
 
 def _changes(key: str, value: Any) -> bool:

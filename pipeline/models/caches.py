@@ -1,0 +1,43 @@
+"""transformers' cache of keys and values, where some layers have no attention.
+
+Legend: B batch, G key/value heads, T cached tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.nn import functional
+from transformers import DynamicCache
+
+Array = npt.NDArray[np.floating]
+
+
+def with_gap(cache: DynamicCache, layers: int, there: list[int], gap: int) -> DynamicCache:
+    """A cache with so many places of zeros at its end; layers without attention, too, get that length.
+
+    transformers asks layer 0 for the length, and layer 0 may have no attention.
+
+    Args:
+        cache: of a pass.
+        layers: L.
+        there: the layers with attention.
+        gap: places.
+    """
+    longer = DynamicCache()
+    for i in range(layers) if there else ():
+        layer: Any = cache.layers[i if i in there else there[0]]
+        keys, values = (functional.pad(part, (0, 0, 0, gap)) for part in (layer.keys, layer.values))
+        longer.update(keys, values, i)
+    return longer
+
+
+def arrays(cache: DynamicCache, there: list[int]) -> dict[int, tuple[Array, Array]]:
+    """Layer → (keys, values), each [B, G, T, D], of the layers with attention."""
+    kept = {}
+    for i in there:
+        layer: Any = cache.layers[i]
+        kept[i] = (layer.keys.numpy(), layer.values.numpy())
+    return kept

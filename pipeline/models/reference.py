@@ -168,8 +168,7 @@ class Reference:
                 the cache alone: the rest is computed in a second pass, on the prompt's cache with a gap.
             position_ids: positions.
             prompt: tokens before the gap, where there is one.
-            columns: the K positions whose logits are wanted, ascending; all T by default, which a large
-                vocabulary makes gigabytes.
+            columns: the K positions whose logits are wanted, ascending; all T by default.
 
         Returns:
             logits [B, K, V] in the reference's dtype, and {layer: (keys, values)}, each [B, G, T, D], of the

@@ -22,7 +22,16 @@ PLACES = {
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
 }  # fmt: skip
+GEMMA_PLACES = {
+    **PLACES,
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama"}
+"""model_type → GGUF's name of it, where they differ."""
 
 
 @dataclass
@@ -50,7 +59,7 @@ def write(folder: Path, file: Path, how: Tiny | None = None) -> Path:
     """Writes the checkpoint of `folder`, with its tokenizer, as a GGUF; the first part of a split one."""
     how = how or Tiny()
     config = dict(read_config(folder))
-    arch = how.arch or config["model_type"]
+    arch = how.arch or ARCHITECTURES.get(config["model_type"], config["model_type"])
     writer = library.GGUFWriter(file, arch, split_max_tensors=how.parts)
     for key, value in {**_keys(config, arch), **_words(folder, config, how), **how.keys}.items():
         if value is not None:
@@ -73,12 +82,19 @@ def tensors(folder: Path) -> dict[str, Array]:
     config = dict(read_config(folder))
     found = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
-        array = tensor.float().numpy()
-        if config["model_type"] == "llama" and ".q_proj." in name:
+        array, model_type = tensor.float().numpy(), config["model_type"]
+        if model_type in ("llama", "mistral") and ".q_proj." in name:
             array = permuted(array, config["num_attention_heads"])
-        if config["model_type"] == "llama" and ".k_proj." in name:
+        if model_type in ("llama", "mistral") and ".k_proj." in name:
             array = permuted(array, config["num_key_value_heads"])
-        found[stored_name(name)] = np.ascontiguousarray(array)
+        if model_type.startswith("gemma") and name.endswith("norm.weight"):
+            array = array + np.float32(1)
+        places = GEMMA_PLACES if model_type.startswith("gemma") else PLACES
+        found[stored_name(name, places)] = np.ascontiguousarray(array)
+    scaling = config.get("rope_scaling") or {}
+    for name in ("long", "short"):
+        if f"{name}_factor" in scaling:
+            found[f"rope_factors_{name}.weight"] = np.array(scaling[f"{name}_factor"], np.float32)
     return found
 
 
@@ -88,14 +104,14 @@ def permuted(weight: Array, heads: int) -> Array:
     return weight.reshape(heads, 2, rows // heads // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
 
 
-def stored_name(name: str) -> str:
+def stored_name(name: str, names: dict[str, str]) -> str:
     """llama.cpp's name of a tensor of Hugging Face's."""
     fixed = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     base, suffix = name.rsplit(".", 1)
     if base in fixed:
         return f"{fixed[base]}.{suffix}"
     layer, place = base.removeprefix("model.layers.").split(".", 1)
-    return f"blk.{layer}.{PLACES[place]}.{suffix}"
+    return f"blk.{layer}.{names[place]}.{suffix}"
 
 
 def rope_factors(config: dict[str, Any]) -> Array:
@@ -134,8 +150,30 @@ def _keys(config: dict[str, Any], arch: str) -> dict[str, Any]:
             "rope.freq_base": float(config["rope_theta"]),
             "rope.dimension_count": head,
             "vocab_size": config["vocab_size"],
+            **_own_keys(config),
         }.items()
+        if value is not None
     }
+
+
+def _own_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """What conversion/gemma.py and conversion/phi.py write beyond the others."""
+    window = config.get("sliding_window")
+    if config["model_type"] == "phi3":
+        original, context = config["original_max_position_embeddings"], config["max_position_embeddings"]
+        stretch = max(context / original, 1)
+        factor = (1 + np.log(stretch) / np.log(original)) ** 0.5 if config["rope_scaling"] else None
+        return {
+            "attention.sliding_window": window or 0,
+            "attention.key_length": None,
+            "attention.value_length": None,
+            "rope.scaling.original_context_length": original,
+            "rope.scaling.attn_factor": factor and float(factor),
+        }
+    if not config["model_type"].startswith("gemma"):
+        return {}
+    caps = {key: config.get(key) for key in ("attn_logit_softcapping", "final_logit_softcapping")}
+    return {"attention.sliding_window": window, "rope.dimension_count": None, **caps}
 
 
 def _words(folder: Path, config: dict[str, Any], how: Tiny) -> dict[str, Any]:

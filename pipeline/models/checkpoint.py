@@ -35,7 +35,7 @@ from pipeline.store.records import CheckpointSource
 from pipeline.types import TensorSlice, UserError
 
 log = logging.getLogger(__name__)
-GGUF_CONVERTER = 3
+GGUF_CONVERTER = 4
 """Version of what `gguf.convert` writes; raise it with every change. Older conversions are made again."""
 
 

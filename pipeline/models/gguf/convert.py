@@ -60,7 +60,9 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
         )
     keys.refuse_unknown(file, fields, arch)
     tokenizer.refuse_odd(file, fields)
-    config = {**sizes.config(header, arch), **tensors.biases(header, arch), **tokenizer.ids(file, fields)}
+    # Where the file names no padding, the class of Phi-3 would have 32,000 of any vocabulary.
+    ids = {"pad_token_id": None, **tokenizer.ids(file, fields)}
+    config = {**sizes.config(header, arch), **tensors.biases(header, arch), **ids}
     if (scaling := _table_scaling(header, arch, config)) is not None:
         if config["rope_scaling"] is not None:
             raise UserError(f"{file} has tensors and {arch}.rope.scaling for its rope; one is too many")

@@ -29,6 +29,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from pipeline.models.config import qwen
 from pipeline.types import UserError
 
+_Config: Any = PretrainedConfig  # what is typed of these differs between versions
+_Pretrained: Any = PreTrainedModel
+_Generation: Any = GenerationMixin
+_Stream: Any = BaseModelOutputWithPast
+_Logits: Any = CausalLMOutputWithPast
 _PUBLISHED = {
     "vocab_size": 151936,
     "hidden_size": 4096,
@@ -49,7 +54,7 @@ _PUBLISHED = {
 """The published class's defaults, of what is read here."""
 
 
-class QwenConfig(PretrainedConfig):
+class QwenConfig(_Config):
     """The published configuration class, by its names."""
 
     model_type = "qwen"
@@ -166,10 +171,6 @@ class _Layer(nn.Module):
         return output
 
 
-_Pretrained: Any = PreTrainedModel  # its methods have no types
-_Generation: Any = GenerationMixin
-
-
 class _QwenBase(_Pretrained):
     """What transformers asks of both models."""
 
@@ -210,7 +211,7 @@ class QwenModel(_QwenBase):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         **_others: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> Any:
         """The stream [B, S, C] behind the last norm.
 
         Args:
@@ -235,7 +236,7 @@ class QwenModel(_QwenBase):
         context = self.rotary_emb(positions), _mask(queries, total, attention_mask), past_key_values
         for layer in self.h:
             stream = layer(stream, *context)
-        return BaseModelOutputWithPast(last_hidden_state=self.ln_f(stream), past_key_values=past_key_values)
+        return _Stream(last_hidden_state=self.ln_f(stream), past_key_values=past_key_values)
 
 
 def _refuse_long(config: QwenConfig, positions: torch.Tensor) -> None:
@@ -267,9 +268,7 @@ class QwenForCausalLM(_QwenBase, _Generation):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def forward(
-        self, input_ids: torch.Tensor, logits_to_keep: int | torch.Tensor = 0, **context: Any
-    ) -> CausalLMOutputWithPast:
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int | torch.Tensor = 0, **context: Any) -> Any:
         """Logits [B, K, V] at the last `logits_to_keep` tokens, or at those positions; 0 is all of them.
 
         Args:
@@ -280,7 +279,7 @@ class QwenForCausalLM(_QwenBase, _Generation):
         output = self.transformer(input_ids, **context)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, kept])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
+        return _Logits(logits=logits, past_key_values=output.past_key_values)
 
 
 AutoConfig.register(QwenConfig.model_type, QwenConfig)

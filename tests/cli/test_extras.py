@@ -64,7 +64,9 @@ def test_the_missing_extra_is_named(module: str, command: str, extra: str, tmp_p
     (line,) = done.stderr.splitlines()
     name = {"optimum": "optimum.exporters.onnx"}.get(module, module.split(",")[0])
     assert line.startswith(f"error: `pipeline {command.split()[0]}")
-    where = ", in an environment of its own: optimum-onnx holds transformers below 4.58" * (extra == "optimum")
+    where = ", in an environment of its own: optimum-onnx holds transformers below 4.58" * (
+        extra == "optimum"
+    )
     assert line.endswith(f"needs {name}; run `pip install 'skip-pipeline[{extra}]'`{where}")
     assert list(tmp_path.iterdir()) == []
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from pipeline.models import pretrained
-from pipeline.models.config import read_config
+from pipeline.models.config import read_config, refuse_foreign
 from pipeline.models.qwen import QwenConfig, QwenForCausalLM
 from pipeline.types import UserError
 from tests import tiny
@@ -122,6 +122,26 @@ def test_the_published_config_is_read(tmp_path: Path) -> None:
     assert ours["max_position_embeddings"] == 8192
     (tmp_path / "config.json").write_text(json.dumps({**QWEN_7B, "seq_length": 2048}))
     assert read_config(tmp_path)["max_position_embeddings"] == 2048
+
+
+def test_the_first_release_had_other_names(tmp_path: Path) -> None:
+    """config.json of Qwen-7B-Chat, August 2023."""
+    older = {
+        "n_embd": 5120, "n_head": 40, "n_layer": 40, "n_positions": 6144, "ffn_hidden_size": 27392,
+        "activation": "swiglu", "apply_residual_connection_post_layernorm": False, "pos_emb": "rotary",
+        "layer_norm_epsilon": 1e-05, "seq_length": 2048, "padded_vocab_size": 151936,
+    }  # fmt: skip
+    replaced = {"hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size"}
+    kept = {k: v for k, v in QWEN_7B.items() if k not in {*replaced, "max_position_embeddings"}}
+    (tmp_path / "config.json").write_text(json.dumps({**kept, **older}))
+    ours = read_config(tmp_path)
+    sizes = [ours[key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")]
+    assert sizes == [5120, 40, 40] and ours["intermediate_size"] == 27392 and ours["rms_norm_eps"] == 1e-5
+    assert ours["max_position_embeddings"] == 2048 and "n_embd" not in ours
+    refuse_foreign(ours, tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps({**kept, **older, "hidden_size": 4096}))
+    with pytest.raises(UserError, match="n_embd is 5120, and hidden_size is 4096"):
+        read_config(tmp_path)
 
 
 def test_code_beside_the_weights_is_not_run(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.engines import opening
 from pipeline.graphs import export
 from pipeline.models import checkpoint
 from pipeline.types import UserError
-from tests import tiny
+from tests import tiny, truth
 
 Weights = dict[str, torch.Tensor]
 LAYER = "model.layers.1"
@@ -114,3 +114,19 @@ def test_a_copy_of_a_tied_embedding_is_harmless_and_a_trained_head_is_not(
     with opening.open_runner(export.export_base(checkpoint.resolve(str(trained)))) as runner:
         logits, _ = runner.forward(ids, logits_positions=np.arange(12)[None])
     assert np.abs(logits - expected).max() / np.sqrt(np.mean(expected**2)) < 1e-4
+
+
+def test_tables_of_pythia_are_no_weights(workdir: Path) -> None:
+    """Its files hold the causal mask, what stands for masked and the angles, as buffers of their time."""
+    folder = tiny.checkpoint(workdir / "pythia", "gpt_neox", "fp16")
+    weights = load_file(folder / "model.safetensors")
+    for i in range(2):
+        name = f"gpt_neox.layers.{i}.attention"
+        weights[f"{name}.bias"] = torch.ones(1, 1, 32, 32, dtype=torch.bool).tril()
+        weights[f"{name}.masked_bias"] = torch.tensor(-1e9)
+        weights[f"{name}.rotary_emb.inv_freq"] = torch.ones(2)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    graph = export.export_base(checkpoint.resolve(str(folder), in_place=True))
+    ids = np.random.default_rng(0).integers(3, 96, (2, 30))
+    logits = truth.logits_of(truth.loaded(folder).float(), ids)
+    assert truth.relative_error(truth.graph_logits(graph, ids), logits) < 1e-4

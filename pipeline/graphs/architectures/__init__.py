@@ -32,7 +32,7 @@ def decoder(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Deco
     config.refuse_foreign(checkpoint.config, file)
     if code := checkpoint.config.get("auto_map"):
         log.warning(
-            "warning: %s: its own code (auto_map: %s) is not run; transformers' %s is taken instead",
+            "warning: %s: its own code (auto_map: %s) is not run; the graph is that of %s as it is published",
             file, first_line(", ".join(_classes(code)), 200), model_type,
         )  # fmt: skip
     tensor_use.refuse_quantised(checkpoint)

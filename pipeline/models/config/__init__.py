@@ -8,6 +8,7 @@ refused. One model_type a file, named by it, with
 - `FIXED`: keys that the class ignores or that are not authored, and the one value that they may have;
 - `NAMES`, where it has them: the class's key → the key here, of what other classes call so;
 - `DERIVED`, where it has them: sizes of heads that follow from others, and may only say the same;
+- `OLDER`, where there are some: names that earlier releases had for the class's keys;
 - `context`, where fewer tokens than `max_position_embeddings` are authored: a function that gives them.
 
 A model_type without a file keeps its own keys; only its sizes are looked at.
@@ -111,10 +112,12 @@ def normalised(config: Config, file: Path) -> Config:
         return config
     assert isinstance(model_type, str)
     own = defaults(model_type)
-    renamed = _names.ours(config, names(model_type), own, file)
+    module = importlib.import_module(f"{__name__}.{model_type}")
+    newer = _names.newer(config, getattr(module, "OLDER", {}), file)
+    renamed = _names.ours(newer, names(model_type), own, file)
     whole = {**fixed(model_type), **own, **_rope.one_form(renamed, file)}
     whole = _numbers.checked(whole, file, derived(model_type))
-    if shorter := getattr(importlib.import_module(f"{__name__}.{model_type}"), "context", None):
+    if shorter := getattr(module, "context", None):
         whole["max_position_embeddings"] = shorter(whole)
     if "no_rope_layers" in own:
         whole["no_rope_layers"] = _ropeless.in_effect(whole, file)

@@ -36,6 +36,24 @@ def ours(
     return renamed
 
 
+def newer(config: Mapping[str, Any], older: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """The config with the names that a class has now.
+
+    Args:
+        config: as the file has it.
+        older: key of an earlier release → the class's key now.
+        file: for messages.
+
+    Raises:
+        UserError: the file has both names, and they differ.
+    """
+    renamed = {key: value for key, value in config.items() if key not in older}
+    for name, key in older.items():
+        if name in config and renamed.setdefault(key, config[name]) != config[name]:
+            raise UserError(f"{file}: {name} is {config[name]!r:.40}, and {key} is {renamed[key]!r:.40}")
+    return renamed
+
+
 def theirs(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The config with the names that the class has.
 

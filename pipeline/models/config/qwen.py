@@ -1,7 +1,7 @@
 """The first Qwen (1.8B to 72B, 2023). Source: the `configuration_qwen.py` that lies beside its weights.
 
 transformers has no class of it; `models/qwen.py` has one. The first release of August 2023 had GPT-2's names
-(`n_embd`, …), which the later revisions replaced.
+(`OLDER`), which the later revisions replaced.
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ FIXED: dict[str, Any] = {
     "scale_attn_weights": True,
     "sliding_window": None,
     "use_cache_quantization": False,
-    "n_embd": None,
-    "n_head": None,
-    "n_layer": None,
-    "ffn_hidden_size": None,
+    "activation": "swiglu",
+    "apply_residual_connection_post_layernorm": False,
+    "pos_emb": "rotary",
+}
+OLDER = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+    "ffn_hidden_size": "intermediate_size",
 }
 NAMES = {
     "kv_channels": "head_dim",

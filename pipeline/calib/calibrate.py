@@ -81,6 +81,7 @@ def calibrate(
     if not force and records.read_same(SimilarityRecord, path, request):
         return path
     with store.lock(path.parent):
+        store.sweep_temporaries(path.parent, path.stem)
         sums = _resume(path.parent, request)
         stream = graph_streams(graph) if graph and graph_streams else streams.torch_streams(folder)
         _measure(sums, tokens, settings.buckets, stream, lambda: _save(path.parent, request, sums))

@@ -130,9 +130,14 @@ def _is_open_at(file: IO[str], path: Path) -> bool:
         return False
 
 
-def sweep_temporaries(folder: Path) -> None:
-    """Removes what a killed writer left. Call it under `lock`."""
-    for path in folder.glob(".*.tmp"):
+def sweep_temporaries(folder: Path, stem: str = "") -> None:
+    """Removes what a killed writer left. Call it under the `lock` of whoever writes these files.
+
+    Args:
+        folder: where they lie.
+        stem: how their names begin, in a folder with several writers.
+    """
+    for path in folder.glob(f".{stem}*.tmp"):
         path.unlink(missing_ok=True)
 
 

@@ -152,7 +152,7 @@ def _pending_entry(pending: PendingCell) -> LedgerEntry:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One sweep of a recipe at a time.
+    """One sweep of a recipe at a time; what a killed one left half-written goes.
 
     Raises:
         UserError: another one runs.
@@ -164,6 +164,7 @@ def alone(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"a sweep of this recipe runs already ({folder}); wait for it or stop it"
             ) from None
+        store.sweep_temporaries(folder)
         yield
 
 

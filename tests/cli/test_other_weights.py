@@ -422,6 +422,7 @@ def test_an_export_of_optimums_whose_data_alone_changed(
         run(capsys, "check", graph, "--reference", "models/b")
 
 
+@pytest.mark.slow
 def test_a_copy_of_optimums_export_that_was_killed_at_any_write(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

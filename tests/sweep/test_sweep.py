@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,11 +11,21 @@ import pytest
 
 from pipeline import store
 from pipeline.cli import main
+from pipeline.store.records import LedgerEntry
 from pipeline.sweep import ledger, recipe, sweep
 from pipeline.sweep.jobs import Job
 from pipeline.sweep.ledger import Ledger, Rates
 from pipeline.types import UserError
 from tests.grids import GRID, FakePool, entries, known, planned, run
+from tests.interrupted import every_kill
+
+SMALL = """
+models = ["{model}"]
+kinds = ["mlp"]
+fractions = [0.3]
+selectors = ["last"]
+stages = ["export", "check"]
+"""
 
 
 def test_a_failure_is_recorded_and_the_rest_goes_on(workdir: Path) -> None:
@@ -132,3 +143,30 @@ def test_the_command_exits_with_1_and_a_summary(
     with pytest.raises(SystemExit) as exit:
         main()
     assert exit.value.code == 0 and json.loads(capsys.readouterr().out)["jobs"]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_at_any_write_goes_on(workdir: Path) -> None:
+    """The ledger is the old one or the new one; what is done is not run again, and nothing is left undone."""
+    path, pool = known(SMALL), FakePool()
+    jobs, place = set(run(path, pool)), store.Project().sweep(path.stem)
+    ran, kills = sorted(pool.ran), 0
+
+    def prepare() -> None:
+        shutil.rmtree(place)
+        pool.ran, pool.finished, pool.now = [], set(), []
+
+    def work() -> dict[str, LedgerEntry]:
+        with ledger.alone(place):
+            return run(path, pool)
+
+    for _ in every_kill(place, prepare, work):
+        kills += 1
+        if pool.now:  # the process of that job was killed with the sweep
+            pool.ran.remove(pool.now.pop())
+        if (place / ledger.FILE).exists():
+            assert set(entries(path)) == jobs
+        assert {job.state for job in work().values()} == {"done"}
+        assert sorted(pool.ran) == ran
+        assert not list(place.glob(".*.tmp"))
+    assert kills > 20

@@ -117,7 +117,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 WITHOUT: dict[str, dict[str, Any]] = {
     "a window of 4096": {"sliding_window": None},
     "a window of 150": {"sliding_window": None},
-    "llama3": {"rope_scaling": None},
+    "llama3": {"rope_scaling": None, "rope_parameters": None},
     "longrope": {"rope_scaling": {**LONG, "long_factor": LONG["short_factor"]}},
     "every other window": {"layer_types": ["full_attention"] * 2},
     "a window without rope": {"layer_types": ["full_attention"] * 2},

@@ -79,7 +79,7 @@ def refuse_other_architecture(config: Mapping[str, Any], folder: Path) -> None:
         alone = f", and of it the text model alone, {text!r}" if is_known(text) else ""
         raise UserError(
             f"{folder}: architecture {model_type!r:.60} is not authored here "
-            f"({', '.join(known())} are{alone}); export it with "
+            f"({', '.join(known())} are{alone}); where optimum has it, export it with "
             "`optimum-cli export onnx --task text-generation-with-past` "
             "and use `pipeline export --from-onnx FOLDER`"
         )

@@ -88,3 +88,13 @@ def test_encoders(config: dict[str, object], refused: str | None, tmp_path: Path
         return
     with pytest.raises(UserError, match=f"is no causal language model but {refused}; "):
         unusable.refuse_no_decoder(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "model_type", ["mixtral", "gemma", "phi3small", "falcon", "olmo", "olmo3", "granitemoe"]
+)
+def test_a_relative_of_what_is_authored_is_refused_by_its_own_name(model_type: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"'{model_type}' is not authored .* olmo2, .*; where optimum has it, .*"
+    ):
+        unusable.refuse_other_architecture({"model_type": model_type}, tmp_path)

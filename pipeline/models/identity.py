@@ -47,7 +47,7 @@ def verify(checkpoint: Checkpoint) -> None:
     """Hashes every byte of the weights and compares them with what is known of them, or keeps that as known.
 
     Raises:
-        UserError: a file is not what it was.
+        UserError: a file is not what it was when it was fetched, copied, or hashed before.
     """
     folder, source = checkpoint.folder, checkpoint.source
     digests = {file.name: store.sha256(file, fresh=True) for file in checkpoint.files}
@@ -56,6 +56,7 @@ def verify(checkpoint: Checkpoint) -> None:
             raise UserError(f"{file} was damaged: its bytes changed and its date did not; restore it")
     refuse_other_sums(folder, store.weights.states(checkpoint.files, full=True))
     if not is_in_place(folder, source):  # a user may train on in it; its digests are in weights.json
+        refuse_altered(checkpoint)  # a first hash would bless what was changed since the copy
         store.write_json(folder / store.SOURCE, source.replaced(sha256=digests).plain())
 
 

@@ -66,13 +66,13 @@ def _flipped(file: Path) -> None:
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _rope_changed(file: Path) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), "rope_theta": 77.0}))
+def _norm_changed(file: Path) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rms_norm_eps": 0.5}))
 
 
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
 @pytest.mark.parametrize(
-    ("name", "change"), [("model.safetensors", _flipped), ("config.json", _rope_changed)]
+    ("name", "change"), [("model.safetensors", _flipped), ("config.json", _norm_changed)]
 )
 def test_a_copy_that_was_altered_is_not_taken_for_its_original(
     kind: str, name: str, change: Callable[[Path], None], workdir: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,3 +206,15 @@ def test_weights_saved_anew_in_another_form_are_noticed(workdir: Path) -> None:
     shutil.copy(one / "model.safetensors", source)
     with pytest.raises(UserError, match=r"tiny/model\.safetensors has changed since graphs/tiny"):
         checkpoint.resolve(str(source))
+
+
+def test_the_first_verify_compares_with_what_was_copied(workdir: Path) -> None:
+    """It blessed what lay there: a copy that was damaged before it."""
+    opened = checkpoint.resolve(str(tiny.checkpoint(workdir / "models" / "tiny")))
+    file = opened.folder / "model.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(good[:-4] + b"\0\0\0\1")
+    with pytest.raises(UserError, match=r"model\.safetensors is not what was made of .*models/tiny: it was"):
+        identity.verify(checkpoint.resolve("tiny"))
+    file.write_bytes(good)
+    identity.verify(checkpoint.resolve("tiny"))

@@ -109,6 +109,8 @@ def place(path: Path, folder: Path, feeds: list[Feed], agreements: Agreements) -
     if failed and all(feed.gap for feed in failed):
         return "attention beyond the sliding window: no other feed fails"
     failed = [feed for feed in failed if not feed.gap]
+    if failed and not any(feed.attention_mask.all() for feed in failed) and _counts_padding(path):
+        return "padding: the graph takes no position_ids, and counts padding's places as positions"
     divergence = first_divergence(path, folder, failed[0] if failed else feeds[-2])
     wrong_caches = sorted(
         int(name.split(".")[1])
@@ -117,12 +119,17 @@ def place(path: Path, folder: Path, feeds: list[Feed], agreements: Agreements) -
         if "present." in name and not agreement
     )
     if divergence.error is None and wrong_caches:
-        # fp16 noise hid it in the stream, but a wrong cache tensor is not the head's fault.
+        # Noise hid it in the stream, but a wrong cache tensor is not the head's fault.
         return (
             f"layer {wrong_caches[0]} attn or the sublayer before it: its keys or values are the first to "
-            "fail; fp16 noise hides the place"
+            "fail; the residual stream does not show the place"
         )
     return str(divergence)
+
+
+def _counts_padding(path: Path) -> bool:
+    """Whether a graph makes its positions itself, as optimum's of some architectures (Gemma) do."""
+    return "position_ids" not in {value.name for value in graphfile.load(path).graph.inputs}
 
 
 def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:

@@ -89,6 +89,29 @@ def test_localize_without_any_sublayer(workdir: Path) -> None:
     assert check.check(path).record.localized.startswith("the head")
 
 
+def count_padding(model: ir.Model) -> None:
+    """position_ids becomes 0 … S − 1 of every row, made in the graph."""
+    given = next(v for v in model.graph.inputs if v.name == "position_ids")
+    ids, mask = (next(v for v in model.graph.inputs if v.name == n) for n in ("input_ids", "attention_mask"))
+    one = ir.node("Constant", [], {"value_ints": [1]})
+    new = ir.node("Shape", [ids], {"start": 1})
+    kept = ir.node("Shape", [mask], {"start": 1})
+    first = ir.node("Sub", [kept.outputs[0], new.outputs[0]])
+    axes = [ir.node("Squeeze", [value]) for value in (first.outputs[0], kept.outputs[0], one.outputs[0])]
+    row = ir.node("Range", [axis.outputs[0] for axis in axes])
+    shape = ir.node("Shape", [ids])
+    rows = ir.node("Expand", [row.outputs[0], shape.outputs[0]])
+    given.replace_all_uses_with(rows.outputs[0])
+    model.graph.inputs.remove(given)
+    model.graph.insert_before(model.graph[0], [one, new, kept, first, *axes, row, shape, rows])
+
+
+def test_a_graph_that_counts_padding_is_named_for_it(workdir: Path) -> None:
+    outcome = check.check(spoil(graph(workdir), count_padding))
+    assert not outcome.passed and all("padded" in failure for failure in outcome.record.failures)
+    assert outcome.record.localized.startswith("padding: the graph takes no position_ids")
+
+
 @pytest.mark.optimum
 @pytest.mark.slow
 def test_a_graph_that_optimum_exported(workdir: Path) -> None:

@@ -100,7 +100,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "phi3",
         {"rope_scaling": LONG, "original_max_position_embeddings": 64, "sliding_window": None},
     ),
-    "every other window": ("gemma2", {"sliding_window": 4096, "max_position_embeddings": 8192}),
+    "every other window": (
+        "gemma2",
+        {"sliding_window": 4096, "max_position_embeddings": 8192, "num_hidden_layers": 4},
+    ),
     "a window without rope": (
         "smollm3",
         {"use_sliding_window": True, "sliding_window": 150, "max_position_embeddings": 512},
@@ -119,9 +122,15 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "a window of 150": {"sliding_window": None},
     "llama3": {"rope_scaling": None, "rope_parameters": None},
     "longrope": {"rope_scaling": {**LONG, "long_factor": LONG["short_factor"]}},
-    "every other window": {"layer_types": ["full_attention"] * 2},
+    "every other window": {"layer_types": ["full_attention"] * 4},
     "a window without rope": {"layer_types": ["full_attention"] * 2},
-    "two ropes": {"rope_local_base_freq": 500000.0},
+    "two ropes": {  # in the forms of both versions of transformers
+        "rope_local_base_freq": 500000.0,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+        },
+    },
 }
 
 

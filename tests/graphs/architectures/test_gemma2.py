@@ -17,6 +17,8 @@ from pipeline.models.reference import Reference
 from tests import tiny, truth
 from tests.faults import graph
 
+ONE_BASE = {kind: {"rope_theta": 1e6} for kind in ("full_attention", "sliding_attention")}
+"""As transformers 5 says it."""
 IDS = np.random.default_rng(0).integers(3, 96, (2, 30))
 
 
@@ -64,7 +66,7 @@ def test_a_number_beyond_fp16_is_named_with_what_mends_it(workdir: Path) -> None
         ("gemma2", {"layer_types": ["full_attention"] * 2}),
         ("gemma3_text", {"query_pre_attn_scalar": 32}),
         ("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}),
-        ("gemma3_text", {"rope_local_base_freq": 1e6}),
+        ("gemma3_text", {"rope_local_base_freq": 1e6, "rope_parameters": ONE_BASE}),
     ],
 )
 def test_what_is_forgotten_would_be_seen(model_type: str, changes: dict[str, Any], workdir: Path) -> None:

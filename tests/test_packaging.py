@@ -138,14 +138,21 @@ def test_a_core_command_imports_no_extra(module: str) -> None:
 
 
 def test_all_is_everything_that_runs_without_a_gpu() -> None:
+    """But optimum-onnx, which holds transformers below 4.58: an environment of its own."""
     (everything,) = EXTRAS["all"]
     listed = set(everything.partition("[")[2].rstrip("]").split(","))
-    assert set(EXTRAS) - listed == {"all", "test", "dev", "tensorrt", "qlora"}
+    assert set(EXTRAS) - listed == {"all", "test", "dev", "tensorrt", "qlora", "optimum"}
 
 
-def test_every_declared_package_is_pinned() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+@pytest.mark.parametrize(
+    ("file", "extras"),
+    [
+        ("constraints.txt", set(EXTRAS) - {"tensorrt", "qlora", "optimum"}),
+        ("constraints-optimum.txt", {"optimum", "sentencepiece"}),
+    ],
+)
+def test_every_declared_package_is_pinned(file: str, extras: set[str]) -> None:
+    lines = (ROOT / file).read_text().splitlines()
     pinned = {name_of(line) for line in lines if line and line[0] != "#"}
-    wanted = declared(*(set(EXTRAS) - {"tensorrt", "qlora"})) - {"skip-pipeline"}
-    assert not wanted - pinned
+    assert not declared(*extras) - {"skip-pipeline"} - pinned
     assert all("==" in line for line in lines if line and line[0] != "#")

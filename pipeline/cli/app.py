@@ -46,6 +46,7 @@ def main() -> None:
     for noisy in (
         "onnx_ir",
         "httpx",
+        "httpx2",
         "huggingface_hub",
         "transformers",
         "optimum",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from pipeline import store
 from pipeline.models import checkpoint_files, hub_cache, weight_files
 from pipeline.models.checkpoint_files import SMALL_FILES
 from pipeline.store.records import CheckpointSource
@@ -15,6 +17,8 @@ from pipeline.types import UserError, first_line
 log = logging.getLogger(__name__)
 TIMEOUT = 10.0
 """Seconds that the hub may take to answer, before the cache is looked into."""
+_NETWORK = {"requests": "RequestException", "httpx": "HTTPError", "httpx2": "HTTPError"}
+"""Network library of huggingface_hub below 1, below 2, and of 2 → the error that all of its errors are."""
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -35,8 +39,6 @@ def download(name: str, folder: Path, prove: Callable[[Path], object]) -> Checkp
         UserError: neither hub nor cache has it whole, or it has no safetensors weights.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-    from requests.exceptions import RequestException
 
     repo, _, revision = name.partition("@")
     try:
@@ -47,7 +49,7 @@ def download(name: str, folder: Path, prove: Callable[[Path], object]) -> Checkp
         if cached and all((cached.folder / name).is_file() for name in names):
             return copy(cached, folder, prove, name)
         snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=names)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RequestException) as error:
+    except _refusals() as error:
         cached = hub_cache.find(repo, revision or "main")
         if cached is None:
             raise UserError(
@@ -61,17 +63,26 @@ def download(name: str, folder: Path, prove: Callable[[Path], object]) -> Checkp
     return CheckpointSource(kind="hub", origin=name, revision=info.sha, etags=etags)
 
 
+def _refusals() -> tuple[type[Exception], ...]:
+    """What the hub's library raises where it gives nothing; its network library is another in each version."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    network = [
+        getattr(importlib.import_module(module), name)
+        for module, name in _NETWORK.items()
+        if store.is_installed(module)
+    ]
+    return (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, *network)
+
+
 def _reason(error: Exception) -> str:
     """Why the hub gave nothing. Messages of the network's library name its own objects."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-    from requests.exceptions import ConnectionError as NoConnection
-    from requests.exceptions import Timeout
-
-    if isinstance(error, OfflineModeIsEnabled):
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "OfflineModeIsEnabled" in kinds:
         return "HF_HUB_OFFLINE is set"
-    if isinstance(error, Timeout):
+    if kinds & {"Timeout", "TimeoutException"}:
         return f"no answer in {TIMEOUT:g} s"
-    return "no connection" if isinstance(error, NoConnection) else first_line(error)
+    return "no connection" if kinds & {"ConnectionError", "NetworkError"} else first_line(error)
 
 
 def copy(

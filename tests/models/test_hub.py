@@ -22,7 +22,7 @@ from tests import tiny
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The three routes of the Hugging Face hub that a download needs, over the files of one folder."""
+    """The routes of the Hugging Face hub that a download needs, over the files of one folder."""
 
     folder: Path
     commit = "c0ffee" + "0" * 34
@@ -38,7 +38,13 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, send_body: bool) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
-        if parts[:2] == ["api", "models"] and parts[2:4] == ["org", "tiny"]:
+        if parts[:5] == ["api", "models", "org", "tiny", "tree"]:
+            tree = [
+                {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "b"}
+                for f in self.folder.iterdir()
+            ]
+            self.reply(json.dumps(tree).encode(), send_body)
+        elif parts[:4] == ["api", "models", "org", "tiny"]:
             siblings = [
                 {"rfilename": f.name, "size": f.stat().st_size, "blobId": "b"} for f in self.folder.iterdir()
             ]

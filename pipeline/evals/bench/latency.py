@@ -71,18 +71,15 @@ def latency(
     """
     saved, low, high = map(saved_percent, stopwatch.speedup(base, samples))
     cost = _costs(contestant.path, contestant.variant, setting, base_skip)
-    # A ceiling above 0 belongs to a cut graph; PyTorch and optimum are other programs.
-    ceiling = cost.ceiling if contestant.kind == "artefact" and contestant.variant.skip != base_skip else None
-    p50, p90, p99 = (float(one) * 1e3 for one in np.quantile(samples.trusted, [0.5, 0.9, 0.99]))
+    is_cut = contestant.kind == "artefact" and contestant.variant.skip != base_skip
+    ceiling = cost.ceiling if is_cut else None  # PyTorch and optimum are other programs
     return Latency(
         artefact=str(contestant.path),
         name=contestant.name,
         kind=contestant.kind,
         length=setting.length,
         total=float(np.mean(samples.trusted)) * len(samples.seconds),
-        p50=p50,
-        p90=p90,
-        p99=p99,
+        **_percentiles(samples),
         improvement=saved,
         interval=(low, high),
         ceiling=cost.ceiling,
@@ -93,6 +90,11 @@ def latency(
         enough_clean=samples.enough,
         **_memory(cost, resident),
     )
+
+
+def _percentiles(samples: stopwatch.Samples) -> dict[str, float]:
+    """Of a sequence's time, in ms."""
+    return {f"p{p}": float(np.percentile(samples.trusted, p)) * 1e3 for p in (50, 90, 99)}
 
 
 def _memory(cost: Costs, resident: Resident | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import store
-from pipeline.models.checkpoint import folder_name
+from pipeline.models.origins import folder_name
 from pipeline.types import UserError
 
 if TYPE_CHECKING:

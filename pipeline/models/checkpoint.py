@@ -175,25 +175,12 @@ def resolve(name: str, in_place: bool = False, proof: Proof | None = None) -> Ch
     if path.is_file():
         raise UserError(f"{path} is a file; name the folder that holds it, or a .gguf file")
     if source := origins.hub_source(name):
-        return _bring(folder_name(name), source, lambda target: hub.download(name, target, prove))
+        return _bring(origins.folder_name(name), source, lambda target: hub.download(name, target, prove))
     known = ", ".join([*demo.MODELS, *store.models()])
     raise UserError(
         f"no model {name!r}: not a folder, not a .gguf file, no id of the form org/name, "
         f"and not one of {known}"
     )
-
-
-def folder_name(name: str) -> str:
-    """The folder under graphs/ that a model's name means: org/name lies under name, `demo` under its own."""
-    if name in demo.MODELS:
-        return demo.MODELS[name].folder
-    path = Path(name)
-    if path.is_dir():
-        return hub_cache.name_of(path)
-    if path.suffix == ".gguf":
-        return names.model_name(path)
-    match = origins.HUB_ID.fullmatch(name)
-    return match["name"] if match else path.name
 
 
 def _open_present(folder: Path, path: Path, in_place: bool, prove: _Prove) -> Checkpoint:

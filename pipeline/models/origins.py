@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline import store
 from pipeline.models import demo, hub_cache, identity, weight_files
+from pipeline.models.gguf import names
 from pipeline.store.records import CheckpointSource
 from pipeline.types import UserError
 
@@ -112,3 +113,16 @@ def _is_same_content(folder: Path, wanted: CheckpointSource) -> bool:
         return weights, store.sha256(place / "config.json"), identity.tokenizer_digest(place)
 
     return content(folder) == content(other)
+
+
+def folder_name(name: str) -> str:
+    """The folder under graphs/ that a model's name means: org/name lies under name, `demo` under its own."""
+    if name in demo.MODELS:
+        return demo.MODELS[name].folder
+    path = Path(name)
+    if path.is_dir():
+        return hub_cache.name_of(path)
+    if path.suffix == ".gguf":
+        return names.model_name(path)
+    match = HUB_ID.fullmatch(name)
+    return match["name"] if match else path.name

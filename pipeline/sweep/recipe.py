@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline import store
 from pipeline.calib import selectors
-from pipeline.models.checkpoint import folder_name
+from pipeline.models.origins import folder_name
 from pipeline.store.records import NumLayers, read_bytes
 from pipeline.types import Kind, Precision, UserError
 

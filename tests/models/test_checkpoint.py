@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import store
 from pipeline.graphs import export
-from pipeline.models import checkpoint, demo, identity
+from pipeline.models import checkpoint, demo, identity, origins
 from pipeline.types import UserError
 from tests import tiny
 
@@ -154,7 +154,7 @@ def test_a_source_of_version_0_1_is_read(workdir: Path) -> None:
     [("demo", demo.MODEL), ("org/name", "name"), ("a/b.gguf", "b"), ("a/my model", "my model")],
 )
 def test_the_folder_of_a_name(name: str, folder: str) -> None:
-    assert checkpoint.folder_name(name) == folder
+    assert origins.folder_name(name) == folder
 
 
 def test_a_name_that_is_also_a_folder(workdir: Path) -> None:
@@ -195,11 +195,11 @@ def test_paths_as_they_are_typed(workdir: Path, monkeypatch: pytest.MonkeyPatch)
         f"{source}",
     ):
         assert checkpoint.resolve(name).folder == Path("graphs/tiny")
-        assert checkpoint.folder_name(name) == "tiny"
+        assert origins.folder_name(name) == "tiny"
     monkeypatch.chdir(workdir / "models")
     assert checkpoint.resolve("../models/tiny").folder == Path("graphs/tiny")
     monkeypatch.chdir(source)
-    assert checkpoint.resolve(".").folder == Path("graphs/tiny") and checkpoint.folder_name(".") == "tiny"
+    assert checkpoint.resolve(".").folder == Path("graphs/tiny") and origins.folder_name(".") == "tiny"
     assert checkpoint.resolve("../tiny").folder == Path("graphs/tiny")
     assert checkpoint.resolve(".", in_place=True).folder == Path()
     with pytest.raises(UserError, match="is a file; name the folder that holds it"):

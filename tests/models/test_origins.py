@@ -110,4 +110,4 @@ def test_the_built_in_models_name(workdir: Path) -> None:
 def test_a_folder_may_be_called_as_a_gguf(workdir: Path) -> None:
     source = tiny.checkpoint(workdir / "models" / "x.gguf")
     assert checkpoint.resolve(str(source)).folder == Path("graphs/x.gguf")
-    assert checkpoint.folder_name(str(source)) == "x.gguf"
+    assert origins.folder_name(str(source)) == "x.gguf"

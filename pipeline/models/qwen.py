@@ -216,7 +216,8 @@ class QwenModel(_QwenBase):
 
         Args:
             input_ids: [B, S].
-            attention_mask: [B, T]; 0 is padding. By default there is none.
+            attention_mask: [B, T]; 0 is padding. By default there is none. A whole one [B, 1, S, T], as other
+                models take it, is added to the scores, or says what is seen where it is of booleans.
             position_ids: [B, S]; by default P, P + 1, …
             past_key_values: of the P tokens before.
             use_cache: whether keys and values are kept.
@@ -228,7 +229,7 @@ class QwenModel(_QwenBase):
             past_key_values = DynamicCache()
         tokens = input_ids.shape[1]
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        total = attention_mask.shape[1] if attention_mask is not None else past + tokens
+        total = attention_mask.shape[-1] if attention_mask is not None else past + tokens
         queries = torch.arange(total - tokens, total, device=input_ids.device)
         positions = queries[None] if position_ids is None else position_ids
         _refuse_long(self.config, positions)
@@ -249,11 +250,13 @@ def _refuse_long(config: QwenConfig, positions: torch.Tensor) -> None:
 
 
 def _mask(queries: torch.Tensor, total: int, padding: torch.Tensor | None) -> torch.Tensor:
-    """The bool mask [B, 1, S, T]: causal, without padding, but with each query itself."""
+    """The bool mask [B, 1, S, T]: causal, without padding, each query itself kept; a whole one as it is."""
     keys = torch.arange(total, device=queries.device)
     mask = (keys <= queries[:, None])[None, None]
     if padding is None:
         return mask
+    if padding.ndim == 4:
+        return padding
     return mask & (padding[:, None, None, :].bool() | (keys == queries[:, None]))
 
 

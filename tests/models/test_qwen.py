@@ -77,6 +77,11 @@ def test_a_cache_and_padding_on_the_left_change_nothing(tmp_path: Path) -> None:
     logits_of(model, IDS[:, :30], past_key_values=cache)
     rest = logits_of(model, IDS[:, 30:], past_key_values=cache)
     assert (rest - truth[:, 30:]).abs().max() < 1e-5 * truth.abs().max()
+    cache = DynamicCache()  # the last token under a mask that is whole: how `bench` times decoding
+    logits_of(model, IDS[:, :39], past_key_values=cache)
+    whole = {"attention_mask": torch.zeros(2, 1, 1, 40), "position_ids": torch.full((2, 1), 39)}
+    last = logits_of(model, IDS[:, 39:], past_key_values=cache, **whole)
+    assert (last - truth[:, 39:]).abs().max() < 1e-5 * truth.abs().max()
     padded, mask = torch.nn.functional.pad(IDS, (5, 0)), torch.ones(2, 45, dtype=torch.int64)
     mask[:, :5] = 0
     shifted = logits_of(model, padded, attention_mask=mask)[:, 5:]  # angles are relative

@@ -5,14 +5,21 @@ Legend: B batch, G key/value heads, T cached tokens, D head dimension.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 from torch.nn import functional
 from transformers import DynamicCache
 
 Array = npt.NDArray[np.floating]
+
+
+def argument(model: nn.Module) -> str:
+    """The name under which a model's forward takes a cache: another in transformers 5.24 than before."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def with_gap(cache: DynamicCache, layers: int, there: list[int], gap: int) -> DynamicCache:

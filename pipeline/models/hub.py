@@ -64,7 +64,7 @@ def download(name: str, folder: Path, prove: Callable[[Path], object]) -> Checkp
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What the hub's library raises where it gives nothing; its network library is another in each version."""
+    """What the hub's library raises where it gives nothing; each version has another network library."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     network = [

@@ -201,7 +201,7 @@ class Reference:
         A cache made without a config crops no key to a sliding window. The head is computed at no other
         positions where the model can leave them out.
         """
-        options = {"past_key_values": cache, "use_cache": cache is not None, **inputs}
+        options = {caches.argument(self.model): cache, "use_cache": cache is not None, **inputs}
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             logits = self.model(input_ids=ids, logits_to_keep=columns, **options).logits
         else:

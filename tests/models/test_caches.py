@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from transformers import DynamicCache
 
 from pipeline.models import caches
+from pipeline.models.reference import Reference
+from tests import tiny
 
 
 def cache_of(*layers: int) -> DynamicCache:
@@ -32,3 +37,9 @@ def test_a_layer_without_attention_has_the_length_of_the_others() -> None:
     assert sorted(caches.arrays(longer, [1])) == [1]
     assert (caches.arrays(longer, [0])[0][0][:, :, :2] == 2).all()  # those of layer 1
     assert not caches.with_gap(cache_of(0), 2, [], 1).layers
+
+
+def test_a_model_takes_its_cache_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    model = Reference(tiny.checkpoint(tmp_path)).model
+    model(input_ids=torch.tensor([[3, 4]]), **{caches.argument(model): DynamicCache()}, use_cache=True)
+    assert not [str(one.message) for one in recwarn if "deprecated" in str(one.message)]

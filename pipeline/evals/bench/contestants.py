@@ -212,18 +212,20 @@ def _torch_decode(model: Any, rows: list[Any]) -> RunSequence:
     import torch
     from transformers import DynamicCache
 
+    from pipeline.models import caches
+
     batch, total = rows[0].shape
     position = torch.tensor([total - 1])
-    cache = DynamicCache()
+    cache, named = DynamicCache(), caches.argument(model)
     with torch.inference_mode():
-        model(input_ids=rows[0][:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=rows[0][:, :-1], **{named: cache}, use_cache=True, logits_to_keep=1)
     layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
     cropped = [(layer, layer.keys, layer.values) for layer in layers]
     options = {
         "attention_mask": torch.zeros(batch, 1, 1, total, dtype=model.dtype),
         "position_ids": position.expand(batch, 1),
         "cache_position": position,
-        "past_key_values": cache,
+        named: cache,
         "use_cache": True,
         "logits_to_keep": 1,
     }

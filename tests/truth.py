@@ -19,8 +19,9 @@ Array = npt.NDArray[Any]
 
 
 def loaded(folder: Path) -> Any:
-    """The model that transformers loads from a folder."""
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    """The model that transformers loads from a folder, in fp32: version 5 would keep the file's precision."""
+    options: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
+    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
 
 def logits_of(model: Any, ids: Array) -> Array:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.engines import opening
 from pipeline.graphs import export
 from pipeline.models import checkpoint
-from pipeline.types import UserError
+from pipeline.types import BASE, UserError
 from tests import tiny, truth
 
 Weights = dict[str, torch.Tensor]
@@ -105,7 +105,7 @@ def test_a_copy_of_a_tied_embedding_is_harmless_and_a_trained_head_is_not(
     trained = tiny.checkpoint(workdir / "trained", model_type, tie_word_embeddings=True)
     spoiled(trained, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"] + 0.1}))
     with pytest.raises(UserError, match=r"transformers ignores it; set tie_word_embeddings to false"):
-        export.export_base(checkpoint.resolve(str(trained)))
+        checkpoint.resolve(str(trained), proof=lambda one: export.prove(one, "fp32", BASE))
     config = json.loads((trained / "config.json").read_text())
     (trained / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
     model = AutoModelForCausalLM.from_pretrained(trained, attn_implementation="eager")

@@ -219,7 +219,7 @@ def _torch_decode(model: Any, rows: list[Any]) -> RunSequence:
     cache, named = DynamicCache(), caches.argument(model)
     with torch.inference_mode():
         model(input_ids=rows[0][:, :-1], **{named: cache}, use_cache=True, logits_to_keep=1)
-    layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+    layers: list[Any] = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
     cropped = [(layer, layer.keys, layer.values) for layer in layers]
     options = {
         "attention_mask": torch.zeros(batch, 1, 1, total, dtype=model.dtype),

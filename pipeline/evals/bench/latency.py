@@ -92,7 +92,7 @@ def latency(
     )
 
 
-def _percentiles(samples: stopwatch.Samples) -> dict[str, float]:
+def _percentiles(samples: stopwatch.Samples) -> dict[str, Any]:
     """Of a sequence's time, in ms."""
     return {f"p{p}": float(np.percentile(samples.trusted, p)) * 1e3 for p in (50, 90, 99)}
 

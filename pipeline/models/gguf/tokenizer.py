@@ -43,7 +43,7 @@ def tokenizer(file: Path, fields: Mapping[str, Any]) -> Tokenizer:
         file: for messages.
         fields: the GGUF's metadata, not refused.
     """
-    words = _KINDS[fields["tokenizer.ggml.model"]].tokenizer(file, fields)
+    words: Tokenizer = _KINDS[fields["tokenizer.ggml.model"]].tokenizer(file, fields)
     vocabulary.add_tokens(words, file, fields)
     if frame := _frame(file, fields):
         words.post_processor = frame

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 
 from pipeline.models.config import read_config, read_generation_config
 from pipeline.models.tokenizer import classes, conversion, qwen
-from pipeline.models.tokenizer.settings import ChatTemplate, TokenizerSettings, read_settings
+from pipeline.models.tokenizer.settings import BACKEND, ChatTemplate, TokenizerSettings, read_settings
 from pipeline.runtime.generation.prompts import Conventions, Prompts, plain
 from pipeline.store import records
 from pipeline.types import UserError, first_line
@@ -161,7 +161,7 @@ def _from_file(folder: Path, settings: TokenizerSettings) -> tuple[Tokenizer, di
 def _cleans_up(backend: Tokenizer, settings: TokenizerSettings) -> bool:
     wanted = bool(settings.values.get("clean_up_tokenization_spaces", False))
     # transformers 5 passes over it for BPE, whose texts it would corrupt
-    return wanted and not (settings.name == classes.BACKEND and isinstance(backend.model, models.BPE))
+    return wanted and not (settings.name == BACKEND and isinstance(backend.model, models.BPE))
 
 
 def prompts(folder: Path) -> Prompts:

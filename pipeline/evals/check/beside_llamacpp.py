@@ -75,7 +75,8 @@ def _file(folder: Path) -> Path | str | None:
     opened = checkpoint.open_checkpoint(folder)
     if opened.source.kind != "gguf":
         return None
-    file = demo.gguf() if opened.source.origin == store.DEMO else opened.origin
+    built_in = opened.source.origin in demo.MODELS
+    file = demo.gguf(opened.source.origin) if built_in else opened.origin
     if not store.is_installed("xllamacpp"):
         return (
             "xllamacpp is not installed: pip install 'skip-pipeline[llamacpp]', and check again with --force"

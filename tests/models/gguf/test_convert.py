@@ -126,7 +126,7 @@ def test_what_changes_the_model_arrives(
 
 
 def test_the_scaling_of_llama_3_1_comes_back_from_its_tensor(tmp_path: Path) -> None:
-    source = tiny_gguf.source(tmp_path / "s", rope_scaling=LLAMA3, max_position_embeddings=1024)
+    source = tiny_gguf.source(tmp_path / "s", rope_scaling=dict(LLAMA3), max_position_embeddings=1024)
     factors = tiny_gguf.rope_factors(read_config(source))
     target = converted(source, Tiny(tensors={"rope_freqs.weight": factors}))
     assert distance(target, source) < 1e-4

@@ -41,6 +41,8 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
         UserError: no checkpoint there, a tensor that is missing or that nothing uses, or a model that differs
             from config.json.
     """
+    # Version 5 shows one for every model that it loads.
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config, file = read_config(folder), folder / "config.json"
     if config.get("quantization_config"):
         raise UserError(f"{file}: the weights are quantised; take the model that they were quantised from")

@@ -75,7 +75,10 @@ def answers(file: Path, prompts: Sequence[Sequence[int]], words: int, context: i
     """
     question = {"file": str(file), "prompts": prompts, "words": words, "context": context}
     command = [sys.executable, "-m", __name__]
-    child = subprocess.run(command, input=json.dumps(question).encode(), capture_output=True, check=False)
+    quiet = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # else a debugger's words follow its own
+    child = subprocess.run(
+        command, input=json.dumps(question).encode(), capture_output=True, check=False, env=quiet
+    )
     if child.returncode:
         reason = first_line(child.stderr.decode(errors="replace").strip().rpartition("\n")[2])
         raise UserError(f"llama.cpp cannot run {file} ({reason or child.returncode})")

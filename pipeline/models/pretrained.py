@@ -47,6 +47,8 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
     if config.get("quantization_config"):
         raise UserError(f"{file}: the weights are quantised; take the model that they were quantised from")
     tensors, model_config = _tensors(folder), transformers_config(config, file)
+    if options.get("attn_implementation") == "sdpa" and not _has_sdpa(model_config):
+        options["attn_implementation"] = "eager"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -71,6 +73,12 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
         _prove_config(model, config, file)
         _prove_rope(model, config, file)
     return model
+
+
+def _has_sdpa(config: PretrainedConfig) -> bool:
+    """Whether the model takes PyTorch's fused attention: Gemma 2, soft-capped, does not in version 5."""
+    form: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    return bool(form._supports_sdpa)
 
 
 def _tensors(folder: Path) -> dict[str, TensorSlice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -19,23 +20,23 @@ from tests import tiny
 def resolved(folder: Path) -> list[str]:
     """The names of the files that transformers would load."""
     config = json.loads((folder / "config.json").read_text())
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("proxies", "token", "cache_dir", "variant", "gguf_file", "commit_hash")
-    )
-    files, _ = _get_resolved_checkpoint_files(
-        **nothing,
-        pretrained_model_name_or_path=str(folder),
-        subfolder="",
-        from_tf=False,
-        from_flax=False,
-        use_safetensors=True,
-        force_download=False,
-        local_files_only=True,
-        user_agent={},
-        revision="main",
-        is_remote_code=False,
-        transformers_explicit_filename=config.get("transformers_weights"),
-    )
+    nothing = ("proxies", "token", "cache_dir", "variant", "gguf_file", "commit_hash", "download_kwargs")
+    given: dict[str, Any] = {
+        **dict.fromkeys(nothing),
+        "pretrained_model_name_or_path": str(folder),
+        "subfolder": "",
+        "from_tf": False,
+        "from_flax": False,
+        "use_safetensors": True,
+        "force_download": False,
+        "local_files_only": True,
+        "user_agent": {},
+        "revision": "main",
+        "is_remote_code": False,
+        "transformers_explicit_filename": config.get("transformers_weights"),
+    }
+    taken = inspect.signature(_get_resolved_checkpoint_files).parameters  # other ones in each version
+    files, _ = _get_resolved_checkpoint_files(**{key: given[key] for key in given if key in taken})
     return [Path(file).name for file in files or []]
 
 

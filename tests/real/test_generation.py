@@ -80,7 +80,9 @@ def test_the_chat_template_is_rendered_as_transformers_does(base: Path) -> None:
         assert prompts.render(chat) == words.apply_chat_template(
             chat, tokenize=False, add_generation_prompt=True
         )
-        assert prompts.chat(chat) == words.apply_chat_template(chat, add_generation_prompt=True)
+        assert prompts.chat(chat) == words.apply_chat_template(
+            chat, add_generation_prompt=True, return_dict=False
+        )
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -89,7 +91,9 @@ def test_the_command_prints_that_text(chat: bool, base: Path) -> None:
     words = AutoTokenizer.from_pretrained(base.parent)
     prompt = QUESTION if chat else TEXTS[0]
     messages = [{"role": "user", "content": prompt}]
-    ids = words.apply_chat_template(messages, add_generation_prompt=True) if chat else words.encode(prompt)
+    ids = words.encode(prompt)
+    if chat:
+        ids = words.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     tokens = Reference(base.parent).generate(ids, 8)
     text = words.decode(tokens, skip_special_tokens=True)
     assert "Paris" in text

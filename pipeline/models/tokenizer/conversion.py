@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,6 +23,10 @@ from pipeline.models import identity
 from pipeline.models.checkpoint import project_of
 from pipeline.store import records
 from pipeline.types import UserError, first_line
+
+log = logging.getLogger(__name__)
+_PLAIN = ("a", " a b", "  two  spaces ", "naïve café\n", "日本語 🙂")
+"""Texts without a special token, which every conversion has to read as sentencepiece does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ def convert(folder: Path) -> tuple[Tokenizer, dict[str, str | list[str]]]:
     def convert_slowly() -> tuple[Tokenizer, dict[str, str | list[str]]]:
         _refuse_unreadable(folder / "tokenizer.model")
         tokenizer = _by_transformers(folder)
+        _warn_of_other_ids(folder / "tokenizer.model", tokenizer.backend_tokenizer)
         return tokenizer.backend_tokenizer, tokenizer.special_tokens_map
 
     return kept(folder, convert_slowly)
@@ -128,6 +134,23 @@ def _refuse_unreadable(model: Path) -> None:
             f"{model} is sentencepiece's: its conversion needs {', '.join(missing)}; "
             "run `pip install 'skip-pipeline[sentencepiece]'`, or copy a tokenizer.json beside it"
         )
+
+
+def _warn_of_other_ids(model: Path, tokenizer: Tokenizer) -> None:
+    """Says so where plain text gets other ids than sentencepiece's own, as transformers 5.24 gives Llama's."""
+    if not model.is_file():
+        return
+    import sentencepiece
+
+    own = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for text in _PLAIN:
+        if tokenizer.encode(text, add_special_tokens=False).ids != own.encode(text):
+            log.warning(
+                "warning: %s: transformers %s makes a tokenizer of it that reads %r otherwise than "
+                "sentencepiece does; copy the model's tokenizer.json beside it, or convert with transformers 4.57",
+                model, version("transformers"), text,
+            )  # fmt: skip
+            return
 
 
 def _is_base64(word: bytes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pipeline.evals.check import beside_llamacpp, check
 from pipeline.evals.check.beside_llamacpp import LIMIT
 from pipeline.graphs import export
 from pipeline.models import checkpoint, demo
+from pipeline.models.config import read_config
 from pipeline.store import records
 from pipeline.store.records import LlamaCppRecord
 from tests import tiny, tiny_gguf
@@ -26,7 +26,7 @@ def opened(folder: Path, model_type: str = "llama", how: Tiny | None = None, **c
     """graphs/m of a model that came from a GGUF."""
     source = tiny_gguf.source(folder / "s", model_type, **changes)
     if "rope_scaling" in changes:
-        factors = tiny_gguf.rope_factors(json.loads((source / "config.json").read_text()))
+        factors = tiny_gguf.rope_factors(dict(read_config(source)))
         how = Tiny(tensors={"rope_freqs.weight": factors})
     return checkpoint.resolve(str(tiny_gguf.write(source, folder / "m.gguf", how))).folder
 

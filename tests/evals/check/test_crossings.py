@@ -121,7 +121,11 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "a window of 4096": {"sliding_window": None},
     "a window of 150": {"sliding_window": None},
     "llama3": {"rope_scaling": None, "rope_parameters": None},
-    "longrope": {"rope_scaling": {**LONG, "long_factor": LONG["short_factor"]}},
+    "longrope": {
+        "rope_scaling": {**LONG, "long_factor": LONG["short_factor"]},
+        "rope_parameters": None,
+        "rope_theta": 10000.0,
+    },
     "every other window": {"layer_types": ["full_attention"] * 4},
     "a window without rope": {"layer_types": ["full_attention"] * 2},
     "two ropes": {  # in the forms of both versions of transformers

@@ -16,7 +16,7 @@ from pipeline.models.gguf import header, sentencepiece, vocabulary
 from pipeline.models.gguf.convert import convert
 from pipeline.models.gguf.tokenizer import tokenizer
 from pipeline.types import UserError
-from tests import tiny_gguf, tiny_sentencepiece
+from tests import tiny, tiny_gguf, tiny_sentencepiece
 from tests.gemma import needs_gemma
 from tests.llamacpp_words import Words
 from tests.tiny_gguf import Tiny
@@ -71,6 +71,10 @@ def test_ids_are_those_of_sentencepiece(file: Path) -> None:
             assert words.encode(text, add_special_tokens=False).ids == theirs.encode(text), text
 
 
+@pytest.mark.skipif(
+    tiny.TRANSFORMERS > 4,
+    reason="version 5.24 makes another tokenizer of tokenizer.model: 79 of 323 texts are not sentencepiece's",
+)
 def test_ids_and_texts_are_those_of_transformers(file: Path, tmp_path: Path) -> None:
     """transformers makes its tokenizer of tokenizer.model, without the GGUF."""
     theirs = AutoTokenizer.from_pretrained(file.parent, use_fast=True)

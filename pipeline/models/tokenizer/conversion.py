@@ -137,7 +137,7 @@ def _refuse_unreadable(model: Path) -> None:
 
 
 def _warn_of_other_ids(model: Path, tokenizer: Tokenizer) -> None:
-    """Says so where plain text gets other ids than sentencepiece's own, as transformers 5.24 gives Llama's."""
+    """Says so where plain text gets other ids than sentencepiece's, as Llama's do by transformers 5.24."""
     if not model.is_file():
         return
     import sentencepiece
@@ -147,7 +147,7 @@ def _warn_of_other_ids(model: Path, tokenizer: Tokenizer) -> None:
         if tokenizer.encode(text, add_special_tokens=False).ids != own.encode(text):
             log.warning(
                 "warning: %s: transformers %s makes a tokenizer of it that reads %r otherwise than "
-                "sentencepiece does; copy the model's tokenizer.json beside it, or convert with transformers 4.57",
+                "sentencepiece does; copy the model's tokenizer.json beside it, or convert with version 4.57",
                 model, version("transformers"), text,
             )  # fmt: skip
             return

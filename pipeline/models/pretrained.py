@@ -41,30 +41,11 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
         UserError: no checkpoint there, a tensor that is missing or that nothing uses, or a model that differs
             from config.json.
     """
-    # Version 5 shows one for every model that it loads.
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config, file = read_config(folder), folder / "config.json"
     if config.get("quantization_config"):
         raise UserError(f"{file}: the weights are quantised; take the model that they were quantised from")
     tensors, model_config = _tensors(folder), transformers_config(config, file)
-    if options.get("attn_implementation") == "sdpa" and not _has_sdpa(model_config):
-        options["attn_implementation"] = "eager"
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=model_config,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            **options,
-        )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"{folder} holds no checkpoint that transformers can load ({first_line(error)}); "
-            "check needs one to compare with"
-        ) from None
-    model, report = loaded
+    model, report = _from_pretrained(folder, model_config, options)
     model.train(False)
     _prove_tensors(report, config, folder, skip)
     if model.config.tie_word_embeddings:
@@ -75,10 +56,37 @@ def load(folder: Path, skip: SkipSet = BASE, **options: Any) -> Any:
     return model
 
 
+def _from_pretrained(
+    folder: Path, config: PretrainedConfig, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """(the model, what transformers tells of its tensors)."""
+    # Version 5 shows one for every model that it loads.
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if options.get("attn_implementation") == "sdpa" and not _has_sdpa(config):
+        options = {**options, "attn_implementation": "eager"}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused by name
+            **options,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"{folder} holds no checkpoint that transformers can load ({first_line(error)}); "
+            "check needs one to compare with"
+        ) from None
+    model, report = loaded
+    return model, report
+
+
 def _has_sdpa(config: PretrainedConfig) -> bool:
     """Whether the model takes PyTorch's fused attention: Gemma 2, soft-capped, does not in version 5."""
-    form: Any = AutoModelForCausalLM._model_mapping[type(config)]
-    return bool(form._supports_sdpa)
+    form: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return bool(getattr(form, "_supports_sdpa", True))
 
 
 def _tensors(folder: Path) -> dict[str, TensorSlice]:

@@ -87,9 +87,9 @@ def export(
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
         path = surgery.cut(base, chosen)
     else:
-        wanted = _Wanted(options, "fp16" if precision == "fp16" else "fp32", adapter)
-        source = checkpoint.resolve(arguments.model(model), in_place, wanted.prove)
-        path = stage.export(source, wanted.precision, wanted.skip_set(source))
+        request = _ExportRequest(options, "fp16" if precision == "fp16" else "fp32", adapter)
+        source = checkpoint.resolve(arguments.model(model), in_place, request.prove)
+        path = stage.export(source, request.precision, request.skip_set(source))
         _say_dropped(source, path)
         if verify:
             identity.verify(source)
@@ -102,7 +102,7 @@ def export(
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _ExportRequest:
     """What `export` is to write of a checkpoint.
 
     Attributes:
@@ -122,7 +122,7 @@ class _Wanted:
         from pipeline.models import drop_lists
 
         chosen = self.options.skip_set(stage.num_layers(source.config), ModelStatistics(source.folder))
-        dropped = drop_lists.skip_set(source.config, source.folder / "config.json")
+        dropped = drop_lists.of(source)
         return dropped if self.options.skip is None else chosen
 
     def prove(self, source: Checkpoint) -> None:
@@ -141,7 +141,7 @@ def _say_dropped(source: Checkpoint, graph: Path) -> None:
     from pipeline.models import drop_lists
 
     file, written = source.folder / "config.json", store.graph_sidecar(graph)
-    dropped = drop_lists.skip_set(source.config, file)
+    dropped = drop_lists.of(source)
     if dropped and dropped != written.skip_set:
         log.info("%s drops %s; --skip says %s, and that is written", file, dropped.name, written.variant)
     elif dropped:

@@ -39,7 +39,7 @@ def prove(source: Checkpoint) -> None:
     from pipeline.graphs import export as stage
     from pipeline.models import drop_lists
 
-    stage.prove(source, "fp32", drop_lists.skip_set(source.config, source.folder / "config.json"))
+    stage.prove(source, "fp32", drop_lists.of(source))
 
 
 @cache

@@ -100,7 +100,7 @@ def _export(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Path
         model = architectures.decoder(checkpoint, precision, skip).author()
         layers = checkpoint.config["num_hidden_layers"]
         files = [file.plain() for file in store.weights.states(checkpoint.files)]
-        source = checkpoint.source.replaced(files=(), made=()).plain()
+        source = checkpoint.source.replaced(files=(), copies=()).plain()
         fields = {**wanted, "files": files, "source": source, "num_layers": layers}
         graphfile.save(model, path, fields)
     return path

@@ -278,7 +278,7 @@ def _bring(model: str, source: CheckpointSource, fill: Callable[[Path], Checkpoi
                     known = identity.refuse_altered(replace(open_checkpoint(folder), source=present))
                     return identity.renewed(identity.refuse_changed(known))
             store.sweep_temporaries(folder)
-            complete = fill(folder).replaced(made=identity.made(folder))
+            complete = fill(folder).replaced(copies=identity.copies(folder))
             checkpoint = _open_usable(folder)
             store.write_json(record, complete.plain())
             return replace(checkpoint, source=complete)

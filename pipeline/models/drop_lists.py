@@ -7,11 +7,20 @@ Its README writes indices; what it saves has one boolean a layer; its readers ta
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.models.config import Config
 from pipeline.types import SkipSet, UserError, first_line
 
+if TYPE_CHECKING:
+    from pipeline.models.checkpoint import Checkpoint
+
 ATTENTION, MLP = "drop_attn_list", "drop_mlp_list"
+
+
+def of(checkpoint: Checkpoint) -> SkipSet:
+    """What a checkpoint's config.json says is left out; `skip_set`'s errors."""
+    return skip_set(checkpoint.config, checkpoint.folder / "config.json")
 
 
 def skip_set(config: Config, file: Path) -> SkipSet:

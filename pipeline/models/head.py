@@ -8,9 +8,7 @@ from __future__ import annotations
 import torch
 
 from pipeline.models.reference import Reference
-
-LOGIT_NUMBERS = 1024 * 49152
-"""Logits at a time: 200 MB in fp32."""
+from pipeline.runtime.runner import LOGIT_NUMBERS
 
 
 def pieces(reference: Reference, rows: int, columns: torch.Tensor) -> tuple[torch.Tensor, ...]:

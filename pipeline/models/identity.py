@@ -38,7 +38,7 @@ def states(folder: Path) -> tuple[FileState, ...]:
     return store.weights.states(files_of(folder))
 
 
-def made(folder: Path) -> tuple[FileState, ...]:
+def copies(folder: Path) -> tuple[FileState, ...]:
     """What weights and config in a folder are now: what `refuse_altered` holds them to later."""
     return store.weights.states(file for file in files_of(folder) if not _is_renewable(file.name))
 
@@ -129,7 +129,7 @@ def refuse_altered(checkpoint: Checkpoint) -> Checkpoint:
     Raises:
         UserError: a file has other content, or was added.
     """
-    folder, source, known = checkpoint.folder, checkpoint.source, checkpoint.source.made
+    folder, source, known = checkpoint.folder, checkpoint.source, checkpoint.source.copies
     is_file = source.kind != "hub" and source.origin not in demo.MODELS
     names = {file.file for file in known}
     added = (file for file in checkpoint.files if known and file.name not in names)

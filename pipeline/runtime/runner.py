@@ -22,6 +22,9 @@ Array = npt.NDArray[Any]
 Cache = dict[str, Array]
 """past_key_values.{i}.key|value → [B, G, P, D], for the layers whose attention is there."""
 
+LOGIT_NUMBERS = 1024 * 49152
+"""Logits held at a time: 200 MB in fp32, 1024 rows of SmolLM2's 49,152 words, 192 of Gemma's."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:

@@ -6,7 +6,8 @@ choice, and says nothing but a warning. This asks the task itself, whatever its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from jinja2 import TemplateError
@@ -18,6 +19,22 @@ BAD_ROW = (KeyError, IndexError, TypeError, ValueError, SyntaxError, TemplateErr
 """What lm-eval's templates raise on a row that they cannot take."""
 Documents = Mapping[int, Any]
 """A task's documents by number."""
+
+
+@contextmanager
+def judged(task: ConfigurableTask, documents: Documents) -> Iterator[None]:
+    """Holds the documents of a task whose requests are made meanwhile to what can be scored.
+
+    Raises:
+        UserError: a document makes no prompt, or its right answer is none of its choices.
+    """
+    try:
+        yield
+        refuse_unanswerable(task, documents)
+    except UserError:
+        raise
+    except (*BAD_ROW, AssertionError) as error:
+        raise bad_row(task, documents, error) from None
 
 
 def refuse_unanswerable(task: ConfigurableTask, documents: Documents) -> None:

@@ -19,7 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from pipeline import store
 from pipeline.evals.score import kept_files
-from pipeline.evals.score.answers import BAD_ROW, bad_row, refuse_unanswerable
+from pipeline.evals.score.answers import BAD_ROW, judged
 from pipeline.evals.score.stable import described
 from pipeline.types import UserError
 
@@ -51,13 +51,8 @@ class CachedTask(ConfigurableTask):
         file = self.project.prompts(self._digest(limit, options))
         instances = read_instances(file, documents)
         if instances is None:
-            try:
+            with judged(self, documents):
                 super().build_all_requests(limit=limit, **options)
-                refuse_unanswerable(self, documents)
-            except UserError:
-                raise
-            except (*BAD_ROW, AssertionError) as error:
-                raise bad_row(self, documents, error) from None
             write_instances(file, self._instances)
             instances = read_instances(file, documents)
             kept_files.sweep(file.parent, "*.json.gz")

@@ -15,11 +15,9 @@ from pipeline.evals.score.caches import PrefixCache
 from pipeline.evals.score.loglikelihoods import Answer, LogLikelihoods, ScoringError
 from pipeline.evals.score.prefixes import Node, Request, tree
 from pipeline.evals.score.work import Work
-from pipeline.runtime.runner import Array, Cache, Runner
+from pipeline.runtime.runner import LOGIT_NUMBERS, Array, Cache, Runner
 from pipeline.types import first_line
 
-LOGIT_NUMBERS = 1024 * 49152
-"""Logits that one pass gives at most: 200 MB in fp32, 1024 rows of SmolLM2's 49,152 words, 192 of Gemma's."""
 UNBOUNDED = 1 << 30
 
 

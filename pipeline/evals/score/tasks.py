@@ -20,7 +20,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from pipeline import store
 from pipeline.evals.score import local_data
-from pipeline.evals.score.answers import BAD_ROW, bad_row, refuse_unanswerable
+from pipeline.evals.score.answers import BAD_ROW, judged
 from pipeline.evals.score.benchmarks import Benchmark, Part
 from pipeline.evals.score.cached_task import SEED, CachedTask
 from pipeline.store.records import DataSource
@@ -99,14 +99,8 @@ def _build_requests(task: Task, limit: int | None) -> None:
     if isinstance(task, CachedTask) or not isinstance(task, ConfigurableTask):
         task.build_all_requests(limit=limit)
         return
-    documents = dict(task.doc_iterator(limit=limit))
-    try:
+    with judged(task, dict(task.doc_iterator(limit=limit))):
         task.build_all_requests(limit=limit)
-        refuse_unanswerable(task, documents)
-    except UserError:
-        raise
-    except (*BAD_ROW, AssertionError) as error:
-        raise bad_row(task, documents, error) from None
 
 
 def load(

@@ -70,7 +70,7 @@ def _refuse_gone(checkpoint: Checkpoint, skip: SkipSet) -> None:
     Raises:
         UserError: it does; says which, and what can be written.
     """
-    dropped = drop_lists.skip_set(checkpoint.config, checkpoint.folder / "config.json")
+    dropped = drop_lists.of(checkpoint)
     gone = tensor_names.gone(checkpoint.tensors, checkpoint.config["num_hidden_layers"])
     needed = SkipSet(
         tuple(set(gone.attention) & set(dropped.attention) - set(skip.attention)),

@@ -16,14 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, models
 
 from pipeline.models.gguf import vocabulary
+from pipeline.models.tokenizer.classes import sentencepiece_parts
 from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
-SPACE = "▁"
-"""What stands for a space in the vocabulary."""
 
 
 def refuse_odd(file: Path, fields: Mapping[str, Any]) -> None:
@@ -69,13 +68,8 @@ def tokenizer(file: Path, fields: Mapping[str, Any]) -> Tokenizer:
             byte_fallback=True,
         )
     )
-    has_prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
-    prefix = [normalizers.Prepend(SPACE)] if has_prefix else []
-    words.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
-    strip = [decoders.Strip(" ", 1, 0)] if has_prefix else []
-    words.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
+    has_prefix = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+    words.normalizer, words.decoder = sentencepiece_parts(has_prefix)
     return words
 
 

@@ -152,16 +152,22 @@ def _with_prefix_space(backend: Tokenizer, settings: TokenizerSettings, kind: To
     return backend
 
 
-def _as_sentencepiece(backend: Tokenizer, add_prefix_space: bool, legacy: bool) -> Tokenizer:
+def sentencepiece_parts(add_prefix_space: bool) -> tuple[normalizers.Normalizer, decoders.Decoder]:
+    """What makes a text of sentencepiece's pieces, with a space before it or not, and the text of pieces."""
     prepend = [normalizers.Prepend(SPACE)] if add_prefix_space else []
-    replace = normalizers.Sequence([*prepend, normalizers.Replace(" ", SPACE)])
+    strip = [decoders.Strip(" ", 1, 0)] if add_prefix_space else []
+    return (
+        normalizers.Sequence([*prepend, normalizers.Replace(" ", SPACE)]),
+        decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]),
+    )
+
+
+def _as_sentencepiece(backend: Tokenizer, add_prefix_space: bool, legacy: bool) -> Tokenizer:
+    replace, decoder = sentencepiece_parts(add_prefix_space)
     scheme = "first" if add_prefix_space else "never"
     backend.normalizer = replace if legacy else None
     backend.pre_tokenizer = None if legacy else pre_tokenizers.Metaspace(SPACE, scheme, split=False)
-    strip = [decoders.Strip(" ", 1, 0)] if add_prefix_space else []
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
+    backend.decoder = decoder
     return Tokenizer.from_str(backend.to_str())  # added tokens are normalised when they are read
 
 

@@ -28,7 +28,7 @@ class CheckpointSource(Record):
         etags: file → SHA-256 or git blob id that the hub gives.
         sha256: file → SHA-256 that `export --verify` computed.
         files: what the files of a folder were when they were copied.
-        made: what weights and config were in this folder when it was complete.
+        copies: what weights and config were in this folder when it was complete.
         weights: identity of an export of optimum's.
     """
 
@@ -42,7 +42,7 @@ class CheckpointSource(Record):
     etags: dict[str, str] = {}
     sha256: dict[str, Digest] = {}
     files: tuple[FileState, ...] = ()
-    made: tuple[FileState, ...] = ()
+    copies: tuple[FileState, ...] = ()
     weights: str | None = None
 
 

@@ -10,7 +10,7 @@ without a past, so that a graph's cache is compared with recomputation and not w
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -217,23 +217,14 @@ class Reference:
             The stream after each sublayer that is there, in order, what each adds to it, and the stream
             before layer 0, each [B, T, C]. Of a parallel layer the attention counts as joining first.
         """
-        branches: dict[Sublayer, torch.Tensor] = {}
-        rules = rules_of(self.model.config.model_type)
-        hooks = [
-            getattr(layer, rules.norms(kind)[1] or name).register_forward_hook(
-                keep_output(branches, (i, kind))
-            )
-            for (i, kind), layer, name in self._places()
-            if (i, kind) not in self.skip
-        ]
         everything = list(range(len(self.layers)))
-        with removed_after(hooks), self.entering() as entering, self.leaving(everything) as leaving:
+        with self.adding() as adding, self.entering() as entering, self.leaving(everything) as leaving:
             self.forward(input_ids, attention_mask, position_ids, columns=())
         batch, tokens = input_ids.shape
         scaled = {
-            sublayer: branches[sublayer].reshape(batch, tokens, -1) * getattr(layer, "residual_multiplier", 1)
-            for sublayer, layer, _ in self._places()
-            if sublayer in branches
+            sublayer: adding[sublayer].reshape(batch, tokens, -1)
+            for sublayer, _, _ in self._places()
+            if sublayer in adding
         }
         if self.model.dtype == torch.float32:  # fp16 is too coarse to tell
             sublayers.refuse_unexplained(entering, scaled, leaving)
@@ -243,6 +234,23 @@ class Reference:
             for (layer, kind), branch in added.items()
         }
         return streams, added, entering[0].numpy()
+
+    @contextmanager
+    def adding(self, wanted: Collection[Sublayer] | None = None) -> Iterator[dict[Sublayer, torch.Tensor]]:
+        """Keeps what sublayers add to the stream, of the passes made meanwhile.
+
+        Args:
+            wanted: of which; all that are there by default.
+        """
+        rules = rules_of(self.model.config.model_type)
+        kept: dict[Sublayer, torch.Tensor] = {}
+        hooks = []
+        for (i, kind), layer, name in self._places():
+            if (i, kind) not in self.skip and (wanted is None or (i, kind) in wanted):
+                hook = keep_output(kept, (i, kind), getattr(layer, "residual_multiplier", 1))
+                hooks.append(getattr(layer, rules.norms(kind)[1] or name).register_forward_hook(hook))
+        with removed_after(hooks):
+            yield kept
 
     def logits_at(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """[B, K, V]: the logits at K positions of a pass without a cache.

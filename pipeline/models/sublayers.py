@@ -115,7 +115,7 @@ def refuse_unexplained(
             )
 
 
-def keep_input(kept: dict[int, torch.Tensor], key: int) -> Callable[..., None]:
+def keep_input(kept: dict[Any, torch.Tensor], key: Any) -> Callable[..., None]:
     """A hook before a module that keeps the stream which enters it."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -124,11 +124,12 @@ def keep_input(kept: dict[int, torch.Tensor], key: int) -> Callable[..., None]:
     return hook
 
 
-def keep_output(kept: dict[Any, torch.Tensor], key: Any) -> Callable[..., None]:
-    """A hook behind a module that keeps what leaves it."""
+def keep_output(kept: dict[Any, torch.Tensor], key: Any, factor: float = 1) -> Callable[..., None]:
+    """A hook behind a module that keeps what leaves it, times a factor."""
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        kept[key] = output if isinstance(output, torch.Tensor) else output[0]
+        left = output if isinstance(output, torch.Tensor) else output[0]
+        kept[key] = left if factor == 1 else left * factor
 
     return hook
 

@@ -201,6 +201,19 @@ class SkipSet:
 
 
 BASE = SkipSet()
+_COMPENSATION = re.compile(r"bias|linear|rank[1-9]\d{0,5}|fold(?:\+rank[1-9]\d{0,5})?")
+
+
+def is_compensation(name: str) -> bool:
+    """Whether a word names a compensation: bias, linear, rank16, fold, fold+rank16."""
+    return _COMPENSATION.fullmatch(name) is not None
+
+
+def split_name(name: str) -> tuple[str, str | None, str | None]:
+    """A variant's name → (name of the skip set, compensation, adapter); the inverse of `Variant.name`."""
+    skip, _, rest = name.partition("~")
+    first, _, adapter = rest.partition("~")
+    return (skip, first, adapter or None) if is_compensation(first) else (skip, None, rest or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +225,12 @@ class Variant:
     precision: Precision = "fp32"
     adapter: str | None = None
     head: Head = "gather"
+    compensation: str | None = None
 
     @property
     def name(self) -> str:
-        """'attn24-31', or 'attn24-31~heal' with a healed adapter."""
-        return self.skip.name + (f"~{self.adapter}" if self.adapter else "")
+        """'attn24-31'; 'attn24-31~linear' with a compensation, 'attn24-31~linear~heal' also healed."""
+        return "~".join(part for part in (self.skip.name, self.compensation, self.adapter) if part)
 
     @property
     def file(self) -> str:

@@ -78,7 +78,7 @@ def merge(checkpoint: Checkpoint, skip: SkipSet, name: str) -> Path:
         UserError: as `read`; or the adapter touches what the checkpoint does not hold.
     """
     place, record = read(checkpoint, skip, name)
-    path = store.healed_path(checkpoint.folder, Variant(checkpoint.model, skip, adapter=name).name)
+    path = store.overlay_path(checkpoint.folder, Variant(checkpoint.model, skip, adapter=name).name)
     if is_merged(path, record):
         return path
     from safetensors.torch import save_file

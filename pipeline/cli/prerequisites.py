@@ -70,8 +70,7 @@ def fp16_twin(path: Path) -> Path:
         twin = stage.export(checkpoint.open_checkpoint(path.parent), "fp16", variant.skip)
     else:
         twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
-    tensors = store.healed_weights(path)
-    return surgery.graft(twin, tensors, variant.adapter) if tensors and variant.adapter else twin
+    return surgery.graft(twin, store.overlays(path)[-1], variant.adapter) if variant.adapter else twin
 
 
 def healed(graph: Path, adapter: str) -> Path:

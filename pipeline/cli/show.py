@@ -15,6 +15,7 @@ from pipeline.store.records import EngineRecord, MergedRecord, Sidecar
 from pipeline.types import BASE, SkipSet, Variant
 
 if TYPE_CHECKING:
+    from pipeline.models.compensation import MapSizes
     from pipeline.models.config import Config
 
 LENGTHS = (50, 100)
@@ -184,7 +185,7 @@ def describe(path: Path) -> Description | MergedDescription:
     Raises:
         UserError: there is no such artefact, or it does not match its sidecar.
     """
-    from pipeline.models import costs
+    from pipeline.models import compensation, costs
     from pipeline.models.config import read_config
 
     sidecar = store.sidecar(path)
@@ -198,20 +199,20 @@ def describe(path: Path) -> Description | MergedDescription:
         variant,
         check_state(path, sidecar.sha256),
         layers,
-        _costs(config, BASE, variant.precision),
-        _costs(config, variant.skip, variant.precision),
+        _costs(config, BASE, variant.precision, compensation.NO_MAPS),
+        _costs(config, variant.skip, variant.precision, compensation.sizes(store.overlays(path))),
         other_tools(variant.skip, layers),
         sidecar,
     )
 
 
-def _costs(config: Config, skip: SkipSet, precision: str) -> VariantCosts:
+def _costs(config: Config, skip: SkipSet, precision: str, maps: MapSizes) -> VariantCosts:
     from pipeline.models import costs
 
     return VariantCosts(
-        costs.parameters(config, skip),
-        costs.weight_bytes(config, skip, precision),
-        {length: costs.flops(config, skip, length) for length in LENGTHS},
+        costs.parameters(config, skip, maps),
+        costs.weight_bytes(config, skip, precision, maps),
+        {length: costs.flops(config, skip, length, maps=maps) for length in LENGTHS},
         costs.cache_bytes(config, skip, precision),
     )
 

@@ -54,8 +54,10 @@ def merge(graphs: Sequence[Path]) -> Path:
         if not store.is_current(path, wanted):
             models = [graphfile.load(graph) for graph in graphs]
             merged = merge_models(dict(zip(names, models, strict=True)))
-            healed = [record.healed.plain() for record in records if record.healed]
-            graphfile.save(merged, path, {**wanted, "files": fields["files"], "healed": healed})
+            overlays = {one.file: one.plain() for record in records for one in record.overlays}
+            graphfile.save(
+                merged, path, {**wanted, "files": fields["files"], "healed": list(overlays.values())}
+            )
     return path
 
 

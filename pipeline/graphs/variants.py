@@ -8,8 +8,10 @@ indices.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, InvariantError
@@ -35,7 +37,7 @@ def cut(base: Path, skip: SkipSet) -> Path:
     """
     record = store.graph_sidecar(base)
     variant = record.as_variant()
-    if variant.skip or variant.adapter or variant.head == "all":
+    if variant.skip or variant.adapter or variant.compensation or variant.head == "all":
         raise UserError(
             f"{base} is not a base graph; "
             f"cut variants from {base.with_name(f'base.{variant.precision}.onnx')}"
@@ -74,7 +76,7 @@ def graft(graph: Path, healed: Path, adapter: str) -> Path:
         )
     variant = replace(record.as_variant(), adapter=adapter)
     file = FileDigest(file=healed.name, sha256=str(store.weights.state(healed, full=True).sha256))
-    return _derive(graph, record, variant, GraftPass(healed, file.sha256), file)
+    return _derive(graph, record, variant, GraftPass(healed, file.sha256), {"healed": file.plain()})
 
 
 def _derive(
@@ -82,7 +84,7 @@ def _derive(
     record: GraphRecord,
     variant: Variant,
     surgery: InPlacePass,
-    healed: FileDigest | None = None,
+    overlays: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the variant that surgery makes of a graph beside it, or finds it there.
 
@@ -91,17 +93,17 @@ def _derive(
         record: its sidecar.
         variant: what the new graph is.
         surgery: the pass that makes it.
-        healed: the file of an adapter's tensors; by default the source's, where it has one.
+        overlays: `compensated` or `healed`, where the graph reads other files than the source.
     """
     path = store.graph_path(source.parent, variant)
-    healed = healed or record.healed
     fields = record.plain()
     wanted = {
         "artefact": "graph",
         **store.records.variant_fields(variant),
         **{key: fields[key] for key in _INHERITED},
         "base": {"file": source.name, "sha256": record.sha256},
-        "healed": healed.plain() if healed else None,
+        **{key: fields[key] for key in ("compensated", "healed")},
+        **(overlays or {}),
     }
     with store.lock(source.parent):
         if store.is_current(path, wanted):

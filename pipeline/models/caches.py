@@ -1,4 +1,4 @@
-"""transformers' cache of keys and values, where some layers have no attention.
+"""transformers' cache of keys and values, where some layers have no attention; and text without a cache.
 
 Legend: B batch, G key/value heads, T cached tokens, D head dimension.
 """
@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 from torch.nn import functional
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 Array = npt.NDArray[np.floating]
 
@@ -48,3 +49,31 @@ def arrays(cache: DynamicCache, there: list[int]) -> dict[int, tuple[Array, Arra
         layer: Any = cache.layers[i]
         kept[i] = (layer.keys.numpy(), layer.values.numpy())
     return kept
+
+
+def greedy(model: Any, prompt_ids: list[int] | npt.NDArray[Any], max_new_tokens: int) -> list[int]:
+    """The greedy continuation of one prompt, new tokens only, ended by the model's end-of-text token.
+
+    The checkpoint's own sampling settings (temperature, repetition penalty) are put aside. No cache is used:
+    DynamicCache asks layer 0 for its length, and layer 0 may have no attention.
+    """
+    ids = torch.as_tensor(np.asarray(prompt_ids, np.int64)).reshape(1, -1)
+    published = model.generation_config
+    stop, padding = published.eos_token_id, published.pad_token_id
+    if padding is None:
+        padding = stop[0] if isinstance(stop, list) else stop
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=stop, pad_token_id=padding
+    )
+    try:
+        with torch.inference_mode():
+            tokens = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                use_cache=False,
+            )
+    finally:
+        model.generation_config = published
+    return [int(token) for token in tokens[0, ids.shape[1] :]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.models.compensation import NO_MAPS, MapSizes
 from pipeline.models.config import Config
 from pipeline.models.sizes import SizeRules, rules_of
 from pipeline.types import BASE, SkipSet, UserError
@@ -112,14 +113,22 @@ def _mlp_biases(config: Config, rules: SizeRules, f: int, c: int) -> int:
     return ((2 if rules.gated_mlp else 1) * f + c) * has_bias
 
 
-def parameters(config: Config, skip: SkipSet = BASE) -> int:
-    """Parameters that a variant still has; a tied head counts once."""
+def parameters(config: Config, skip: SkipSet = BASE, maps: MapSizes = NO_MAPS) -> int:
+    """Parameters that a variant has, those of its compensation included; a tied head counts once."""
     s = sizes(config)
     fixed = s.embedding + (0 if s.tied else s.head) + s.head_bias + s.final_norm
-    return fixed + (s.layers - len(skip.attention)) * s.attention + (s.layers - len(skip.mlp)) * s.mlp
+    kept = (s.layers - len(skip.attention)) * s.attention + (s.layers - len(skip.mlp)) * s.mlp
+    return fixed + kept + maps.parameters
 
 
-def flops(config: Config, skip: SkipSet, new: int, past: int = 0, wanted: int = 1) -> int:
+def flops(
+    config: Config,
+    skip: SkipSet,
+    new: int,
+    past: int = 0,
+    wanted: int = 1,
+    maps: MapSizes = NO_MAPS,
+) -> int:
     """FLOPs of one sequence's forward pass, of matrix products and attention scores alone.
 
     Scores are counted whole (S · T), masked half included, which is what kernels without a causal shortcut
@@ -131,12 +140,13 @@ def flops(config: Config, skip: SkipSet, new: int, past: int = 0, wanted: int = 
         new: S.
         past: P.
         wanted: K.
+        maps: of its compensation.
     """
     s = sizes(config)
     attention = 2 * s.attention_products * new + s.score_flops * new * (past + new)
     mlp = 2 * s.mlp_products * new
     layers = (s.layers - len(skip.attention)) * attention + (s.layers - len(skip.mlp)) * mlp
-    return layers + 2 * s.head * wanted
+    return layers + 2 * maps.products * new + 2 * s.head * wanted
 
 
 def cache_bytes(config: Config, skip: SkipSet, precision: str) -> int:
@@ -145,29 +155,45 @@ def cache_bytes(config: Config, skip: SkipSet, precision: str) -> int:
     return (s.layers - len(skip.attention)) * s.cache * BYTES[precision]
 
 
-def weight_bytes(config: Config, skip: SkipSet, precision: str) -> int:
+def weight_bytes(config: Config, skip: SkipSet, precision: str, maps: MapSizes = NO_MAPS) -> int:
     """Bytes of a variant's weights."""
-    return parameters(config, skip) * BYTES[precision]
+    return parameters(config, skip, maps) * BYTES[precision]
 
 
-def streamed_bytes(config: Config, skip: SkipSet, precision: str, past: int, batch: int = 1) -> int:
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is computed.
+
+    Attributes:
+        length: S of a prefill, or P of decoding one token.
+        decode: whether one further token is decoded on a cache.
+        batch: sequences at once, which share the weights.
+    """
+
+    length: int
+    decode: bool = False
+    batch: int = 1
+
+
+def streamed_bytes(
+    config: Config, skip: SkipSet, precision: str, work: Workload, maps: MapSizes = NO_MAPS
+) -> int:
     """Bytes that decoding one token reads: every weight but the embedding table's other rows, and the cache.
 
     Args:
         config: of the model.
         skip: what is left out.
         precision: of weights and cache.
-        past: P of each sequence.
-        batch: sequences, which share the weights.
+        work: the cache's length, and sequences.
+        maps: of its compensation.
     """
     s = sizes(config)
-    weights = parameters(config, skip) - (0 if s.tied else s.embedding)
-    return weights * BYTES[precision] + batch * past * cache_bytes(config, skip, precision)
+    weights = parameters(config, skip, maps) - (0 if s.tied else s.embedding)
+    cache = work.batch * work.length * cache_bytes(config, skip, precision)
+    return weights * BYTES[precision] + cache
 
 
-def ceiling(
-    config: Config, skip: SkipSet, precision: str, length: int, decode: bool, batch: int = 1
-) -> float:
+def ceiling(config: Config, skip: SkipSet, precision: str, work: Workload, maps: MapSizes = NO_MAPS) -> float:
     """The speed-up over base that the removed work allows: FLOPs in prefill, bytes in decoding one token.
 
     No kernel that is bound by that work can be faster; a measured speed-up above it is a bug in the
@@ -177,11 +203,10 @@ def ceiling(
         config: of the model.
         skip: what is left out.
         precision: of weights and cache.
-        length: S in prefill, P in decoding.
-        decode: whether one token is decoded.
-        batch: sequences.
+        work: what is computed.
+        maps: of the variant's compensation, whose work is added.
     """
-    if decode:
-        base, variant = (streamed_bytes(config, which, precision, length, batch) for which in (BASE, skip))
-        return base / variant
-    return flops(config, BASE, length) / flops(config, skip, length)
+    if work.decode:
+        base = streamed_bytes(config, BASE, precision, work)
+        return base / streamed_bytes(config, skip, precision, work, maps)
+    return flops(config, BASE, work.length) / flops(config, skip, work.length, maps=maps)

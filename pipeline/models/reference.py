@@ -3,8 +3,9 @@
 Legend: B batch, T tokens, K wanted positions, V vocabulary, G key/value heads, D head dimension, C hidden
 size.
 
-A skipped sublayer is a module that returns zeros: x + 0 is x, bit for bit. Every pass is one whole forward
-without a past, so that a graph's cache is compared with recomputation and not with another cache.
+A skipped sublayer is a module that returns zeros (x + 0 is x, bit for bit), or what its compensation gives.
+Every pass is one whole forward without a past, so that a graph's cache is compared with recomputation and not
+with another cache.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from torch import nn
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 
-from pipeline.models import caches, pretrained, sublayers
+from pipeline.models import caches, compensation, pretrained, sublayers
+from pipeline.models.compensation import MapPlace
 from pipeline.models.sizes import rules_of
 from pipeline.models.sublayers import keep_input, keep_output, removed_after
 from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError
@@ -41,7 +42,8 @@ class Reference:
         skip: what is left out.
         dtype: 'fp32' or 'fp16', of weights and activations (transformers keeps norm statistics and angles in
             fp32).
-        healed: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`).
+        overlays: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`), or whose
+            maps stand in for skipped sublayers (`models/compensation.py`); of two files the later counts.
         load: further arguments of from_pretrained (another attention kernel, quantisation).
 
     Attributes:
@@ -50,8 +52,8 @@ class Reference:
         skip: what is left out for good; `without` leaves out more for a while.
 
     Raises:
-        UserError: as `pretrained.load`; a layer does not exist, or is built in an unknown way; the healed
-            tensors are not this model's.
+        UserError: as `pretrained.load`; a layer does not exist, or is built in an unknown way; the overlays'
+            tensors are not this model's, or a map stands where nothing is skipped.
     """
 
     def __init__(
@@ -59,21 +61,48 @@ class Reference:
         folder: Path,
         skip: SkipSet = BASE,
         dtype: Precision = "fp32",
-        healed: Path | None = None,
+        overlays: Sequence[Path] = (),
         load: dict[str, Any] | None = None,
     ) -> None:
         options = {"attn_implementation": "eager", "dtype": _DTYPES[dtype], **(load or {})}
         self.model: Any = pretrained.load(folder, skip, **options)
         self.skip = skip
+        self._rules = rules_of(self.model.config.model_type)
         self.layers = sublayers.decoder_layers(self.model, folder)
         # Whether a layer returns (stream, …) or the stream itself; `entering` finds out.
         self._gives_tuples = False
+        self._mapped: set[Sublayer] = set()
         skip.within(len(self.layers))
-        if healed is not None:
-            foreign = self.model.load_state_dict(load_file(healed), strict=False).unexpected_keys
-            if foreign:
-                raise UserError(f"{healed} holds {foreign[0]}, which the model of {folder} has not")
         self._leave_out(skip)
+        for file in overlays:
+            self._overlay(file)
+
+    def _overlay(self, file: Path) -> None:
+        """Puts a file's weights and maps in the place of the checkpoint's and of skipped sublayers."""
+        weights, maps = compensation.read(file, self.skip)
+        if foreign := self.model.load_state_dict(weights, strict=False).unexpected_keys:
+            raise UserError(f"{file} holds {foreign[0]}, which {self.model.name_or_path} has not")
+        for place, (factors, bias) in maps.items():
+            self.stand_in(place, factors, bias)
+
+    def stand_in(self, place: MapPlace, factors: Sequence[torch.Tensor], bias: torch.Tensor) -> None:
+        """Puts a map in the place of sublayers that are skipped; one that stood there is replaced.
+
+        Args:
+            place: where.
+            factors: none, [C, C], or [C, R] and [R, C].
+            bias: [C].
+        """
+        layer = self.layers[place.first]
+        *parts, bias = (part.to(self.model.dtype) for part in (*factors, bias))
+        if place.kind == "block":
+            return sublayers.map_run(layer, parts, bias)
+        self._mapped |= set(place.sublayers)
+        name = next(n for one, _, n in self._places() if one == place.sublayers[0])
+        scale = getattr(layer, "residual_multiplier", 1)  # Granite multiplies what a sublayer gives
+        setattr(layer, name, sublayers.mapped(getattr(layer, name), parts, bias, scale))
+        if after := self._rules.norms(place.kind)[1]:  # type: ignore[arg-type]
+            setattr(layer, after, nn.Identity())
 
     def _leave_out(self, skip: SkipSet) -> list[tuple[nn.Module, str, nn.Module]]:
         """Replaces the sublayers; gives (layer, name, the module that was there)."""
@@ -81,7 +110,11 @@ class Reference:
         for (index, kind), layer, name in self._places():
             if (index, kind) in skip:
                 original, width = getattr(layer, name), self.model.config.hidden_size
-                nothing = sublayers.NoAttention(original) if kind == "attn" else sublayers.NoMlp(width)
+                nothing = (
+                    sublayers.NoAttention(original)
+                    if kind == "attn"
+                    else sublayers.NoMlp(width, not isinstance(original, nn.Linear))
+                )
                 replaced.append((layer, name, original))
                 setattr(layer, name, nothing)
         return replaced
@@ -214,8 +247,9 @@ class Reference:
         """What happens to the residual stream; inputs as `forward`.
 
         Returns:
-            The stream after each sublayer that is there, in order, what each adds to it, and the stream
-            before layer 0, each [B, T, C]. Of a parallel layer the attention counts as joining first.
+            The stream after each sublayer that is there, or that a map stands in for, in order, what each
+            adds to it, and the stream before layer 0, each [B, T, C]. Of a parallel layer the attention
+            counts as joining first.
         """
         everything = list(range(len(self.layers)))
         with self.adding() as adding, self.entering() as entering, self.leaving(everything) as leaving:
@@ -240,13 +274,14 @@ class Reference:
         """Keeps what sublayers add to the stream, of the passes made meanwhile.
 
         Args:
-            wanted: of which; all that are there by default.
+            wanted: of which; by default of all that are there, and of the maps that stand in for others.
         """
-        rules = rules_of(self.model.config.model_type)
+        rules = self._rules
         kept: dict[Sublayer, torch.Tensor] = {}
         hooks = []
         for (i, kind), layer, name in self._places():
-            if (i, kind) not in self.skip and (wanted is None or (i, kind) in wanted):
+            is_there = (i, kind) not in self.skip or (i, kind) in self._mapped
+            if is_there and (wanted is None or (i, kind) in wanted):
                 hook = keep_output(kept, (i, kind), getattr(layer, "residual_multiplier", 1))
                 hooks.append(getattr(layer, rules.norms(kind)[1] or name).register_forward_hook(hook))
         with removed_after(hooks):
@@ -262,28 +297,5 @@ class Reference:
         return self._pass(input_ids, None, positions)[0]
 
     def generate(self, prompt_ids: list[int] | Array, max_new_tokens: int) -> list[int]:
-        """The greedy continuation of one prompt, new tokens only, ended by the model's end-of-text token.
-
-        The checkpoint's own sampling settings (temperature, repetition penalty) are put aside. No cache is
-        used: DynamicCache asks layer 0 for its length, and layer 0 may have no attention.
-        """
-        ids = torch.as_tensor(np.asarray(prompt_ids, np.int64)).reshape(1, -1)
-        published = self.model.generation_config
-        stop, padding = published.eos_token_id, published.pad_token_id
-        if padding is None:
-            padding = stop[0] if isinstance(stop, list) else stop
-        self.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-            eos_token_id=stop, pad_token_id=padding
-        )
-        try:
-            with torch.inference_mode():
-                tokens = self.model.generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    use_cache=False,
-                )
-        finally:
-            self.model.generation_config = published
-        return [int(token) for token in tokens[0, ids.shape[1] :]]
+        """As `caches.greedy`."""
+        return caches.greedy(self.model, prompt_ids, max_new_tokens)

@@ -5,7 +5,7 @@ Legend: B batch, T tokens, C hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,96 @@ class NoMlp(nn.Module):
 
     Args:
         width: C; what OPT's last linear is given has another.
+        reads_stream: what stood there is a whole MLP, and no part of one.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, reads_stream: bool = True) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.reads_stream = width, reads_stream
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[…, any] → zeros […, C]."""
         return hidden_states.new_zeros(*hidden_states.shape[:-1], self.width)
+
+
+class MapModule(nn.Module):
+    """What stands in for a sublayer: x · factors[0] · … + bias, over `scale`.
+
+    Args:
+        factors: none, [C, C], or [C, R] and [R, C].
+        bias: [C].
+        scale: what the decoder layer multiplies the sublayer's output by.
+    """
+
+    def __init__(self, factors: Sequence[torch.Tensor], bias: torch.Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        self.factors = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in factors)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, C] → [B, T, C]."""
+        y = x if len(self.factors) else x.new_zeros(x.shape)
+        for factor in self.factors:
+            y = y @ factor
+        y = y + self.bias
+        return y if self.scale == 1 else y / self.scale
+
+
+class MapAttention(NoAttention):
+    """A map in the place of an attention, which never sees the cache.
+
+    Args:
+        original: what stood there.
+        inner: the map.
+    """
+
+    def __init__(self, original: nn.Module, inner: MapModule) -> None:
+        super().__init__(original)
+        self.inner = inner
+
+    def forward(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> tuple[torch.Tensor, None]:
+        """(the map's output, no attention weights)."""
+        return self.inner(hidden_states), None
+
+
+def mapped(
+    skipped: nn.Module, factors: Sequence[torch.Tensor], bias: torch.Tensor, scale: float
+) -> nn.Module:
+    """The module of a map, for the place of one that a sublayer was skipped with; arguments as `MapModule`.
+
+    Raises:
+        UserError: the module there is a part of an MLP (OPT's last linear), which does not see what it reads.
+    """
+    inner = MapModule(factors, bias, scale)
+    if isinstance(skipped, NoAttention):
+        return MapAttention(skipped, inner)
+    if isinstance(skipped, MapModule) or (isinstance(skipped, NoMlp) and skipped.reads_stream):
+        return inner
+    raise UserError("this architecture's MLP is no module of its own: no map can stand in its place")
+
+
+def map_run(first: nn.Module, factors: Sequence[torch.Tensor], bias: torch.Tensor) -> None:
+    """Lets a map of the stream stand for a run of skipped layers: x + x · factors[0] · … + bias before it.
+
+    Args:
+        first: the run's first decoder layer.
+        factors: as `MapModule`.
+        bias: [C].
+    """
+    inner = MapModule(factors, bias)
+
+    def hook(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (args[0] + inner(args[0]), *args[1:]), kwargs
+        stream = kwargs["hidden_states"]
+        return args, {**kwargs, "hidden_states": stream + inner(stream)}
+
+    if old := vars(first).pop("run_map", None):
+        old.remove()
+    vars(first)["run_map"] = first.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def decoder_layers(model: PreTrainedModel, folder: Path) -> nn.ModuleList:

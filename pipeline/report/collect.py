@@ -31,7 +31,7 @@ from pipeline.store.records import (
     ScoreRecord,
     SimilarityRecord,
 )
-from pipeline.types import PRECISIONS, SkipSet, UserError
+from pipeline.types import PRECISIONS, SkipSet, UserError, split_name
 
 Form = TypeVar("Form")
 
@@ -157,13 +157,14 @@ class _Reader:
         runner = "graph" if path.suffix == ".onnx" else path.stem
         key = (model, variant, precision, runner, sha256)
         if key not in self.artefacts:
-            name, _, adapter = variant.partition("~")
+            name, compensation, adapter = split_name(variant)
             self.artefacts[key] = ArtefactResults(
                 model=model,
                 variant=variant,
                 skip=SkipSet.parse(name),
                 precision=precision,
-                adapter=adapter or None,
+                adapter=adapter,
+                compensation=compensation,
                 runner=runner,
                 sha256=sha256,
                 num_layers=self._layers_of(model),

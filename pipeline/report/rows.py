@@ -99,6 +99,7 @@ class ArtefactResults:
     skip: SkipSet
     precision: str
     adapter: str | None
+    compensation: str | None
     runner: str
     sha256: str
     num_layers: int | None

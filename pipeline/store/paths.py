@@ -145,8 +145,8 @@ def merged_from(merged: Path, variant: str, precision: str) -> Path:
     return merged.with_name(f"{variant_file(variant)}.{precision}.onnx")
 
 
-def healed_path(folder: Path, variant: str) -> Path:
-    """The tensors that an adapter changed, beside the checkpoint in `folder`."""
+def overlay_path(folder: Path, variant: str) -> Path:
+    """The tensors of a variant's compensation or adapter, beside the checkpoint in `folder`."""
     return folder / f"{plain_name(variant_file(variant))}.safetensors"
 
 

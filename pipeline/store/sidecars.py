@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.store import records, weights
 from pipeline.store.files import sha256, write_json
-from pipeline.store.paths import healed_path, resolved, result_of, sidecar_path
+from pipeline.store.paths import plain_name, resolved, result_of, sidecar_path
 from pipeline.store.records import CheckRecord, EngineRecord, FileDigest, GraphRecord, MergedRecord, Sidecar
 from pipeline.types import SkipSet, UserError, Variant
 
@@ -61,7 +61,7 @@ def refuse_other_weights(artefact: Path, record: Sidecar) -> None:
     Sidecars of 0.1 and 0.2 say nothing of the content of weights, so that only a check can.
 
     Raises:
-        UserError: a file of its weights, or of its adapter's tensors, has other content.
+        UserError: a file of its weights, or of its overlays, has other content.
     """
     folder = resolved(record.folder, artefact) if isinstance(record, EngineRecord) else artefact.parent
     if changed := weights.changed(record.files, folder):
@@ -69,8 +69,8 @@ def refuse_other_weights(artefact: Path, record: Sidecar) -> None:
             f"{changed} is not what {artefact} was made with: its content is another; "
             f"run `pipeline {_command(record)}` again"
         )
-    for healed in _healed_files(record):
-        _refuse_other_healed(artefact, folder / healed.file, healed.sha256)
+    for overlay in _overlays(record):
+        _refuse_other_overlay(artefact, folder / overlay.file, overlay.sha256)
 
 
 def _command(record: Sidecar) -> str:
@@ -84,17 +84,18 @@ def _command(record: Sidecar) -> str:
     )
 
 
-def _healed_files(record: Sidecar) -> tuple[FileDigest, ...]:
-    """The files of adapters' tensors that a graph reads."""
+def _overlays(record: Sidecar) -> tuple[FileDigest, ...]:
+    """The files that a graph reads beside the checkpoint's."""
     if isinstance(record, MergedRecord):
         return record.healed
-    return (record.healed,) if isinstance(record, GraphRecord) and record.healed else ()
+    return record.overlays if isinstance(record, GraphRecord) else ()
 
 
-def _refuse_other_healed(artefact: Path, path: Path, digest: str) -> None:
+def _refuse_other_overlay(artefact: Path, path: Path, digest: str) -> None:
     if not path.is_file() or weights.state(path, full=True).sha256 != digest:
         raise UserError(
-            f"{path} is not what {artefact.name} was made with; run its `pipeline export … --adapter` again"
+            f"{path} is not what {artefact.name} was made with; run the `pipeline compensate` or "
+            "`pipeline export … --adapter` that made it again"
         )
 
 
@@ -174,26 +175,33 @@ def checkpoint_folder(artefact: Path) -> Path:
     return resolved(engine_sidecar(artefact, quick=True).folder, artefact)
 
 
-def healed_weights(artefact: Path) -> Path | None:
-    """The safetensors with the weights that an artefact's adapter changed; None where it has no adapter.
+def overlays(artefact: Path) -> tuple[Path, ...]:
+    """The safetensors whose tensors an artefact reads beside the checkpoint's, or was built from.
+
+    Returns:
+        The maps and folded weights of its compensation, then the weights that its adapter changed: a later
+        file's tensors stand in the place of an earlier one's.
 
     Raises:
-        UserError: they are missing, or not what the artefact was made with.
+        UserError: one is missing, or not what the artefact was made with.
     """
     record = sidecar(artefact, quick=True)
-    if isinstance(record, EngineRecord) and record.adapter is not None:
-        return healed_weights(checkpoint_folder(artefact) / record.graph.file)
-    if not isinstance(record, GraphRecord) or record.adapter is None:
-        return None
-    path = healed_path(artefact.parent, record.variant)
-    _refuse_other_healed(artefact, path, record.healed.sha256 if record.healed else "")
-    return path
+    if isinstance(record, EngineRecord):
+        if record.adapter is None and record.compensation is None:
+            return ()
+        return overlays(checkpoint_folder(artefact) / record.graph.file)
+    paths = []
+    for overlay in record.overlays if isinstance(record, GraphRecord) else ():
+        path = artefact.parent / plain_name(overlay.file)
+        _refuse_other_overlay(artefact, path, overlay.sha256)
+        paths.append(path)
+    return tuple(paths)
 
 
 def weight_paths(artefact: Path) -> list[Path]:
-    """The files that an artefact's weights are from: the checkpoint's, and its adapter's tensors."""
+    """The files that an artefact's weights are from: the checkpoint's, and its overlays."""
     record, folder = sidecar(artefact, quick=True), checkpoint_folder(artefact)
-    names = [file.file for file in record.files] + [file.file for file in _healed_files(record)]
+    names = [file.file for file in record.files] + [file.file for file in _overlays(record)]
     if not weights.is_content(record.weights):  # of 0.1 or 0.2, which named none, but optimum's data
         known = list(record.weights) if isinstance(record.weights, dict) else []
         names += known or [path.name for path in folder.glob("*.safetensors") if "~" not in path.name]
@@ -219,10 +227,10 @@ def refuse_damaged(artefact: Path) -> None:
     result = result_of(artefact, "check")
     record = records.read_if_valid(CheckRecord, result)
     checked = {resolved(file.file, result).resolve(): file.sha256 for file in (record and record.files) or ()}
-    healed = {file.file: file.sha256 for file in _healed_files(sidecar(artefact, quick=True))}
+    overlaid = {file.file: file.sha256 for file in _overlays(sidecar(artefact, quick=True))}
     for path in weight_paths(artefact):
         sums = {sha256(path, fresh=True), weights.state(path, full=True).sha256}
-        sums |= {healed.get(path.name), checked.get(path.resolve())} - {None}
+        sums |= {overlaid.get(path.name), checked.get(path.resolve())} - {None}
         if len(sums) > 1:
             raise UserError(
                 f"{path} is not what {artefact} was made and checked with: its bytes are others; "

@@ -80,8 +80,8 @@ def _is_healed_current(path: Path, record: GraphRecord) -> bool:
     """Whether a healed graph was cut from the graph that is there, with the adapter that is there."""
     variant = record.as_variant()
     trained = adapters.read(open_checkpoint(path.parent), variant.skip, str(variant.adapter))[1]
-    plain, healed = store.graph_path(path.parent, replace(variant, adapter=None)), store.healed_weights(path)
-    is_merged = healed is not None and adapters.is_merged(healed, trained)
+    plain, merged = store.graph_path(path.parent, replace(variant, adapter=None)), store.overlays(path)[-1]
+    is_merged = adapters.is_merged(merged, trained)
     return is_merged and record.base is not None and record.base.sha256 == digest(plain)
 
 

@@ -79,7 +79,7 @@ def test_a_check_proves_the_merged_tensors_from_the_adapter_itself(
     monkeypatch.setattr(
         adapters, "_merged_by_peft", lambda *of: {n: t * 1.01 for n, t in by_peft(*of).items()}
     )
-    store.healed_weights(path).unlink()
+    store.overlays(path)[-1].unlink()
     path = prerequisites.healed(variant(base), "heal")  # graph and reference agree on the wrong tensors
     with pytest.raises(UserError, match=r"block2~heal\.safetensors: model\.layers\.0.* is not what"):
         check.check(path)
@@ -90,7 +90,7 @@ def test_a_healed_graph_passes_its_check_and_stores_only_what_was_touched(base: 
     path = healed(base)
     assert path.name == "block2~heal.fp32.onnx" and store.variant(path).adapter == "heal"
     assert check.check(path).passed and check.check(path, localize=True).record.localized
-    tensors = load_file(store.healed_weights(path))
+    tensors = load_file(store.overlays(path)[-1])
     assert set(tensors) == {
         f"model.layers.{k}.mlp.{m}_proj.weight" for k in (0, 1, 3) for m in ("gate", "up", "down")
     }
@@ -124,7 +124,7 @@ def test_a_healed_graph_builds_with_tensorrt_rtx(base: Path) -> None:
 
 def test_weights_that_are_not_the_adapters_are_refused(base: Path) -> None:
     path = healed(base, steps=1)
-    weights = store.healed_weights(path)
+    weights = store.overlays(path)[-1]
     data = bytearray(weights.read_bytes())
     data[-8:] = b"\0" * 8
     weights.write_bytes(data)
@@ -136,7 +136,7 @@ def test_weights_that_are_not_the_adapters_are_refused(base: Path) -> None:
 def test_twins_merges_and_refusals(base: Path) -> None:
     path, other = healed(base), healed(base, "mlp1", steps=2)
     twin = prerequisites.fp16_twin(path)
-    assert twin.name == "block2~heal.fp16.onnx" and store.healed_weights(twin) == store.healed_weights(path)
+    assert twin.name == "block2~heal.fp16.onnx" and store.overlays(twin)[-1] == store.overlays(path)[-1]
     together = merge.merge([base, variant(base), path, other])
     ids = np.arange(3, 40)[None]
     with opening.open_runner(together) as all_of_them:

@@ -103,7 +103,7 @@ def test_every_kind_of_file_has_its_place() -> None:
     assert project.prompts("a" * 64) == Path("p/evals/cache/prompts") / f"{'a' * 32}.json.gz"
     variant = Variant("m", SkipSet.parse("attn2"), "fp16", "heal", "all")
     assert store.graph_path(Path("g"), variant) == Path("g/attn2~heal.fp16.all.onnx")
-    assert store.healed_path(Path("g"), variant.name) == Path("g/attn2~heal.safetensors")
+    assert store.overlay_path(Path("g"), variant.name) == Path("g/attn2~heal.safetensors")
     assert store.sidecar_path(Path("g/attn2.fp16.onnx")) == Path("g/attn2.fp16.json")
 
 
@@ -227,7 +227,7 @@ def test_results_of_long_names_have_names_that_a_file_system_takes(elsewhere: Pa
     targets = "+".join(f"sm{n}" for n in range(75, 125, 3))
     plan = project.engine("m", variant.name, "tensorrt-rtx", targets, "fp16.all")
     graph, in_place = store.graph_path(project.graphs("m"), variant), store.graph_path(elsewhere, variant)
-    paths = [store.sidecar_path(plan), store.healed_path(project.graphs("m"), variant.name)]
+    paths = [store.sidecar_path(plan), store.overlay_path(project.graphs("m"), variant.name)]
     for artefact in (graph, plan, in_place):
         results = [store.result_of(artefact, what) for what in ("check", "bench", "score." + "t" * 200)]
         assert (

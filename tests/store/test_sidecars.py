@@ -155,17 +155,17 @@ def test_a_check_counts_for_one_content_of_the_artefact(workdir: Path) -> None:
 
 
 def test_the_weights_of_a_healed_artefact_are_those_that_it_was_made_with(workdir: Path) -> None:
-    assert store.healed_weights(graph()) is None
+    assert store.overlays(graph()) == ()
     healed = Variant("m é", VARIANT.skip, "fp16", "heal")
     weights = artefact(Path("graphs/m é/attn2~heal.safetensors"), b"weights")
     path = graph(healed, healed={"file": weights.name, "sha256": store.sha256(weights)})
-    assert store.healed_weights(path) == weights
+    assert store.overlays(path) == (weights,)
     artefact(weights, b"changed")
     with pytest.raises(UserError, match=r"run its `pipeline export … --adapter` again"):
-        store.healed_weights(path)
+        store.overlays(path)
     weights.unlink()
     with pytest.raises(UserError, match=r"is not what attn2~heal\.fp16\.onnx was made with"):
-        store.healed_weights(path)
+        store.overlays(path)
 
 
 def test_a_healed_engine_has_the_weights_of_its_graph(workdir: Path) -> None:
@@ -176,11 +176,11 @@ def test_a_healed_engine_has_the_weights_of_its_graph(workdir: Path) -> None:
     path = engine(
         **records.variant_fields(healed), graph={"file": source.name, "sha256": store.sha256(source)}
     )
-    assert store.healed_weights(path) == weights
-    assert store.healed_weights(engine()) is None
+    assert store.overlays(path) == (weights,)
+    assert store.overlays(engine()) == ()
     weights.unlink()
     with pytest.raises(UserError, match=r"is not what attn2~heal\.fp16\.onnx was made with"):
-        store.healed_weights(
+        store.overlays(
             engine(**records.variant_fields(healed), graph={"file": source.name, "sha256": DIGEST})
         )
 

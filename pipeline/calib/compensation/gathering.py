@@ -1,10 +1,10 @@
 """One pass of the whole model over text: the moments of every sublayer that a map is to stand in for.
 
-Legend: N sequences, T tokens, C hidden size, n tokens; h what enters a sublayer, f what it adds to the stream, y
-what the sublayer just before it added.
+Legend: N sequences, T tokens, C hidden size, n tokens; h what enters a sublayer, f what it adds to the
+stream, y what the sublayer just before it added.
 
-The first token of each sequence is left out: its activations are outliers (Xiao et al. 2023, arXiv:2309.17453)
-that would outweigh all others.
+The first token of each sequence is left out: its activations are outliers (Xiao et al. 2023,
+arXiv:2309.17453) that would outweigh all others.
 """
 
 from __future__ import annotations
@@ -170,8 +170,7 @@ def _entering(reference: Reference, sublayers: Sequence[Sublayer]) -> Iterator[d
     kept: dict[Sublayer, torch.Tensor] = {}
     modules = reference.sublayers()
     hooks = [
-        modules[one].register_forward_pre_hook(keep_input(kept, one), with_kwargs=True)
-        for one in sublayers
+        modules[one].register_forward_pre_hook(keep_input(kept, one), with_kwargs=True) for one in sublayers
     ]
     with removed_after(hooks):
         yield kept

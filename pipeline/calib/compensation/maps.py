@@ -1,7 +1,7 @@
 """What stands in for a skipped sublayer, in closed form from sums over tokens.
 
-Legend: N tokens, C hidden size, R rank; h [N, C] what enters the sublayer (its norm's output), f [N, C] what it
-adds to the stream. X is h with a column of ones appended, [N, C + 1].
+Legend: N tokens, C hidden size, R rank; h [N, C] what enters the sublayer (its norm's output), f [N, C] what
+it adds to the stream. X is h with a column of ones appended, [N, C + 1].
 
 `linear` is ridge regression of f on X (Hoerl & Kennard 1970), the bias not penalised. `rank` is reduced-rank
 regression (Izenman 1975): the linear prediction, projected on the R directions in which it varies most.

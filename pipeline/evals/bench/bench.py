@@ -21,10 +21,11 @@ from pipeline import store
 from pipeline.evals import machine, passed
 from pipeline.evals.bench import contestants, memory, stopwatch
 from pipeline.evals.bench.contestants import Contestant, RunSequence
-from pipeline.evals.bench.latency import Setting, latency
+from pipeline.evals.bench.latency import latency
 from pipeline.evals.bench.memory import Resident
 from pipeline.evals.bench.table import RECOGNISED, BenchReport
 from pipeline.models import texts
+from pipeline.models.costs import Workload
 from pipeline.store import records
 from pipeline.store.records import BenchRecord, Conditions, Latency
 from pipeline.types import UserError
@@ -177,7 +178,7 @@ class _Run:
         return differences
 
     def _rows(self, samples: list[stopwatch.Samples], length: int) -> list[Latency]:
-        setting = Setting(length, self.settings.decode, self.settings.batch)
+        work = Workload(length, self.settings.decode, self.settings.batch)
         own = {
             contestant.path: one
             for contestant, one in zip(self.everyone, samples, strict=True)
@@ -188,7 +189,7 @@ class _Run:
             base = contestants.base_of(contestant.path)
             resident = self.resident.get(contestant.path) if contestant.kind == "artefact" else None
             skip = store.variant(base, quick=True).skip
-            rows.append(latency(contestant, one, own[base], setting, resident, skip))
+            rows.append(latency(contestant, one, own[base], work, resident, skip))
         return rows
 
     def _conditions(self, agreement: dict[str, dict[str, float]], source: str) -> Conditions:

@@ -162,8 +162,8 @@ def of_torch(path: Path, threads: int, decode: bool) -> Contestant:
 
     torch.set_num_threads(threads)
     variant = store.variant(path, quick=True)
-    folder, healed = store.checkpoint_folder(path), store.healed_weights(path)
-    model = Reference(folder, variant.skip, variant.precision, healed).model
+    folder, overlays = store.checkpoint_folder(path), store.overlays(path)
+    model = Reference(folder, variant.skip, variant.precision, overlays).model
 
     def start(tokens: Array) -> RunSequence:
         rows = [torch.from_numpy(np.ascontiguousarray(part)) for part in tokens]

@@ -13,27 +13,13 @@ from pipeline import store
 from pipeline.evals.bench import stopwatch
 from pipeline.evals.bench.contestants import Contestant
 from pipeline.evals.bench.memory import Resident
-from pipeline.models import costs
+from pipeline.models import compensation, costs
 from pipeline.models.config import read_config
+from pipeline.models.costs import Workload
 from pipeline.store.records import Latency
 from pipeline.types import BASE, SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What was timed.
-
-    Attributes:
-        length: tokens of a sequence.
-        decode: one further token on a cache of that length, instead of the prefill.
-        batch: sequences at once.
-    """
-
-    length: int
-    decode: bool
-    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +41,7 @@ def latency(
     contestant: Contestant,
     samples: stopwatch.Samples,
     base: stopwatch.Samples,
-    setting: Setting,
+    work: Workload,
     resident: Resident | None,
     base_skip: SkipSet = BASE,
 ) -> Latency:
@@ -65,19 +51,19 @@ def latency(
         contestant: what was timed.
         samples: its own.
         base: the base graph's, of the same run.
-        setting: at which length, and how.
+        work: what was timed.
         resident: its memory; None where it was not measured.
         base_skip: what that graph leaves out, where there is no whole one.
     """
     saved, low, high = map(saved_percent, stopwatch.speedup(base, samples))
-    cost = _costs(contestant.path, contestant.variant, setting, base_skip)
+    cost = _costs(contestant.path, contestant.variant, work, base_skip)
     is_cut = contestant.kind == "artefact" and contestant.variant.skip != base_skip
     ceiling = cost.ceiling if is_cut else None  # PyTorch and optimum are other programs
     return Latency(
         artefact=str(contestant.path),
         name=contestant.name,
         kind=contestant.kind,
-        length=setting.length,
+        length=work.length,
         total=float(np.mean(samples.trusted)) * len(samples.seconds),
         **_percentiles(samples),
         improvement=saved,
@@ -112,18 +98,17 @@ def saved_percent(speedup: float) -> float:
     return 100 * (1 - 1 / speedup)
 
 
-def _costs(path: Path, variant: Variant, setting: Setting, base_skip: SkipSet) -> Costs:
+def _costs(path: Path, variant: Variant, work: Workload, base_skip: SkipSet) -> Costs:
     config, skip, precision = read_config(store.checkpoint_folder(path)), variant.skip, variant.precision
+    maps = compensation.sizes(store.overlays(path))
     try:
-        whole, part = (
-            costs.ceiling(config, which, precision, setting.length, setting.decode, setting.batch)
-            for which in (base_skip, skip)
-        )
+        whole = costs.ceiling(config, base_skip, precision, work)
+        part = costs.ceiling(config, skip, precision, work, maps)
     except UserError as error:
         log.warning("%s", error)
         return Costs()
     return Costs(
         saved_percent(part / whole),
-        costs.weight_bytes(config, skip, precision) / 1e6,
+        costs.weight_bytes(config, skip, precision, maps) / 1e6,
         costs.cache_bytes(config, skip, precision),
     )

@@ -148,8 +148,7 @@ def _files(path: Path, folder: Path, result: Path) -> tuple[FileState, ...]:
         UserError: a file is not what the hub gave, or what `export --verify` found.
     """
     reference = weight_files.weight_files(folder)
-    healed = store.healed_weights(path)
-    own = [*(store.weight_paths(path) if path.suffix == ".onnx" else []), *([healed] if healed else [])]
+    own = [*(store.weight_paths(path) if path.suffix == ".onnx" else []), *store.overlays(path)]
     paths = {file.resolve(): file for file in (*own, *reference, folder / "config.json")}
     states = {file: store.weights.state(file, full=True) for file in paths.values()}
     identity.refuse_other_sums(folder, states.values())
@@ -216,9 +215,9 @@ def _proof(path: Path, variant: Variant) -> HealedProof | None:
     Raises:
         UserError: they are not.
     """
-    tensors = store.healed_weights(path)
-    if tensors is None or variant.adapter is None:
+    if variant.adapter is None:
         return None
+    tensors = store.overlays(path)[-1]
     own = open_checkpoint(store.checkpoint_folder(path))
     proof = adapters.prove(own, variant.skip, variant.adapter, tensors)
     if proof is None:
@@ -230,13 +229,13 @@ def _compare(
     path: Path, variant: Variant, folder: Path, feeds: list[Feed]
 ) -> tuple[RunResults, Agreements, Agreements]:
     """(the outputs, artefact against fp32, and for fp16 artefacts PyTorch in fp16 against fp32)."""
-    limits, healed = LIMITS[variant.precision], store.healed_weights(path)
+    limits, overlays = LIMITS[variant.precision], store.overlays(path)
     runners = [
         ArtefactRunner(lambda: opening.open_runner(path), path.stem),
-        TorchRunner(folder, variant.skip, "fp32", healed),
+        TorchRunner(folder, variant.skip, "fp32", overlays),
     ]
     if variant.precision == "fp16":
-        runners.append(TorchRunner(folder, variant.skip, "fp16", healed))
+        runners.append(TorchRunner(folder, variant.skip, "fp16", overlays))
     names = [feed.name for feed in feeds]
     noise: Agreements = {}
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):

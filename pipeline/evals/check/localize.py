@@ -5,7 +5,7 @@ Legend: B batch, T tokens (prompt and decode steps), N unpadded tokens of a feed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +145,7 @@ def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
     """
     sidecar = store.graph_sidecar(path)
     model = graphfile.load(path)
-    taps = _taps(model, sidecar, folder, feed, store.healed_weights(path))
+    taps = _taps(model, sidecar, folder, feed, store.overlays(path))
     by_name = {tap.value.name or "": tap for tap in taps}
     with tapped(path, model, [tap.value for tap in taps]) as inner:
         runner = _TappedRunner(inner, list(by_name))
@@ -160,15 +160,17 @@ def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
     return Divergence("the head", None, None, feed.name)
 
 
-def _taps(model: ir.Model, sidecar: GraphRecord, folder: Path, feed: Feed, healed: Path | None) -> list[_Tap]:
+def _taps(
+    model: ir.Model, sidecar: GraphRecord, folder: Path, feed: Feed, overlays: Sequence[Path]
+) -> list[_Tap]:
     """The stream before the first sublayer and after each, in order."""
     skip = sidecar.skip_set
     joins = anatomy.find(model, sidecar.num_layers, skip)
     inputs = (feed.input_ids, feed.attention_mask, feed.position_ids)
-    streams, branches, entering = Reference(folder, skip, "fp32", healed).trace(*inputs)
+    streams, branches, entering = Reference(folder, skip, "fp32", overlays).trace(*inputs)
     noisy = None
     if sidecar.precision == "fp16":
-        noisy = Reference(folder, skip, "fp16", healed).trace(*inputs)
+        noisy = Reference(folder, skip, "fp16", overlays).trace(*inputs)
     taps = []
     if joins:
         taps.append(_Tap("the embedding", stream_before(joins[0]), entering, noisy[2] if noisy else None))

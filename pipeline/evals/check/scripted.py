@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,9 +219,9 @@ class ArtefactRunner(_Player):
 class TorchRunner(_Player):
     """The PyTorch reference as a Polygraphy runner."""
 
-    def __init__(self, folder: Path, skip: SkipSet, dtype: Precision, healed: Path | None = None) -> None:
+    def __init__(self, folder: Path, skip: SkipSet, dtype: Precision, overlays: Sequence[Path] = ()) -> None:
         super().__init__(name=f"torch-{dtype}")
-        self._arguments = (folder, skip, dtype, healed)
+        self._arguments = (folder, skip, dtype, overlays)
 
     def activate_impl(self) -> None:
         """Loads the model."""

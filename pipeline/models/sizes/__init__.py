@@ -33,6 +33,7 @@ class SizeRules:
         learned_positions: a table of positions has so many rows more than the context; None: there is no such
             table.
         tied: whether head and embedding are one where the config does not say.
+        writers: names, within a layer, of the matrices whose output is the attention's and the MLP's.
         embedding, layers, final_norm, head: names of these modules in files of transformers' causal model;
             the first three have its `base_model_prefix` in common.
     """
@@ -51,6 +52,7 @@ class SizeRules:
     head_bias: bool = False
     learned_positions: int | None = None
     tied: bool = False
+    writers: tuple[str, str] = ("self_attn.o_proj", "mlp.down_proj")
     embedding: str = "model.embed_tokens"
     layers: str = "model.layers"
     final_norm: str = "model.norm"

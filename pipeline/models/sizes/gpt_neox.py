@@ -10,4 +10,5 @@ RULES = SizeRules(
     layers="gpt_neox.layers",
     final_norm="gpt_neox.final_layer_norm",
     head="embed_out",
+    writers=("attention.dense", "mlp.dense_4h_to_h"),
 )

@@ -10,4 +10,5 @@ RULES = SizeRules(
     mlp_bias=True,
     learned_positions=2,
     tied=True,
+    writers=("self_attn.out_proj", "fc2"),
 )

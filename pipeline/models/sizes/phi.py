@@ -12,4 +12,5 @@ RULES = SizeRules(
     output_bias=True,
     mlp_bias=True,
     head_bias=True,
+    writers=("self_attn.dense", "mlp.fc2"),
 )

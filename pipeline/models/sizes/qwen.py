@@ -12,4 +12,5 @@ RULES = SizeRules(
     embedding="transformer.wte",
     layers="transformer.h",
     final_norm="transformer.ln_f",
+    writers=("attn.c_proj", "mlp.c_proj"),
 )

@@ -30,6 +30,7 @@ CARRIED = (
     IN_TRITON,
 )
 """What NAME_generate carries of this package: what `pipeline generate` runs, and the Triton model."""
+_OF_VARIANT = ("model", "variant", "skip", "adapter", "compensation", "head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def write(artefact: Shippable, place: Place, settings: ShipSettings) -> ShippedV
     sidecar, config = artefact.sidecar, read_config(artefact.graph.parent)
     return ShippedVersion.model_validate(
         {
-            **{name: getattr(sidecar, name) for name in ("model", "variant", "skip", "adapter", "head")},
+            **{name: getattr(sidecar, name) for name in _OF_VARIANT},
             "precision": sidecar.precision,
             "sha256": sidecar.sha256,
             "settings": settings,

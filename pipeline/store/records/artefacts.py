@@ -62,6 +62,7 @@ class VariantRecord(Record):
     precision: Precision
     adapter: str | None = None
     head: Head = "gather"
+    compensation: str | None = None
 
     @property
     def skip_set(self) -> SkipSet:
@@ -70,7 +71,7 @@ class VariantRecord(Record):
 
     def as_variant(self) -> Variant:
         """The variant that these fields describe."""
-        return Variant(self.model, self.skip_set, self.precision, self.adapter, self.head)
+        return Variant(self.model, self.skip_set, self.precision, self.adapter, self.head, self.compensation)
 
 
 class Written(Record):
@@ -92,6 +93,7 @@ class GraphRecord(VariantRecord, Written):
         tools: package → version of what wrote the graph.
         num_layers: L of the original model.
         base: the graph that it was cut from.
+        compensated: the file of what stands in for skipped sublayers.
         healed: the file whose tensors an adapter changed.
         source_sha256: of optimum's model.onnx.
         source: where the checkpoint came from.
@@ -106,9 +108,15 @@ class GraphRecord(VariantRecord, Written):
     tokenizer: Digest | None = None
     tools: dict[str, str] = {}
     base: FileDigest | None = None
+    compensated: FileDigest | None = None
     healed: FileDigest | None = None
     source_sha256: Digest | None = None
     source: CheckpointSource | None = None
+
+    @property
+    def overlays(self) -> tuple[FileDigest, ...]:
+        """What it reads beside the checkpoint; a later file's tensors stand in the place of an earlier's."""
+        return tuple(file for file in (self.compensated, self.healed) if file is not None)
 
 
 class MergedRecord(Written):
@@ -117,7 +125,7 @@ class MergedRecord(Written):
     Attributes:
         files: of the checkpoint, beside the graph.
         variants: name of each variant → SHA-256 of the graph that it was merged from.
-        healed: the files whose tensors an adapter changed.
+        healed: the overlays of all of them.
     """
 
     artefact: Literal["merged"]
@@ -181,6 +189,7 @@ class EngineRecord(Written):
     skip: Skipped | None = None
     adapter: str | None = None
     head: Head = "gather"
+    compensation: str | None = None
     variants: dict[str, Digest] | None = None
     folder: str
     graph: FileDigest
@@ -200,9 +209,8 @@ class EngineRecord(Written):
         """The variant that it computes; None for an engine of a merged graph."""
         if self.skip is None:
             return None
-        return Variant(
-            self.model, SkipSet(self.skip.attention, self.skip.mlp), self.precision, self.adapter, self.head
-        )
+        skip = SkipSet(self.skip.attention, self.skip.mlp)
+        return Variant(self.model, skip, self.precision, self.adapter, self.head, self.compensation)
 
 
 Sidecar = GraphRecord | MergedRecord | EngineRecord
@@ -218,4 +226,5 @@ def variant_fields(variant: Variant) -> dict[str, Any]:
         "precision": variant.precision,
         "adapter": variant.adapter,
         "head": variant.head,
+        "compensation": variant.compensation,
     }

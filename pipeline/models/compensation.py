@@ -1,0 +1,181 @@
+"""The file of a compensation: what stands in for each skipped sublayer, as safetensors beside the graph.
+
+Legend: C hidden size, R rank.
+
+A map stands in the place of one sublayer, and reads what the sublayer read: h · factor0 (· factor1) + bias.
+Or it stands in the place of a run of whole layers, and reads the stream before the run. Its tensors are
+called `compensation.attn5.bias` [C], `compensation.attn5.factor0` [C, C], or [C, R] with a `.factor1` [R, C];
+those of a run `compensation.block12-17.…`. A bias may stand alone. All other tensors of the file have names
+of the checkpoint's, whose weights they replace: projections into which a sublayer was folded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.models import safetensors_index
+from pipeline.types import SkipSet, Sublayer, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PREFIX = "compensation."
+_NAME = re.compile(r"compensation\.((?:attn|mlp)\d{1,6}|block\d{1,6}(?:-\d{1,6})?)\.(bias|factor0|factor1)")
+
+
+class Shaped(Protocol):
+    """A tensor, or where one lies."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of its axes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MapPlace:
+    """Where a map stands.
+
+    Attributes:
+        first, last: layers, both included; a sublayer's are the same.
+        kind: 'attn' or 'mlp' of the one layer, or 'block' for all the sublayers of the run.
+    """
+
+    first: int
+    last: int
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """'attn5', 'block12-17'; a part of its tensors' names."""
+        return f"{self.kind}{self.first}" + (f"-{self.last}" if self.last > self.first else "")
+
+    @property
+    def sublayers(self) -> tuple[Sublayer, ...]:
+        """Those that it stands for, in the order of the stream."""
+        if self.kind == "attn":
+            return ((self.first, "attn"),)
+        if self.kind == "mlp":
+            return ((self.first, "mlp"),)
+        layers = range(self.first, self.last + 1)
+        return tuple(one for i in layers for one in ((i, "attn"), (i, "mlp")))  # type: ignore[misc]
+
+    def tensor(self, part: str) -> str:
+        """Name of a tensor of it: 'bias', 'factor0' or 'factor1'."""
+        return f"{PREFIX}{self.name}.{part}"
+
+    @classmethod
+    def of(cls, sublayer: Sublayer) -> MapPlace:
+        """The place of one sublayer."""
+        layer, kind = sublayer
+        return cls(layer, layer, kind)
+
+    @classmethod
+    def parse(cls, name: str) -> MapPlace:
+        """The inverse of `name`."""
+        kind, first, last = re.fullmatch(r"([a-z]+)(\d+)(?:-(\d+))?", name).groups()  # type: ignore[union-attr]
+        return cls(int(first), int(last or first), kind)
+
+
+@dataclass(frozen=True, slots=True)
+class MapSizes:
+    """Numbers that maps hold.
+
+    Attributes:
+        parameters: all of them.
+        products: of those, the entries of matrices, each a multiply-add a token.
+    """
+
+    parameters: int = 0
+    products: int = 0
+
+
+NO_MAPS = MapSizes()
+
+
+def is_map(name: str) -> bool:
+    """Whether a tensor's name is that of a part of a map."""
+    return name.startswith(PREFIX)
+
+
+def places(tensors: Mapping[str, Shaped], file: Path) -> dict[MapPlace, tuple[str, ...]]:
+    """Place → names of its factors, none to two, of the maps among some tensors; in the order of the stream.
+
+    Args:
+        tensors: name → tensor, or where it lies.
+        file: that they are of, for messages.
+
+    Raises:
+        UserError: a name that is no map's, or a map whose parts are missing or do not fit together.
+    """
+    parts: dict[MapPlace, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
+        if not is_map(name):
+            continue
+        if not (match := _NAME.fullmatch(name)):
+            raise UserError(f"{file} holds {name!r:.80}, which is no part of a compensation")
+        parts.setdefault(MapPlace.parse(match[1]), {})[match[2]] = tuple(tensor.shape)
+    for place, shapes in parts.items():
+        _refuse_unfit(place, shapes, file)
+    return {
+        place: tuple(place.tensor(part) for part in sorted(parts[place]) if part != "bias")
+        for place in sorted(parts, key=lambda p: (p.first, p.kind, p.last))
+    }
+
+
+def _refuse_unfit(place: MapPlace, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    bias, first, second = (shapes.get(part) for part in ("bias", "factor0", "factor1"))
+    fits = bias is not None and len(bias) == 1
+    if fits and first is not None:
+        last = second if second is not None else first
+        fits = len(first) == len(last) == 2 and (first[0],) == bias == (last[1],)
+        fits = fits and (second is None or first[1] == second[0])
+    elif second is not None:
+        fits = False
+    if not fits or place.last < place.first:
+        raise UserError(f"{file}: the parts of {PREFIX}{place.name} do not fit together; compensate again")
+
+
+def read(
+    file: Path, skip: SkipSet
+) -> tuple[dict[str, torch.Tensor], dict[MapPlace, tuple[list[torch.Tensor], torch.Tensor]]]:
+    """The weights of an overlay by name, and its maps by place: (factors, bias).
+
+    Args:
+        file: safetensors.
+        skip: what the variant leaves out.
+
+    Raises:
+        UserError: as `places`; or a map stands where nothing is left out.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(file)
+    maps = {}
+    for place, factors in places(tensors, file).items():
+        if not all(one in skip for one in place.sublayers):
+            raise UserError(f"{file} has a map for {place.name}, which {skip.name} does not leave out")
+        maps[place] = [tensors[name] for name in factors], tensors[place.tensor("bias")]
+    return {name: tensor for name, tensor in tensors.items() if not is_map(name)}, maps
+
+
+def sizes(files: Iterable[Path]) -> MapSizes:
+    """What the maps in a graph's overlays hold; weights that are merely replaced cost nothing more.
+
+    Args:
+        files: safetensors.
+    """
+    parameters = products = 0
+    for file in files:
+        for name, tensor in safetensors_index.read_index([file]).items():
+            if is_map(name):
+                count = 1
+                for size in tensor.shape:
+                    count *= size
+                parameters += count
+                products += count if len(tensor.shape) == 2 else 0
+    return MapSizes(parameters, products)

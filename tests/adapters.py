@@ -16,14 +16,15 @@ from pipeline.calib import adapters
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.reference import Reference
 from pipeline.store.records import AdapterRecord, HealLosses, HealSettings, TextSource
-from pipeline.types import SkipSet
+from pipeline.types import SkipSet, Variant
 
 SKIP = SkipSet.parse("block2")
+VARIANT = Variant("tiny", SKIP)
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def make(checkpoint: Checkpoint, **settings: Any) -> Path:
-    """A random adapter of block2, as peft saves it; settings of LoraConfig."""
+def make(checkpoint: Checkpoint, variant: Variant = VARIANT, **settings: Any) -> Path:
+    """A random adapter of block2 or a compensation of it, as peft saves it; settings of LoraConfig."""
     torch.manual_seed(0)
     chosen = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"], **settings}
     model = get_peft_model(
@@ -32,19 +33,21 @@ def make(checkpoint: Checkpoint, **settings: Any) -> Path:
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    place = adapters.folder(checkpoint.calib, SKIP, "heal")
+    place = adapters.folder(checkpoint.calib, variant, "heal")
     shutil.rmtree(place, ignore_errors=True)
     model.save_pretrained(str(place))
-    return seal(checkpoint, place)
+    return seal(checkpoint, place, variant)
 
 
-def seal(checkpoint: Checkpoint, place: Path) -> Path:
+def seal(checkpoint: Checkpoint, place: Path, variant: Variant = VARIANT) -> Path:
     """Writes the record that says this is an adapter of these weights."""
+    overlay = adapters.compensation(checkpoint, variant)
     record = AdapterRecord(
         model=checkpoint.model,
-        variant=SKIP.name,
+        variant=variant.name,
         weights=checkpoint.identity,
         contents=checkpoint.contents,
+        compensation=store.sha256(overlay) if overlay else None,
         settings=HealSettings(),
         texts=TextSource(origin="words"),
         held_out_loss=HealLosses(base=1.0, before=2.0, after=1.5),

@@ -19,7 +19,7 @@ from pipeline.models import texts
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, HealLosses, HealRequest, HealSettings
-from pipeline.types import SkipSet, UserError
+from pipeline.types import UserError, Variant
 
 HELD_OUT = 16
 """Sequences on which the damage is measured; never trained on."""
@@ -35,7 +35,7 @@ def heal(
     """Trains an adapter for a variant, or finds it trained with these settings; resumes one that was stopped.
 
     Args:
-        graph: the variant's graph; its skip set is what the student lacks.
+        graph: the variant's graph; its skip set is what the student lacks, its compensation what stands in.
         settings: of the adapter and its training.
         text_input: what text it learns from.
         name: of the adapter.
@@ -45,8 +45,9 @@ def heal(
         The adapter's folder.
 
     Raises:
-        UserError: the graph leaves nothing out, has an adapter already, no module can be trained, a setting
-            is out of range, or the text is too short.
+        UserError: the graph leaves nothing out, has an adapter already, was made with another compensation
+            than the one that is there, no module can be trained, a setting is out of range, or the text is
+            too short.
     """
     _check(settings)
     variant = store.variant(graph)
@@ -54,27 +55,30 @@ def heal(
         why = "has an adapter already" if variant.adapter else "leaves nothing out"
         raise UserError(f"{graph} {why}; heal a variant that was cut")
     checkpoint = open_checkpoint(graph.parent)
-    place = adapters.folder(checkpoint.calib, variant.skip, name)
+    place = adapters.folder(checkpoint.calib, variant, name)
+    store.overlays(graph)  # they must be what it was made with
     record = place / adapters.RECORD
     tokens, source = _tokens(checkpoint, settings, text_input)
-    request = _request(checkpoint, variant.skip, settings, source.replaced(origin=text_input.origin(record)))
+    request = _request(checkpoint, variant, settings, source.replaced(origin=text_input.origin(record)))
     with store.lock(place):
         known = records.read_same(AdapterRecord, record, request)
         if not force and known and adapters.altered(place, known) is None:
             return place
         record.unlink(missing_ok=True)
-        _train(checkpoint, variant.skip, tokens, place, request)
+        _train(checkpoint, variant, tokens, place, request)
     return place
 
 
 def _request(
-    checkpoint: Checkpoint, skip: SkipSet, settings: HealSettings, source: records.TextSource
+    checkpoint: Checkpoint, variant: Variant, settings: HealSettings, source: records.TextSource
 ) -> HealRequest:
+    overlay = adapters.compensation(checkpoint, variant)
     return HealRequest(
         model=checkpoint.model,
-        variant=skip.name,
+        variant=variant.name,
         weights=checkpoint.identity,
         contents=checkpoint.contents,
+        compensation=store.sha256(overlay) if overlay else None,
         settings=settings,
         texts=source,
     )
@@ -109,7 +113,7 @@ def _tokens(
 
 
 def _train(
-    checkpoint: Checkpoint, skip: SkipSet, tokens: texts.Tokens, place: Path, request: HealRequest
+    checkpoint: Checkpoint, variant: Variant, tokens: texts.Tokens, place: Path, request: HealRequest
 ) -> None:
     """Trains, measures, and writes the adapter and then its record."""
     partial = place / ".partial"
@@ -118,7 +122,8 @@ def _train(
         shutil.rmtree(partial)
     store.write_json(begun, request.plain())
     started = time.monotonic()
-    healer, held_out = Healer(checkpoint.folder, skip, request.settings), tokens[-HELD_OUT:]
+    overlay, held_out = adapters.compensation(checkpoint, variant), tokens[-HELD_OUT:]
+    healer = Healer(checkpoint.folder, variant.skip, request.settings, overlay)
     base, before = healer.mean_loss(held_out, teacher=True), healer.mean_loss(held_out)
     train_loss = training.train(healer, tokens[:-HELD_OUT], partial)
     after = healer.mean_loss(held_out)

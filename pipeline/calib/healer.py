@@ -1,7 +1,7 @@
 """Student and teacher in one model: what a LoRA adapter learns, and from whom.
 
-The student is the model without the variant's sublayers. The teacher, for two of the three losses, is the
-same model in the same memory, with the sublayers back and the adapter off.
+The student is the model without the variant's sublayers, with what stands in for them. The teacher, for two
+of the three losses, is the same model in the same memory, with the sublayers back and the adapter off.
 
 Legend: B batch, N sequences, T tokens.
 """
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import set_seed
 
 from pipeline.calib.losses import cross_entropy, divergence, mismatch
-from pipeline.models import head, texts
+from pipeline.models import compensation, head, texts
 from pipeline.models.reference import FAST, Reference
 from pipeline.store.records import HealSettings
 from pipeline.types import SkipSet, UserError
@@ -33,19 +33,25 @@ class Healer:
         folder: the checkpoint.
         skip: what the student lacks.
         settings: of the adapter and its training.
+        overlay: what stands in for the sublayers, and the weights that they were folded into.
 
     Attributes:
         student: the model with its adapter; the sublayers are there, and left out pass by pass.
         trained: number of the adapter's parameters.
 
     Raises:
-        UserError: no module of the student matches `settings.targets`.
+        UserError: no module of the student matches `settings.targets`, or a folded weight would be 4-bit.
     """
 
-    def __init__(self, folder: Path, skip: SkipSet, settings: HealSettings) -> None:
+    def __init__(
+        self, folder: Path, skip: SkipSet, settings: HealSettings, overlay: Path | None = None
+    ) -> None:
         set_seed(settings.seed)  # the adapter's first matrices are drawn now
         self.skip, self.settings = skip, settings
         self.reference = Reference(folder, load={**FAST, **(_quantized() if settings.quantize else {})})
+        self.variant = StudentParts(self.reference, skip, overlay)
+        if self.variant.weights and settings.quantize:
+            raise UserError(f"{overlay} has folded weights, which cannot be 4-bit; leave --quantize out")
         modules = targets(self.reference, skip, settings.targets)
         if not modules:
             raise UserError(
@@ -65,7 +71,7 @@ class Healer:
 
     def objective(self, ids: torch.Tensor) -> torch.Tensor:
         """The loss of one batch [B, T]: cross-entropy, and what `settings.loss` adds to it."""
-        with self.reference.without(self.skip), self.reference.leaving(self.cuts) as kept:
+        with self.variant.standing(), self.reference.leaving(self.cuts) as kept:
             stream = head.last_stream(self.reference, ids)
         streams = list(kept.values())
         if self.settings.loss == "ce":
@@ -104,7 +110,7 @@ class Healer:
         self.student.eval()
         device = next(self.student.parameters()).device
         losses = []
-        with torch.no_grad(), self._teaching() if teacher else self.reference.without(self.skip):
+        with torch.no_grad(), self._teaching() if teacher else self.variant.standing():
             for row in torch.from_numpy(tokens):
                 ids = row[None].to(device)
                 losses.append(float(self._loss(ids, head.last_stream(self.reference, ids), None)))
@@ -120,6 +126,43 @@ class Healer:
                 yield
         finally:
             self.student.train(training)
+
+
+class StudentParts:
+    """What the student lacks, and what it has instead.
+
+    Args:
+        reference: the whole model, before an adapter is put around its modules.
+        skip: what the student lacks.
+        overlay: the file of its compensation.
+    """
+
+    def __init__(self, reference: Reference, skip: SkipSet, overlay: Path | None) -> None:
+        self.reference, self.skip = reference, skip
+        weights, self.maps = compensation.read(overlay, skip) if overlay else ({}, {})
+        self.weights = [
+            (reference.model.get_submodule(module), own, tensor)
+            for name, tensor in weights.items()
+            for module, _, own in [name.rpartition(".")]
+        ]
+        """(module, name in it, the folded weight)."""
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Makes the model the student's for a while.
+
+        Folded weights come as parameters of their own: a backward pass made later still finds them.
+        """
+        kept = [(module, name, getattr(module, name)) for module, name, _ in self.weights]
+        with self.reference.without(self.skip, self.maps):
+            for (module, name, folded), (_, _, old) in zip(self.weights, kept, strict=True):
+                parameter = torch.nn.Parameter(folded.to(old.device, old.dtype), requires_grad=False)
+                setattr(module, name, parameter)
+            try:
+                yield
+            finally:
+                for module, name, old in kept:
+                    setattr(module, name, old)
 
 
 def targets(reference: Reference, skip: SkipSet, wanted: tuple[str, ...]) -> list[str]:

@@ -12,7 +12,7 @@ import typer
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
-from pipeline.types import UserError
+from pipeline.types import UserError, Variant
 
 if TYPE_CHECKING:
     from pipeline.calib.skip_options import SkipOptions
@@ -133,7 +133,7 @@ class _ExportRequest:
         skip = self.skip_set(source)
         stage.prove(source, self.precision, skip)
         if self.adapter:
-            adapters.read(source, skip, self.adapter)
+            adapters.read(source, Variant(source.model, skip), self.adapter)
 
 
 def _say_dropped(source: Checkpoint, graph: Path) -> None:

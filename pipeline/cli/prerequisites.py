@@ -79,9 +79,9 @@ def healed(graph: Path, adapter: str) -> Path:
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint
 
-    skip = store.variant(graph).skip
-    with arguments.busy(f"merging adapter {adapter} of {skip.name}"):
-        tensors = adapters.merge(checkpoint.open_checkpoint(graph.parent), skip, adapter)
+    variant = store.variant(graph)
+    with arguments.busy(f"merging adapter {adapter} of {variant.name}"):
+        tensors = adapters.merge(checkpoint.open_checkpoint(graph.parent), variant, adapter)
         return surgery.graft(graph, tensors, adapter)
 
 

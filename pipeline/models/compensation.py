@@ -12,7 +12,7 @@ of the checkpoint's, whose weights they replace: projections into which a sublay
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 PREFIX = "compensation."
+MapParts = tuple[Sequence["torch.Tensor"], "torch.Tensor"]
+"""(factors, bias) of a map."""
 _NAME = re.compile(r"compensation\.((?:attn|mlp)\d{1,6}|block\d{1,6}(?:-\d{1,6})?)\.(bias|factor0|factor1)")
 
 

@@ -11,7 +11,7 @@ with another cache.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from pipeline.models import caches, compensation, pretrained, sublayers
-from pipeline.models.compensation import MapPlace
+from pipeline.models.compensation import MapParts, MapPlace
 from pipeline.models.sizes import rules_of
 from pipeline.models.sublayers import keep_input, keep_output, removed_after
 from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError
@@ -64,14 +64,13 @@ class Reference:
         overlays: Sequence[Path] = (),
         load: dict[str, Any] | None = None,
     ) -> None:
-        options = {"attn_implementation": "eager", "dtype": _DTYPES[dtype], **(load or {})}
-        self.model: Any = pretrained.load(folder, skip, **options)
+        options = {"attn_implementation": "eager", "dtype": _DTYPES[dtype]}
+        self.model: Any = pretrained.load(folder, skip, **options | (load or {}))
         self.skip = skip
         self._rules = rules_of(self.model.config.model_type)
         self.layers = sublayers.decoder_layers(self.model, folder)
         # Whether a layer returns (stream, …) or the stream itself; `entering` finds out.
         self._gives_tuples = False
-        self._mapped: set[Sublayer] = set()
         skip.within(len(self.layers))
         self._leave_out(skip)
         for file in overlays:
@@ -94,19 +93,18 @@ class Reference:
             bias: [C].
         """
         layer = self.layers[place.first]
-        *parts, bias = (part.to(self.model.dtype) for part in (*factors, bias))
+        *parts, bias = (part.to(self.model.device, self.model.dtype) for part in (*factors, bias))
         if place.kind == "block":
-            return sublayers.map_run(layer, parts, bias)
-        self._mapped |= set(place.sublayers)
+            sublayers.map_run(layer, parts, bias)
+            return
         name = next(n for one, _, n in self._places() if one == place.sublayers[0])
         scale = getattr(layer, "residual_multiplier", 1)  # Granite multiplies what a sublayer gives
         setattr(layer, name, sublayers.mapped(getattr(layer, name), parts, bias, scale))
         if after := self._rules.norms(place.kind)[1]:  # type: ignore[arg-type]
             setattr(layer, after, nn.Identity())
 
-    def _leave_out(self, skip: SkipSet) -> list[tuple[nn.Module, str, nn.Module]]:
-        """Replaces the sublayers; gives (layer, name, the module that was there)."""
-        replaced = []
+    def _leave_out(self, skip: SkipSet) -> None:
+        """Replaces the sublayers."""
         for (index, kind), layer, name in self._places():
             if (index, kind) in skip:
                 original, width = getattr(layer, name), self.model.config.hidden_size
@@ -115,9 +113,7 @@ class Reference:
                     if kind == "attn"
                     else sublayers.NoMlp(width, not isinstance(original, nn.Linear))
                 )
-                replaced.append((layer, name, original))
                 setattr(layer, name, nothing)
-        return replaced
 
     def _places(self) -> Iterator[tuple[Sublayer, nn.Module, str]]:
         """Each sublayer, its decoder layer, and its name there."""
@@ -127,14 +123,13 @@ class Reference:
                 yield sublayer, layer, sublayers.module_name(layer, names, folder)
 
     @contextmanager
-    def without(self, skip: SkipSet) -> Iterator[None]:
-        """Leaves further sublayers out for a while."""
-        replaced = self._leave_out(skip)
-        try:
+    def without(self, skip: SkipSet, maps: Mapping[MapPlace, MapParts] | None = None) -> Iterator[None]:
+        """Leaves further sublayers out for a while; the maps, as `stand_in` takes them, come in their stead."""
+        with sublayers.restored(self.layers):
+            self._leave_out(skip)
+            for place, (factors, bias) in (maps or {}).items():
+                self.stand_in(place, factors, bias)
             yield
-        finally:
-            for layer, name, module in replaced:
-                setattr(layer, name, module)
 
     @contextmanager
     def entering(self) -> Iterator[dict[int, torch.Tensor]]:
@@ -280,7 +275,7 @@ class Reference:
         kept: dict[Sublayer, torch.Tensor] = {}
         hooks = []
         for (i, kind), layer, name in self._places():
-            is_there = (i, kind) not in self.skip or (i, kind) in self._mapped
+            is_there = (i, kind) not in self.skip or sublayers.is_mapped(getattr(layer, name))
             if is_there and (wanted is None or (i, kind) in wanted):
                 hook = keep_output(kept, (i, kind), getattr(layer, "residual_multiplier", 1))
                 hooks.append(getattr(layer, rules.norms(kind)[1] or name).register_forward_hook(hook))

@@ -133,6 +133,25 @@ def map_run(first: nn.Module, factors: Sequence[torch.Tensor], bias: torch.Tenso
     vars(first)["run_map"] = first.register_forward_pre_hook(hook, with_kwargs=True)
 
 
+def is_mapped(module: nn.Module) -> bool:
+    """Whether a module is a map that stands in for a sublayer."""
+    return isinstance(module, MapModule | MapAttention)
+
+
+@contextmanager
+def restored(layers: nn.ModuleList) -> Iterator[None]:
+    """Puts back in the end what stood in decoder layers, and takes away maps of runs that have come since."""
+    kept = [(dict(layer.named_children()), "run_map" in vars(layer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, (modules, had_map) in zip(layers, kept, strict=True):
+            for name, module in modules.items():
+                setattr(layer, name, module)
+            if not had_map and (hook := vars(layer).pop("run_map", None)):
+                hook.remove()
+
+
 def decoder_layers(model: PreTrainedModel, folder: Path) -> nn.ModuleList:
     """The list of decoder layers: the outermost ModuleList with as many entries as the config has layers.
 

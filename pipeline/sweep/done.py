@@ -79,7 +79,7 @@ def _is_base_current(folder: Path, record: GraphRecord) -> bool:
 def _is_healed_current(path: Path, record: GraphRecord) -> bool:
     """Whether a healed graph was cut from the graph that is there, with the adapter that is there."""
     variant = record.as_variant()
-    trained = adapters.read(open_checkpoint(path.parent), variant.skip, str(variant.adapter))[1]
+    trained = adapters.read(open_checkpoint(path.parent), variant, str(variant.adapter))[1]
     plain, merged = store.graph_path(path.parent, replace(variant, adapter=None)), store.overlays(path)[-1]
     is_merged = adapters.is_merged(merged, trained)
     return is_merged and record.base is not None and record.base.sha256 == digest(plain)
@@ -173,7 +173,7 @@ def _bench(job: Job, recipe: Recipe) -> bool:
 
 def _heal(job: Job, recipe: Recipe) -> bool:
     settings, graph = recipe.heal, job.inputs[0]
-    _, record = adapters.read(open_checkpoint(graph.parent), store.variant(graph).skip, settings.name)
+    _, record = adapters.read(open_checkpoint(graph.parent), store.variant(graph), settings.name)
     wanted = settings.model_dump(mode="json", include=HEAL_SETTINGS)
     return record.settings.matches(wanted) and _is_same_text(record.texts, settings, job.outputs[0])
 

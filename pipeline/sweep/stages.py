@@ -151,7 +151,7 @@ class StageJobs:
     def heal(self, target: Target, export: Job) -> Job:
         """The adapter of a variant, trained on its graph."""
         graph, settings = export.outputs[0], self.recipe.heal
-        folder = adapters.folder(self.project.calib(self.model), target.variant.skip, settings.name)
+        folder = adapters.folder(self.project.calib(self.model), target.variant, settings.name)
         return self._job(
             "heal",
             target,

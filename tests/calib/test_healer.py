@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file
 
 from pipeline.calib import heal, healer, losses
@@ -14,7 +15,7 @@ from pipeline.models import head
 from pipeline.models.reference import Reference
 from pipeline.store.records import HealSettings
 from pipeline.types import BASE, SkipSet
-from tests import tiny
+from tests import overlays, tiny
 from tests.learning import SMALL, variant
 
 
@@ -90,3 +91,49 @@ def test_the_student_lacks_the_sublayers_and_the_teacher_has_them(tmp_path: Path
     assert pupil.mean_loss(tokens) == pytest.approx(loss(skip), abs=1e-4)
     assert pupil.mean_loss(tokens, teacher=True) == pytest.approx(loss(BASE), abs=1e-4)
     assert pupil.trained == 2 * 3 * 4 * (64 + 96)  # two MLPs of three matrices, rank 4
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_the_student_of_a_compensated_variant_has_its_maps_and_the_teacher_has_not(
+    loss: str, model_type: str, tmp_path: Path
+) -> None:
+    """Its folded weight too, in the backward pass that comes after the teacher's own."""
+    folder = tiny.checkpoint(tmp_path, model_type, num_hidden_layers=3)
+    skip, folded = SkipSet.parse("mlp1+attn2"), "model.layers.1.self_attn.o_proj.weight"
+    overlay = overlays.make(folder, skip, folded=folded)
+    settings = HealSettings(rank=4, alpha=4, dropout=0.0, loss=loss, targets=("q_proj", "down_proj"))
+    pupil = healer.Healer(folder, skip, settings, overlay)
+    tokens = np.random.default_rng(0).integers(3, 96, (2, 12))
+    ids = torch.from_numpy(tokens)
+    reference = Reference(folder, skip, overlays=[overlay])
+    whole = Reference(folder)
+
+    def expected(of: Reference) -> float:
+        with torch.no_grad():
+            return float(losses.cross_entropy(of.model(ids).logits, ids))
+
+    assert expected(reference) != pytest.approx(expected(Reference(folder, skip)), abs=1e-4)
+    assert pupil.mean_loss(tokens) == pytest.approx(expected(reference), abs=1e-4)
+    assert pupil.mean_loss(tokens, teacher=True) == pytest.approx(expected(whole), abs=1e-4)
+
+    # The gradient of the second matrices, of which the adapter's product is linear, by another way: peft
+    # around a reference that has the overlay for good.
+    student = get_peft_model(reference.model, pupil.student.peft_config["default"])
+    named = dict(student.named_parameters())
+    with torch.no_grad():
+        for name, parameter in pupil.student.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+                named[name].copy_(parameter)
+    pupil.objective(ids).backward()
+    logits = student(ids).logits
+    value = losses.cross_entropy(logits, ids)
+    if loss == "kl":
+        with torch.no_grad():
+            wanted = whole.model(ids).logits
+        value = value + losses.divergence(logits, wanted)
+    value.backward()
+    for name, parameter in pupil.student.named_parameters():
+        if "lora_" in name:
+            torch.testing.assert_close(parameter.grad, named[name].grad, rtol=1e-3, atol=1e-6)

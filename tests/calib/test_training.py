@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pipeline.calib import adapters, heal, healer, training
 from pipeline.store.records import HealSettings
-from pipeline.types import SkipSet
+from tests import adapters as adapted
 from tests.learning import SMALL, record, variant
 
 
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_adapter_and_a_stopped_run_goes_on(
     monkeypatch.setattr(healer.Healer, "objective", dying)
     with pytest.raises(KeyboardInterrupt):
         heal.heal(graph, settings, name="stopped")
-    place = adapters.folder(Path("calib/tiny"), SkipSet.parse("block2"), "stopped")
+    place = adapters.folder(Path("calib/tiny"), adapted.VARIANT, "stopped")
     assert not (place / adapters.RECORD).exists()
     heal.heal(graph, settings, name="stopped")
     assert count[0] == 8 + SMALL["steps"] - 5  # from step 5 on

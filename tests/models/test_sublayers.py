@@ -12,6 +12,7 @@ from torch import nn
 
 from pipeline.models import sublayers
 from pipeline.models.reference import Reference
+from pipeline.models.sizes import rules_of
 from pipeline.types import UserError
 from tests import tiny
 
@@ -50,7 +51,7 @@ def test_a_layer_that_does_more_than_add_its_sublayers_is_refused(tmp_path: Path
     streams, added, entering = reference.trace(ids, np.ones_like(ids), np.arange(6)[None])
     explained = entering + sum(added[layer, kind] for layer, kind in added)
     np.testing.assert_allclose(explained, streams[1, "mlp"], rtol=1e-5, atol=1e-6)
-    reference.model.config.model_type = "llama"
+    reference._rules = rules_of("llama")
     with pytest.raises(UserError, match=r"layer 0: what its attention and MLP give does not add up"):
         reference.trace(ids, np.ones_like(ids), np.arange(6)[None])
 

@@ -219,7 +219,7 @@ def _proof(path: Path, variant: Variant) -> HealedProof | None:
         return None
     tensors = store.overlays(path)[-1]
     own = open_checkpoint(store.checkpoint_folder(path))
-    proof = adapters.prove(own, variant.skip, variant.adapter, tensors)
+    proof = adapters.prove(own, variant, variant.adapter, tensors)
     if proof is None:
         log.warning("%s: its adapter is gone, so nothing proves that %s is merged from it", path, tensors)
     return proof

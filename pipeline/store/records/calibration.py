@@ -202,9 +202,10 @@ class HealRequest(TextBasedRequest):
     """What adapter is to be trained.
 
     Attributes:
-        variant: name of the skip set.
+        variant: its name, compensation included.
         weights: identity of the checkpoint.
         contents: digest of all its bytes; None in files of 0.1 and 0.2.
+        compensation: SHA-256 of the overlay that it is trained on; None where nothing stands in.
     """
 
     what: Literal["adapter"] = "adapter"
@@ -212,6 +213,7 @@ class HealRequest(TextBasedRequest):
     variant: str
     weights: Weights | None
     contents: Digest | None = None
+    compensation: Digest | None = None
     settings: HealSettings
     texts: TextSource
 
@@ -242,12 +244,14 @@ class MergedTensors(Record):
     Attributes:
         adapter: SHA-256 of adapter_model.safetensors.
         contents: digest of the checkpoint that it was merged into.
+        compensation: SHA-256 of the overlay that it was merged into.
         sha256: of the tensors' file.
     """
 
     what: Literal["merged-tensors"] = "merged-tensors"
     adapter: Digest
     contents: Digest
+    compensation: Digest | None = None
     sha256: Digest
 
 

@@ -20,7 +20,7 @@ SOURCE = "source.json"
 PLACES = re.compile(
     r"(?P<root>.*)/(?:graphs/[^/]+/(?:optimum/)?"
     r"|engines/[^/]+/[^/]+/"
-    r"|calib/[^/]+/(?:[^/]+/adapters/[^/]+/)?"
+    r"|calib/[^/]+/(?:[^/]+/adapters/[^/]+/|moments/|compensation/)?"
     r"|evals/(?:results|figures|report|benchmarks|sweeps|cache)/(?:[^/]+/)*)[^/]+",
     re.DOTALL,
 )

@@ -1,7 +1,7 @@
-"""One pass of the whole model over text: the moments of every sublayer that a map is to stand in for.
+"""One pass of the whole model over text: the moments of every place in which a map is to stand.
 
-Legend: N sequences, T tokens, C hidden size, n tokens; h what enters a sublayer, f what it adds to the
-stream, y what the sublayer just before it added.
+Legend: N sequences, T tokens, C hidden size, n tokens; h what a map reads in its place, f what it is to add
+to the stream there, y what the sublayer just before the place added. X is h with a column of ones appended.
 
 The first token of each sequence is left out: its activations are outliers (Xiao et al. 2023,
 arXiv:2309.17453) that would outweigh all others.
@@ -17,56 +17,99 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from pipeline.calib.compensation.maps import Moments
+from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.models.sublayers import keep_input, removed_after
 from pipeline.types import Sublayer, UserError
 
 Array = npt.NDArray[Any]
 HELD_BACK = 8
-"""One sequence in so many is not fitted on: the ridge is chosen by it."""
+"""One sequence in so many is not fitted on: ridge, form and refit are chosen by it."""
 HELD_TOKENS = 1024
 """At most so many tokens are held back, as they are."""
 
 
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """What some tokens have in one place.
+
+    Attributes:
+        h, f: [n, C].
+        y: [n, C]; None where nothing was written before.
+        x: [n, C], the stream before the place.
+    """
+
+    h: Array
+    f: Array
+    y: Array | None
+    x: Array
+
+
 @dataclass
-class SublayerMoments:
-    """What a map in the place of one sublayer follows from.
+class PlaceMoments:
+    """What a map in one place follows from.
 
     Attributes:
         mapped: of h → f.
-        folded: of y → f; None for the first sublayer, which has none before it.
+        folded: of y → f; None where nothing was written before.
+        between: Xᵀy [C + 1, C] float64: what a fold leaves over is fitted by it.
         energy: Σ|f|² over the tokens of the moments.
+        stream: Σ|x|² of them.
         held: h, y and f [n, C] float32 of tokens that are in no moment.
     """
 
     mapped: Moments
-    folded: Moments | None
+    folded: Moments | None = None
+    between: Array | None = None
     energy: float = 0.0
+    stream: float = 0.0
     held: dict[str, Array] = field(default_factory=dict)
 
-    def add(self, h: Array, y: Array | None, f: Array) -> None:
-        """Adds tokens [n, C] to the sums."""
-        self.mapped.add(h, f)
-        self.energy += float(np.square(f, dtype=np.float64).sum())
-        if self.folded is not None and y is not None:
-            self.folded.add(y, f)
+    @classmethod
+    def empty(cls, place: MapPlace, width: int) -> PlaceMoments:
+        """Of no tokens.
 
-    def hold(self, h: Array, y: Array | None, f: Array, share: int) -> None:
+        Args:
+            place: where.
+            width: C.
+        """
+        if before(place.sublayers[0]) is None:
+            return cls(Moments.empty(width))
+        return cls(Moments.empty(width), Moments.empty(width), np.zeros((width + 1, width)))
+
+    def add(self, rows: Activations) -> None:
+        """Adds tokens to the sums."""
+        x, f = _with_ones(rows.h), rows.f.astype(np.float64)
+        self.mapped.gram[...] += x.T @ x
+        self.mapped.cross[...] += x.T @ f
+        self.energy += float(np.vdot(f, f))
+        self.stream += float(np.square(rows.x, dtype=np.float64).sum())
+        if self.folded is not None and self.between is not None and rows.y is not None:
+            y = _with_ones(rows.y)
+            self.folded.gram[...] += y.T @ y
+            self.folded.cross[...] += y.T @ f
+            self.between[...] += x.T @ y[:, :-1]
+
+    def hold(self, rows: Activations, share: int) -> None:
         """Keeps some tokens of a sequence as they are.
 
         Args:
-            h: [n, C].
-            y: [n, C].
-            f: [n, C].
+            rows: the sequence's.
             share: how many.
         """
-        chosen = np.linspace(0, len(h) - 1, min(share, len(h))).astype(int)
-        for name, rows in (("h", h), ("y", y), ("f", f)):
-            if rows is not None:
-                there = self.held.get(name, np.empty((0, rows.shape[1]), np.float32))
-                self.held[name] = np.concatenate([there, rows[chosen].astype(np.float32)])
+        chosen = np.linspace(0, len(rows.h) - 1, min(share, len(rows.h))).astype(int)
+        for name, part in (("h", rows.h), ("y", rows.y), ("f", rows.f)):
+            if part is not None:
+                there = self.held.get(name, np.empty((0, part.shape[1]), np.float32))
+                self.held[name] = np.concatenate([there, part[chosen].astype(np.float32)])
+
+
+def _with_ones(rows: Array) -> Array:
+    """[n, C] → [n, C + 1] float64."""
+    return np.concatenate([rows.astype(np.float64), np.ones((len(rows), 1))], axis=1)
 
 
 def before(sublayer: Sublayer) -> Sublayer | None:
@@ -77,21 +120,29 @@ def before(sublayer: Sublayer) -> Sublayer | None:
     return (layer - 1, "mlp") if layer else None
 
 
-def bytes_needed(width: int, fold: bool = True) -> int:
-    """Memory of one sublayer's moments while they are gathered.
+def held_back(samples: int) -> frozenset[int]:
+    """Which of so many sequences are held back; the last, where there are few.
+
+    Args:
+        samples: N.
+    """
+    return frozenset(range(HELD_BACK - 1, samples, HELD_BACK) or [samples - 1])
+
+
+def bytes_needed(width: int) -> int:
+    """Memory of one place's moments while they are gathered.
 
     Args:
         width: C.
-        fold: whether those of y → f are gathered too.
     """
-    return 8 * (2 if fold else 1) * (width + 1) * (2 * width + 1) + 4 * 3 * HELD_TOKENS * width
+    return 8 * 5 * (width + 1) ** 2 + 4 * 3 * HELD_TOKENS * width
 
 
-def groups(sublayers: Iterable[Sublayer], width: int, budget: int) -> list[list[Sublayer]]:
-    """The sublayers in the order of the stream, in groups whose moments fit the memory: a pass each.
+def groups(places: Iterable[MapPlace], width: int, budget: int) -> list[list[MapPlace]]:
+    """The places in the order of the stream, in groups whose moments fit the memory: a pass each.
 
     Args:
-        sublayers: which.
+        places: which.
         width: C.
         budget: bytes.
 
@@ -99,74 +150,91 @@ def groups(sublayers: Iterable[Sublayer], width: int, budget: int) -> list[list[
         UserError: the moments of one alone do not fit.
     """
     size = budget // bytes_needed(width)
-    if not size:
+    if size < 1:
         raise UserError(
             f"--memory {budget / 1e6:.0f} MB is too little: the sums of one sublayer take "
             f"{bytes_needed(width) / 1e6:.0f} MB"
         )
-    ordered = sorted(set(sublayers))
+    ordered = sorted(set(places))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
 def gather(
-    reference: Reference, tokens: Array, sublayers: Sequence[Sublayer], advance: Callable[[], None]
-) -> dict[Sublayer, SublayerMoments]:
-    """The moments of some sublayers in one pass.
+    reference: Reference, tokens: Array, places: Sequence[MapPlace], advance: Callable[[], None]
+) -> dict[MapPlace, PlaceMoments]:
+    """The moments of some places in one pass.
 
     Args:
         reference: the whole model, in fp32.
         tokens: [N, T] ids, N at least 2 and T at least 2.
-        sublayers: which.
+        places: which.
         advance: called after each sequence.
 
     Raises:
-        UserError: activations that are not finite, by layer; fewer than two sequences.
+        UserError: activations that are not finite, by layer; fewer than two sequences; an MLP that is no
+            module of its own.
     """
     if len(tokens) < 2:
         raise UserError("at least two sequences are needed: the ridge is chosen on one that is not fitted on")
+    modules = reference.sublayers()
+    if any(isinstance(modules[one], nn.Linear) for place in places for one in place.sublayers):
+        raise UserError("this architecture's MLP is no module of its own: no map can stand in its place")
     width = reference.model.config.hidden_size
-    moments = {
-        one: SublayerMoments(Moments.empty(width), Moments.empty(width) if before(one) else None)
-        for one in sublayers
-    }
-    held = set(range(HELD_BACK - 1, len(tokens), HELD_BACK)) or {len(tokens) - 1}
+    moments = {place: PlaceMoments.empty(place, width) for place in places}
+    held = held_back(len(tokens))
     share = max(HELD_TOKENS // len(held), 1)
     for number, row in enumerate(tokens):
-        for sublayer, (h, y, f) in _activations(reference, row, sublayers):
+        for place, rows in _activations(reference, row, places):
             if number in held:
-                moments[sublayer].hold(h, y, f, share)
+                moments[place].hold(rows, share)
             else:
-                moments[sublayer].add(h, y, f)
+                moments[place].add(rows)
         advance()
     return moments
 
 
 def _activations(
-    reference: Reference, row: Array, sublayers: Sequence[Sublayer]
-) -> Iterator[tuple[Sublayer, tuple[Array, Array | None, Array]]]:
-    """(sublayer, (h, y, f)), each [T - 1, C], of one sequence."""
-    writers = {writer for one in sublayers if (writer := before(one)) is not None}
-    with _entering(reference, sublayers) as entering, reference.adding({*sublayers, *writers}) as adding:
-        with torch.inference_mode():
-            ids = torch.from_numpy(np.asarray(row, np.int64))[None]
-            reference.model(input_ids=ids, use_cache=False, logits_to_keep=1)
-        for sublayer in sublayers:
-            writer = before(sublayer)
-            rows = (entering[sublayer], adding[writer] if writer else None, adding[sublayer])
-            h, y, f = (None if part is None else part.reshape(len(row), -1)[1:].numpy() for part in rows)
-            assert h is not None and f is not None
-            if not (np.isfinite(h).all() and np.isfinite(f).all()):
-                layer, kind = sublayer
-                raise UserError(
-                    f"the activations of layer {layer}'s {kind} are not finite; "
-                    "a weight is NaN or infinite: look with `pipeline check --localize`"
-                )
-            yield sublayer, (h, y, f)
+    reference: Reference, row: Array, places: Sequence[MapPlace]
+) -> Iterator[tuple[MapPlace, Activations]]:
+    """What each place has of one sequence, its first token left out."""
+    single = [place.sublayers[0] for place in places if place.kind != "block"]
+    writers = [writer for place in places if (writer := before(place.sublayers[0])) is not None]
+    ends = sorted({place.last for place in places if place.kind == "block"})
+    with (
+        _receiving(reference, single) as receiving,
+        reference.adding({*single, *writers}) as adding,
+        reference.entering() as entering,
+        reference.leaving(ends) as leaving,
+        torch.inference_mode(),
+    ):
+        reference.logits_at(torch.from_numpy(np.asarray(row, np.int64))[None], torch.arange(0))
+        for place in places:
+            sublayer, x = place.sublayers[0], entering[place.first]
+            y = adding[writer] if (writer := before(sublayer)) else None
+            if place.kind == "block":
+                h, f = x, leaving[place.last] - x
+            else:
+                h, f = receiving[sublayer], adding[sublayer]
+                x = x + y if sublayer[1] == "mlp" and y is not None else x
+            parts = [None if p is None else p.reshape(len(row), -1)[1:].numpy() for p in (h, f, y, x)]
+            yield place, _finite(place, parts)
+
+
+def _finite(place: MapPlace, parts: list[Array | None]) -> Activations:
+    h, f, y, x = parts
+    assert h is not None and f is not None and x is not None
+    if not all(np.isfinite(part).all() for part in (h, f, x)):
+        layers = f"layer {place.first}" if place.first == place.last else f"layers {place.first}-{place.last}"
+        raise UserError(
+            f"the activations of {layers} ({place.kind}) are not finite; a weight is NaN or infinite, or the "
+            "numbers are too large: look with `pipeline check --localize`"
+        )
+    return Activations(h, f, y, x)
 
 
 @contextmanager
-def _entering(reference: Reference, sublayers: Sequence[Sublayer]) -> Iterator[dict[Sublayer, torch.Tensor]]:
-    """Keeps what enters these sublayers [B, T, C], of the passes made meanwhile."""
+def _receiving(reference: Reference, sublayers: Sequence[Sublayer]) -> Iterator[dict[Sublayer, torch.Tensor]]:
+    """Keeps what these sublayers' modules receive [B, T, C], of the passes made meanwhile."""
     kept: dict[Sublayer, torch.Tensor] = {}
     modules = reference.sublayers()
     hooks = [

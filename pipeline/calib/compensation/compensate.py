@@ -1,0 +1,246 @@
+"""Stage: a variant → the overlay of what stands in for the sublayers that it skips, in closed form.
+
+That linear maps in the place of removed blocks heal much of the damage: ReplaceMe (arXiv:2505.02819),
+LinearPatch, Prune&Comp (arXiv:2507.18212), Ghosted Layers (arXiv:2605.15491); here, of single sublayers too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import store
+from pipeline.calib.compensation import moment_files
+from pipeline.calib.compensation.forms import AUTO, Fit, Form
+from pipeline.calib.compensation.plan import Plan
+from pipeline.calib.compensation.workbench import Workbench
+from pipeline.models import costs, texts
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.compensation import MapPlace
+from pipeline.store import records
+from pipeline.store.records import (
+    AutoRecord,
+    AutoRequest,
+    CompensationLosses,
+    CompensationRecord,
+    CompensationRequest,
+    CompensationSettings,
+    MapRecord,
+)
+from pipeline.types import SkipSet, UserError, Variant
+
+log = logging.getLogger(__name__)
+RANKS = (16, 64)
+"""Those that `auto` tries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Where and with what a compensation is made; nothing of it changes the numbers.
+
+    Attributes:
+        folder: where the overlay goes; None: beside the checkpoint.
+        memory: bytes that moments may take while they are gathered.
+        moments: a folder in which the moments must be; None: gathered where they are missing.
+        budget_params: numbers that the maps of `auto` may hold.
+        budget_ms: milliseconds that a pass may take with what `auto` chooses.
+        milliseconds: measures that, given an overlay and its form.
+    """
+
+    folder: Path | None = None
+    memory: int = moment_files.MEMORY
+    moments: Path | None = None
+    budget_params: int | None = None
+    budget_ms: float | None = None
+    milliseconds: Callable[[Path, str], float] | None = None
+
+
+def compensate(
+    checkpoint: Checkpoint,
+    skip: SkipSet,
+    settings: CompensationSettings,
+    text_input: texts.TextInput = texts.OWN,
+    force: bool = False,
+    means: Means = Means(),
+) -> Path:
+    """Writes a variant's overlay, or finds it made with these settings.
+
+    Args:
+        checkpoint: the whole model.
+        skip: what the variant leaves out.
+        settings: what is to stand in for it.
+        text_input: what text it is fitted on.
+        force: make again what is there and matches.
+        means: where and with what.
+
+    Returns:
+        graphs/<model>/<skip>~<form>.safetensors; its record lies beside it.
+
+    Raises:
+        UserError: nothing is left out, no such form, a rank above C, too little text, moments of another
+            model or text, activations that are not finite, or nothing that can be folded.
+    """
+    _check(checkpoint, skip, settings, means)
+    text = moment_files.MomentsText.cut(checkpoint, text_input, settings.samples, settings.length)
+    bench = Workbench(checkpoint, skip, text, settings.refit, means.moments, means.memory)
+    variant = Variant(checkpoint.model, skip).file
+    with store.lock(checkpoint.calib / variant, make=False):
+        if settings.form != AUTO:
+            return _made(bench, settings, means.folder, force)
+        form = _chosen(bench, settings, means, force)
+        return _made(bench, settings.replaced(form=form), means.folder, force)
+
+
+def record_of(overlay: Path) -> CompensationRecord:
+    """The record beside an overlay."""
+    return records.read(CompensationRecord, store.sidecar_path(overlay))
+
+
+def _check(checkpoint: Checkpoint, skip: SkipSet, settings: CompensationSettings, means: Means) -> None:
+    """Refuses what can be refused before anything is run."""
+    if not skip:
+        raise UserError("base skips nothing: there is nothing to compensate; name a variant that was cut")
+    layers = costs.sizes(checkpoint.config).layers
+    skip.within(layers)
+    if settings.form == AUTO:
+        if means.budget_ms is not None and means.milliseconds is None:
+            raise UserError("--budget-ms needs a graph that is timed")
+        return
+    if means.budget_params is not None or means.budget_ms is not None:
+        raise UserError("--budget-params and --budget-ms are for --with auto")
+    form = Form.parse(settings.form, checkpoint.config["hidden_size"])
+    if settings.refit and form.folds:
+        raise UserError(f"--refit fits maps, and {form.name} folds; take bias, linear or a rank")
+
+
+def _overlay_path(bench: Workbench, form: str, folder: Path | None) -> Path:
+    variant = Variant(bench.checkpoint.model, bench.skip, compensation=form)
+    return store.overlay_path(folder or bench.checkpoint.folder, variant.name)
+
+
+def _made(bench: Workbench, settings: CompensationSettings, folder: Path | None, force: bool) -> Path:
+    """The overlay of one form, written where it is not there yet."""
+    path = _overlay_path(bench, settings.form, folder)
+    record = store.sidecar_path(path)
+    checkpoint = bench.checkpoint
+    request = CompensationRequest(
+        model=checkpoint.model,
+        variant=bench.skip.name,
+        weights=checkpoint.identity,
+        contents=checkpoint.contents,
+        settings=settings,
+        texts=bench.text.source.replaced(origin=bench.text.text_input.origin(record)),
+    )
+    known = records.read_same(CompensationRecord, record, request)
+    if not force and known and path.is_file() and store.sha256(path) == known.sha256:
+        return path
+    started = time.monotonic()
+    plan = bench.plan(settings.form)
+    losses = CompensationLosses(
+        base=bench.base_loss, none=bench.bare_loss, compensated=bench.reported(plan.overlay)
+    )
+    record.unlink(missing_ok=True)
+    plan.overlay.write(path)
+    seconds = time.monotonic() - started
+    store.write_json(record, _record(request, plan, losses, seconds, store.sha256(path)).plain())
+    return path
+
+
+def _record(
+    request: CompensationRequest, plan: Plan, losses: CompensationLosses, seconds: float, sha256: str
+) -> CompensationRecord:
+    damage = losses.none - losses.base
+    return CompensationRecord(
+        **dict(request),
+        losses=losses,
+        regained_share=(losses.none - losses.compensated) / damage if damage > 0 else None,
+        parameters=plan.overlay.parameters,
+        maps=tuple(_map_record(place, one, plan) for place, one in sorted(plan.fits.items())),
+        runs=plan.runs,
+        refits=plan.refits,
+        seconds=seconds,
+        tools=store.versions("torch", "transformers", "scipy"),
+        sha256=sha256,
+    )
+
+
+def _map_record(place: MapPlace, fitted: Fit, plan: Plan) -> MapRecord:
+    return MapRecord(
+        place=place.name,
+        form=fitted.form,
+        ridge=fitted.ridge,
+        fold_ridge=fitted.fold_ridge,
+        folded_into=plan.overlay.folded_into.get(place),
+        r2=fitted.r2,
+        refitted=fitted.refitted,
+        note=fitted.note,
+    )
+
+
+# ---- auto ----
+
+
+def _chosen(bench: Workbench, settings: CompensationSettings, means: Means, force: bool) -> str:
+    """The form of the lowest loss on held-back text that keeps the budgets, from the record or tried now."""
+    checkpoint = bench.checkpoint
+    record = checkpoint.calib / "compensation" / f"{Variant(checkpoint.model, bench.skip).file}.auto.json"
+    request = AutoRequest(
+        model=checkpoint.model,
+        variant=bench.skip.name,
+        weights=checkpoint.identity,
+        contents=checkpoint.contents,
+        settings=settings,
+        texts=bench.text.source.replaced(origin=bench.text.text_input.origin(record)),
+        budget_params=means.budget_params,
+        budget_ms=means.budget_ms,
+    )
+    known = records.read_same(AutoRecord, record, request)
+    if known and not force:
+        return known.chosen
+    tried = _tried(bench, means.budget_params)
+    timed = []
+    for form, parameters, loss in tried:
+        milliseconds = _milliseconds(bench, settings.replaced(form=form), means)
+        timed.append((form, parameters, loss, milliseconds))
+        if means.budget_ms is None or (milliseconds is not None and milliseconds <= means.budget_ms):
+            rest = tuple((*one, None) for one in tried[len(timed) :])
+            answer = AutoRecord(**dict(request), chosen=form, tried=(*timed, *rest))
+            store.write_json(record, answer.plain())
+            return form
+    times = ", ".join(f"{form} {milliseconds:.2f} ms" for form, _, _, milliseconds in timed)
+    raise UserError(f"no compensation of {bench.skip.name} keeps --budget-ms {means.budget_ms:g}: {times}")
+
+
+def _milliseconds(bench: Workbench, settings: CompensationSettings, means: Means) -> float | None:
+    """What a pass takes with one form, where that is asked; an overlay that was not there goes again."""
+    if means.budget_ms is None or means.milliseconds is None:
+        return None
+    path = _overlay_path(bench, settings.form, means.folder)
+    was_there = path.exists()
+    made = _made(bench, settings, means.folder, force=False)
+    milliseconds = means.milliseconds(made, settings.form)
+    if milliseconds > means.budget_ms and not was_there:
+        store.sidecar_path(path).unlink(missing_ok=True)
+        path.unlink()
+    return milliseconds
+
+
+def _tried(bench: Workbench, budget: int | None) -> list[tuple[str, int, float]]:
+    """(form, parameters, loss on held-back text) of those within the budget, the lowest loss first."""
+    width = bench.checkpoint.config["hidden_size"]
+    ranks = [rank for rank in RANKS if 2 * rank < width]
+    names = ["bias", *(f"rank{r}" for r in ranks), "linear", "fold", *(f"fold+rank{r}" for r in ranks)]
+    tried = []
+    for name in names:
+        if Form.parse(name, width).folds and not bench.can_fold:
+            continue
+        made = bench.plan(name).overlay
+        if budget is None or made.parameters <= budget:
+            tried.append((name, made.parameters, bench.planner.loss(made)))
+    if not tried:
+        smallest = len(bench.skip.attention + bench.skip.mlp) * width
+        raise UserError(f"--budget-params {budget} holds not even a bias a sublayer: {smallest} numbers")
+    return sorted(tried, key=lambda one: (one[2], one[1]))

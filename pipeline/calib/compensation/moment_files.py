@@ -1,0 +1,241 @@
+"""Moments on disk, calib/<model>/moments/<place>.safetensors: gathered once, shared by variants and forms.
+
+A file is of one model and one text, which its record says. One that is of others is gathered again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from pipeline import store
+from pipeline.calib.compensation import gathering
+from pipeline.calib.compensation.gathering import PlaceMoments
+from pipeline.calib.compensation.maps import Moments
+from pipeline.models import texts
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.compensation import MapPlace
+from pipeline.models.reference import Reference
+from pipeline.store import records
+from pipeline.store.records import MomentsRecord, MomentsRequest
+from pipeline.types import UserError, shown
+
+log = logging.getLogger(__name__)
+HELD_OUT = 16
+"""Sequences on which losses are reported; in no moment, and nothing is chosen by them."""
+MEMORY = 4_000_000_000
+"""Bytes that moments may take while they are gathered."""
+
+
+@dataclass(frozen=True)
+class MomentsText:
+    """The text that moments are of, and the text that their maps are judged by.
+
+    Attributes:
+        fitted: [N, T] ids; one sequence in `gathering.HELD_BACK` is in no sum.
+        held_out: [HELD_OUT, T] ids.
+        text_input: as it was given.
+        source: where it came from.
+    """
+
+    fitted: texts.Tokens
+    held_out: texts.Tokens
+    text_input: texts.TextInput
+    source: records.TextSource
+
+    @classmethod
+    def cut(
+        cls, checkpoint: Checkpoint, text_input: texts.TextInput, samples: int, length: int
+    ) -> MomentsText:
+        """Reads a text.
+
+        Args:
+            checkpoint: whose tokenizer is used.
+            text_input: what text.
+            samples: N.
+            length: T.
+
+        Raises:
+            UserError: fewer tokens than a map has unknowns, or too little text.
+        """
+        refuse_too_few(checkpoint.config["hidden_size"], samples, length)
+        rows, source = texts.cut(checkpoint.folder, text_input, length, samples + HELD_OUT)
+        return cls(rows[:samples], rows[samples:], text_input, source)
+
+    @property
+    def held_back(self) -> texts.Tokens:
+        """[n, T]: sequences that nothing is fitted on; ridge, form and refit are chosen by them."""
+        return self.fitted[sorted(gathering.held_back(len(self.fitted)))]
+
+
+def refuse_too_few(width: int, samples: int, length: int) -> None:
+    """Refuses a text with fewer tokens than 2 · C, before anything is run.
+
+    Args:
+        width: C.
+        samples: N.
+        length: T.
+    """
+    if samples < 2 or length < 2:
+        raise UserError("--samples and --length must be at least 2")
+    fitted = (samples - len(gathering.held_back(samples))) * (length - 1)
+    if fitted >= 2 * width:
+        return
+    rows = -(-2 * width // (length - 1))
+    enough = next(n for n in range(rows, 2 * rows + 2) if n - len(gathering.held_back(n)) >= rows)
+    raise UserError(
+        f"{samples} sequences of {length} tokens give {fitted} to fit on (one sequence in "
+        f"{gathering.HELD_BACK} is held back, and the first token of each left out); a map of {width} × {width}"
+        f" numbers needs {2 * width}: take --samples {max(enough, 2)} or more"
+    )
+
+
+def folder_of(checkpoint: Checkpoint) -> Path:
+    """calib/<model>/moments."""
+    return checkpoint.calib / "moments"
+
+
+class MomentFiles:
+    """The moments of one checkpoint on one text.
+
+    Args:
+        checkpoint: the whole model.
+        text: the text.
+        open_reference: gives the whole model, where something must be gathered.
+        given: a folder in which they must be; None: calib/<model>/moments, where missing ones are gathered.
+        memory: bytes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        text: MomentsText,
+        open_reference: Callable[[], Reference],
+        given: Path | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        self.checkpoint, self.text, self.open_reference = checkpoint, text, open_reference
+        self.given, self.memory = given, memory
+        self.folder = given or folder_of(checkpoint)
+
+    def make(self, places: Iterable[MapPlace]) -> None:
+        """Gathers what is missing, in as few passes as the memory allows; each pass is kept once it is done.
+
+        Raises:
+            UserError: as `gathering.gather`; `given` lacks one, or has one of another model or text.
+        """
+        wanted = sorted(set(places))
+        if self.given:
+            self._refuse_others(wanted)
+            return
+        with store.lock(self.folder):
+            store.sweep_temporaries(self.folder)
+            missing = [place for place in wanted if self._known(place) is None]
+            if missing:
+                self._gather(missing)
+
+    def read(self, place: MapPlace) -> PlaceMoments:
+        """The moments of a place that has been made."""
+        from safetensors.numpy import load_file
+
+        record = records.read(MomentsRecord, self.record(place))
+        tensors = load_file(self.file(place))
+        folds = "folded.gram" in tensors
+        return PlaceMoments(
+            Moments(tensors["mapped.gram"], tensors["mapped.cross"]),
+            Moments(tensors["folded.gram"], tensors["folded.cross"]) if folds else None,
+            tensors["between"] if folds else None,
+            record.energy,
+            record.stream,
+            {name[5:]: rows for name, rows in tensors.items() if name.startswith("held.")},
+        )
+
+    def file(self, place: MapPlace) -> Path:
+        """Where the sums of a place lie."""
+        return self.folder / f"{place.name}.safetensors"
+
+    def record(self, place: MapPlace) -> Path:
+        """Where their record lies."""
+        return self.folder / f"{place.name}.json"
+
+    def _request(self, place: MapPlace) -> MomentsRequest:
+        origin = self.text.text_input.origin(self.record(place))
+        samples, length = self.text.fitted.shape
+        return MomentsRequest(
+            model=self.checkpoint.model,
+            weights=self.checkpoint.identity,
+            contents=self.checkpoint.contents,
+            place=place.name,
+            samples=samples,
+            length=length,
+            every=gathering.HELD_BACK,
+            texts=self.text.source.replaced(origin=origin),
+        )
+
+    def _known(self, place: MapPlace) -> MomentsRecord | None:
+        """The record of moments that are there, whole, and of just this model and text."""
+        record = records.read_same(MomentsRecord, self.record(place), self._request(place))
+        file = self.file(place)
+        whole = record is not None and file.is_file() and store.sha256(file) == record.sha256
+        return record if whole else None
+
+    def _gather(self, places: list[MapPlace]) -> None:
+        if stale := [place.name for place in places if self.record(place).is_file()]:
+            log.warning(
+                "the moments of %s are of other weights or another text: gathered again", shown(stale)
+            )
+        reference = self.open_reference()
+        groups = gathering.groups(places, reference.model.config.hidden_size, self.memory)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            samples, length = self.text.fitted.shape
+            what = f"moments of {len(places)} sublayers, sequences of {length} tokens"
+            task = bar.add_task(what, total=len(groups) * samples)
+            for group in groups:
+                gathered = gathering.gather(reference, self.text.fitted, group, lambda: bar.advance(task))
+                for place, moments in gathered.items():
+                    self._write(place, moments)
+
+    def _write(self, place: MapPlace, moments: PlaceMoments) -> None:
+        """Writes the sums, then the record that names their digest."""
+        from safetensors.numpy import save_file
+
+        tensors = {"mapped.gram": moments.mapped.gram, "mapped.cross": moments.mapped.cross}
+        if moments.folded is not None and moments.between is not None:
+            tensors |= {"folded.gram": moments.folded.gram, "folded.cross": moments.folded.cross}
+            tensors["between"] = moments.between
+        tensors |= {f"held.{name}": rows for name, rows in moments.held.items()}
+        self.record(place).unlink(missing_ok=True)
+        with store.atomic(self.file(place)) as temporary:
+            save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary)
+        record = MomentsRecord(
+            **dict(self._request(place)),
+            tokens=moments.mapped.tokens,
+            energy=moments.energy,
+            stream=moments.stream,
+            sha256=store.sha256(self.file(place)),
+        )
+        store.write_json(self.record(place), record.plain())
+
+    def _refuse_others(self, places: list[MapPlace]) -> None:
+        """Refuses moments that were named and are not of this model and this text."""
+        for place in places:
+            record = records.read(MomentsRecord, self.record(place))
+            request = self._request(place)
+            if (record.weights, record.contents) != (request.weights, request.contents):
+                raise UserError(
+                    f"{self.record(place)} is of other weights than {self.checkpoint.folder}; "
+                    "leave --moments out to gather them"
+                )
+            if not record.is_for(request.replaced(model=record.model)):
+                raise UserError(
+                    f"{self.record(place)} is of another text, or of other --samples or --length; name the "
+                    "same text, or leave --moments out to gather them"
+                )
+            if not self.file(place).is_file() or store.sha256(self.file(place)) != record.sha256:
+                raise UserError(f"{self.file(place)} is missing or not what {place.name}.json describes")

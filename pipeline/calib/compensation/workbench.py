@@ -1,0 +1,88 @@
+"""What all forms of one variant's compensation share: the loaded model, the moments, the losses."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.calib.compensation import overlay, plan, trial
+from pipeline.calib.compensation.forms import Form
+from pipeline.calib.compensation.moment_files import MEMORY, MomentFiles, MomentsText
+from pipeline.calib.compensation.overlay import Overlay
+from pipeline.calib.compensation.plan import Plan, Planner
+from pipeline.calib.compensation.projections import Projections
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.reference import FAST, Reference
+from pipeline.types import BASE, SkipSet
+
+
+class Workbench:
+    """One variant of one model, on one text; what takes time is made when it is asked for.
+
+    Args:
+        checkpoint: the whole model.
+        skip: what the variant leaves out.
+        text: the text.
+        refit: fit later maps anew.
+        moments: a folder in which the moments must be.
+        memory: bytes that moments may take.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        skip: SkipSet,
+        text: MomentsText,
+        refit: bool = False,
+        moments: Path | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        self.checkpoint, self.skip, self.text, self.refit = checkpoint, skip, text, refit
+        self.moments = MomentFiles(checkpoint, text, lambda: self.reference, moments, memory)
+        self._plans: dict[str, Plan] = {}
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The whole model, in fp32."""
+        return Reference(self.checkpoint.folder, load=FAST)
+
+    @cached_property
+    def projections(self) -> Projections:
+        """Its projections."""
+        return Projections(self.checkpoint, self.reference)
+
+    @cached_property
+    def planner(self) -> Planner:
+        """Fits its maps; the moments are gathered now where they are missing."""
+        self.moments.make([*plan.single_places(self.skip), *plan.run_places(self.skip)])
+        return Planner(self.reference, self.skip, self.projections, self.moments.read, self.text.held_back)
+
+    @cached_property
+    def base_loss(self) -> float:
+        """Of the whole model, on the sequences that losses are reported on."""
+        return self.reported(Overlay(BASE))
+
+    @cached_property
+    def bare_loss(self) -> float:
+        """Of the variant with nothing in the place of what it skips."""
+        return self.reported(Overlay(self.skip))
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether any of its sublayers can be folded."""
+        places = plan.single_places(self.skip)
+        return any(not self.projections.refusal(overlay.root(place, self.skip)) for place in places)
+
+    def reported(self, made: Overlay) -> float:
+        """The loss on the sequences that nothing was fitted on and nothing chosen by."""
+        return trial.mean_loss(self.reference, self.text.held_out, made)
+
+    def plan(self, name: str) -> Plan:
+        """The maps of a form."""
+        if name not in self._plans:
+            form = Form.parse(name, self.checkpoint.config["hidden_size"])
+            made = self.planner.plan(form)
+            if self.refit and not form.folds:
+                made = self.planner.refitted(made, form, self.text.fitted)
+            self._plans[name] = made
+        return self._plans[name]

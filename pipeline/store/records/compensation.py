@@ -1,0 +1,171 @@
+"""What is kept of compensations: the moments that they follow from, and what each brought back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.store.records.artefacts import Weights
+from pipeline.store.records.base import Count, Digest, Record, Seconds
+from pipeline.store.records.calibration import TextBasedRequest, TextSource
+
+
+class MomentsRequest(TextBasedRequest):
+    """What moments are to be gathered.
+
+    Attributes:
+        weights: identity of the checkpoint.
+        contents: digest of all its bytes.
+        place: 'attn5', 'mlp7', or 'block12-17' for a run of whole layers.
+        samples, length: N sequences of T tokens.
+        every: one sequence in so many is not in the sums.
+    """
+
+    what: Literal["moments"] = "moments"
+    model: str
+    weights: Weights | None
+    contents: Digest
+    place: str
+    samples: Count
+    length: Count
+    every: Count
+    texts: TextSource
+
+
+class MomentsRecord(MomentsRequest):
+    """calib/<model>/moments/<place>.json, beside the sums in <place>.safetensors.
+
+    Attributes:
+        tokens: in the sums.
+        energy: Σ|f|² of them, f what is added to the stream in that place.
+        stream: Σ|x|² of them, x the stream before that place.
+        sha256: of the sums' file.
+    """
+
+    tokens: Count
+    energy: float
+    stream: float
+    sha256: Digest
+
+
+class CompensationSettings(Record):
+    """What is to stand in for skipped sublayers, and how much text it is fitted on.
+
+    Attributes:
+        form: 'bias', 'linear', 'rank16', 'fold', 'fold+rank16'; or 'auto', which takes one of them.
+        samples, length: N sequences of T tokens.
+        refit: fit later maps anew on what the variant itself computes, where that lowers the loss.
+    """
+
+    form: str = "linear"
+    samples: Count = 48
+    length: Count = 256
+    refit: bool = False
+
+
+class CompensationRequest(TextBasedRequest):
+    """What compensation is to be made.
+
+    Attributes:
+        variant: name of the skip set.
+        weights: identity of the checkpoint.
+        contents: digest of all its bytes.
+    """
+
+    what: Literal["compensation"] = "compensation"
+    model: str
+    variant: str
+    weights: Weights | None
+    contents: Digest
+    settings: CompensationSettings
+    texts: TextSource
+
+
+class CompensationLosses(Record):
+    """Nats a token on held-out text: of the whole model, of the bare variant, of the compensated one."""
+
+    base: float
+    none: float
+    compensated: float
+
+
+class MapRecord(Record):
+    """What stands in one place.
+
+    Attributes:
+        place: 'attn5', or 'block12-17' for a run of whole layers.
+        form: its own; that of a sublayer which cannot be folded is 'bias'.
+        ridge: of the map, relative to the mean square of an entry of what it reads.
+        fold_ridge: of what is folded into the projection before.
+        folded_into: that projection's weight.
+        r2: share of what was skipped there that is explained on held-back tokens; None: it never varies.
+        refitted: fitted on what the variant itself computes.
+        note: what else a person should know of it.
+    """
+
+    place: str
+    form: str
+    ridge: float | None = None
+    fold_ridge: float | None = None
+    folded_into: str | None = None
+    r2: float | None = None
+    refitted: bool = False
+    note: str = ""
+
+
+class CompensationRecord(CompensationRequest):
+    """graphs/<model>/<variant>~<form>.json, beside the overlay.
+
+    Attributes:
+        losses: on sequences that nothing was fitted on and nothing was chosen by.
+        regained_share: (none − compensated) / (none − base); None where there was no damage.
+        parameters: numbers that the maps hold; what is folded adds none.
+        maps: what stands where, in the order of the stream.
+        runs: of each run of whole layers, the losses on held-back sequences with a map for each of its
+            sublayers, and with one for all of it: (run, maps, one map). The lower one was kept.
+        refits: of each place whose map was fitted again, the losses on held-back sequences before and after:
+            (place, before, after). The lower one was kept.
+        sha256: of the overlay.
+    """
+
+    losses: CompensationLosses
+    regained_share: float | None
+    parameters: Count
+    maps: tuple[MapRecord, ...]
+    runs: tuple[tuple[str, float, float], ...] = ()
+    refits: tuple[tuple[str, float, float], ...] = ()
+    seconds: Seconds = 0.0
+    tools: dict[str, str] = {}
+    sha256: Digest
+
+
+class AutoRequest(TextBasedRequest):
+    """What forms `auto` is to choose from.
+
+    Attributes:
+        variant, weights, contents, settings: as of a compensation.
+        budget_params: numbers that the maps may hold.
+        budget_ms: milliseconds that a pass may take.
+    """
+
+    what: Literal["compensation-choice"] = "compensation-choice"
+    model: str
+    variant: str
+    weights: Weights | None
+    contents: Digest
+    settings: CompensationSettings
+    texts: TextSource
+    budget_params: Count | None = None
+    budget_ms: float | None = None
+
+
+class AutoRecord(AutoRequest):
+    """calib/<model>/compensation/<variant>.auto.json: the form that `auto` chose.
+
+    Attributes:
+        chosen: the form.
+        tried: (form, parameters, loss on held-back sequences, milliseconds where they were measured), the
+            lowest loss first.
+    """
+
+    chosen: str
+    tried: tuple[tuple[str, Count, float, float | None], ...] = ()

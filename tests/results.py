@@ -224,6 +224,20 @@ def healed_grid(model: str) -> None:
         score(model, variant, "c4-loss", value, 0.001)
 
 
+def compensated_grid(model: str) -> None:
+    """`small_grid`, with times and losses of a variant as cut, compensated, and healed on top."""
+    small_grid(model)
+    score(model, "base", "c4-loss", 0.3, 0.001)
+    for variant, saved, value in (
+        ("mlp24-31", 18.0, 0.6),
+        ("mlp24-31~linear", 15.0, 0.45),
+        ("mlp24-31~fold+rank16", 14.0, 0.5),
+        ("mlp24-31~linear~heal", 16.0, 0.4),
+    ):
+        bench(model, variant, saved)
+        score(model, variant, "c4-loss", value, 0.001)
+
+
 def statistics(model: str, layers: int) -> None:
     """What `calibrate` writes, of a stream [layers + 1, 8, 16] that grows by noise."""
     sums, generator = measures.Sums(), np.random.default_rng(0)

@@ -31,6 +31,11 @@ MANY = 1000
 """Points above which WebGL draws a trace; SVG draws smaller ones, since a browser has few WebGL contexts."""
 
 
+def opened(symbol: str) -> str:
+    """The marker of a compensated variant: the kind's own, not filled."""
+    return f"{symbol}-open"
+
+
 @dataclass(frozen=True, slots=True)
 class Chart:
     """One chart, or why there is none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.evals.score import results
@@ -71,6 +72,17 @@ def yardstick(artefacts: list[ArtefactResults]) -> str | None:
         if one.score.num_fewshot is None
     )
     return max(counted, key=lambda key: (key[0], counted[key], key[1]), default=(False, None))[1]
+
+
+def is_loss(artefacts: Iterable[ArtefactResults], by: str) -> bool:
+    """Whether a benchmark is a token loss, of which less is better."""
+    return any(one.score.is_loss for a in artefacts for one in a.scores if one.score.benchmark == by)
+
+
+def loss_benchmark(artefacts: list[ArtefactResults]) -> str | None:
+    """The token loss that most artefacts of one model have; None where there is none."""
+    counted = Counter(one.score.benchmark for a in artefacts for one in a.scores if one.score.is_loss)
+    return max(counted, key=lambda name: (counted[name], name), default=None)
 
 
 def quality(artefact: ArtefactResults, by: str) -> Quality | None:

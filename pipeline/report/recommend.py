@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.report.quality import Quality, length_of, quality, yardstick
+from pipeline.report.quality import Quality, is_loss, length_of, quality, yardstick
 from pipeline.report.rows import ArtefactResults, Collection, SourcedLatency
 from pipeline.report.sources import SourceFile
 
@@ -147,7 +147,7 @@ def _candidates(group: list[ArtefactResults], by: str, length: int) -> list[Cand
     base = next((q for a in group if a.variant == "base" and (q := quality(a, by))), None)
     if base is None:
         return []
-    is_loss = any(one.score.is_loss for a in group for one in a.scores if one.score.benchmark == by)
+    of_loss = is_loss(group, by)
     candidates = []
     for artefact in group:
         own, latency = quality(artefact, by), artefact.latency(length)
@@ -157,7 +157,7 @@ def _candidates(group: list[ArtefactResults], by: str, length: int) -> list[Cand
             continue
         errors = None if base.stderr is None or own.stderr is None else math.hypot(base.stderr, own.stderr)
         loss = base.value - own.value
-        if is_loss:
+        if of_loss:
             loss, errors = -100 * loss / base.value, None if errors is None else 100 * errors / base.value
         candidates.append(Candidate(artefact, loss, errors, own, latency))
     return candidates
@@ -183,6 +183,8 @@ def _recommendation(
         (f"latency of {shown.artefact.name}", shown.latency.source),
     )
     doubts = _doubts(shown, len(candidates) if best else 1, budget)
+    if shown.artefact.compensation and is_loss([shown.artefact], by):
+        doubts = (*doubts, "a compensation wins back loss before it wins back answers: score a benchmark too")
     return Recommendation(model, where, budget.title, best, words, doubts, evidence)
 
 

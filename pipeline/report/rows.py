@@ -126,6 +126,11 @@ class ArtefactResults:
         return max(attention, mlp) / self.num_layers
 
     @property
+    def mended(self) -> str:
+        """What was done about the cut: '', 'healed', 'linear', or 'linear, healed'."""
+        return ", ".join(word for word in (self.compensation, "healed" if self.adapter else None) if word)
+
+    @property
     def name(self) -> str:
         """'attn22-29.fp32', or 'attn22-29/tensorrt-sm80-fp16' for an engine."""
         end = f".{self.precision}" if self.runner == "graph" else f"/{self.runner}"

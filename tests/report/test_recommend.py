@@ -74,3 +74,22 @@ def test_another_yardstick_is_named(workdir: Path) -> None:
         results.score(MODEL, variant, "smoke", value)
     one = by_budget()["at most 1 % loss of smoke"]
     assert one.choice and "points of smoke" in one.words
+
+
+def test_a_compensation_that_is_known_by_its_loss_alone_is_in_doubt(workdir: Path) -> None:
+    for variant, saved, value in (
+        ("base", 0.0, 0.5),
+        ("mlp24-31", 15.0, 0.6),
+        ("mlp24-31~linear", 12.0, 0.505),
+    ):
+        results.whole(MODEL, variant, saved, value)
+        results.check(MODEL, variant)
+    doubt = "a compensation wins back loss before it wins back answers"
+    assert not any(doubt in one for r in by_budget().values() for one in r.doubts)
+    for path in Path("evals/results").rglob("*.score.*.json"):
+        path.unlink()
+    for variant, value in (("base", 0.5), ("mlp24-31", 0.6), ("mlp24-31~linear", 0.505)):
+        results.score(MODEL, variant, "c4-loss", value)
+    one = by_budget()["at most 2 % loss of c4-loss"]
+    assert one.choice and one.choice.artefact.name == "mlp24-31~linear.fp32"
+    assert any(doubt in words for words in one.doubts)

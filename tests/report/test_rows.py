@@ -15,7 +15,7 @@ def artefact(variant: str) -> ArtefactResults:
 def test_kinds_and_fractions() -> None:
     def fraction(name: str, layers: int | None) -> float | None:
         skip = SkipSet.parse(name)
-        return ArtefactResults("m", name, skip, "fp32", None, "graph", "0" * 64, layers).fraction
+        return ArtefactResults("m", name, skip, "fp32", None, None, "graph", "0" * 64, layers).fraction
 
     names = ("base", "attn1", "mlp1", "block1", "attn1+mlp2")
     assert [kind_of(SkipSet.parse(name)) for name in names] == ["base", "attn", "mlp", "block", "mixed"]

@@ -1,4 +1,7 @@
-"""Scores against the fraction left out, before and after healing (Gromov et al. 2024, Figures 2, 3 and 6)."""
+"""Scores against the fraction left out, before and after healing (Gromov et al. 2024, Figures 2, 3 and 6).
+
+Compensated variants are curves of their own, one for each form.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report import papers
-from pipeline.report.charts import GREY, LABELS, STYLE, Chart, Point, Series, Trace, layout_of, trace_of
+from pipeline.report.charts import (
+    GREY,
+    LABELS,
+    STYLE,
+    Chart,
+    Point,
+    Series,
+    Trace,
+    layout_of,
+    opened,
+    trace_of,
+)
 from pipeline.report.figures import PaperFigure
 from pipeline.report.rows import ArtefactResults, Collection, SourcedScore
 
@@ -48,11 +62,6 @@ class FractionPoint:
     stderr: float | None
 
     @property
-    def is_healed(self) -> bool:
-        """Whether its variant has an adapter."""
-        return self.artefact.adapter is not None
-
-    @property
     def words(self) -> str:
         """'SmolLM2 attn24-31.fp32: 59.50 ±1.00'."""
         digits = 4 if self.result.score.is_loss else 2
@@ -67,7 +76,7 @@ class FractionCurve:
     Attributes:
         name: in the legend.
         colour: None for the kind's own.
-        dotted: of healed variants.
+        dash: as Plotly names it; `dash_of` its variants.
     """
 
     name: str
@@ -75,17 +84,24 @@ class FractionCurve:
     kind: str
     points: list[FractionPoint]
     colour: str | None
-    dotted: bool
+    dash: str
 
     def trace(self) -> Trace:
         """As Plotly draws it; several variants of one size make no curve."""
         colour, symbol = STYLE[self.kind]
         colour = self.colour or colour
+        symbol = opened(symbol) if self.points[0].artefact.compensation else symbol
         points = [Point(p.percent, p.value, p.words, p.result.source, p.stderr) for p in self.points]
         is_curve = len({p.x for p in points}) == len(points)
         trace = trace_of(points, Series(self.name, self.model, self.kind, colour, symbol, is_curve))
-        dash = "dot" if self.dotted else "solid"
-        return {**trace, "line": {"color": colour, "dash": dash, "width": 1}}
+        return {**trace, "line": {"color": colour, "dash": self.dash, "width": 1}}
+
+
+def dash_of(artefact: ArtefactResults) -> str:
+    """How the line of such variants is drawn: as cut, compensated, healed, or both."""
+    if artefact.adapter:
+        return "dashdot" if artefact.compensation else "dot"
+    return "dash" if artefact.compensation else "solid"
 
 
 def points_of(collection: Collection, benchmark: str) -> list[FractionPoint]:
@@ -107,7 +123,7 @@ def titles(collection: Collection, wanted: Callable[[ArtefactResults], bool]) ->
 
 
 def charts(collection: Collection) -> list[Chart]:
-    """A chart for each benchmark; a curve for each model, kind, and whether it is healed."""
+    """A chart for each benchmark; a curve for each model, kind, and what was done about the cut."""
     page = []
     for benchmark, title in titles(collection, lambda _: True).items():
         curves = _curves(points_of(collection, benchmark))
@@ -117,14 +133,18 @@ def charts(collection: Collection) -> list[Chart]:
 
 
 def _curves(points: list[FractionPoint]) -> list[FractionCurve]:
-    groups: dict[tuple[str, str, str, bool], list[FractionPoint]] = {}
+    groups: dict[tuple[str, str, str], list[FractionPoint]] = {}
     for p in sorted(points, key=lambda p: p.percent):
-        label = LABELS[p.artefact.kind] + (", healed" if p.is_healed else "")
-        groups.setdefault((p.artefact.model, p.artefact.kind, label, p.is_healed), []).append(p)
+        groups.setdefault((p.artefact.model, p.artefact.kind, p.artefact.mended), []).append(p)
     return [
-        FractionCurve(f"{model}, {label}", model, kind, group, None, healed)
-        for (model, kind, label, healed), group in sorted(groups.items())
+        FractionCurve(name_of(model, LABELS[kind], how), model, kind, group, None, dash_of(group[0].artefact))
+        for (model, kind, how), group in sorted(groups.items())
     ]
+
+
+def name_of(*words: str) -> str:
+    """A curve's name: 'SmolLM2, MLP, linear'; empty words are left out."""
+    return ", ".join(word for word in words if word)
 
 
 # ---- what is known without a measurement -----------------------------------------------------------------

@@ -8,6 +8,7 @@ The page shows the same points among those of `fraction`.
 from __future__ import annotations
 
 import shlex
+from itertools import cycle
 
 from pipeline.report import collect, drawing
 from pipeline.report.drawing import Drawing
@@ -27,22 +28,30 @@ def draw(model: str, project: Project) -> Drawing:
     benchmark = points[0].result.score.title
     figure, plot = drawing.axes(f"{model}: loss without blocks of layers", "layers left out, %", benchmark)
     rows = []
-    for healed, style in zip((False, True), drawing.SERIES, strict=False):
-        group = [p for p in points if p.is_healed == healed]
+    # The base has no cut to mend, and stands with the variants as they were cut.
+    kinds = sorted({p.artefact.mended for p in points} - {"", "healed"})
+    for how, style in zip(("", "healed", *kinds), cycle(drawing.SERIES), strict=False):
+        group = [p for p in points if p.artefact.mended == how]
         if not group:
             continue
         x, y, errors = ([*column] for column in zip(*map(_numbers, group), strict=True))
         marks = {"color": style["color"], "marker": style["marker"]}
         plot.errorbar(x, y, yerr=errors, capsize=2, linestyle="none", **marks)
         lowest = {percent: min(b for a, b in zip(x, y, strict=True) if a == percent) for percent in x}
-        label = f"{'healed' if healed else 'not healed'} (best of each size)"
+        label = f"{how or 'not healed'} (best of each size)"
         plot.plot(list(lowest), list(lowest.values()), label=label, **style)
-        rows += [(p.artefact.variant, *_numbers(p), healed) for p in group]
+        rows += [_row(p) for p in group]
     plot.axhline(1, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
     plot.text(0, 1, "uniform guess", va="bottom", fontsize=8)
     plot.legend(frameon=False)
     plot.grid(alpha=0.25)
-    return Drawing(figure, ("variant", "percent", "loss_over_log_v", "stderr", "healed"), rows)
+    columns = ("variant", "percent", "loss_over_log_v", "stderr", "healed", "compensation")
+    return Drawing(figure, columns, rows)
+
+
+def _row(point: FractionPoint) -> tuple[object, ...]:
+    artefact = point.artefact
+    return artefact.variant, *_numbers(point), artefact.adapter is not None, artefact.compensation or ""
 
 
 def _numbers(point: FractionPoint) -> tuple[float, float, float]:

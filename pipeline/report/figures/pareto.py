@@ -1,9 +1,12 @@
-"""Quality against what it costs: time saved, latency, KV cache, weights. Every variant is a point."""
+"""Quality against what it costs: time saved, latency, KV cache, weights. Every variant is a point.
+
+Where something stands in for skipped sublayers, the front without those variants is drawn too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from pipeline.report import papers
 from pipeline.report.charts import (
@@ -16,9 +19,10 @@ from pipeline.report.charts import (
     Trace,
     by_kind,
     layout_of,
+    opened,
     trace_of,
 )
-from pipeline.report.quality import length_of, quality, yardstick
+from pipeline.report.quality import is_loss, length_of, loss_benchmark, quality, yardstick
 from pipeline.report.rows import ArtefactResults, Collection
 from pipeline.store.records import Latency
 
@@ -42,55 +46,80 @@ COSTS = (
     Cost("cache", "KV-cache bytes", "KV-cache bytes a token", lambda row: row.cache_bytes_per_token),
     Cost("weights", "weights", "MB of weights", lambda row: row.weight_mb),
 )
+LOSS = Cost("loss", "latency", "median ms a pass", lambda row: row.p50)
+Yardsticks = Mapping[str, str | None]
+"""Model → the benchmark that its variants are compared by."""
 
 
 def charts(collection: Collection) -> list[Chart]:
-    """One chart for each cost."""
-    return [_chart(collection, cost) for cost in COSTS]
+    """One chart for each cost; and the token loss against latency, where a score is the yardstick."""
+    models = collection.models()
+    yardsticks = {model: yardstick(collection.artefacts_of(model)) for model in models}
+    losses = {model: loss_benchmark(collection.artefacts_of(model)) for model in models}
+    page = [_chart(collection, cost, yardsticks) for cost in COSTS]
+    others = {model: by for model, by in losses.items() if by and by != yardsticks[model]}
+    return page + ([_chart(collection, LOSS, {**dict.fromkeys(models), **others})] if others else [])
 
 
-def _chart(collection: Collection, cost: Cost) -> Chart:
-    yardsticks = {model: yardstick(collection.artefacts_of(model)) for model in collection.models()}
-    data = [
-        trace_of(points, Series.of(model, kind))
-        for (model, kind), points in _points(collection, cost, yardsticks).items()
-    ]
+def _chart(collection: Collection, cost: Cost, yardsticks: Yardsticks) -> Chart:
+    groups = _points(collection, cost, yardsticks)
+    data = [_trace(*key, points) for key, points in groups.items()]
     gap = None
     if not data:
         gap = "not run: needs a bench and a score of the same graphs (`pipeline bench GRAPH… --tasks smoke`)"
-    models = dict.fromkeys(trace["meta"]["model"] for trace in data)
-    data += [_frontier(data, model, more_is_better=cost.name == "saved") for model in models]
+    lower = {model for model, by in yardsticks.items() if by and is_loss(collection.artefacts_of(model), by)}
+    for model in dict.fromkeys(model for model, _, _ in groups):
+        data += _fronts(groups, model, cost.name == "saved", model in lower)
     # The paper's points are averages: beside another benchmark they would say nothing.
     if data and cost.name == "saved" and "average" in yardsticks.values():
         data += _papers_points()
+    caption = _caption(cost, yardsticks, lower, any(form for _, _, form in groups))
+    of_loss = lower and all(model in lower or not by for model, by in yardsticks.items())
+    layout = layout_of(cost.unit, "100 × loss over log V" if of_loss else "score, %")
+    what = "Loss" if cost is LOSS else "Quality"
+    return Chart(
+        f"pareto-{cost.name}", f"{what} against {cost.words}", caption, {"data": data, "layout": layout}, gap
+    )
+
+
+def _caption(cost: Cost, yardsticks: Yardsticks, lower: set[str], compensated: bool) -> str:
     measures = ", ".join(dict.fromkeys(by for by in yardsticks.values() if by))
+    better = "Down is better for a loss" if lower else "Up is better"
     caption = (
-        f"Up is better: {measures or 'scores'} in %, with its standard error. Every variant is a point, "
+        f"{better}: {measures or 'scores'} in %, with its standard error. Every variant is a point, "
         "the star is the base; on the dashed line nothing is both better and cheaper."
     )
+    if compensated:
+        caption += " Open marks are compensated variants; the dotted line is the front without them."
     if cost.name == "saved":
         caption += " Diamonds are the points of Tyukin et al. (tables 1-3 and 9; 100 tokens, their device)."
-    layout = layout_of(cost.unit, "score, %")
-    title = f"Quality against {cost.words}"
-    return Chart(f"pareto-{cost.name}", title, caption, {"data": data, "layout": layout}, gap)
+    return caption
 
 
 def _points(
-    collection: Collection, cost: Cost, yardsticks: dict[str, str | None]
-) -> dict[tuple[str, str], list[Point]]:
-    """(model, kind) → cost and quality of each artefact that has both."""
+    collection: Collection, cost: Cost, yardsticks: Yardsticks
+) -> dict[tuple[str, str, str], list[Point]]:
+    """(model, kind, compensation or '') → cost and quality of each artefact that has both."""
     lengths = {model: length_of(collection.artefacts_of(model)) for model in collection.models()}
-    groups: dict[tuple[str, str], list[Point]] = {}
-    for key, artefacts in by_kind(collection.artefacts).items():
-        by = yardsticks[key[0]] or ""
+    groups: dict[tuple[str, str, str], list[Point]] = {}
+    for (model, kind), artefacts in by_kind(collection.artefacts).items():
+        by = yardsticks[model] or ""
         for artefact in artefacts:
-            x, own = _cost(artefact, cost, lengths[key[0]]), quality(artefact, by)
+            x, own = _cost(artefact, cost, lengths[model]), quality(artefact, by)
             if x is not None and own is not None:
                 spread = "" if own.stderr is None else f" ±{own.stderr:.1f}"
                 score = f"{by} {own.value:.1f}{spread}"
                 words = f"{artefact.model} {artefact.name}: {score}, {x:,.1f} {cost.unit}"
-                groups.setdefault(key, []).append(Point(x, own.value, words, own.source, own.stderr))
+                point = Point(x, own.value, words, own.source, own.stderr)
+                groups.setdefault((model, kind, artefact.compensation or ""), []).append(point)
     return groups
+
+
+def _trace(model: str, kind: str, compensation: str, points: list[Point]) -> Trace:
+    if not compensation:
+        return trace_of(points, Series.of(model, kind))
+    series = Series.of(model, kind, f", {compensation}")
+    return trace_of(points, replace(series, symbol=opened(series.symbol)))
 
 
 def _cost(artefact: ArtefactResults, cost: Cost, length: int | None) -> float | None:
@@ -100,24 +129,38 @@ def _cost(artefact: ArtefactResults, cost: Cost, length: int | None) -> float | 
     return 0.0 if cost.name == "saved" and artefact.variant == "base" else cost.of(latency.record)
 
 
-def _frontier(data: list[Trace], model: str, more_is_better: bool) -> Trace:
-    """The points of a model that no other point beats on both axes, joined."""
-    points = [
-        (x, y)
-        for trace in data
-        if trace["meta"]["model"] == model
-        for x, y in zip(trace["x"], trace["y"], strict=True)
-    ]
-    points.sort(key=lambda p: (-p[0] if more_is_better else p[0], -p[1]))
-    kept: list[tuple[float, float]] = []
-    for x, y in points:
-        if not kept or y > kept[-1][1]:
-            kept.append((x, y))
+def _fronts(
+    groups: dict[tuple[str, str, str], list[Point]], model: str, saved: bool, lower: bool
+) -> list[Trace]:
+    """The front of a model, and the one without compensated variants where there are some.
+
+    Args:
+        groups: as `_points` gives them.
+        model: whose.
+        saved: whether more of the cost is better.
+        lower: whether less of the quality is better.
+    """
+    own = [(form, p) for (of, _, form), points in groups.items() if of == model for p in points]
+    plain = [p for form, p in own if not form]
+    fronts = [_front([p for _, p in own], model, saved, lower)]
+    if len(plain) < len(own):
+        dotted = {"name": "frontier without compensation", "line": {**FRONTIER, "dash": "dot"}}
+        fronts.append(_front(plain, model, saved, lower) | dotted)
+    return fronts
+
+
+def _front(points: list[Point], model: str, saved: bool, lower: bool) -> Trace:
+    """The points that no other point beats on both axes, joined."""
+    up = -1 if lower else 1
+    kept: list[Point] = []
+    for p in sorted(points, key=lambda p: (-p.x if saved else p.x, -up * p.y)):
+        if not kept or up * p.y > up * kept[-1].y:
+            kept.append(p)
     return {
         "type": "scatter",
         "mode": "lines",
-        "x": [x for x, _ in kept],
-        "y": [y for _, y in kept],
+        "x": [p.x for p in kept],
+        "y": [p.y for p in kept],
         "hoverinfo": "skip",
         "line": FRONTIER,
         "showlegend": False,

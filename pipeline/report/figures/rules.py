@@ -8,7 +8,9 @@ from pipeline.report.figures.fraction import (
     FractionCurve,
     FractionPoint,
     chart_of,
+    dash_of,
     limits_of,
+    name_of,
     points_of,
     titles,
 )
@@ -40,16 +42,16 @@ def charts(collection: Collection) -> list[Chart]:
 
 
 def _curves(points: list[FractionPoint]) -> list[FractionCurve]:
-    """One for each model, kind, rule, and whether it is healed; a rule has one colour."""
-    groups: dict[tuple[str, str, str, bool], list[FractionPoint]] = {}
+    """One for each model, kind, rule, and what was done about the cut; a rule has one colour."""
+    groups: dict[tuple[str, str, str, str], list[FractionPoint]] = {}
     for p in sorted(points, key=lambda p: p.percent):
         for rule in p.artefact.selectors:
-            groups.setdefault((p.artefact.model, p.artefact.kind, rule, p.is_healed), []).append(p)
+            groups.setdefault((p.artefact.model, p.artefact.kind, rule, p.artefact.mended), []).append(p)
     colours = {
         rule: COLOURS[k % len(COLOURS)] for k, rule in enumerate(sorted({rule for *_, rule, _ in groups}))
     }
     curves = []
-    for (model, kind, rule, healed), group in sorted(groups.items()):
-        name = f"{model}, {LABELS[kind]}, {rule}" + (", healed" if healed else "")
-        curves.append(FractionCurve(name, model, kind, group, colours[rule], healed))
+    for (model, kind, rule, how), group in sorted(groups.items()):
+        name, dash = name_of(model, LABELS[kind], rule, how), dash_of(group[0].artefact)
+        curves.append(FractionCurve(name, model, kind, group, colours[rule], dash))
     return curves

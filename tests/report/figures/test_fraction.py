@@ -27,8 +27,10 @@ def test_points_are_in_percent_and_losses_as_they_are(workdir: Path) -> None:
         "block24-31": (25, pytest.approx(58.5), 1),
     }
     assert scores["attn24-31"].words == f"{MODEL} attn24-31.fp32: 59.50 ±1.00"
-    losses = {p.artefact.variant: (p.value, p.is_healed) for p in fraction.points_of(collection, "c4-loss")}
-    assert losses == {"base": (0.3, False), "block24-31": (0.6, False), "block24-31~heal": (0.4, True)}
+    losses = {
+        p.artefact.variant: (p.value, p.artefact.mended) for p in fraction.points_of(collection, "c4-loss")
+    }
+    assert losses == {"base": (0.3, ""), "block24-31": (0.6, ""), "block24-31~heal": (0.4, "healed")}
 
 
 def test_healed_variants_are_a_curve_of_their_own(workdir: Path) -> None:
@@ -39,6 +41,19 @@ def test_healed_variants_are_a_curve_of_their_own(workdir: Path) -> None:
     healed = traces[f"{MODEL}, block, healed"]
     assert (healed["x"], healed["y"], healed["line"]["dash"]) == ([25], [0.4], "dot")
     assert loss.figure["layout"]["shapes"][0]["y0"] == 1 and "1 is a uniform guess" in loss.caption
+
+
+def test_compensated_variants_are_curves_of_their_own_and_not_taken_for_healed(workdir: Path) -> None:
+    results.compensated_grid(MODEL)
+    traces = {t["name"].removeprefix(f"{MODEL}, "): t for t in chart("c4-loss").figure["data"]}
+    seen = {name: (t["y"], t["line"]["dash"], t["marker"]["symbol"]) for name, t in traces.items()}
+    assert seen == {
+        "base": ([0.3], "solid", "star"),
+        "MLP": ([0.6], "solid", "square"),
+        "MLP, linear": ([0.45], "dash", "square-open"),
+        "MLP, fold+rank16": ([0.5], "dash", "square-open"),
+        "MLP, linear, healed": ([0.4], "dashdot", "square-open"),
+    }
 
 
 def test_chance_and_the_papers_band(workdir: Path) -> None:

@@ -23,6 +23,19 @@ def test_losses_of_blocks_healed_or_not(workdir: Path) -> None:
     assert [r["healed"] for r in csv_rows(table)] == ["False", "False", "True"]
 
 
+def test_losses_of_compensated_blocks_are_a_series_of_their_own(workdir: Path) -> None:
+    healed_grid("m")
+    score("m", "block24-31~linear", "c4-loss", 0.45)
+    score("m", "block24-31~linear~heal", "c4-loss", 0.35)
+    drawing = loss.draw("m", Project())
+    labels = [line.get_label() for line in drawing.figure.axes[0].lines]
+    for how in ("not healed", "healed", "linear", "linear, healed"):
+        assert f"{how} (best of each size)" in labels
+    assert [row[-2:] for row in drawing.rows] == [
+        (False, ""), (False, ""), (True, ""), (False, "linear"), (True, "linear"),
+    ]  # fmt: skip
+
+
 def test_a_line_joins_the_best_of_each_size(workdir: Path) -> None:
     config("m", 4)
     for variant, value in (("base", 0.3), ("block3", 0.5), ("block2", 0.4)):

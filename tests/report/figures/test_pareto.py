@@ -51,3 +51,28 @@ def test_the_papers_averages_stand_beside_averages_only(workdir: Path) -> None:
     chart = charts()["pareto-saved"]
     assert not any("Tyukin" in t["name"] for t in chart.figure["data"])
     assert chart.caption.startswith("Up is better: smoke in %")
+
+
+def test_compensated_variants_are_marked_and_the_front_without_them_is_there(workdir: Path) -> None:
+    results.compensated_grid(MODEL)
+    chart = charts()["pareto-loss"]
+    traces = {t["name"].removeprefix(f"{MODEL}, "): t for t in chart.figure["data"]}
+    assert traces["MLP, linear"]["marker"]["symbol"] == "square-open"
+    assert traces["MLP"]["marker"]["symbol"] == "square"
+    front, without = traces["frontier"], traces["frontier without compensation"]
+    # Down is better for a loss: the fastest and worst first, at 2 ms for each % of time that is not saved.
+    assert list(zip(front["x"], front["y"], strict=True)) == [(164, 60), (168, 40), (200, 30)]
+    assert list(zip(without["x"], without["y"], strict=True)) == [(164, 60), (200, 30)]
+    assert without["line"]["dash"] == "dot" and "dotted line is the front without them" in chart.caption
+    assert chart.caption.startswith("Down is better for a loss: c4-loss")
+    assert chart.figure["layout"]["yaxis"]["title"]["text"] == "100 × loss over log V"
+
+
+def test_a_loss_that_is_the_yardstick_has_its_front_below(workdir: Path) -> None:
+    """It was drawn through the highest losses."""
+    for variant, saved, value in (("base", 0.0, 0.3), ("mlp24-31", 18.0, 0.6), ("attn24-31", 8.0, 0.7)):
+        results.bench(MODEL, variant, saved)
+        results.score(MODEL, variant, "c4-loss", value)
+    assert "pareto-loss" not in charts()  # `pareto-latency` is that chart
+    front = next(t for t in charts()["pareto-latency"].figure["data"] if t["name"] == "frontier")
+    assert front["x"] == [164, 200] and front["y"] == pytest.approx([60, 30])

@@ -31,6 +31,18 @@ def test_a_curve_for_each_rule(workdir: Path) -> None:
     assert colours["m, block, last"] == rules.COLOURS[1]
 
 
+def test_a_compensated_variant_is_of_the_rule_that_chose_its_cut(workdir: Path) -> None:
+    results.config("m", 32)
+    for variant in ("mlp24-31", "mlp24-31~linear", "mlp24-31~linear~heal"):
+        results.score("m", variant, "mmlu", 0.5)
+    (chart,) = rules.charts(collect.collect())
+    assert [t["name"] for t in chart.figure["data"]] == [
+        "m, MLP, last",
+        "m, MLP, last, linear",
+        "m, MLP, last, linear, healed",
+    ]
+
+
 def test_without_a_known_rule_there_is_no_chart(workdir: Path) -> None:
     results.config("m", 32)
     results.score("m", "block3_9", "mmlu", 0.5)

@@ -152,8 +152,8 @@ def groups(places: Iterable[MapPlace], width: int, budget: int) -> list[list[Map
     size = budget // bytes_needed(width)
     if size < 1:
         raise UserError(
-            f"--memory {budget / 1e6:.0f} MB is too little: the sums of one sublayer take "
-            f"{bytes_needed(width) / 1e6:.0f} MB"
+            f"--memory: {budget / 1e6:.1f} MB are too little: the sums of one sublayer take "
+            f"{bytes_needed(width) / 1e6:.1f} MB"
         )
     ordered = sorted(set(places))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]

@@ -90,9 +90,9 @@ def refuse_too_few(width: int, samples: int, length: int) -> None:
     rows = -(-2 * width // (length - 1))
     enough = next(n for n in range(rows, 2 * rows + 2) if n - len(gathering.held_back(n)) >= rows)
     raise UserError(
-        f"{samples} sequences of {length} tokens give {fitted} to fit on (one sequence in "
-        f"{gathering.HELD_BACK} is held back, and the first token of each left out); a map of {width} × {width}"
-        f" numbers needs {2 * width}: take --samples {max(enough, 2)} or more"
+        f"{samples} sequences of {length} tokens give {fitted} to fit on: one sequence in "
+        f"{gathering.HELD_BACK} is held back, and the first token of each left out. A map of {width} by "
+        f"{width} numbers needs {2 * width}: take --samples {max(enough, 2)} or more"
     )
 
 

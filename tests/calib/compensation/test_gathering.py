@@ -1,0 +1,126 @@
+"""The moments of a pass are the sums of what hooks on transformers' own model see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.calib.compensation import gathering
+from pipeline.models.compensation import MapPlace
+from pipeline.models.reference import Reference
+from pipeline.types import UserError
+from tests import tiny
+
+PLACES = [MapPlace.parse(name) for name in ("attn0", "attn1", "mlp1", "block1-2")]
+TOKENS = np.random.default_rng(0).integers(3, 96, (17, 12))
+_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+BEHIND = {"gemma3_text": _NORMS, "olmo2": _NORMS}
+"""The norms whose output joins the stream."""
+
+
+def seen(folder: Path, model_type: str, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """What hooks of the test's own see of one sequence: inputs, outputs and streams by name, [T, C]."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    kept: dict[str, np.ndarray] = {}
+    scale = getattr(model.config, "residual_multiplier", 1.0)
+
+    def keep(name: str, factor: float = 1.0) -> Any:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            first = output if isinstance(output, torch.Tensor) else output[0]
+            kept[name] = first.detach()[0].double().numpy() * factor
+
+        return hook
+
+    def keep_input(name: str) -> Any:
+        def hook(_module: Any, args: Any, kwargs: Any) -> None:
+            first = args[0] if args else kwargs["hidden_states"]
+            kept[name] = first.detach()[0].double().numpy()
+
+        return hook
+
+    for i, layer in enumerate(model.model.layers):
+        layer.register_forward_pre_hook(keep_input(f"x{i}"), with_kwargs=True)
+        for kind, module in (("attn", layer.self_attn), ("mlp", layer.mlp)):
+            module.register_forward_pre_hook(keep_input(f"h.{kind}{i}"), with_kwargs=True)
+            name = BEHIND.get(model_type, (None, None))[kind == "mlp"]
+            writes = getattr(layer, name) if name else module
+            writes.register_forward_hook(keep(f"f.{kind}{i}", scale))
+    with torch.inference_mode():
+        model(input_ids=torch.from_numpy(ids)[None], use_cache=False)
+    return kept
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "granite", "olmo2", "phi"])
+def test_moments_are_sums_over_what_hooks_see(tmp_path: Path, model_type: str) -> None:
+    folder = tiny.checkpoint(tmp_path, model_type, num_hidden_layers=4)
+    moments = gathering.gather(Reference(folder), TOKENS, PLACES, lambda: None)
+    held = gathering.held_back(len(TOKENS))
+    assert held == {7, 15}
+    rows = [seen(folder, model_type, ids) for ids in TOKENS]
+    fitted = [row for number, row in enumerate(rows) if number not in held]
+
+    def stacked(name: str) -> np.ndarray:
+        return np.concatenate([row[name][1:] for row in fitted])
+
+    streams = {"attn0": "x0", "attn1": "x1", "mlp1": "x1", "block1-2": "x1"}
+    for place, got in moments.items():
+        h, f, y = stacked(f"h.{place.name}" if place.kind != "block" else "x1"), None, None
+        f = stacked(f"f.{place.name}") if place.kind != "block" else stacked("x3") - stacked("x1")
+        if place.name != "attn0":
+            y = stacked("f.attn1" if place.kind == "mlp" else "f.mlp0")
+        x = stacked(streams[place.name]) + (stacked("f.attn1") if place.kind == "mlp" else 0.0)
+        ones = np.ones((len(h), 1))
+        assert got.mapped.tokens == len(h) == 15 * 11
+        close(got.mapped.gram, np.hstack([h, ones]).T @ np.hstack([h, ones]))
+        close(got.mapped.cross, np.hstack([h, ones]).T @ f)
+        close(got.energy, np.square(f).sum())
+        close(got.stream, np.square(x).sum())
+        assert got.mapped.gram.dtype == np.float64
+        if y is None:
+            assert got.folded is None and got.between is None
+        else:
+            assert got.folded is not None
+            close(got.folded.gram, np.hstack([y, ones]).T @ np.hstack([y, ones]))
+            close(got.folded.cross, np.hstack([y, ones]).T @ f)
+            close(got.between, np.hstack([h, ones]).T @ y)
+            close(got.held["y"][:11], rows[7]["f.attn1" if place.kind == "mlp" else "f.mlp0"][1:])
+        assert got.held["h"].shape == got.held["f"].shape == (22, 64)
+
+
+def close(got: Any, wanted: Any) -> None:
+    """Within 1e-5 of the largest entry: activations are fp32, sums are not."""
+    assert np.abs(np.asarray(got) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_as_many_passes_as_the_memory_asks_for(tmp_path: Path) -> None:
+    size = gathering.bytes_needed(64)
+    assert gathering.groups(PLACES, 64, 10 * size) == [sorted(PLACES)]
+    assert [len(group) for group in gathering.groups([*PLACES, PLACES[0]], 64, 3 * size)] == [3, 1]
+    with pytest.raises(UserError, match=r"--memory: 1\.0 MB are too little: the sums of one sublayer take 1\.0 MB"):
+        gathering.groups(PLACES, 64, size - 1)
+    reference = Reference(tiny.checkpoint(tmp_path, num_hidden_layers=4))
+    whole = gathering.gather(reference, TOKENS, PLACES, lambda: None)
+    for group in gathering.groups(PLACES, 64, size):
+        part = gathering.gather(reference, TOKENS, group, lambda: None)
+        np.testing.assert_array_equal(part[group[0]].mapped.cross, whole[group[0]].mapped.cross)
+
+
+def test_few_sequences_hold_the_last_one_back() -> None:
+    assert gathering.held_back(2) == {1} and gathering.held_back(7) == {6} and gathering.held_back(8) == {7}
+
+
+def test_activations_that_are_not_finite_are_refused_by_layer(tmp_path: Path) -> None:
+    reference = Reference(tiny.checkpoint(tmp_path, num_hidden_layers=4))
+    with torch.no_grad():
+        reference.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"the activations of layer 1 \(mlp\) are not finite"):
+        gathering.gather(reference, TOKENS, [MapPlace.parse("mlp1")], lambda: None)
+    with pytest.raises(UserError, match=r"the activations of layers 1-2 \(block\) are not finite"):
+        gathering.gather(reference, TOKENS, [MapPlace.parse("block1-2")], lambda: None)
+    with pytest.raises(UserError, match="at least two sequences"):
+        gathering.gather(reference, TOKENS[:1], PLACES, lambda: None)

@@ -74,6 +74,12 @@ def heal(graph: Path, settings: sections.HealSection) -> Command:
     return ("pipeline", "heal", str(graph), *steps, *options, *_text(settings))
 
 
+def compensate(graph: Path, form: str, settings: sections.CompensateSection) -> Command:
+    """`pipeline compensate`; what it would time, `bench` times."""
+    options = [*_options(settings, "samples", "length"), *(["--refit"] if settings.refit else [])]
+    return ("pipeline", "compensate", str(graph), "--with", form, *options, *_text(settings), "--no-time")
+
+
 def _unchecked(recipe: Recipe) -> tuple[str, ...]:
     return ("--unchecked",) if recipe.unchecked else ()
 

@@ -21,7 +21,7 @@ from pipeline.store import records
 from pipeline.store.records import DataSource, GraphRecord, TextSource
 from pipeline.sweep.jobs import Job
 from pipeline.sweep.recipe import Recipe, TextSection
-from pipeline.types import UserError
+from pipeline.types import BASE, UserError, Variant
 
 HEAL_SETTINGS = {"loss", "steps", "batch", "length", "rank", "lr", "quantize", "seed", "targets"}
 """Those of a recipe that an adapter's record must have; the rest is its name and its text."""
@@ -178,6 +178,31 @@ def _heal(job: Job, recipe: Recipe) -> bool:
     return record.settings.matches(wanted) and _is_same_text(record.texts, settings, job.outputs[0])
 
 
+def _compensate(job: Job, recipe: Recipe) -> bool:
+    """Whether an overlay has the recipe's settings, and the graph reads it and was cut from this base."""
+    (path, overlay), settings = job.outputs, recipe.compensate
+    made, graph = (
+        records.read(records.CompensationRecord, store.sidecar_path(overlay)),
+        store.graph_sidecar(path),
+    )
+    checkpoint = open_checkpoint(path.parent)
+    wanted = {
+        "weights": checkpoint.identity,
+        "contents": checkpoint.contents,
+        "sha256": store.sha256(overlay),
+    }
+    fitted = {"form": graph.compensation, **settings.model_dump(include={"samples", "length", "refit"})}
+    base = store.graph_path(path.parent, Variant(graph.model, BASE, graph.precision))
+    return (
+        made.matches(wanted)
+        and made.settings.matches(fitted)
+        and _is_same_text(made.texts, settings, store.sidecar_path(overlay))
+        and store.overlays(path) == (overlay,)
+        and graph.base is not None
+        and graph.base.sha256 == digest(base)
+    )
+
+
 _STAGES: dict[str, Callable[[Job, Recipe], bool]] = {
     "export": _export,
     "calibrate": _calibrate,
@@ -187,4 +212,5 @@ _STAGES: dict[str, Callable[[Job, Recipe], bool]] = {
     "score": _score,
     "bench": _bench,
     "heal": _heal,
+    "compensate": _compensate,
 }

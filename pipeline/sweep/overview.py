@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline import store
 from pipeline.models import costs
+from pipeline.models.config import Config
 from pipeline.sweep import done
 from pipeline.sweep.jobs import Job, PendingCell, SweepPlan
 from pipeline.sweep.ledger import Rates
@@ -156,10 +157,15 @@ def of(plan: SweepPlan, recipe: Recipe, rates: Rates) -> Overview:
     return Overview(plan, finished, seconds, disk, unknown)
 
 
+def _maps(config: Config, skip: SkipSet) -> int:
+    """Bytes of a matrix in fp32 for each skipped sublayer: what a compensation writes at most, or nearly."""
+    return (len(skip.attention) + len(skip.mlp)) * int(config["hidden_size"]) ** 2 * costs.BYTES["fp32"]
+
+
 def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None:
     """Bytes that these jobs of one model will write; None where the model's size is not known.
 
-    They are the checkpoint (16-bit, as published), the graphs, the merged adapters and the engines.
+    They are the checkpoint (16-bit, as published), the graphs, the overlays and the engines.
     """
     graphs = store.Project().graphs(model)
     is_there = (graphs / store.SOURCE).is_file()
@@ -169,8 +175,10 @@ def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None
         variant = job.variant or "base"
         is_checkpoint = job.stage == "export" and variant == "base" and not is_there
         is_adapter = job.stage == "export" and "~" in variant
-        if job.stage == "export":
+        if job.stage in ("export", "compensate"):
             written += GRAPH
+        if job.stage == "compensate" and config:
+            written += _maps(config, SkipSet.parse(variant.split("~")[0]))
         if not (is_checkpoint or is_adapter or job.stage == "build"):
             continue
         is_there = is_there or is_checkpoint

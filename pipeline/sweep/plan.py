@@ -70,6 +70,8 @@ class ModelPlan:
         self._measure(BASE, GridCell())
         for skip, cell in chosen.items():
             self._measure(skip, cell)
+            for form in self.recipe.compensate.forms:
+                self._compensate_and_measure(skip, cell, form)
             if "heal" in self.recipe.stages:
                 self._heal_and_measure(skip, cell)
         # Each variant is measured interleaved with the base: the base's own job finds nothing left to do.
@@ -171,10 +173,22 @@ class ModelPlan:
             if skip:
                 before = (export.id, healed) if healed else (export.id,)
                 export = self.plan.add(self.jobs.export(target, before))
-            artefact, needs = self._prove(target, export)
-            for task in self.recipe.tasks:
-                self.plan.add(self.jobs.score(target, task, artefact, needs))
-            self._bench(target, artefact, needs)
+            self._measure_one(target, export)
+
+    def _measure_one(self, target: Target, maker: Job) -> None:
+        """Checks, builds, scores and benches the graph that the job `maker` writes."""
+        artefact, needs = self._prove(target, maker)
+        for task in self.recipe.tasks:
+            self.plan.add(self.jobs.score(target, task, artefact, needs))
+        self._bench(target, artefact, needs)
+
+    def _compensate_and_measure(self, skip: SkipSet, cell: GridCell, form: str) -> None:
+        """Puts one form in the place of what a variant skips, and measures that in all precisions."""
+        for precision in self.recipe.precisions:
+            cut = Variant(self.jobs.model, skip, precision)
+            target = Target(replace(cut, compensation=form), cell)
+            export = self.jobs.export(Target(cut, cell))
+            self._measure_one(target, self.plan.add(self.jobs.compensate(target, export)))
 
     def _heal_and_measure(self, skip: SkipSet, cell: GridCell) -> None:
         """Trains an adapter on the variant in the first precision, and measures the healed variant."""

@@ -13,9 +13,10 @@ from pipeline import store
 from pipeline.calib import selectors
 from pipeline.models.origins import folder_name
 from pipeline.store.records import NumLayers, read_bytes
-from pipeline.types import Kind, Precision, UserError
+from pipeline.types import Kind, Precision, UserError, is_compensation
 
-STAGES = ("calibrate", "select", "export", "check", "build", "score", "bench", "heal")
+STAGES = ("calibrate", "select", "export", "compensate", "check", "build", "score", "bench", "heal")
+"""Of all jobs. `compensate` is asked for by its forms, and not among `stages`."""
 Stage = Literal["calibrate", "select", "export", "check", "build", "score", "bench", "heal"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -141,11 +142,26 @@ class HealSection(TextSection):
     seed: int = 0
 
 
+class CompensateSection(TextSection):
+    """Options of `pipeline compensate`.
+
+    Attributes:
+        forms: what is put in the place of what each variant skips, one after the other; each form makes a
+            variant of its own.
+    """
+
+    forms: tuple[str, ...] = ()
+    samples: Positive = 48
+    length: Positive = 256
+    refit: bool = False
+
+
 class Recipe(Section):
     """models × kinds × fractions × selectors × precisions through the stages.
 
     Attributes:
         measure: what score and bench run on: graphs, or the engines that `build` makes.
+        compensate: a table, or the forms alone.
     """
 
     models: Annotated[
@@ -166,6 +182,10 @@ class Recipe(Section):
     score: ScoreSection = ScoreSection()
     bench: BenchSection = BenchSection()
     heal: HealSection = HealSection()
+    compensate: Annotated[
+        CompensateSection,
+        BeforeValidator(lambda value: {"forms": value} if isinstance(value, list) else value),
+    ] = CompensateSection()
 
     @property
     def unchecked(self) -> bool:
@@ -230,7 +250,7 @@ def _contradiction(recipe: Recipe) -> str | None:
         return f"two models would lie in graphs/{max(folders, key=folders.count)}; name each once"
     if unknown := [name for name in recipe.selectors if name not in selectors.names()]:
         return f"no selector {unknown[0]!r}; choose from {', '.join(selectors.names())}"
-    return _wrong_tasks(recipe) or _wrong_engines(recipe)
+    return _wrong_tasks(recipe) or _wrong_engines(recipe) or _wrong_forms(recipe)
 
 
 def _wrong_tasks(recipe: Recipe) -> str | None:
@@ -248,4 +268,13 @@ def _wrong_engines(recipe: Recipe) -> str | None:
         return 'stages has build, and engines are built from fp16 graphs: add "fp16" to precisions'
     if recipe.measure == "engines" and "build" not in recipe.stages:
         return 'measure = "engines" needs build among stages'
+    return None
+
+
+def _wrong_forms(recipe: Recipe) -> str | None:
+    forms = recipe.compensate.forms
+    if unknown := [form for form in forms if not is_compensation(form)]:
+        return f"compensate: {unknown[0]!r:.40} is no form; take bias, rank16, linear, fold or fold+rank16"
+    if len(set(forms)) < len(forms):
+        return f"compensate names {max(forms, key=forms.count)} twice"
     return None

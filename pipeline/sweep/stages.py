@@ -162,6 +162,19 @@ class StageJobs:
             gpu=settings.quantize is not None,
         )
 
+    def compensate(self, target: Target, export: Job) -> Job:
+        """A compensated variant's overlay and graph; `export` writes that of the variant as it is cut."""
+        cut, variant = export.outputs[0], target.variant
+        overlay = store.overlay_path(self.graphs, variant.name)
+        return self._job(
+            "compensate",
+            target,
+            command=commands.compensate(cut, str(variant.compensation), self.recipe.compensate),
+            inputs=(cut,),
+            outputs=(store.graph_path(self.graphs, variant), overlay),
+            needs=(export.id,),
+        )
+
     def _job(self, stage: str, target: Target, name: str = "", **fields: Any) -> Job:
         """A job on one artefact of a variant; `name` stands in its id where the stage's would not do."""
         variant, inputs = target.variant, fields["inputs"]
@@ -185,7 +198,7 @@ class StageJobs:
         if parameters is None or stage == "export":
             return None
         precision = costs.BYTES[variant.precision]
-        each = {"check": 4 + precision, "heal": 8, "bench": 2 * precision}
+        each = {"check": 4 + precision, "heal": 8, "compensate": 8, "bench": 2 * precision}
         return parameters * each.get(stage, precision)
 
 

@@ -73,3 +73,10 @@ def test_heal_names_its_loss_and_its_targets(workdir: Path) -> None:
     assert words(commands.heal(GRAPH, settings().heal)[3:]) == "--steps 60"
     read = settings('[heal]\nloss = "kl"\ntargets = ["mlp", "attn"]\nlr = 1e-3\nsteps = 3\n')
     assert words(commands.heal(GRAPH, read.heal)[3:]) == "--steps 3 --lr 0.001 --kl --targets mlp,attn"
+
+
+def test_compensate_names_its_form_and_what_is_not_default(workdir: Path) -> None:
+    assert words(commands.compensate(GRAPH, "rank16", settings().compensate)[3:]) == "--with rank16 --no-time"
+    read = settings('[compensate]\nforms = ["bias"]\nsamples = 9\nrefit = true\ntexts = ["a.txt"]\n')
+    command = words(commands.compensate(GRAPH, "bias", read.compensate)[3:])
+    assert command == "--with bias --samples 9 --refit --texts a.txt --no-time"

@@ -10,10 +10,10 @@ from pipeline.calib import adapters, calibrate
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, texts
 from pipeline.store import records
-from pipeline.store.records import HealLosses, HealSettings
+from pipeline.store.records import CompensationLosses, CompensationSettings, HealLosses, HealSettings
 from pipeline.sweep import done
 from pipeline.types import SkipSet
-from tests import tiny
+from tests import overlays, tiny
 from tests.grids import GRID, job_of, known, planned, put
 
 BASE = Path("graphs/tiny/base.fp32.onnx")
@@ -218,6 +218,50 @@ def test_an_adapter_is_done_for_its_variant_settings_and_text(project: Path) -> 
     assert not done.is_done(job, settings)
     store.write_json(job.outputs[0], trained.plain())
     weights.write_bytes(b"y")
+    assert not done.is_done(job, settings)
+
+
+def test_a_compensation_is_done_for_its_settings_its_text_and_the_graph_that_reads_it(project: Path) -> None:
+    bare = cut()
+    job, settings = job_of(
+        recipe(("[score]", 'compensate = { forms = ["linear"], samples = 5 }\n[score]')),
+        "compensate",
+        "attn2~linear",
+    )
+    path, overlay = job.outputs
+    assert not done.is_done(job, settings)
+    overlays.make(bare.parent, store.variant(bare).skip)
+    of = checkpoint.open_checkpoint(bare.parent)
+    record = records.CompensationRecord(
+        model="tiny",
+        variant="attn2",
+        weights=of.identity,
+        contents=of.contents,
+        settings=CompensationSettings(form="linear", samples=5),
+        texts=records.TextSource(origin=texts.OWN_NAME),
+        losses=CompensationLosses(base=1.0, none=3.0, compensated=2.0),
+        regained_share=0.5,
+        parameters=1,
+        maps=(),
+        sha256=store.sha256(overlay),
+    )
+    sidecar = store.sidecar_path(overlay)
+    store.write_json(sidecar, record.plain())
+    assert not done.is_done(job, settings)  # no graph yet
+    base = bare.with_name("base.fp32.onnx")
+    assert variants.compensate(base, store.variant(bare).skip, overlay, "linear") == path
+    assert done.is_done(job, settings)
+    for change in (
+        {"settings": CompensationSettings(form="linear")},
+        {"texts": records.TextSource(origin=("a.txt",))},
+        {"sha256": NO_DIGEST},
+        {"contents": NO_DIGEST},
+    ):
+        store.write_json(sidecar, record.replaced(**change).plain())
+        assert not done.is_done(job, settings), change
+    store.write_json(sidecar, record.plain())
+    overlays.make(bare.parent, store.variant(bare).skip, seed=1)  # another overlay than the graph's
+    store.write_json(sidecar, record.replaced(sha256=store.sha256(overlay)).plain())
     assert not done.is_done(job, settings)
 
 

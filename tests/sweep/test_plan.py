@@ -109,3 +109,27 @@ def test_a_model_with_another_number_of_layers_is_refused(project: Path) -> None
     text = GRID.replace('"{model}"', '{ name = "models/tiny", layers = 4 }')
     with pytest.raises(UserError, match="has 3 layers, and the recipe says 4"):
         planned(put(text))
+
+
+def test_each_form_makes_a_variant_that_goes_through_all_stages(workdir: Path) -> None:
+    text = GRID.replace("[score]", 'compensate = ["linear", "fold"]\nprecisions = ["fp32", "fp16"]\n[score]')
+    _, plan = planned(known(text))
+    jobs = {job.id: job for job in plan.jobs}
+    made = jobs["tiny.mlp2~linear.fp16.compensate"]
+    assert made.needs == ("tiny.mlp2.fp16.export",) and made.inputs == (Path("graphs/tiny/mlp2.fp16.onnx"),)
+    assert made.outputs == (
+        Path("graphs/tiny/mlp2~linear.fp16.onnx"), Path("graphs/tiny/mlp2~linear.safetensors"),
+    )  # fmt: skip
+    assert " ".join(made.command[1:]) == "compensate graphs/tiny/mlp2.fp16.onnx --with linear --no-time"
+    check = jobs["tiny.mlp2~linear.fp16.check"]
+    assert check.needs == (made.id,) and check.inputs == made.outputs[:1]
+    assert jobs["tiny.mlp2~linear.fp16.score.smoke"].needs == (check.id,)
+    assert jobs["tiny.mlp2~linear.fp16.bench"].exclusive
+    # Two kinds, two fractions, two rules of which the counts 1 and 2 of 3 layers give different sets.
+    variants = {job.variant for job in plan.jobs if job.stage == "export"} - {"base"}
+    compensated = {job.variant for job in plan.jobs if job.stage == "compensate"}
+    assert compensated == {f"{one}~{form}" for one in variants for form in ("linear", "fold")}
+    seen: set[str] = set()
+    for job in plan.jobs:
+        assert set(job.needs) <= seen, job.id
+        seen.add(job.id)

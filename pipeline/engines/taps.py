@@ -33,14 +33,6 @@ def tapped(path: Path, model: ir.Model, values: Iterable[ir.Value]) -> OnnxRunne
     return OnnxRunner(path, open_session(ir.to_proto(model).SerializeToString(), path.parent))
 
 
-def stream_before(first: anatomy.Join) -> ir.Value:
-    """The residual stream that the first sublayer joins."""
-    add = anatomy.join_node(first.branch)
-    if add.outputs[0] is first.stream:
-        return anatomy.other_operand(add, first.branch)
-    return anatomy.other_operand(anatomy.join_node(add.outputs[0]), add.outputs[0])
-
-
 def graph_streams(path: Path) -> Streams:
     """The residual stream of a base graph, for `calibrate`.
 
@@ -52,7 +44,7 @@ def graph_streams(path: Path) -> Streams:
         raise UserError(f"{path} leaves sublayers out; similarity is measured on a base graph")
     model = graphfile.load(path)
     joins = anatomy.find(model, record.num_layers, BASE)
-    values = [stream_before(joins[0]), *(join.stream for join in joins)]
+    values = [anatomy.stream_before(joins[0]), *(join.stream for join in joins)]
     if len({id(value) for value in values}) != len(values):
         raise UserError(f"{path} adds attention and MLP up before they join the stream; take --runner torch")
     runner = tapped(path, model, values)

@@ -19,10 +19,13 @@ from onnx_ir.passes import InPlacePass, InvariantError
 from pipeline import store
 from pipeline.graphs import graphfile
 from pipeline.graphs.passes.all_logits import AllLogitsPass
+from pipeline.graphs.passes.compensate import CompensatePass
 from pipeline.graphs.passes.graft import GraftPass
 from pipeline.graphs.passes.skip import SkipPass
+from pipeline.models import compensation, safetensors_index
+from pipeline.models.config import read_config
 from pipeline.store.records import FileDigest, GraphRecord
-from pipeline.types import SkipSet, UserError, Variant
+from pipeline.types import SkipSet, UserError, Variant, is_compensation
 
 log = logging.getLogger(__name__)
 _INHERITED = ("contract", "weights", "tokenizer", "tools", "num_layers")
@@ -35,6 +38,57 @@ def cut(base: Path, skip: SkipSet) -> Path:
     Raises:
         UserError: the file is no base graph, a layer does not exist, or the graph has an unexpected form.
     """
+    record = _base_record(base, skip)
+    if not skip:
+        return base
+    variant = replace(record.as_variant(), skip=skip)
+    return _derive(base, record, variant, SkipPass(skip, record.num_layers))
+
+
+def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
+    """Writes the variant with a compensation in the place of what it skips, or finds it there.
+
+    Args:
+        base: the base graph, whose norms are read where sublayers are skipped.
+        skip: what is left out.
+        overlay: safetensors beside the graph (`models/compensation.py`).
+        form: name of the compensation; the variant is called `<skip>~<form>`.
+
+    Raises:
+        UserError: as `cut`; nothing is skipped, or the overlay is not for this graph and skip set.
+    """
+    record = _base_record(base, skip)
+    if not skip:
+        raise UserError(
+            "base skips nothing: there is nothing to compensate; name a variant that skips sublayers"
+        )
+    if not overlay.is_file() or overlay.resolve().parent != base.resolve().parent:
+        raise UserError(f"{overlay} is no file beside {base}: graphs read weights in their own folder alone")
+    if not is_compensation(form):
+        raise UserError(
+            f"{form!r:.40} names no compensation; choose bias, linear, rank16, fold or fold+rank16"
+        )
+    names = safetensors_index.read_index([overlay])
+    folded = [name for name in names if not compensation.is_map(name)]
+    if folded and record.contract != "authored":
+        raise UserError(
+            f"{overlay} holds {folded[0]}, into which a sublayer was folded, and {base} was exported "
+            "elsewhere and keeps its weights in another form; compensate it --with bias, linear or a rank"
+        )
+    digest = str(store.weights.state(overlay, full=True).sha256)
+    width = read_config(base.parent)["hidden_size"]
+    surgery = CompensatePass(skip, record.num_layers, overlay, digest, width)
+    variant = replace(record.as_variant(), skip=skip, compensation=form)
+    file = FileDigest(file=overlay.name, sha256=digest)
+    return _derive(base, record, variant, surgery, {"compensated": file.plain()})
+
+
+def _base_record(base: Path, skip: SkipSet) -> GraphRecord:
+    """The sidecar of a base graph that a skip set can be left out of.
+
+    Raises:
+        UserError: it is no base graph, or a layer does not exist.
+    """
     record = store.graph_sidecar(base)
     variant = record.as_variant()
     if variant.skip or variant.adapter or variant.compensation or variant.head == "all":
@@ -43,9 +97,7 @@ def cut(base: Path, skip: SkipSet) -> Path:
             f"cut variants from {base.with_name(f'base.{variant.precision}.onnx')}"
         )
     skip.within(record.num_layers)
-    if not skip:
-        return base
-    return _derive(base, record, replace(variant, skip=skip), SkipPass(skip, record.num_layers))
+    return record
 
 
 def cut_all_logits(graph: Path) -> Path:

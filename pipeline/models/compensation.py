@@ -104,6 +104,12 @@ def is_map(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
+def place_of(name: str) -> MapPlace | None:
+    """The place of the map that a tensor is a part of; None where it is of none."""
+    match = _NAME.fullmatch(name)
+    return MapPlace.parse(match[1]) if match else None
+
+
 def places(tensors: Mapping[str, Shaped], file: Path) -> dict[MapPlace, tuple[str, ...]]:
     """Place → names of its factors, none to two, of the maps among some tensors; in the order of the stream.
 
@@ -123,6 +129,7 @@ def places(tensors: Mapping[str, Shaped], file: Path) -> dict[MapPlace, tuple[st
         parts.setdefault(MapPlace.parse(match[1]), {})[match[2]] = tuple(tensor.shape)
     for place, shapes in parts.items():
         _refuse_unfit(place, shapes, file)
+    _refuse_overlap(parts, file)
     return {
         place: tuple(place.tensor(part) for part in sorted(parts[place]) if part != "bias")
         for place in sorted(parts, key=lambda p: (p.first, p.kind, p.last))
@@ -142,6 +149,39 @@ def _refuse_unfit(place: MapPlace, shapes: Mapping[str, tuple[int, ...]], file: 
         raise UserError(f"{file}: the parts of {PREFIX}{place.name} do not fit together; compensate again")
 
 
+def _refuse_overlap(places: Iterable[MapPlace], file: Path) -> None:
+    """Refuses two maps that stand for one sublayer: both would be added."""
+    taken: dict[Sublayer, MapPlace] = {}
+    for place in places:
+        for sublayer in place.sublayers:
+            if (other := taken.setdefault(sublayer, place)) != place:
+                names = " and ".join(sorted((place.name, other.name)))
+                raise UserError(f"{file}: {names} stand for the same sublayer; compensate again")
+
+
+def refuse_kept(place: MapPlace, skip: SkipSet, file: Path) -> None:
+    """Refuses a map that stands where a sublayer is kept.
+
+    Raises:
+        UserError: the skip set does not leave out all that it stands for.
+    """
+    if not all(one in skip for one in place.sublayers):
+        raise UserError(f"{file} has a map for {place.name}, which {skip.name} does not leave out")
+
+
+def refuse_width(place: MapPlace, bias: Shaped, width: int, file: Path) -> None:
+    """Refuses a map of another model's width; the parts of a map are known to fit each other.
+
+    Raises:
+        UserError: the map's C is not this one.
+    """
+    if tuple(bias.shape) != (width,):
+        raise UserError(
+            f"{file}: the map for {place.name} has {bias.shape[0]} outputs, and the model's hidden size is "
+            f"{width}; compensate this model"
+        )
+
+
 def read(
     file: Path, skip: SkipSet
 ) -> tuple[dict[str, torch.Tensor], dict[MapPlace, tuple[list[torch.Tensor], torch.Tensor]]]:
@@ -159,8 +199,7 @@ def read(
     tensors = load_file(file)
     maps = {}
     for place, factors in places(tensors, file).items():
-        if not all(one in skip for one in place.sublayers):
-            raise UserError(f"{file} has a map for {place.name}, which {skip.name} does not leave out")
+        refuse_kept(place, skip, file)
         maps[place] = [tensors[name] for name in factors], tensors[place.tensor("bias")]
     return {name: tensor for name, tensor in tensors.items() if not is_map(name)}, maps
 

@@ -82,6 +82,7 @@ class Reference:
         if foreign := self.model.load_state_dict(weights, strict=False).unexpected_keys:
             raise UserError(f"{file} holds {foreign[0]}, which {self.model.name_or_path} has not")
         for place, (factors, bias) in maps.items():
+            compensation.refuse_width(place, bias, self.model.config.hidden_size, file)
             self.stand_in(place, factors, bias)
 
     def stand_in(self, place: MapPlace, factors: Sequence[torch.Tensor], bias: torch.Tensor) -> None:
@@ -124,7 +125,7 @@ class Reference:
 
     @contextmanager
     def without(self, skip: SkipSet, maps: Mapping[MapPlace, MapParts] | None = None) -> Iterator[None]:
-        """Leaves further sublayers out for a while; the maps, as `stand_in` takes them, come in their stead."""
+        """Leaves further sublayers out for a while; maps, as `stand_in` takes them, come in their stead."""
         with sublayers.restored(self.layers):
             self._leave_out(skip)
             for place, (factors, bias) in (maps or {}).items():
@@ -242,12 +243,13 @@ class Reference:
         """What happens to the residual stream; inputs as `forward`.
 
         Returns:
-            The stream after each sublayer that is there, or that a map stands in for, in order, what each
-            adds to it, and the stream before layer 0, each [B, T, C]. Of a parallel layer the attention
-            counts as joining first.
+            The stream after each sublayer that is there, or that a map stands in for, in order, and after the
+            map of a run under the MLP of its first layer; what each adds to it; and the stream before layer 0
+            and its map; each [B, T, C]. Of a parallel layer the attention counts as joining first.
         """
-        everything = list(range(len(self.layers)))
-        with self.adding() as adding, self.entering() as entering, self.leaving(everything) as leaving:
+        everything, raw = list(range(len(self.layers))), sublayers.raw_input(self.layers[0])
+        seen = (self.adding(), self.entering(), self.leaving(everything))
+        with seen[0] as adding, seen[1] as entering, seen[2] as leaving, raw as first:
             self.forward(input_ids, attention_mask, position_ids, columns=())
         batch, tokens = input_ids.shape
         scaled = {
@@ -262,7 +264,8 @@ class Reference:
             (layer, kind): entering[layer].numpy() + branch if kind == "attn" else leaving[layer].numpy()
             for (layer, kind), branch in added.items()
         }
-        return streams, added, entering[0].numpy()
+        runs = (i for i in leaving if sublayers.has_run_map(self.layers[i]))
+        return streams | {(i, "mlp"): leaving[i].numpy() for i in runs}, added, first[0].numpy()
 
     @contextmanager
     def adding(self, wanted: Collection[Sublayer] | None = None) -> Iterator[dict[Sublayer, torch.Tensor]]:

@@ -133,6 +133,11 @@ def map_run(first: nn.Module, factors: Sequence[torch.Tensor], bias: torch.Tenso
     vars(first)["run_map"] = first.register_forward_pre_hook(hook, with_kwargs=True)
 
 
+def has_run_map(layer: nn.Module) -> bool:
+    """Whether the map of a run of layers stands before a layer."""
+    return "run_map" in vars(layer)
+
+
 def is_mapped(module: nn.Module) -> bool:
     """Whether a module is a map that stands in for a sublayer."""
     return isinstance(module, MapModule | MapAttention)
@@ -141,7 +146,7 @@ def is_mapped(module: nn.Module) -> bool:
 @contextmanager
 def restored(layers: nn.ModuleList) -> Iterator[None]:
     """Puts back in the end what stood in decoder layers, and takes away maps of runs that have come since."""
-    kept = [(dict(layer.named_children()), "run_map" in vars(layer)) for layer in layers]
+    kept = [(dict(layer.named_children()), has_run_map(layer)) for layer in layers]
     try:
         yield
     finally:
@@ -232,6 +237,15 @@ def keep_output(kept: dict[Any, torch.Tensor], key: Any, factor: float = 1) -> C
         kept[key] = left if factor == 1 else left * factor
 
     return hook
+
+
+@contextmanager
+def raw_input(layer: nn.Module) -> Iterator[dict[int, torch.Tensor]]:
+    """Keeps under 0 what enters a decoder layer, before a run's map changes it, of passes made meanwhile."""
+    kept: dict[int, torch.Tensor] = {}
+    hook = layer.register_forward_pre_hook(keep_input(kept, 0), with_kwargs=True, prepend=True)
+    with removed_after([hook]):
+        yield kept
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def test_a_tapped_graph_has_the_values_as_outputs_and_its_file_is_not_changed(wo
     path = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
     before, model = path.read_bytes(), graphfile.load(path)
     first = anatomy.find(model, 2, BASE)[0]
-    start = taps.stream_before(first)
+    start = anatomy.stream_before(first)
     assert start.producer().op_type == "Gather"
     with taps.tapped(path, model, [start, first.branch, start]) as runner:
         outputs = runner.infer(runner.feeds(IDS[None]))

@@ -13,14 +13,15 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline import store
-from pipeline.engines.taps import stream_before, tapped
+from pipeline.engines.taps import tapped
 from pipeline.evals.check.agreement import Agreements
 from pipeline.evals.check.scripted import Feed, play
 from pipeline.graphs import anatomy, graphfile
+from pipeline.graphs.anatomy import MapJoin
 from pipeline.models.reference import Reference
 from pipeline.runtime.runner import Array, Runner
 from pipeline.store.records import GraphRecord
-from pipeline.types import Precision
+from pipeline.types import Precision, Sublayer
 
 _DIVERGED: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3}
 """The relative error of a token's stream above which it diverges."""
@@ -33,7 +34,8 @@ class Divergence:
     """Where the stream first diverges.
 
     Attributes:
-        where: 'layer 3 attn', 'the embedding', or 'the head' (after the last sublayer).
+        where: 'layer 3 attn', 'layer 3 attn (compensation)' or 'layers 3-5 (compensation)' where a map stands
+            in for it, 'the embedding', or 'the head' (after the last sublayer).
         error: max over the feed's unpadded tokens of ‖graph − reference‖ / ‖reference‖ there; None for the
             head.
         limit: above which that is divergence.
@@ -163,9 +165,9 @@ def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
 def _taps(
     model: ir.Model, sidecar: GraphRecord, folder: Path, feed: Feed, overlays: Sequence[Path]
 ) -> list[_Tap]:
-    """The stream before the first sublayer and after each, in order."""
+    """The stream before the first sublayer and after each, and after what stands in for others, in order."""
     skip = sidecar.skip_set
-    joins = anatomy.find(model, sidecar.num_layers, skip)
+    joins = anatomy.stages(model, sidecar.num_layers, skip)
     inputs = (feed.input_ids, feed.attention_mask, feed.position_ids)
     streams, branches, entering = Reference(folder, skip, "fp32", overlays).trace(*inputs)
     noisy = None
@@ -173,23 +175,33 @@ def _taps(
         noisy = Reference(folder, skip, "fp16", overlays).trace(*inputs)
     taps = []
     if joins:
-        taps.append(_Tap("the embedding", stream_before(joins[0]), entering, noisy[2] if noisy else None))
+        start = anatomy.stream_before(joins[0])
+        taps.append(_Tap("the embedding", start, entering, noisy[2] if noisy else None))
     shared = {id(join.stream) for join in joins if sum(other.stream is join.stream for other in joins) > 1}
     for join in joins:
-        # Branches that are added up before they join the stream can only be told apart as branches.
+        # Branches that are added up before they join the stream can only be told apart as branches; a bias
+        # among them is no value of every token.
         summed = id(join.stream) in shared
+        if summed and join.branch.producer() is None:
+            continue
+        where, sublayer = _words(join)
         noise = None
         if noisy:
-            noise = (noisy[1] if summed else noisy[0])[join.sublayer]
-        taps.append(
-            _Tap(
-                f"layer {join.layer} {join.kind}",
-                join.branch if summed else join.stream,
-                (branches if summed else streams)[join.sublayer],
-                noise,
-            )
-        )
+            noise = (noisy[1] if summed else noisy[0])[sublayer]
+        value = join.branch if summed else join.stream
+        taps.append(_Tap(where, value, (branches if summed else streams)[sublayer], noise))
     return taps
+
+
+def _words(join: anatomy.Join | MapJoin) -> tuple[str, Sublayer]:
+    """(what joins the stream, the sublayer under which the reference has the stream after it)."""
+    if not isinstance(join, MapJoin):
+        return f"layer {join.layer} {join.kind}", join.sublayer
+    place = join.place
+    if place.kind == "block":
+        layers = f"layer {place.first}" if place.first == place.last else f"layers {place.first}-{place.last}"
+        return f"{layers} (compensation)", (place.first, "mlp")
+    return f"layer {place.first} {place.kind} (compensation)", place.sublayers[0]
 
 
 def _error(stream: Array, expected: Array, mask: Array) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from pipeline.models import safetensors_index
-from pipeline.types import UserError
+from pipeline.types import TensorSlice, UserError
+
+STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+"""Types of tensors that graphs read, as safetensors and onnx-ir call them."""
 
 
 class GraftPass(InPlacePass):
@@ -28,21 +32,55 @@ class GraftPass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Replaces the initializers' data; a UserError where the graph lacks such a weight."""
-        for name, tensor in safetensors_index.read_index([self.healed]).items():
-            value = model.graph.initializers.get(name)
-            old = value.const_value if value is not None else None
-            if value is None or old is None or tuple(old.shape.numpy()) != tensor.shape:
-                raise UserError(
-                    f"{self.healed} holds {name} {list(tensor.shape)}, and the graph has no such weight"
-                )
-            value.const_value = ir.ExternalTensor(
-                tensor.file,
-                tensor.offset,
-                tensor.nbytes,
-                old.dtype,
-                shape=ir.Shape(tensor.shape),
-                name=name,
-                base_dir=self.healed.parent,
-            )
+        point_at(model, self.healed, safetensors_index.read_index([self.healed]))
         model.metadata_props["healed_sha256"] = self.digest
         return PassResult(model, modified=True)
+
+
+def point_at(model: ir.Model, file: Path, tensors: Mapping[str, TensorSlice]) -> None:
+    """Points weights of a graph at the tensors of these names in a file.
+
+    Args:
+        model: the graph.
+        file: safetensors in the graph's folder.
+        tensors: name → where it lies.
+
+    Raises:
+        UserError: the graph lacks such a weight, or has it in another shape or type.
+    """
+    for name, tensor in tensors.items():
+        value = model.graph.initializers.get(name)
+        old = value.const_value if value is not None else None
+        if (
+            value is None
+            or old is None
+            or tuple(old.shape.numpy()) != tensor.shape
+            or STORED.get(tensor.dtype) != old.dtype
+        ):
+            form = f"{tensor.dtype} {list(tensor.shape)}"
+            raise UserError(f"{file} holds {name} {form}, and the graph has no such weight")
+        value.const_value = external(file, name, tensor)
+
+
+def external(file: Path, name: str, tensor: TensorSlice) -> ir.ExternalTensor:
+    """A tensor of a safetensors file, left where it lies.
+
+    Args:
+        file: in the graph's folder.
+        name: of the tensor.
+        tensor: where it lies.
+
+    Raises:
+        UserError: no graph reads its type.
+    """
+    if tensor.dtype not in STORED:
+        raise UserError(f"{file}: {name} is stored as {tensor.dtype}, which no graph reads")
+    return ir.ExternalTensor(
+        tensor.file,
+        tensor.offset,
+        tensor.nbytes,
+        STORED[tensor.dtype],
+        shape=ir.Shape(tensor.shape),
+        name=name,
+        base_dir=file.parent,
+    )

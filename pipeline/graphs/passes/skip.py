@@ -30,19 +30,19 @@ class SkipPass(InPlacePass):
         self.joins = anatomy.find(model, self.num_layers, SkipSet())
 
     def call(self, model: ir.Model) -> PassResult:
-        """Bypasses each skipped sublayer's `Add`, then removes what nothing reaches."""
-        for join in self.joins:
+        """Replaces each skipped sublayer, the last first, then removes what nothing reaches."""
+        for join in reversed(self.joins):
             if join.sublayer in self.skip:
-                add = anatomy.join_node(join.branch)
-                add.outputs[0].replace_all_uses_with(
-                    anatomy.other_operand(add, join.branch), replace_graph_outputs=True
-                )
-                # Left in place, the Add would read the branch of its parallel sibling a second time.
-                model.graph.remove(add, safe=True)
+                self.replace(model, join)
         _drop_cache_outputs(model, self.skip)
         RemoveUnusedNodesPass()(model)
         _drop_cache_inputs(model, self.skip)
         return PassResult(model, modified=bool(self.skip))
+
+    def replace(self, model: ir.Model, join: anatomy.Join) -> None:
+        """Bypasses the sublayer's `Add`: its readers read what the branch was added to."""
+        add = anatomy.join_node(join.branch)
+        bypass(model, add, anatomy.other_operand(add, join.branch))
 
     def ensures(self, model: ir.Model) -> None:
         """Just the skipped sublayers are gone, and no cache tensor of theirs is left."""
@@ -57,6 +57,13 @@ class SkipPass(InPlacePass):
                 f"cache tensor {left[0]} is still used after its attention was left out; "
                 "this graph is not cut"
             )
+
+
+def bypass(model: ir.Model, add: ir.Node, value: ir.Value) -> None:
+    """Takes an `Add` out of the graph; a value comes in the place of its output."""
+    add.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
+    # Left in place, the Add would read the branch of its parallel sibling a second time.
+    model.graph.remove(add, safe=True)
 
 
 def _cache_layer(value: ir.Value) -> int | None:

@@ -23,7 +23,7 @@ from pipeline.models.reference import Reference
 from pipeline.store.records import HealSettings
 from pipeline.types import SkipSet, UserError
 from tests import adapters as made
-from tests import needs, tiny
+from tests import needs, overlays, tiny
 from tests.learning import SMALL, healed, record, variant
 
 
@@ -154,3 +154,67 @@ def test_twins_merges_and_refusals(base: Path) -> None:
         variants.cut(path, SkipSet.parse("mlp1"))
     with pytest.raises(UserError, match="has an adapter already"):
         heal.heal(path, HealSettings(**SMALL))
+
+
+# ---- on top of a compensation ----
+
+
+def compensated(base: Path, seed: int = 0, name: str = "block2") -> Path:
+    """The graph of a variant whose maps are drawn, with one weight that something was folded into."""
+    skip = SkipSet.parse(name)
+    overlay = overlays.make(base.parent, skip, "linear", "model.layers.1.mlp.down_proj.weight", seed)
+    return variants.compensate(base, skip, overlay, "linear")
+
+
+def test_a_compensated_variant_is_healed_on_top_of_its_maps(base: Path) -> None:
+    graph = compensated(base)
+    place = heal.heal(graph, HealSettings(**{**SMALL, "steps": 4}))
+    assert place == Path("calib/tiny/block2~linear/adapters/heal")
+    written = record(place)
+    overlay = store.overlays(graph)[0]
+    assert written.variant == "block2~linear" and written.compensation == store.sha256(overlay)
+    held_out = texts.cut(base.parent, texts.OWN, 32, 4 * 4 + heal.HELD_OUT)[0][-heal.HELD_OUT :]
+    skip, ids = SkipSet.parse("block2"), torch.from_numpy(held_out)
+
+    def loss(*files: Path) -> float:
+        with torch.inference_mode():
+            logits = Reference(base.parent, skip, overlays=files).model(ids).logits
+            return float(losses.cross_entropy(logits, ids))
+
+    assert loss(overlay) == pytest.approx(written.held_out_loss.before, abs=1e-4)
+    path = prerequisites.healed(graph, "heal")
+    assert path.name == "block2~linear~heal.fp32.onnx"
+    variant_of = store.variant(path)
+    assert (variant_of.compensation, variant_of.adapter) == ("linear", "heal")
+    assert [file.name for file in store.overlays(path)] == [
+        "block2~linear.safetensors", "block2~linear~heal.safetensors",
+    ]  # fmt: skip
+    assert loss(*store.overlays(path)) == pytest.approx(written.held_out_loss.after, abs=1e-4)
+    compared = check.check(path)
+    assert compared.passed and compared.record.healed is not None
+    assert heal.heal(graph, HealSettings(**{**SMALL, "steps": 4})) == place  # nothing to do
+    twin = prerequisites.fp16_twin(path)
+    assert twin.name == "block2~linear~heal.fp16.onnx" and store.overlays(twin) == store.overlays(path)
+    with pytest.raises(UserError, match="has an adapter already"):
+        heal.heal(path, HealSettings(**SMALL))
+
+
+def test_what_stands_on_another_compensation_than_the_one_there_is_refused(base: Path) -> None:
+    graph = compensated(base)
+    heal.heal(graph, HealSettings(**{**SMALL, "steps": 1}))
+    path = prerequisites.healed(graph, "heal")
+    overlays.make(base.parent, SkipSet.parse("block2"), folded="model.layers.1.mlp.down_proj.weight", seed=1)
+    for of in (graph, path):
+        with pytest.raises(UserError, match=r"block2~linear\.safetensors is not what .* was made with"):
+            check.check(of, force=True)
+    with pytest.raises(UserError, match=r"is not what block2~linear\.fp32\.onnx was made with"):
+        heal.heal(graph, HealSettings(**{**SMALL, "steps": 1}))
+    again = compensated(base, seed=1)
+    with pytest.raises(UserError, match="was trained on another compensation of block2~linear"):
+        prerequisites.healed(again, "heal")
+
+
+def test_an_adapter_called_as_a_compensation_is_refused_before_it_is_trained(base: Path) -> None:
+    with pytest.raises(UserError, match=r"--name rank16: a compensation is called so"):
+        heal.heal(variant(base), HealSettings(**SMALL), name="rank16")
+    assert not list(Path("calib").glob("tiny/*/adapters/*"))

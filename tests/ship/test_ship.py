@@ -15,16 +15,20 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from google.protobuf import text_format
+from safetensors.torch import load_file
 from tritonclient.grpc import model_config_pb2
 
 from pipeline import store
 from pipeline.engines import opening
-from pipeline.graphs import graphfile
+from pipeline.evals.check import check
+from pipeline.graphs import graphfile, variants
+from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 from pipeline.ship import ship
-from pipeline.ship.triton import page, repository, served
+from pipeline.ship.triton import checks, page, repository, served
 from pipeline.types import UserError
-from tests import serving, tiny
+from tests import overlays, serving, tiny
 from tests.interrupted import every_kill
 from tests.serving import command, plan
 
@@ -274,3 +278,29 @@ def test_a_ship_beside_another_repository_leaves_its_unfinished_one_alone(graphs
         folder.mkdir(parents=True)
     ship.ship(graphs[:1], REPO)
     assert theirs.is_dir() and not ours.exists()
+
+
+def test_a_compensated_graph_ships_with_its_maps(graphs: list[Path]) -> None:
+    """With a map for each skipped sublayer and a folded weight, and as another version of another name."""
+    base, skip = graphs[0], store.variant(graphs[1]).skip
+    folded = "model.layers.1.mlp.down_proj.weight"
+    overlay = overlays.make(base.parent, skip, "fold+rank16", folded)
+    path = variants.compensate(base, skip, overlay, "fold+rank16")
+    assert check.check(path).passed
+    shipment = ship.ship([graphs[1], path], REPO)
+    name = "tiny-attn2-3_fold_rank16"
+    assert shipment.shipped == (("tiny-attn2-3", 1), (name, 1))
+    version = repository.newest(shipment.record)[name][1]
+    assert version.compensation == "fold+rank16" and version.variant == "attn2-3~fold+rank16"
+    data = (REPO / name / "1" / "model.onnx" / "model.data").read_bytes()
+    changed = load_file(overlay)
+    assert len(changed) == 5 and all(tensor.numpy().tobytes() in data for tensor in changed.values())
+    ids = np.arange(3, 20)[None]
+    with opening.open_runner(path) as here, checks.open_graph(REPO, version) as there:
+        np.testing.assert_array_equal(here.forward(ids)[0], there.forward(ids)[0])
+        prompts, greedy = Prompts.load(REPO / f"{name}_generate" / "1"), Sampling(max_tokens=12)
+        texts = {checks.direct(runner, prompts, "the time", greedy) for runner in (here, there)}
+        assert len(texts) == 1 and texts.pop()
+    overlays.make(base.parent, skip, "fold+rank16", seed=1)
+    with pytest.raises(UserError, match=r"attn2-3~fold\+rank16\.safetensors is not what"):
+        ship.ship([path], Path("engines/other"))

@@ -68,6 +68,9 @@ def fp16_twin(path: Path) -> Path:
         return path
     if variant.skip and sidecar.base is None:  # the weights of what it leaves out are gone
         twin = stage.export(checkpoint.open_checkpoint(path.parent), "fp16", variant.skip)
+    elif variant.compensation:
+        base = _fp16_base(path.parent, Path.cwd())
+        twin = surgery.compensate(base, variant.skip, store.overlays(path)[0], variant.compensation)
     else:
         twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
     return surgery.graft(twin, store.overlays(path)[-1], variant.adapter) if variant.adapter else twin
@@ -196,6 +199,17 @@ def _measured_times(base: Path, num_layers: int, length: int) -> SublayerTimes:
     whole = next(row.p50 for row in report.rows if row.artefact == str(base)) / 1e3
     seconds = {row.artefact: max(0.0, whole * row.improvement / 100 / len(third)) for row in report.rows}
     return SublayerTimes(whole=whole, attn=seconds[str(attn)], mlp=seconds[str(mlp)])
+
+
+def milliseconds(paths: list[Path], length: int) -> dict[Path, float]:
+    """Median of a prefill, of graphs of one model and of their base, in one short interleaved run.
+
+    Args:
+        paths: graphs; they need no check, and no result is left behind.
+        length: tokens of a sequence.
+    """
+    rows = _quick_bench(paths, length, is_probe=True).rows
+    return {Path(row.artefact): row.p50 for row in rows}
 
 
 def _quick_bench(paths: list[Path], length: int, is_probe: bool) -> BenchReport:

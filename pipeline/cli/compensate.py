@@ -1,0 +1,185 @@
+"""The command that puts something in the place of what a variant skips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline import store
+from pipeline.cli import arguments, extras, prerequisites
+from pipeline.cli.app import CHOOSE, Json, app, show_result
+from pipeline.cli.calib import Dataset, Texts
+from pipeline.types import UserError
+
+if TYPE_CHECKING:
+    from pipeline.calib.compensation.compensate import Means
+    from pipeline.models.texts import TextInput
+    from pipeline.store.records import CompensationRecord, CompensationSettings
+
+LENGTH = 100
+"""Tokens of the prefill that is timed: the papers' longer one."""
+
+
+@app.command(rich_help_panel=CHOOSE)
+def compensate(
+    graphs: Annotated[
+        list[Path], typer.Argument(help="Variants' graphs; those that have a compensation are passed over.")
+    ],
+    form: Annotated[
+        str, typer.Option("--with", help="bias, rank16 (any rank), linear, fold, fold+rank16, or auto.")
+    ] = "linear",
+    texts: Texts = None,
+    dataset: Dataset = None,
+    samples: Annotated[int, typer.Option(help="Sequences that it is fitted on.")] = 48,
+    length: Annotated[int, typer.Option(help="Tokens of each.")] = 256,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit later maps on what the variant itself computes, if better.")
+    ] = False,
+    budget_params: Annotated[
+        int | None, typer.Option(help="With auto: numbers that the maps may hold.")
+    ] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help=f"With auto: milliseconds of a prefill of {LENGTH} tokens.")
+    ] = None,
+    moments: Annotated[
+        Path | None, typer.Option(help="Folder of moments to use as they are; else calib/<model>/moments.")
+    ] = None,
+    memory: Annotated[int, typer.Option(help="MB that moments may take while they are gathered.")] = 4000,
+    reference: Annotated[
+        Path | None, typer.Option(help="Checkpoint of a graph that --from-onnx took over.")
+    ] = None,
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="Time the result beside the rest.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Fit again what is there and matches.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Puts a map, fitted in closed form on text, in the place of each sublayer that a variant skips.
+
+    One pass of the whole model gives every form and every rank; it is kept in calib/<model>/moments.
+    Example: `pipeline compensate graphs/*/mlp12-17_25-26.fp32.onnx --with linear`
+    """
+    if dataset:
+        extras.needs("score", "pipeline compensate --dataset")
+    from pipeline.calib.compensation.compensate import Means
+    from pipeline.models.texts import TextInput
+    from pipeline.store.records import CompensationSettings
+
+    settings = CompensationSettings(form=form, samples=samples, length=length, refit=refit)
+    means = Means(
+        memory=memory * 1_000_000, moments=moments, budget_params=budget_params, budget_ms=budget_ms
+    )
+    text = TextInput(tuple(texts or ()), dataset)
+    bare = [graph for graph in graphs if not store.variant(graph).compensation] or graphs
+    made = [_compensated(graph, reference, settings, text, means, force) for graph in bare]
+    if timed:
+        made = [one.timed() for one in made]
+    show_result([one.plain() for one in made], as_json, "\n".join(one.text() for one in made))
+
+
+@dataclass(frozen=True, slots=True)
+class Compensated:
+    """A variant with something in the place of what it skips.
+
+    Attributes:
+        bare: the variant's graph.
+        path: the compensated one.
+        overlay: what it reads beside the checkpoint.
+        record: how that was made, and what it brought back.
+        milliseconds: of the base, of the variant and of the compensated one: medians of one interleaved run.
+    """
+
+    bare: Path
+    path: Path
+    overlay: Path
+    record: CompensationRecord
+    milliseconds: tuple[float, float, float] | None = None
+
+    def timed(self) -> Compensated:
+        """The same, timed."""
+        with arguments.busy(f"timing {self.path}"):
+            times = prerequisites.milliseconds([self.bare, self.path], LENGTH)
+        base = next(ms for path, ms in times.items() if path not in (self.bare, self.path))
+        return Compensated(
+            self.bare, self.path, self.overlay, self.record, (base, times[self.bare], times[self.path])
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        names = ("base", "none", "compensated")
+        times = dict(zip(names, self.milliseconds, strict=True)) if self.milliseconds else None
+        return {
+            "path": str(self.path),
+            "overlay": str(self.overlay),
+            "milliseconds": times,
+            **self.record.plain(),
+        }
+
+    def text(self) -> str:
+        """For a person; the last line is the path."""
+        losses, share = self.record.losses, self.record.regained_share
+        back = "" if share is None else f" ({share:.0%} of the damage back)"
+        lines = [
+            f"{self.record.variant} with {self.record.settings.form}",
+            f"  loss        whole {losses.base:.3f}, without {losses.none:.3f}, "
+            f"with {losses.compensated:.3f}{back}; held-out text",
+            f"  parameters  {self.record.parameters:,} more than without",
+        ]
+        if self.milliseconds:
+            base, none, compensated = self.milliseconds
+            lines.append(
+                f"  prefill     whole {base:.1f} ms, without {none:.1f}, with {compensated:.1f} "
+                f"({LENGTH} tokens)"
+            )
+        notes = dict.fromkeys(one.note for one in self.record.maps if one.note)
+        return "\n".join([*lines, *(f"  {note}" for note in notes), str(self.path)])
+
+
+def _compensated(
+    graph: Path,
+    reference: Path | None,
+    settings: CompensationSettings,
+    text: TextInput,
+    means: Means,
+    force: bool,
+) -> Compensated:
+    """Fits, writes the overlay, and cuts the graph that reads it."""
+    from dataclasses import replace
+
+    from pipeline.calib.compensation import compensate as stage
+    from pipeline.graphs import variants as surgery
+    from pipeline.models import checkpoint
+
+    base, variant = _base_of(graph), store.variant(graph)
+    source = checkpoint.open_checkpoint(reference or graph.parent)
+
+    def milliseconds(overlay: Path, chosen: str) -> float:
+        path = surgery.compensate(base, variant.skip, overlay, chosen)
+        return prerequisites.milliseconds([path], LENGTH)[path]
+
+    means = replace(means, folder=graph.parent, milliseconds=milliseconds)
+    overlay = stage.compensate(source, variant.skip, settings, text, force, means)
+    record = stage.record_of(overlay)
+    path = surgery.compensate(base, variant.skip, overlay, record.settings.form)
+    return Compensated(graph, path, overlay, record)
+
+
+def _base_of(graph: Path) -> Path:
+    """The base graph that a variant was cut from, where its norms and projections are.
+
+    Raises:
+        UserError: the graph is of no bare variant, or its base is gone.
+    """
+    record = store.graph_sidecar(graph)
+    if record.compensation or record.adapter:
+        raise UserError(f"{graph} is compensated or healed already; name the variant that was cut")
+    if not record.skip_set:
+        raise UserError(f"{graph} skips nothing: there is nothing to compensate; name a variant that was cut")
+    base = graph.parent / record.base.file if record.base else None
+    if base is None or not base.is_file():
+        raise UserError(
+            f"{graph} has no base graph beside it, from which its norms are taken; "
+            "run `pipeline export` of the whole model"
+        )
+    return base

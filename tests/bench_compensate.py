@@ -1,0 +1,130 @@
+"""`make bench-compensate`: what compensation wins back, as loss on C4 rows that nothing was fitted on.
+
+For each kind, fraction and rule: nats a token without the sublayers, and with each form in their place, fitted
+on several draws of C4 (48 sequences of 256 tokens each by default). All draws are judged by the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.calib import calibrate, selectors
+from pipeline.calib.compensation import plan
+from pipeline.calib.compensation.moment_files import HELD_OUT, MomentsText
+from pipeline.calib.compensation.workbench import Workbench
+from pipeline.calib.selectors import ModelStatistics, Question
+from pipeline.graphs import export
+from pipeline.models import checkpoint, texts
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.types import BASE, SkipSet, UserError, count_of
+
+Row = dict[str, Any]
+FORMS = ("bias", "rank16", "rank64", "linear", "fold")
+KINDS = ("attn", "mlp", "block")
+
+
+def sets(model: Checkpoint, fractions: list[float], rules: list[str]) -> Iterator[tuple[Row, SkipSet]]:
+    """Each kind, fraction and rule, with what it leaves out."""
+    layers = export.num_layers(model.config)
+    statistics = ModelStatistics(model.folder)
+    for kind in KINDS:
+        for fraction in fractions:
+            for rule in rules:
+                question = Question(kind, count_of(fraction, layers), layers, statistics, 0)
+                skip = selectors.choose(rule, question).skip
+                yield {"kind": kind, "fraction": fraction, "rule": rule, "skip": skip.name}, skip
+
+
+def draws(model: Checkpoint, file: Path, count: int, samples: int, length: int) -> list[MomentsText]:
+    """Disjoint pieces of a file to fit on, and the same pieces beyond them to judge by."""
+    text = texts.TextInput((file,))
+    judged, _ = texts.cut(model.folder, text, length, HELD_OUT, skip=count * samples)
+    pieces = (texts.cut(model.folder, text, length, samples, skip=draw * samples) for draw in range(count))
+    return [MomentsText(fitted, judged, text, source) for fitted, source in pieces]
+
+
+def losses(bench: Workbench, forms: list[str]) -> Iterator[tuple[str, float]]:
+    """Form → loss; a form that is not possible there is left out."""
+    for form in forms:
+        try:
+            yield form, bench.reported(bench.plan(form).overlay)
+        except UserError as error:
+            print(f"{bench.skip.name}, {form}: {error}", file=sys.stderr)
+
+
+def study(model: Checkpoint, chosen: argparse.Namespace) -> list[Row]:
+    """One row for each set, draw and form."""
+    rows: list[Row] = []
+    pieces = draws(model, chosen.texts, chosen.draws, chosen.samples, chosen.length)
+    bare: dict[str, float] = {}
+    wanted = list(sets(model, chosen.fractions, chosen.rules.split(",")))
+    for draw, text in enumerate(pieces):
+        first = Workbench(model, BASE, text)
+        every = {place for _, skip in wanted for place in (*plan.single_places(skip), *plan.run_places(skip))}
+        first.moments.make(every)  # in one pass
+        for row, skip in wanted:
+            bench = Workbench(model, skip, text)
+            vars(bench)["reference"] = first.reference  # loaded once
+            if not bare:
+                bare["base"] = first.base_loss
+            if skip.name not in bare:
+                bare[skip.name] = bench.bare_loss
+            if not draw:
+                rows.append({**row, "form": "none", "draw": 0, "loss": bare[skip.name]})
+            for form, loss in losses(bench, chosen.forms.split(",")):
+                rows.append({**row, "form": form, "draw": draw, "loss": loss})
+                print(json.dumps(rows[-1]), flush=True)
+    return [{"kind": "", "skip": "base", "form": "none", "draw": 0, "loss": bare["base"]}, *rows]
+
+
+def table(rows: list[Row]) -> Table:
+    """Sets down, forms across: mean over the draws, and their standard deviation."""
+    forms = list(dict.fromkeys(row["form"] for row in rows))
+    made = Table(title=f"nats a token; base {rows[0]['loss']:.3f}")
+    for name in ("skip", "rule", *forms):
+        made.add_column(name, justify="left" if name in ("skip", "rule") else "right")
+    for skip, rule in dict.fromkeys((row["skip"], row["rule"]) for row in rows[1:]):
+        cells = []
+        for form in forms:
+            own = [r["loss"] for r in rows[1:] if (r["skip"], r["rule"], r["form"]) == (skip, rule, form)]
+            spread = f" ±{np.std(own, ddof=1):.3f}" if len(own) > 1 else ""
+            cells.append(f"{np.mean(own):.3f}{spread}" if own else "")
+        made.add_row(skip, rule, *cells)
+    return made
+
+
+def main() -> int:
+    """Calibrates where needed, and prints the rows and the table."""
+    data = Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--texts", type=Path, default=data / "c4" / "validation.jsonl")
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--fractions", type=float, nargs="*", default=[0.25, 0.33])
+    parser.add_argument("--rules", default="cosine,last")
+    parser.add_argument("--forms", default=",".join(FORMS))
+    chosen = parser.parse_args()
+    model, started = checkpoint.resolve(chosen.model), time.monotonic()
+    calibrate.calibrate(model.folder, texts.OWN, calibrate.CalibrationSettings(64, 256))
+    rows = study(model, chosen)
+    print(json.dumps(rows))
+    Console(width=140).print(table(rows))
+    print(f"{time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,8 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.models import costs
+from pipeline.models.compensation import NO_MAPS, MapSizes
+from pipeline.models.costs import Workload
 from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
 
@@ -46,7 +48,9 @@ def test_published_sizes() -> None:
 )
 def test_known_ceilings_of_llama_2_7b(skip: SkipSet, decode: bool, length: int, expected: float) -> None:
     """Computed by hand from the published sizes."""
-    assert costs.ceiling(LLAMA_2_7B, skip, "fp16", length, decode) == pytest.approx(expected, abs=0.01)
+    assert costs.ceiling(LLAMA_2_7B, skip, "fp16", Workload(length, decode)) == pytest.approx(
+        expected, abs=0.01
+    )
 
 
 @pytest.mark.parametrize("model_type", tiny.DIALECTS)
@@ -106,10 +110,30 @@ def test_a_config_with_other_names_is_refused_in_one_line() -> None:
         costs.parameters({"model_type": "gpt2", "n_embd": 768})
 
 
+def test_maps_are_counted() -> None:
+    """8 attentions of Llama 2 7B: each saves 4·4096² weights, and a matrix brings a quarter of it back."""
+    skip, width = last("attn", 8), 4096
+    linear = MapSizes(parameters=8 * (width * width + width), products=8 * width * width)
+    assert costs.parameters(LLAMA_2_7B, skip, linear) == (
+        costs.parameters(LLAMA_2_7B) - 8 * (4 * width * width + width) + 8 * (width * width + width)
+    )
+    assert costs.flops(LLAMA_2_7B, skip, 10, maps=linear) == (
+        costs.flops(LLAMA_2_7B, skip, 10) + 2 * 10 * 8 * width * width
+    )
+    work = Workload(0, decode=True)
+    none, some = (costs.ceiling(LLAMA_2_7B, skip, "fp16", work, maps) for maps in (NO_MAPS, linear))
+    read = costs.parameters(LLAMA_2_7B) - 32000 * width  # all but the table of embeddings
+    assert some == pytest.approx(read / (read - 8 * 3 * width * width))
+    assert 1 < some < none
+
+
 def test_a_batch_reads_the_weights_once_and_the_cache_of_every_row() -> None:
     skip = last("attn", 16)
-    one = costs.streamed_bytes(LLAMA_2_7B, skip, "fp16", 100)
+    one = costs.streamed_bytes(LLAMA_2_7B, skip, "fp16", Workload(100, decode=True))
     cache = 100 * costs.cache_bytes(LLAMA_2_7B, skip, "fp16")
-    assert costs.streamed_bytes(LLAMA_2_7B, skip, "fp16", 100, batch=8) == one + 7 * cache
-    few, many = (costs.ceiling(LLAMA_2_7B, skip, "fp16", 2048, True, batch) for batch in (1, 64))
+    eight = Workload(100, decode=True, batch=8)
+    assert costs.streamed_bytes(LLAMA_2_7B, skip, "fp16", eight) == one + 7 * cache
+    few, many = (
+        costs.ceiling(LLAMA_2_7B, skip, "fp16", Workload(2048, decode=True, batch=batch)) for batch in (1, 64)
+    )
     assert few < many < 2  # a larger cache moves the ceiling towards its own ratio

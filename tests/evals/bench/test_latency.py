@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.evals.bench import contestants, stopwatch
-from pipeline.evals.bench.latency import Setting, latency, saved_percent
+from pipeline.evals.bench.latency import latency, saved_percent
 from pipeline.evals.bench.memory import Resident
+from pipeline.graphs import variants
+from pipeline.models.costs import Workload
 from pipeline.store.records import Latency
+from pipeline.types import SkipSet
+from tests import overlays
 from tests.timing import graph
 
 
@@ -18,9 +22,9 @@ def rows_of(model: Path, base: list[float], variant: list[float]) -> list[Latenc
     paths = [graph(model, "base"), graph(model, "block1-2")]
     everyone = contestants.line_up(paths, threads=1, decode=False)
     samples = [stopwatch.Samples(seconds, [True] * len(seconds)) for seconds in (base, variant)]
-    setting = Setting(100, decode=False, batch=1)
+    work = Workload(100)
     return [
-        latency(one, own, samples[0], setting, Resident(300.0, 100.0))
+        latency(one, own, samples[0], work, Resident(300.0, 100.0))
         for one, own in zip(everyone, samples, strict=True)
     ]
 
@@ -47,7 +51,7 @@ def test_an_unknown_config_has_no_ceiling(model: Path, caplog: pytest.LogCapture
     contestant = contestants.of_artefact(path, 1, decode=False)
     (path.parent / "config.json").write_text('{"model_type": "gpt2", "n_embd": 64}')
     samples = stopwatch.Samples([0.1] * 5, [True] * 5)
-    row = latency(contestant, samples, samples, Setting(10, decode=True, batch=1), None)
+    row = latency(contestant, samples, samples, Workload(10, decode=True), None)
     assert (row.ceiling, row.share, row.above_ceiling, row.weight_mb, row.peak_mb) == (
         None,
         None,
@@ -56,6 +60,29 @@ def test_an_unknown_config_has_no_ceiling(model: Path, caplog: pytest.LogCapture
         None,
     )
     assert "config.json of 'gpt2'" in caplog.text
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_the_ceiling_counts_the_maps(decode: bool, model: Path) -> None:
+    """Two of three MLPs of 3·64·96 weights gone; two matrices of 64 x 64 with a bias in their place."""
+    skip = SkipSet((), (0, 2))
+    overlay = overlays.of_form(model, skip, "linear")
+    path = variants.compensate(model / "base.fp32.onnx", skip, overlay, "linear")
+    contestant = contestants.of_artefact(path, 1, decode=decode)
+    samples = stopwatch.Samples([0.1] * 5, [True] * 5)
+    row = latency(contestant, samples, samples, Workload(10, decode), None)
+    attention, mlp, head, norm = 64 * (128 + 2 * 64) + 128 * 64, 3 * 64 * 96, 96 * 64, 64
+    matrix, scores = 64 * 64, 4 * 4 * 32
+    if decode:
+        cache = 10 * 3 * 2 * 2 * 32
+        kept = 3 * (attention + norm) + norm + head + cache
+        whole, part = kept + 3 * (mlp + norm), kept + (mlp + norm) + 2 * (matrix + 64)
+    else:
+        kept = 3 * (2 * attention * 10 + scores * 10 * 10) + 2 * head
+        whole, part = kept + 3 * 2 * mlp * 10, kept + 2 * mlp * 10 + 2 * 2 * matrix * 10
+    assert row.ceiling == pytest.approx(100 * (1 - part / whole))
+    weights = 2 * head + 3 * (attention + norm) + (mlp + norm) + norm + 2 * (matrix + 64)
+    assert row.weight_mb == pytest.approx(4 * weights / 1e6)
 
 
 def test_saved_percent() -> None:

@@ -86,7 +86,10 @@ def select(
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
     texts: Texts = None,
     dataset: Dataset = None,
-    samples: Annotated[int, typer.Option(help="Sequences that greedy measures losses on.")] = 32,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Sequences that greedy measures losses on (32), or residual fits maps on (48)."),
+    ] = None,
     length: Annotated[
         int | None, typer.Option(help="Tokens of each (256); with a time: of the text that is timed (100).")
     ] = None,

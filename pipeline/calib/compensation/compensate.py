@@ -30,7 +30,7 @@ from pipeline.store.records import (
     CompensationSettings,
     MapRecord,
 )
-from pipeline.types import SkipSet, UserError, Variant
+from pipeline.types import BASE, SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
 RANKS = (16, 64)
@@ -140,7 +140,9 @@ def _made(bench: Workbench, settings: CompensationSettings, folder: Path | None,
     started = time.monotonic()
     plan = bench.plan(settings.form)
     losses = CompensationLosses(
-        base=bench.base_loss, none=bench.bare_loss, compensated=bench.reported(plan.overlay)
+        base=bench.bare_loss(BASE),
+        none=bench.bare_loss(bench.skip),
+        compensated=bench.reported(plan.overlay),
     )
     record.unlink(missing_ok=True)
     plan.overlay.write(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from pipeline import store
 from pipeline.calib.compensation import overlay, plan, trial
 from pipeline.calib.compensation.forms import Form
 from pipeline.calib.compensation.moment_files import MEMORY, MomentFiles, MomentsText
@@ -13,7 +14,9 @@ from pipeline.calib.compensation.plan import Plan, Planner
 from pipeline.calib.compensation.projections import Projections
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.reference import FAST, Reference
-from pipeline.types import BASE, SkipSet
+from pipeline.store import records
+from pipeline.store.records import BareLossesRecord, BareLossesRequest
+from pipeline.types import SkipSet
 
 
 class Workbench:
@@ -57,15 +60,29 @@ class Workbench:
         self.moments.make([*plan.single_places(self.skip), *plan.run_places(self.skip)])
         return Planner(self.reference, self.skip, self.projections, self.moments.read, self.text.held_back)
 
-    @cached_property
-    def base_loss(self) -> float:
-        """Of the whole model, on the sequences that losses are reported on."""
-        return self.reported(Overlay(BASE))
+    def bare_loss(self, skip: SkipSet) -> float:
+        """Of a variant with nothing in the place of what it skips; measured once for all forms.
 
-    @cached_property
-    def bare_loss(self) -> float:
-        """Of the variant with nothing in the place of what it skips."""
-        return self.reported(Overlay(self.skip))
+        Args:
+            skip: what it leaves out.
+        """
+        record = self.checkpoint.calib / "compensation" / "losses.json"
+        samples, length = self.text.fitted.shape
+        request = BareLossesRequest(
+            model=self.checkpoint.model,
+            weights=self.checkpoint.identity,
+            contents=self.checkpoint.contents,
+            samples=samples,
+            length=length,
+            texts=self.text.source.replaced(origin=self.text.text_input.origin(record)),
+        )
+        known = records.read_same(BareLossesRecord, record, request)
+        if known is None:
+            known = BareLossesRecord(**dict(request))
+        if skip.name not in known.losses:
+            known = known.replaced(losses={**known.losses, skip.name: self.reported(Overlay(skip))})
+            store.write_json(record, known.plain())
+        return known.losses[skip.name]
 
     @property
     def can_fold(self) -> bool:

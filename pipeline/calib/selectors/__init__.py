@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.calib import similarity
 from pipeline.models import texts
+from pipeline.store.records import CompensationSettings
 from pipeline.types import KINDS, SkipSet, UserError
 
 if TYPE_CHECKING:
     from pipeline.store.records import GreedyRecord
+
+GREEDY_SAMPLES = 32
+COMPENSATION_SAMPLES = CompensationSettings().samples
 
 
 class ModelStatistics:
@@ -26,8 +30,8 @@ class ModelStatistics:
 
     Args:
         folder: the checkpoint; None where only rules without statistics are asked.
-        text_input: the text that `greedy` measures losses on.
-        samples: sequences of that text.
+        text_input: the text that `greedy` measures losses on, and `residual` fits maps on.
+        samples: sequences of that text; None: 32 for `greedy`; 48 for `residual`, as `compensate` has them.
         length: tokens of each.
         tokens: 'final' or 'mean': where `angular` reads the distance.
 
@@ -39,7 +43,7 @@ class ModelStatistics:
         self,
         folder: Path | None = None,
         text_input: texts.TextInput = texts.OWN,
-        samples: int = 32,
+        samples: int | None = None,
         length: int = 256,
         tokens: str = "final",
     ) -> None:
@@ -61,7 +65,15 @@ class ModelStatistics:
         """The greedy order of at least `count` removals; measured now where it is not known yet."""
         from pipeline.calib import search  # loads torch: only where a model must run
 
-        return search.removals(self._checkpoint(), kind, count, self.text_input, self.samples, self.length)
+        samples = GREEDY_SAMPLES if self.samples is None else self.samples
+        return search.removals(self._checkpoint(), kind, count, self.text_input, samples, self.length)
+
+    def residuals(self, kind: str) -> dict[str, float]:
+        """What the best linear map leaves over of each candidate; missing moments are gathered now."""
+        from pipeline.calib.compensation import residuals  # loads torch: only where a model must run
+
+        samples = COMPENSATION_SAMPLES if self.samples is None else self.samples
+        return residuals.residuals(self._checkpoint(), kind, self.text_input, samples, self.length)
 
     def _checkpoint(self) -> Path:
         if self.folder is None:

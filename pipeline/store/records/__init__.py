@@ -56,6 +56,8 @@ from pipeline.store.records.calibration import (
 from pipeline.store.records.compensation import (
     AutoRecord,
     AutoRequest,
+    BareLossesRecord,
+    BareLossesRequest,
     CompensationLosses,
     CompensationRecord,
     CompensationRequest,
@@ -104,6 +106,8 @@ __all__ = [
     "AgreementRecord",
     "AutoRecord",
     "AutoRequest",
+    "BareLossesRecord",
+    "BareLossesRequest",
     "BenchRecord",
     "BuildFigures",
     "CheckLimits",

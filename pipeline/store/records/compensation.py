@@ -47,6 +47,34 @@ class MomentsRecord(MomentsRequest):
     sha256: Digest
 
 
+class BareLossesRequest(TextBasedRequest):
+    """What losses without a compensation are of.
+
+    Attributes:
+        weights: identity of the checkpoint.
+        contents: digest of all its bytes.
+        samples, length: N sequences of T tokens, behind which those lie that losses are measured on.
+    """
+
+    what: Literal["bare-losses"] = "bare-losses"
+    model: str
+    weights: Weights | None
+    contents: Digest
+    samples: Count
+    length: Count
+    texts: TextSource
+
+
+class BareLossesRecord(BareLossesRequest):
+    """calib/<model>/compensation/losses.json: what all forms of a variant are compared with.
+
+    Attributes:
+        losses: name of the skip set → nats a token with nothing in the place of what it skips.
+    """
+
+    losses: dict[str, float] = {}
+
+
 class CompensationSettings(Record):
     """What is to stand in for skipped sublayers, and how much text it is fitted on.
 

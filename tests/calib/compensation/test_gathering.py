@@ -101,7 +101,9 @@ def test_as_many_passes_as_the_memory_asks_for(tmp_path: Path) -> None:
     size = gathering.bytes_needed(64)
     assert gathering.groups(PLACES, 64, 10 * size) == [sorted(PLACES)]
     assert [len(group) for group in gathering.groups([*PLACES, PLACES[0]], 64, 3 * size)] == [3, 1]
-    with pytest.raises(UserError, match=r"--memory: 1\.0 MB are too little: the sums of one sublayer take 1\.0 MB"):
+    with pytest.raises(
+        UserError, match=r"--memory: 1\.0 MB are too little: the sums of one sublayer take 1\.0 MB"
+    ):
         gathering.groups(PLACES, 64, size - 1)
     reference = Reference(tiny.checkpoint(tmp_path, num_hidden_layers=4))
     whole = gathering.gather(reference, TOKENS, PLACES, lambda: None)

@@ -55,9 +55,7 @@ def test_what_is_gathered_is_read_and_never_gathered_twice(
     assert (record.samples, record.length, record.tokens) == (24, 16, 21 * 15)
 
 
-def test_only_what_is_missing_is_gathered(
-    files: MomentFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_is_missing_is_gathered(files: MomentFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     files.make([ATTN])
     asked: list[list[MapPlace]] = []
     whole = gathering.gather
@@ -138,7 +136,7 @@ def test_a_text_with_fewer_tokens_than_unknowns_is_refused_before_a_pass(checkpo
     with pytest.raises(UserError, match="must be at least 2"):
         MomentsText.cut(checkpoint, texts.OWN, 1, 16)
     Path("short.txt").write_text("much too short " * 20)
-    with pytest.raises(UserError, match="fills .* sequences of 16 tokens, not 40"):
+    with pytest.raises(UserError, match=r"fills .* sequences of 16 tokens, not 40"):
         MomentsText.cut(checkpoint, texts.TextInput((Path("short.txt"),)), 24, 16)
 
 

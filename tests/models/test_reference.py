@@ -1,18 +1,26 @@
-"""The reference proved without itself: a sublayer whose last weight is zero gives what skipping it gives."""
+"""The reference proved without itself.
+
+A sublayer whose last weight is zero gives what skipping it gives. A map gives what hooks on transformers' own
+model put in the place of a sublayer's output.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from pipeline.models import compensation
+from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.models.sizes import rules_of
 from pipeline.types import SkipSet, UserError
-from tests import tiny
+from tests import overlays, tiny
 
 LAST = {
     "phi": ("self_attn.dense", "mlp.fc2"),
@@ -162,3 +170,116 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         Reference(tmp_path)
     with pytest.raises(UserError, match="layer 7 does not exist"):
         Reference(tiny.checkpoint(tmp_path / "tiny"), SkipSet((7,)))
+
+
+def by_hooks(folder: Path, model_type: str, overlay: Path) -> np.ndarray:
+    """Logits of the whole original model; hooks put what maps give in the place of what its sublayers gave."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    rules, tensors, read = rules_of(model_type), load_file(overlay), dict[MapPlace, torch.Tensor]()
+
+    def mapped(place: MapPlace, x: torch.Tensor) -> torch.Tensor:
+        y = x * 0 if place.tensor("factor0") not in tensors else x
+        for part in ("factor0", "factor1"):
+            y = y @ tensors[place.tensor(part)] if place.tensor(part) in tensors else y
+        return y + tensors[place.tensor("bias")]
+
+    def keep(place: MapPlace) -> Any:
+        return lambda _, args, kwargs: read.update({place: args[0] if args else kwargs["hidden_states"]})
+
+    def put(place: MapPlace, factor: float) -> Any:
+        def hook(_: Any, _args: Any, output: Any) -> Any:
+            new = mapped(place, read[place]) / factor
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        return hook
+
+    def moved(place: MapPlace) -> Any:
+        def hook(_: Any, args: Any, kwargs: Any) -> Any:
+            x = args[0] if args else kwargs.pop("hidden_states")
+            read[place] = x + mapped(place, x)
+            return (read[place], *args[1:]), kwargs
+
+        return hook
+
+    def unchanged(place: MapPlace) -> Any:
+        return lambda _, _args, output: (
+            (read[place], *output[1:]) if isinstance(output, tuple) else read[place]
+        )
+
+    for place in compensation.places(tensors, overlay):
+        layers = [model.get_submodule(f"{rules.layers}.{i}") for i in range(place.first, place.last + 1)]
+        if place.kind == "block":
+            layers[0].register_forward_pre_hook(moved(place), with_kwargs=True)
+            for layer in layers:
+                layer.register_forward_hook(unchanged(place))
+            continue
+        names = ("self_attn", "attention", "attn") if place.kind == "attn" else ("mlp",)
+        sublayer = next(getattr(layers[0], name) for name in names if hasattr(layers[0], name))
+        sublayer.register_forward_pre_hook(keep(place), with_kwargs=True)
+        after = rules.norms(place.kind)[1]  # type: ignore[arg-type]
+        last = getattr(layers[0], after) if after else sublayer
+        last.register_forward_hook(put(place, getattr(model.config, "residual_multiplier", 1.0)))
+    ids, mask, positions = (torch.tensor(array) for array in batch())
+    with torch.no_grad():
+        inputs = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
+        return np.asarray(model.eval()(ids, **inputs).logits)
+
+
+@pytest.mark.parametrize("model_type", tiny.DIALECTS)
+@pytest.mark.parametrize("form", ["linear", "rank4", "bias", "run"])
+def test_maps_are_what_hooks_on_the_original_model_give(model_type: str, form: str, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "m", model_type, num_hidden_layers=4)
+    skip = SkipSet((1, 2), (1, 2)) if form == "run" else SkipSet((0, 2), (1, 2))
+    overlay = overlays.of_form(folder, skip, form)
+    mask = batch()[1]
+    logits = Reference(folder, skip, overlays=[overlay]).forward(*batch())[0][mask == 1]
+    truth = by_hooks(folder, model_type, overlay)[mask == 1]
+    assert np.abs(logits - truth).max() / np.sqrt((truth**2).mean()) < 1e-5
+    none = Reference(folder, skip).forward(*batch())[0][mask == 1]
+    assert np.abs(logits - none).max() > 1e-2 * np.abs(truth).max()
+
+
+def test_a_bias_stands_for_a_sublayer_that_gives_a_constant(tmp_path: Path) -> None:
+    """Phi's second MLP matrix of zeros: what is left of the MLP is its bias, and the model loses nothing."""
+    folder = tiny.checkpoint(tmp_path, "phi")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.fc2.weight"].zero_()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    place, skip = MapPlace.of((1, "mlp")), SkipSet((), (1,))
+    save_file(
+        {place.tensor("bias"): weights["model.layers.1.mlp.fc2.bias"]}, overlay := folder / "o.safetensors"
+    )
+    whole, _ = Reference(folder).forward(*batch())
+    logits, _ = Reference(folder, skip, overlays=[overlay]).forward(*batch())
+    np.testing.assert_allclose(logits, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
+
+
+def test_the_trace_adds_up_with_maps(tmp_path: Path) -> None:
+    """The stream after each map is the one before it and what the map gives; a run's map stands by itself."""
+    folder = tiny.checkpoint(tmp_path / "m", "granite", num_hidden_layers=4)
+    skip = SkipSet((1, 2), (1, 2))
+    reference = Reference(folder, skip, overlays=[overlays.of_form(folder, skip, "linear")])
+    streams, branches, stream = reference.trace(*batch())
+    assert list(streams) == [(i, kind) for i in range(4) for kind in ("attn", "mlp")]
+    for part, after in streams.items():
+        stream = stream + branches[part]
+        np.testing.assert_allclose(after, stream, rtol=0, atol=1e-4)
+    skip = SkipSet((0, 1), (0, 1))
+    overlay = overlays.of_form(folder, skip, "run")
+    streams, branches, stream = Reference(folder, skip, overlays=[overlay]).trace(*batch())
+    assert list(branches) == [(i, kind) for i in (2, 3) for kind in ("attn", "mlp")]
+    place, parts = MapPlace(0, 1, "block"), load_file(overlay)
+    moved = stream + stream @ parts[place.tensor("factor0")].numpy() + parts[place.tensor("bias")].numpy()
+    np.testing.assert_allclose(streams[0, "mlp"], moved, rtol=0, atol=1e-5)
+
+
+def test_an_overlay_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "one")
+    other = tiny.checkpoint(tmp_path / "two", hidden_size=32)
+    overlay = overlays.of_form(other, SkipSet((1,)), "linear")
+    with pytest.raises(
+        UserError, match="the map for attn1 has 32 outputs, and the model's hidden size is 64"
+    ):
+        Reference(folder, SkipSet((1,)), overlays=[overlay])
+    with pytest.raises(UserError, match="has a map for attn1, which mlp1 does not leave out"):
+        Reference(other, SkipSet((), (1,)), overlays=[overlay])

@@ -173,7 +173,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
 
 
 def by_hooks(folder: Path, model_type: str, overlay: Path) -> np.ndarray:
-    """Logits of the whole original model; hooks put what maps give in the place of what its sublayers gave."""
+    """Logits of the whole original model; hooks put what maps give in the place of its sublayers' outputs."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     rules, tensors, read = rules_of(model_type), load_file(overlay), dict[MapPlace, torch.Tensor]()
 

@@ -32,6 +32,8 @@ def elsewhere(workdir: Path) -> Path:
         "evals/sweeps/demo/ledger.json",
         "calib/m/similarity.json",
         "calib/m/attn2/adapters/heal/heal.json",
+        "calib/m/moments/attn5.json",
+        "calib/m/compensation/losses.json",
         "graphs/m/config.json",
         "graphs/my model é/optimum/model.onnx",
     ],

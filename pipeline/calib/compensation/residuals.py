@@ -37,9 +37,9 @@ def residuals(
         UserError: as `MomentsText.cut` and `MomentFiles.make`.
     """
     checkpoint = open_checkpoint(folder)
+    candidates = [SkipSet.of(kind, [layer]) for layer in range(costs.sizes(checkpoint.config).layers)]
     text = MomentsText.cut(checkpoint, text_input, samples, length)
     files = MomentFiles(checkpoint, text, lambda: Reference(folder, load=FAST))
-    candidates = [SkipSet.of(kind, [layer]) for layer in range(costs.sizes(checkpoint.config).layers)]
     parts = {one.name: [MapPlace.of(sublayer) for sublayer in _sublayers(one)] for one in candidates}
     files.make(place for places in parts.values() for place in places)
     return {name: sum(_left_over(files, place) for place in places) for name, places in parts.items()}

@@ -1,0 +1,95 @@
+"""What stands where: places, runs of whole layers, refits."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.calib.compensation import forms, plan, trial
+from pipeline.calib.compensation.forms import Form
+from pipeline.calib.compensation.moment_files import MomentFiles, MomentsText
+from pipeline.calib.compensation.overlay import Overlay
+from pipeline.calib.compensation.plan import Planner, run_places, single_places
+from pipeline.calib.compensation.projections import Projections
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.reference import Reference
+from pipeline.types import SkipSet, UserError
+
+RUN = SkipSet((1, 2), (1, 2, 3))
+
+
+def planner(checkpoint: Checkpoint, reference: Reference, text: MomentsText, skip: SkipSet) -> Planner:
+    files = MomentFiles(checkpoint, text, lambda: reference)
+    files.make([*single_places(skip), *run_places(skip)])
+    return Planner(reference, skip, Projections(checkpoint, reference), files.read, text.held_back)
+
+
+def test_places() -> None:
+    skip = SkipSet((0, 2, 3, 5, 7), (2, 3, 4, 7))
+    names = [place.name for place in single_places(skip)]
+    assert names == ["attn0", "attn2", "mlp2", "attn3", "mlp3", "mlp4", "attn5", "attn7", "mlp7"]
+    assert [place.name for place in run_places(skip)] == ["block2-3", "block7"]
+    assert run_places(SkipSet((1,), (2,))) == []
+
+
+def test_a_run_has_one_map_where_that_is_better_and_the_record_says_so(
+    checkpoint: Checkpoint, reference: Reference, text: MomentsText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = planner(checkpoint, reference, text, RUN)
+    made = bench.plan(Form.parse("linear", 64))
+    ((name, separate, together),) = made.runs
+    assert name == "block1-2"
+    kept = {place.name for place in made.fits}
+    assert kept == (
+        {"block1-2", "mlp3"} if together < separate else {"attn1", "mlp1", "attn2", "mlp2", "mlp3"}
+    )
+    assert bench.loss(made.overlay) == min(separate, together)
+    losses = iter([3.0, 2.0, 2.0, 3.0])
+    monkeypatch.setattr(trial, "mean_loss", lambda *_: next(losses))
+    assert {place.name for place in bench.plan(Form.parse("rank4", 64)).fits} == {"block1-2", "mlp3"}
+    assert len(bench.plan(Form.parse("rank4", 64)).fits) == 5
+    assert bench.plan(Form.parse("bias", 64)).runs == ()
+
+
+def test_a_refit_reads_what_the_variant_computes_and_is_kept_where_it_helps(
+    checkpoint: Checkpoint, reference: Reference, text: MomentsText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip = SkipSet.parse("mlp1-3")
+    bench, form = planner(checkpoint, reference, text, skip), Form.parse("linear", 64)
+    made = bench.plan(form)
+    before = bench.loss(made.overlay)
+    refitted = bench.refitted(made, form, text.fitted)
+    assert [name for name, _, _ in refitted.refits] == ["mlp2", "mlp3"] and refitted.refits[0][1] == before
+    lowest = min(before, *(after for _, _, after in refitted.refits))
+    assert bench.loss(refitted.overlay) == pytest.approx(lowest)
+    by_name = {place.name: one.refitted for place, one in refitted.fits.items()}
+    assert by_name == {"mlp1": False} | {name: after < was for name, was, after in refitted.refits}
+    # Of a map that is exact where it stands, what comes behind computes what it did: the refit is the same.
+    monkeypatch.setattr(forms, "RIDGES", (0.03,) * 3)
+    whole = bench.plan(form)
+    with monkeypatch.context() as unchanged:
+        unchanged.setattr(bench, "_part", lambda plan, places: Overlay(SkipSet()))
+        unchanged.setattr(bench, "loss", lambda overlay: float(-len(str(id(overlay)))))
+        again = bench.refitted(whole, form, text.fitted)
+    for place, one in again.fits.items():
+        assert one.map.bias == pytest.approx(whole.fits[place].map.bias)
+
+
+def test_what_cannot_be_folded_has_a_bias_and_a_note(
+    checkpoint: Checkpoint, reference: Reference, text: MomentsText
+) -> None:
+    bench = planner(checkpoint, reference, text, SkipSet.parse("attn0_2"))
+    made = bench.plan(Form.parse("fold", 64))
+    (first, one), (second, two) = sorted(made.fits.items())
+    assert (first.name, one.form, one.fold) == ("attn0", "bias", None) and "before it" in one.note
+    assert (second.name, two.form, two.note) == ("attn2", "fold", "")
+    assert list(made.overlay.weights) == ["model.layers.1.mlp.down_proj.weight"]
+    assert made.overlay.parameters == 2 * 64
+    bench = planner(checkpoint, reference, text, SkipSet.parse("attn0"))
+    with pytest.raises(
+        UserError, match=r"fold: no sublayer of attn0 can be folded \(no sublayer that is there"
+    ):
+        bench.plan(Form.parse("fold", 64))
+
+
+def test_places_are_a_name_each() -> None:
+    assert plan.single_places(SkipSet()) == [] == plan.run_places(SkipSet())

@@ -1,0 +1,59 @@
+"""A variant that is tried in memory is the variant that its file makes, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.calib.compensation import trial
+from pipeline.calib.compensation.maps import LinearMap
+from pipeline.calib.compensation.moment_files import MomentsText
+from pipeline.calib.compensation.overlay import Overlay
+from pipeline.models.compensation import MapPlace
+from pipeline.models.reference import Reference
+from pipeline.types import BASE, SkipSet, UserError
+from tests import tiny
+
+RNG = np.random.default_rng(1)
+
+
+def overlay(model: torch.nn.Module) -> Overlay:
+    """A map of each kind, and a changed weight."""
+    square = LinearMap((0.05 * RNG.normal(size=(64, 64)),), RNG.normal(size=64))
+    low = LinearMap((RNG.normal(size=(64, 3)), 0.1 * RNG.normal(size=(3, 64))), RNG.normal(size=64))
+    places = {"attn0": square, "mlp3": low, "block1-2": LinearMap((), 0.1 * RNG.normal(size=64))}
+    name = "model.layers.0.mlp.down_proj.weight"
+    weights = {name: model.get_parameter(name).detach() * 1.5}
+    return Overlay(
+        SkipSet((0, 1, 2), (1, 2, 3)), {MapPlace.parse(p): one for p, one in places.items()}, weights
+    )
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "granite"])
+def test_a_trial_is_what_the_file_makes_and_is_undone(tmp_path: Path, model_type: str) -> None:
+    folder = tiny.checkpoint(tmp_path / "tiny", model_type, num_hidden_layers=4)
+    reference = Reference(folder)
+    made = overlay(reference.model)
+    made.write(tmp_path / "overlay.safetensors")
+    tokens = RNG.integers(3, 96, (3, 10))
+    whole = trial.mean_loss(reference, tokens, Overlay(BASE))
+    written = Reference(folder, made.skip, overlays=[tmp_path / "overlay.safetensors"])
+    ids = torch.from_numpy(tokens)
+    with torch.inference_mode():
+        wanted = float(written.model(input_ids=ids, labels=ids, use_cache=False).loss)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        assert whole == pytest.approx(float(model(input_ids=ids, labels=ids).loss), abs=1e-4)
+    assert trial.mean_loss(reference, tokens, made) == pytest.approx(wanted, abs=1e-4)
+    assert abs(wanted - whole) > 1e-3
+    assert trial.mean_loss(reference, tokens, Overlay(BASE)) == whole
+
+
+def test_a_loss_that_is_no_number_is_refused(reference: Reference, text: MomentsText) -> None:
+    broken = Overlay(SkipSet.parse("mlp1"), {MapPlace.parse("mlp1"): LinearMap((), np.full(64, np.nan))})
+    with pytest.raises(UserError, match="the loss of mlp1 is not finite"):
+        trial.mean_loss(reference, text.held_out[:1], broken)
+    assert np.isfinite(trial.mean_loss(reference, text.held_out[:1], Overlay(BASE)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline import store
 from pipeline.calib.compensation import moment_files
 from pipeline.calib.compensation.forms import AUTO, Fit, Form
-from pipeline.calib.compensation.plan import Plan
+from pipeline.calib.compensation.plan import VariantFit
 from pipeline.calib.compensation.workbench import Workbench
 from pipeline.models import costs, texts
 from pipeline.models.checkpoint import Checkpoint
@@ -152,7 +152,7 @@ def _made(bench: Workbench, settings: CompensationSettings, folder: Path | None,
 
 
 def _record(
-    request: CompensationRequest, plan: Plan, losses: CompensationLosses, seconds: float, sha256: str
+    request: CompensationRequest, plan: VariantFit, losses: CompensationLosses, seconds: float, sha256: str
 ) -> CompensationRecord:
     damage = losses.none - losses.base
     return CompensationRecord(
@@ -169,7 +169,7 @@ def _record(
     )
 
 
-def _map_record(place: MapPlace, fitted: Fit, plan: Plan) -> MapRecord:
+def _map_record(place: MapPlace, fitted: Fit, plan: VariantFit) -> MapRecord:
     return MapRecord(
         place=place.name,
         form=fitted.form,

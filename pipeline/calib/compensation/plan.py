@@ -26,7 +26,7 @@ Comparison = tuple[str, float, float]
 
 
 @dataclass(frozen=True)
-class Plan:
+class VariantFit:
     """What was fitted for a variant.
 
     Attributes:
@@ -78,7 +78,7 @@ class Planner:
         self.reference, self.skip, self.projections = reference, skip, projections
         self.moments, self.held_back = moments, held_back
 
-    def plan(self, form: Form) -> Plan:
+    def plan(self, form: Form) -> VariantFit:
         """The maps of a form, each place's fitted on the whole model's activations.
 
         Raises:
@@ -91,7 +91,7 @@ class Planner:
                 f"{form.name}: no sublayer of {self.skip.name} can be folded ({notes[0]}); take bias, linear "
                 "or a rank"
             )
-        plan = Plan(fits, self._composed(fits))
+        plan = VariantFit(fits, self._composed(fits))
         if form.rank != 0 or form.folds:  # biases of sublayers sum to that of their run
             for run in run_places(self.skip):
                 plan = self._better(plan, run, form)
@@ -100,7 +100,7 @@ class Planner:
                 log.warning("%s: %s, so that a bias stands there", place.name, fitted.note)
         return plan
 
-    def refitted(self, plan: Plan, form: Form, tokens: texts.Tokens) -> Plan:
+    def refitted(self, plan: VariantFit, form: Form, tokens: texts.Tokens) -> VariantFit:
         """The plan with later maps fitted anew on what the variant computes, where that lowers the loss.
 
         Args:
@@ -128,14 +128,14 @@ class Planner:
         """Nats a token on the sequences that choices are made by."""
         return trial.mean_loss(self.reference, self.held_back, made)
 
-    def _part(self, plan: Plan, places: Iterable[MapPlace]) -> Overlay:
+    def _part(self, plan: VariantFit, places: Iterable[MapPlace]) -> Overlay:
         """The overlay of some places alone; what else the variant leaves out is there."""
         skip = SkipSet()
         for place in places:
             skip |= _skipped(place)
         return Overlay(skip, {place: plan.overlay.maps[place] for place in places})
 
-    def _better(self, plan: Plan, run: MapPlace, form: Form) -> Plan:
+    def _better(self, plan: VariantFit, run: MapPlace, form: Form) -> VariantFit:
         """The plan, or that with one map for a run, whichever has the lower loss."""
         fits = {
             place: one for place, one in plan.fits.items() if not set(place.sublayers) <= set(run.sublayers)

@@ -10,7 +10,7 @@ from pipeline.calib.compensation import overlay, plan, trial
 from pipeline.calib.compensation.forms import Form
 from pipeline.calib.compensation.moment_files import MEMORY, MomentFiles, MomentsText
 from pipeline.calib.compensation.overlay import Overlay
-from pipeline.calib.compensation.plan import Plan, Planner
+from pipeline.calib.compensation.plan import Planner, VariantFit
 from pipeline.calib.compensation.projections import Projections
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.reference import FAST, Reference
@@ -42,7 +42,7 @@ class Workbench:
     ) -> None:
         self.checkpoint, self.skip, self.text, self.refit = checkpoint, skip, text, refit
         self.moments = MomentFiles(checkpoint, text, lambda: self.reference, moments, memory)
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, VariantFit] = {}
 
     @cached_property
     def reference(self) -> Reference:
@@ -94,7 +94,7 @@ class Workbench:
         """The loss on the sequences that nothing was fitted on and nothing chosen by."""
         return trial.mean_loss(self.reference, self.text.held_out, made)
 
-    def plan(self, name: str) -> Plan:
+    def plan(self, name: str) -> VariantFit:
         """The maps of a form."""
         if name not in self._plans:
             form = Form.parse(name, self.checkpoint.config["hidden_size"])

@@ -7,10 +7,10 @@ OPTIMUM := .venv-optimum
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-optimum fast lint parity bench-score bench-select soak clean venv help
+.PHONY: demo test test-optimum fast lint parity bench-score bench-select bench-compensate soak clean venv help
 
 help:
-	@grep -E '^(demo|test|test-optimum|fast|lint|parity|bench-score|bench-select|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
+	@grep -E '^(demo|test|test-optimum|fast|lint|parity|bench-score|bench-select|bench-compensate|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
 	. $(BIN)/activate && TQDM_DISABLE=1 runs/demo.sh
@@ -38,6 +38,9 @@ bench-score: $(VENV)/.ready  ## input tokens and documents a second beside lm-ev
 
 bench-select: $(VENV)/.ready  ## the loss of every selector's choice on text that nothing was chosen by (an hour; PIPELINE_TEST_DATA)
 	$(BIN)/python -m tests.bench_select
+
+bench-compensate: $(VENV)/.ready  ## what each form of compensation wins back, on C4 (an hour; PIPELINE_TEST_DATA)
+	$(BIN)/python -m tests.bench_compensate
 
 soak: $(VENV)/.ready  ## five minutes of mixed load with faults on the Triton server
 	$(BIN)/python -m tests.soak

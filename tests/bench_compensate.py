@@ -1,7 +1,8 @@
 """`make bench-compensate`: what compensation wins back, as loss on C4 rows that nothing was fitted on.
 
-For each kind, fraction and rule: nats a token without the sublayers, and with each form in their place, fitted
-on several draws of C4 (48 sequences of 256 tokens each by default). All draws are judged by the same rows.
+For each kind, fraction and rule: nats a token without the sublayers, and with each form in their place,
+fitted on several draws of C4 (48 sequences of 256 tokens each by default). All draws are judged by the same
+rows.
 """
 
 from __future__ import annotations

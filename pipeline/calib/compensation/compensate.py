@@ -217,17 +217,10 @@ def _chosen(bench: Workbench, settings: CompensationSettings, means: Means, forc
 
 
 def _milliseconds(bench: Workbench, settings: CompensationSettings, means: Means) -> float | None:
-    """What a pass takes with one form, where that is asked; an overlay that was not there goes again."""
+    """What a pass takes with one form, where that is asked; its overlay stays, for a graph reads it now."""
     if means.budget_ms is None or means.milliseconds is None:
         return None
-    path = _overlay_path(bench, settings.form, means.folder)
-    was_there = path.exists()
-    made = _made(bench, settings, means.folder, force=False)
-    milliseconds = means.milliseconds(made, settings.form)
-    if milliseconds > means.budget_ms and not was_there:
-        store.sidecar_path(path).unlink(missing_ok=True)
-        path.unlink()
-    return milliseconds
+    return means.milliseconds(_made(bench, settings, means.folder, force=False), settings.form)
 
 
 def _tried(bench: Workbench, budget: int | None) -> list[tuple[str, int, float]]:

@@ -45,18 +45,13 @@ def heal(
         The adapter's folder.
 
     Raises:
-        UserError: the graph leaves nothing out, has an adapter already, was made with another compensation
-            than the one that is there, no module can be trained, a setting is out of range, or the text is
-            too short.
+        UserError: the graph leaves nothing out, has an adapter already, reads another compensation than is
+            there, no module can be trained, a setting is out of range, or the text is too short.
     """
     _check(settings)
-    variant = store.variant(graph)
-    if not variant.skip or variant.adapter:
-        why = "has an adapter already" if variant.adapter else "leaves nothing out"
-        raise UserError(f"{graph} {why}; heal a variant that was cut")
+    variant = _unhealed(graph)
     checkpoint = open_checkpoint(graph.parent)
     place = adapters.folder(checkpoint.calib, variant, name)
-    store.overlays(graph)  # they must be what it was made with
     record = place / adapters.RECORD
     tokens, source = _tokens(checkpoint, settings, text_input)
     request = _request(checkpoint, variant, settings, source.replaced(origin=text_input.origin(record)))
@@ -67,6 +62,16 @@ def heal(
         record.unlink(missing_ok=True)
         _train(checkpoint, variant, tokens, place, request)
     return place
+
+
+def _unhealed(graph: Path) -> Variant:
+    """The variant of a graph that can be healed; its compensation is the one that is there."""
+    variant = store.variant(graph)
+    if not variant.skip or variant.adapter:
+        why = "has an adapter already" if variant.adapter else "leaves nothing out"
+        raise UserError(f"{graph} {why}; heal a variant that was cut")
+    store.overlays(graph)
+    return variant
 
 
 def _request(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,31 @@ def test_smoke_is_sound() -> None:
         for row in rows["hellaswag"]
     )
     assert all(re.fullmatch(r"[^?]+", row["question"]) for row in rows["boolq"])
+
+
+def test_probe_has_the_rows_that_its_script_makes(tmp_path: Path) -> None:
+    """Each answer is right, and none of the examples is asked."""
+    folder = benchmarks.find("probe").folder
+    assert folder is not None
+    script = Path(__file__).parents[3] / "runs" / "probe.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True)
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_text() for path in folder.glob("*.jsonl")} and len(made) == 4
+    rows = {name: [json.loads(line) for line in text.splitlines()] for name, text in made.items()}
+    sums = rows["arithmetic.jsonl"] + rows["arithmetic-examples.jsonl"]
+    assert len(rows["arithmetic.jsonl"]) == 100 and len({row["question"] for row in sums}) == 108
+    for row in sums:
+        first, sign, second = re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", row["question"]).groups()  # type: ignore[union-attr]
+        result = int(first) + int(second) * (1 if sign == "+" else -1)
+        assert row["answer"] == f"{first} {sign} {second} = {result}\n#### {result}" and result >= 0
+    openings = rows["brackets.jsonl"] + rows["brackets-examples.jsonl"]
+    assert len(rows["brackets.jsonl"]) == 100 and len({row["input"] for row in openings}) == 108
+    for row in openings:
+        whole = f"{row['input']} {row['target']}".removeprefix("Close the brackets:").replace(" ", "")
+        while whole:
+            shorter = whole.replace("()", "").replace("[]", "")
+            assert shorter != whole, row
+            whole = shorter
 
 
 def test_a_form_is_a_known_one_and_has_its_columns(workdir: Path) -> None:

@@ -119,3 +119,19 @@ def test_without_the_hub_and_without_data_it_says_so(workdir: Path) -> None:
 def test_a_task_of_lm_evals_own_says_that_data_does_not_help(workdir: Path) -> None:
     with pytest.raises(UserError, match=r"cannot fetch the rows of lambada_openai .*does not help"):
         load("lambada_openai", workdir)
+
+
+def test_the_probe_is_written_not_chosen(workdir: Path) -> None:
+    """Eight examples of rows that are not asked, the number or the brackets behind them."""
+    loaded = load("probe", None)
+    assert loaded.complete() is True and loaded.shots is None
+    questions = loaded.instances(2)
+    assert set(questions) == {"generate_until"} and len(questions["generate_until"]) == 4
+    wanted = {
+        "probe_arithmetic": ("Question: What is ", "\n#### "),
+        "probe_brackets": ("Q: Close the ", "A:"),
+    }
+    for instance in questions["generate_until"]:
+        context, options = instance.args
+        beginning, answer = wanted[str(instance.task_name)]
+        assert context.count(beginning) == 9 and context.count(answer) >= 8 and not options["do_sample"]

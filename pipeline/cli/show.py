@@ -12,10 +12,10 @@ from pipeline import store
 from pipeline.cli.app import LOOK, Json, app, show_result
 from pipeline.cli.listing import check_state
 from pipeline.store.records import EngineRecord, MergedRecord, Sidecar
-from pipeline.types import BASE, SkipSet, Variant
+from pipeline.types import BASE, SkipSet, Variant, shown
 
 if TYPE_CHECKING:
-    from pipeline.models.compensation import MapSizes
+    from pipeline.models.compensation import MapGroup, MapSizes
     from pipeline.models.config import Config
 
 LENGTHS = (50, 100)
@@ -121,6 +121,8 @@ class Description:
         base, costs: what the base and the variant cost.
         tools: the skip set for other tools.
         sidecar: what its sidecar says.
+        maps: what stands in for skipped sublayers.
+        folded: names of the weights that its compensation replaces.
     """
 
     path: Path
@@ -131,6 +133,8 @@ class Description:
     costs: VariantCosts
     tools: OtherTools
     sidecar: Sidecar
+    maps: tuple[MapGroup, ...] = ()
+    folded: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -139,6 +143,10 @@ class Description:
             "variant": self.variant.name,
             "check": self.check,
             "left_out": {**asdict(self.variant.skip), "of_layers": self.layers},
+            "compensation": {
+                "maps": [{**asdict(group), "places": group.names} for group in self.maps],
+                "folded": list(self.folded),
+            },
             "costs": {"base": self.base.plain(), "variant": self.costs.plain()},
             "disk_bytes": self.sidecar.bytes,
             "other_tools": self.tools.plain(),
@@ -152,6 +160,7 @@ class Description:
         lines = [
             f"{self.path}: {self.variant.name}, check {self.check}",
             f"left out    attention {attention}, MLP {mlp} of {self.layers} layers",
+            *self._compensation_lines(),
             *self._cost_lines(),
             f"{'file on disk':<22} {self.sidecar.bytes / 1e6:12,.2f} MB",
             f"llama.cpp   {self._prune_words()}",
@@ -161,6 +170,15 @@ class Description:
             figures = f"{build.num_layers} TensorRT layers, {build.build_seconds} s"
             lines.append(f"build       {figures}; {self.sidecar.proven}")
         return "\n".join(lines)
+
+    def _compensation_lines(self) -> list[str]:
+        lines = [
+            f"compensation  {group.form}: {group.words()} ({group.parameters / 1e6:,.2f} M parameters)"
+            for group in self.maps
+        ]
+        if self.folded:
+            lines.append(f"folded      into {len(self.folded)} weights: {shown(self.folded)}")
+        return lines
 
     def _cost_lines(self) -> list[str]:
         lines, base = [], self.base.plain()
@@ -191,7 +209,8 @@ def describe(path: Path) -> Description | MergedDescription:
     sidecar = store.sidecar(path)
     if isinstance(sidecar, MergedRecord) or (isinstance(sidecar, EngineRecord) and sidecar.variants):
         return MergedDescription(path, sidecar)
-    variant = store.variant(path, quick=True)
+    variant, overlays = store.variant(path, quick=True), store.overlays(path)
+    maps, folded = compensation.contents(overlays[0]) if variant.compensation else ((), ())
     config = read_config(store.checkpoint_folder(path))
     layers = costs.sizes(config).layers
     return Description(
@@ -200,9 +219,11 @@ def describe(path: Path) -> Description | MergedDescription:
         check_state(path, sidecar.sha256),
         layers,
         _costs(config, BASE, variant.precision, compensation.NO_MAPS),
-        _costs(config, variant.skip, variant.precision, compensation.sizes(store.overlays(path))),
+        _costs(config, variant.skip, variant.precision, compensation.sizes(overlays)),
         other_tools(variant.skip, layers),
         sidecar,
+        maps,
+        folded,
     )
 
 

@@ -186,18 +186,16 @@ class _Scan:
         """The branches that an `Add` brings to the stream: none where it is no join, two if summed first."""
         if self.current is not None and stream is not self.current:
             return []
-        streams = self.streams | {stream}
-        if (kind := self._kind(operand, streams)) is None:
-            return []
         is_first = self.current is None and operand in self.constants
         if is_first and self._kind(stream, set(self.graph.inputs)) is not None:
             return []  # a bias that is summed with the branch of a parallel layer first
-        inner = operand.producer()
+        streams, inner = self.streams | {stream}, operand.producer()
         if inner is not None and inner.op_type == "Add" and len(inner.inputs) == 2:
             parts = [(value, self._kind(value, streams)) for value in inner.inputs if value is not None]
             if len({part_kind for _, part_kind in parts if part_kind is not None}) == 2:
                 return [(value, part_kind) for value, part_kind in parts if part_kind]
-        return [(operand, kind)]
+        kind = self._kind(operand, streams)
+        return [(operand, kind)] if kind else []
 
     def _kind(self, value: ir.Value, streams: set[ir.Value]) -> _Kind | None:
         """What lies between the stream and a value, walking back: a sublayer, a map, or None of both."""

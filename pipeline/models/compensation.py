@@ -11,6 +11,7 @@ of the checkpoint's, whose weights they replace: projections into which a sublay
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.models import safetensors_index
-from pipeline.types import SkipSet, Sublayer, UserError
+from pipeline.types import SkipSet, Sublayer, UserError, format_layers
 
 if TYPE_CHECKING:
     import torch
@@ -204,6 +205,57 @@ def read(
     return {name: tensor for name, tensor in tensors.items() if not is_map(name)}, maps
 
 
+@dataclass(frozen=True, slots=True)
+class MapGroup:
+    """The maps of one form.
+
+    Attributes:
+        form: 'bias', 'linear' or 'rank16'.
+        places: where they stand, in the order of the stream.
+        parameters: numbers that they hold together.
+    """
+
+    form: str
+    places: tuple[MapPlace, ...]
+    parameters: int
+
+    @property
+    def names(self) -> list[str]:
+        """Of the places: 'attn5', 'block12-17'."""
+        return [place.name for place in self.places]
+
+    def words(self) -> str:
+        """'attn 5, 7-9; mlp 12', for a person."""
+        parts = []
+        for kind in ("attn", "mlp"):
+            layers = [place.first for place in self.places if place.kind == kind]
+            parts += [f"{kind} {format_layers(layers).replace('_', ', ')}"] if layers else []
+        runs = [place.name.removeprefix("block") for place in self.places if place.kind == "block"]
+        return "; ".join([*parts, *([f"block {', '.join(runs)}"] if runs else [])])
+
+
+def contents(file: Path) -> tuple[tuple[MapGroup, ...], tuple[str, ...]]:
+    """What an overlay holds: its maps by form, and the names of the weights that it replaces.
+
+    Args:
+        file: safetensors.
+    """
+    tensors = safetensors_index.read_index([file])
+    groups: dict[str, list[MapPlace]] = {}
+    for place, factors in places(tensors, file).items():
+        rank = tensors[factors[0]].shape[1] if len(factors) == 2 else None
+        form = f"rank{rank}" if rank is not None else "linear" if factors else "bias"
+        groups.setdefault(form, []).append(place)
+    sizes = {form: sum(_parameters(tensors, place) for place in there) for form, there in groups.items()}
+    maps = tuple(MapGroup(form, tuple(there), sizes[form]) for form, there in sorted(groups.items()))
+    return maps, tuple(sorted(name for name in tensors if not is_map(name)))
+
+
+def _parameters(tensors: Mapping[str, Shaped], place: MapPlace) -> int:
+    """Numbers that the map of one place holds."""
+    return sum(math.prod(tensor.shape) for name, tensor in tensors.items() if place_of(name) == place)
+
+
 def sizes(files: Iterable[Path]) -> MapSizes:
     """What the maps in a graph's overlays hold; weights that are merely replaced cost nothing more.
 
@@ -214,9 +266,7 @@ def sizes(files: Iterable[Path]) -> MapSizes:
     for file in files:
         for name, tensor in safetensors_index.read_index([file]).items():
             if is_map(name):
-                count = 1
-                for size in tensor.shape:
-                    count *= size
+                count = math.prod(tensor.shape)
                 parameters += count
                 products += count if len(tensor.shape) == 2 else 0
     return MapSizes(parameters, products)

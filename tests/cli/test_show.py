@@ -9,9 +9,9 @@ import pytest
 
 from pipeline import store
 from pipeline.cli import show
-from pipeline.graphs import merge
+from pipeline.graphs import merge, variants
 from pipeline.types import SkipSet, UserError
-from tests import tiny
+from tests import overlays, tiny
 from tests.commands import run
 
 
@@ -55,6 +55,31 @@ def test_a_variant_for_a_person(model: Path, capsys: pytest.CaptureFixture[str])
     cache = next(line for line in words.splitlines() if line.startswith("cache_bytes_per_token"))
     assert "100.0% of base's" in cache and "build" not in words
     assert "nothing to prune" in run(capsys, "show", model / "base.fp32.onnx")
+
+
+def test_what_stands_where(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A matrix in the place of mlp1 and of attn1, each 64² + 64 numbers; and what was folded."""
+    skip = SkipSet((1,), (1,))
+    overlay = overlays.of_form(model, skip, "linear")
+    graph = variants.compensate(model / "base.fp32.onnx", skip, overlay, "linear")
+    words = run(capsys, "show", graph).splitlines()
+    assert words[0] == f"{graph}: block1~linear, check not passed yet"
+    assert words[2] == "compensation  linear: attn 1; mlp 1 (0.01 M parameters)"
+    shown = json.loads(run(capsys, "show", graph, "--json"))
+    assert shown["compensation"] == {
+        "maps": [{"form": "linear", "places": ["attn1", "mlp1"], "parameters": 2 * (64 * 64 + 64)}],
+        "folded": [],
+    }
+    cut, costs = model / "block1.fp32.onnx", shown["costs"]["variant"]
+    none = json.loads(run(capsys, "show", cut, "--json"))["costs"]["variant"]
+    assert costs["parameters"] - none["parameters"] == 2 * (64 * 64 + 64)
+    overlay = overlays.of_form(model, skip, "fold")
+    graph = variants.compensate(model / "base.fp32.onnx", skip, overlay, "fold")
+    words = run(capsys, "show", graph).splitlines()
+    assert words[2].startswith("compensation  bias: attn 1; mlp 1 (")
+    names = ["model.layers.0.mlp.down_proj.weight", "model.layers.0.self_attn.o_proj.weight"]
+    assert words[3] == f"folded      into 2 weights: {', '.join(names)}"
+    assert json.loads(run(capsys, "show", graph, "--json"))["compensation"]["folded"] == names
 
 
 def test_a_merged_graph(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

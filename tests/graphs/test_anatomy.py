@@ -58,6 +58,36 @@ def test_branches_that_are_summed_first_are_two_joins() -> None:
     assert anatomy.join_node(joins[0].branch) is inner
 
 
+def summed(attention: ir.Node | ir.Value, mlp: ir.Node | ir.Value, x: ir.Value, *more: ir.Value) -> ir.Model:
+    """x + (attention + mlp): nodes, or biases in their place; `more` are further weights."""
+    parts = [one.outputs[0] if isinstance(one, ir.Node) else one for one in (attention, mlp)]
+    inner = ir.node("Add", parts, name="inner")
+    outer = ir.node("Add", [x, inner.outputs[0]], name="outer")
+    nodes = [one for one in (attention, mlp) if isinstance(one, ir.Node)]
+    weights = [one for one in (attention, mlp, *more) if isinstance(one, ir.Value)]
+    return decoder(*nodes, inner, outer, inputs=[x], weights=weights)
+
+
+@pytest.mark.parametrize("kinds", ["map mlp", "bias mlp", "bias bias"])
+def test_maps_of_branches_that_are_summed_first(kinds: str) -> None:
+    """In the first layer too, where the stream is not known yet."""
+    x, w, factor = ir.Value(name="x"), weight("w"), weight("compensation.attn0.factor0")
+    biases = [weight(f"compensation.{place}.bias") for place in ("attn0", "mlp0")]
+    product = lambda by, name: ir.node("MatMul", [x, by], name=name)  # noqa: E731
+    if kinds == "map mlp":
+        model = summed(product(factor, "map"), product(w, "mlp"), x, w, factor)
+    elif kinds == "bias mlp":
+        model = summed(biases[0], product(w, "mlp"), x, w)
+    else:
+        model = summed(*biases, x)
+    skip = SkipSet((0,), (0,)) if kinds == "bias bias" else SkipSet((0,))
+    stages = anatomy.stages(model, 1, skip)
+    names = [s.place.name if isinstance(s, anatomy.MapJoin) else f"{s.kind}{s.layer}" for s in stages]
+    assert names == ["attn0", "mlp0"]
+    assert [isinstance(s, anatomy.MapJoin) for s in stages] == [True, kinds == "bias bias"]
+    assert all(anatomy.stream_before(stage) is x for stage in stages)
+
+
 def test_an_add_without_a_weight_between_is_no_join() -> None:
     """The Add inside a GELU, x + 0.0447·x³, descends from the stream, and through no weight."""
     x, w = ir.Value(name="x"), weight("w")

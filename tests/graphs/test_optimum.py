@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pipeline.graphs import anatomy, export, graphfile, variants
 from pipeline.models import checkpoint
 from pipeline.models.reference import Reference
 from pipeline.types import BASE, SkipSet, UserError
-from tests import tiny
+from tests import overlays, tiny
 
 
 @pytest.mark.optimum
@@ -77,6 +78,39 @@ def test_a_graph_that_optimum_traced_is_cut(exported: Path, workdir: Path) -> No
             for t in (3, 4):
                 logits, cache = runner.forward(ids[:, t : t + 1], cache)
             assert np.abs(logits[:, 0] - expected[:, 4]).max() < 1e-4 * np.abs(expected).max(), name
+
+
+@pytest.mark.optimum
+@pytest.mark.parametrize("form", ["linear", "rank4", "bias", "run"])
+def test_a_graph_that_optimum_traced_is_compensated(form: str, exported: Path, workdir: Path) -> None:
+    """The norm's output is found by structure, also where attention and MLP are summed first (GPT-NeoX)."""
+    base, source = export.export_from_onnx(exported), exported.parent / "source"
+    skip = SkipSet((0, 1), (0, 1)) if form == "run" else SkipSet((0, 1), (1, 2))
+    drawn = overlays.of_form(source, skip, form, "linear")
+    overlay = base.parent / drawn.name.replace("source", base.parent.name)
+    shutil.move(drawn, overlay)
+    path = variants.compensate(base, skip, overlay, "linear")
+    onnx.checker.check_model(str(path), full_check=True)
+    ids = np.array([[5, 9, 13, 40, 7], [3, 4, 5, 6, 7]])
+    positions = np.arange(5)[None].repeat(2, 0)
+    reference = Reference(source, skip, overlays=[overlay])
+    expected = reference.forward(ids, np.ones_like(ids), positions)[0].astype(np.float64)
+    with opening.open_runner(path) as runner:
+        logits, cache = runner.forward(ids[:, :3])
+        assert np.abs(logits[:, 0] - expected[:, 2]).max() < 1e-4 * np.sqrt((expected**2).mean())
+        for t in (3, 4):
+            logits, cache = runner.forward(ids[:, t : t + 1], cache)
+        assert np.abs(logits[:, 0] - expected[:, 4]).max() < 1e-4 * np.sqrt((expected**2).mean())
+    assert reference.trace(ids, np.ones_like(ids), positions)
+
+
+@pytest.mark.optimum
+def test_folds_into_what_optimum_traced_are_refused(exported: Path, workdir: Path) -> None:
+    base, skip = export.export_from_onnx(exported), SkipSet((), (1,))
+    overlay = base.parent / "mlp1~fold.safetensors"
+    shutil.move(overlays.of_form(exported.parent / "source", skip, "fold"), overlay)
+    with pytest.raises(UserError, match="exported elsewhere and keeps its weights in another form"):
+        variants.compensate(base, skip, overlay, "fold")
 
 
 def truth(folder: Path, skip_set: SkipSet, ids: np.ndarray, model_type: str) -> np.ndarray:

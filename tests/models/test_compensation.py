@@ -79,3 +79,17 @@ def test_sizes_are_of_the_maps_alone(tmp_path: Path) -> None:
     save_file({**tensors(MLP7, ATTN5), "model.norm.weight": torch.ones(8)}, file)
     assert compensation.sizes([file]) == MapSizes(parameters=8 + 8 + 64, products=64)
     assert compensation.sizes([]) == compensation.NO_MAPS
+
+
+def test_the_contents_by_form(tmp_path: Path) -> None:
+    file, low = tmp_path / "o.safetensors", MapPlace(8, 8, "mlp")
+    ranked = {low.tensor("factor0"): torch.ones(8, 2), low.tensor("factor1"): torch.ones(2, 8)}
+    held = {**tensors(MLP7, ATTN5, RUN, MapPlace(6, 6, "attn")), **tensors(low), **ranked}
+    save_file({**held, "model.norm.weight": torch.ones(8)}, file)
+    maps, folded = compensation.contents(file)
+    assert folded == ("model.norm.weight",)
+    assert [(one.form, one.words(), one.parameters) for one in maps] == [
+        ("bias", "mlp 7", 8),
+        ("linear", "attn 5-6; block 12-17", 3 * (64 + 8)),
+        ("rank2", "mlp 8", 8 + 32),
+    ]

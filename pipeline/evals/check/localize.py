@@ -167,7 +167,7 @@ def _taps(
 ) -> list[_Tap]:
     """The stream before the first sublayer and after each, and after what stands in for others, in order."""
     skip = sidecar.skip_set
-    joins = anatomy.stages(model, sidecar.num_layers, skip)
+    joins, constants = anatomy.stages(model, sidecar.num_layers, skip), anatomy.constants(model)
     inputs = (feed.input_ids, feed.attention_mask, feed.position_ids)
     streams, branches, entering = Reference(folder, skip, "fp32", overlays).trace(*inputs)
     noisy = None
@@ -182,7 +182,7 @@ def _taps(
         # Branches that are added up before they join the stream can only be told apart as branches; a bias
         # among them is no value of every token.
         summed = id(join.stream) in shared
-        if summed and join.branch.producer() is None:
+        if summed and join.branch in constants:
             continue
         where, sublayer = _words(join)
         noise = None

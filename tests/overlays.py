@@ -46,7 +46,8 @@ def of_form(folder: Path, skip: SkipSet, form: str, name: str = "", seed: int = 
     Args:
         folder: of the checkpoint, whose weights are in model.safetensors.
         skip: what is left out.
-        form: 'bias', 'linear', 'rank4', 'fold' or 'fold+rank4'; or 'run', a matrix for each run of layers.
+        form: 'bias', 'linear', 'rank4', 'fold' or 'fold+rank4'; or for each run of layers one, 'run' a matrix
+            and 'run-bias' a bias alone.
         name: by which the file is called; the form by default.
         seed: of what is drawn.
     """
@@ -57,7 +58,7 @@ def of_form(folder: Path, skip: SkipSet, form: str, name: str = "", seed: int = 
         (i, kind) for i in range(config["num_hidden_layers"]) for kind in ("attn", "mlp")
     ]
     places = [MapPlace.of(one) for one in every if one in skip]
-    if form == "run":
+    if form.startswith("run"):
         runs = [part.split("-") for part in format_layers(skip.attention).split("_")]
         places = [MapPlace(int(run[0]), int(run[-1]), "block") for run in runs]
     tensors = {}

@@ -74,9 +74,8 @@ class CompensatePass(SkipPass):
         if place.kind == "block":
             stream = anatomy.other_operand(add, join.branch)
             scope = _Scope(model, add, place)
-            bypass(
-                model, add, scope.op("Add", [stream, self._write(scope, place, stream, stream)], "residual")
-            )
+            h = stream if self.factors[place] else None
+            bypass(model, add, scope.op("Add", [stream, self._write(scope, place, h, stream)], "residual"))
             return
         h = None
         if self.factors[place]:

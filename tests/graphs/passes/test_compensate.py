@@ -65,6 +65,16 @@ def test_the_numbers_are_those_of_pytorch(model_type: str, form: str, workdir: P
     assert "present.1.key" not in {value.name for value in graphfile.load(graph).graph.outputs}
 
 
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "phi"])
+def test_a_run_may_have_a_bias_alone(model_type: str, workdir: Path) -> None:
+    """What folding a whole run into the projection before it leaves there."""
+    folder, base = bases(workdir, model_type)
+    skip = SkipSet((1, 2), (1, 2))
+    overlay = overlays.of_form(folder, skip, "run-bias", "fold")
+    graph = variants.compensate(base, skip, overlay, "fold")
+    assert error(graph, Reference(folder, skip, overlays=[overlay])) < 1e-4
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "granite", "phi", "olmo2"])
 def test_fp16_is_as_near_as_pytorch_in_fp16(model_type: str, workdir: Path) -> None:
     folder, base = bases(workdir, model_type, "fp16")

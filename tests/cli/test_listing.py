@@ -9,7 +9,9 @@ import pytest
 
 from pipeline import store
 from pipeline.cli import listing
-from tests import tiny
+from pipeline.graphs import variants
+from pipeline.types import SkipSet
+from tests import overlays, tiny
 from tests.commands import run
 
 
@@ -35,6 +37,20 @@ def test_each_graph_with_its_check_and_what_is_wrong_with_it(
     assert mlp["check"] == "not passed yet"
     lines = run(capsys, "list").splitlines()
     assert lines[0] == "m" and "check passed" in lines[1] and "is not a valid record" in lines[2]
+
+
+def test_a_compensated_variant_is_one_entry(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its overlay, and the record beside that, are none."""
+    skip = SkipSet((), (1,))
+    overlay = overlays.of_form(model, skip, "linear")
+    overlay.with_suffix(".json").write_text("{}")
+    path = variants.compensate(model / "base.fp32.onnx", skip, overlay, "linear")
+    tiny.passed(path)
+    (entry,) = (e for e in json.loads(run(capsys, "list", "--json"))["m"] if "~" in e["path"])
+    assert (entry["path"], entry["variant"], entry["check"]) == (str(path), "mlp1~linear", "passed")
+    overlay.unlink()
+    (entry,) = (e for e in json.loads(run(capsys, "list", "--json"))["m"] if "~" in e["path"])
+    assert entry["check"] == "not passed yet"
 
 
 def test_another_project(

@@ -55,6 +55,15 @@ def test_forms_and_fp16_pass(model_type: str, form: str, precision: Precision, w
     assert not store.check_passed(path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["linear", "bias", "run"])
+@pytest.mark.parametrize("model_type", ["llama", "phi"])
+def test_maps_for_every_sublayer_pass(model_type: str, form: str, workdir: Path) -> None:
+    """No sublayer and no cache is left, and the mask has no reader."""
+    outcome = check.check(compensated(workdir, model_type, form, skip="block0-3"), localize=True)
+    assert outcome.passed and outcome.record.localized.startswith("the head"), outcome.summary()
+
+
 @pytest.mark.parametrize(
     ("skip", "form", "wrong", "other", "where"),
     [

@@ -28,11 +28,11 @@ def arithmetic(draw: random.Random) -> Row:
 
 
 def brackets(draw: random.Random) -> Row:
-    """An opening of brackets, one to three of them still open, in the columns of BIG-Bench Hard."""
+    """An opening of brackets, one or two of them still open, in the columns of BIG-Bench Hard."""
     wanted, waiting = list[str](), list[str]()
-    target = draw.randint(1, 3)
+    target = draw.randint(1, 2)
     while len(waiting) < target:
-        if waiting and draw.random() < 0.2:
+        if waiting and draw.random() < 0.4:
             wanted.append(PAIRS[waiting.pop()])
         else:
             waiting.append(draw.choice(list(PAIRS)))

@@ -44,6 +44,9 @@ def export(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
+    compensation: Annotated[
+        str | None, typer.Option(help="With what `pipeline compensate` fitted for this variant: linear, …")
+    ] = None,
     adapter: Annotated[
         str | None, typer.Option(help="Merge what `pipeline heal` trained for this variant, by its --name.")
     ] = None,
@@ -87,13 +90,15 @@ def export(
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
         path = surgery.cut(base, chosen)
     else:
-        request = _ExportRequest(options, "fp16" if precision == "fp16" else "fp32", adapter)
+        request = _ExportRequest(options, "fp16" if precision == "fp16" else "fp32", adapter, compensation)
         source = checkpoint.resolve(arguments.model(model), in_place, request.prove)
         path = stage.export(source, request.precision, request.skip_set(source))
         _say_dropped(source, path)
         if verify:
             identity.verify(source)
     _warn_of_tokenizer(path.parent)
+    if compensation:
+        path = prerequisites.compensated(path, compensation)
     if adapter:
         path = prerequisites.healed(path, adapter)
     if head == "all":
@@ -109,11 +114,13 @@ class _ExportRequest:
         options: which sublayers go.
         precision: of the graph.
         adapter: that is merged into it.
+        compensation: on which the adapter was trained.
     """
 
     options: SkipOptions
     precision: Precision
     adapter: str | None
+    compensation: str | None
 
     def skip_set(self, source: Checkpoint) -> SkipSet:
         """What is left out: what --skip says, else what config.json drops, as LLM-Drop writes it."""
@@ -133,7 +140,8 @@ class _ExportRequest:
         skip = self.skip_set(source)
         stage.prove(source, self.precision, skip)
         if self.adapter:
-            adapters.read(source, Variant(source.model, skip), self.adapter)
+            variant = Variant(source.model, skip, compensation=self.compensation)
+            adapters.read(source, variant, self.adapter)
 
 
 def _say_dropped(source: Checkpoint, graph: Path) -> None:

@@ -5,6 +5,8 @@ Stages never import each other; the commands chain them, here. Each stage is imp
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +76,36 @@ def fp16_twin(path: Path) -> Path:
     else:
         twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
     return surgery.graft(twin, store.overlays(path)[-1], variant.adapter) if variant.adapter else twin
+
+
+def compensated(graph: Path, form: str) -> Path:
+    """The variant's graph with what `pipeline compensate` fitted for it in the place of what it skips.
+
+    Args:
+        graph: the bare variant's.
+        form: of the compensation.
+
+    Raises:
+        UserError: none was fitted, it was fitted to other weights, or its file was changed since.
+    """
+    from pipeline.calib.compensation import compensate as stage
+    from pipeline.graphs import variants as surgery
+    from pipeline.models import checkpoint
+
+    sidecar, folder = store.graph_sidecar(graph), graph.parent
+    variant = replace(sidecar.as_variant(), compensation=form)
+    overlay = store.overlay_path(folder, variant.name)
+    command = f"`pipeline compensate {shlex.quote(str(graph))} --with {shlex.quote(form)}`"
+    if not overlay.is_file() or not store.sidecar_path(overlay).is_file():
+        raise UserError(f"{variant.skip.name} has no compensation {form!r:.40}; make it with {command}")
+    record = stage.record_of(overlay)
+    if record.contents != checkpoint.open_checkpoint(folder).contents:
+        raise UserError(f"{overlay} was fitted to other weights; make it again with {command}")
+    if record.sha256 != store.sha256(overlay):
+        raise UserError(f"{overlay} is not what its record describes; make it again with {command}")
+    if sidecar.base is None:
+        raise UserError(f"{graph} has no base graph beside it, from which a compensated one is cut")
+    return surgery.compensate(folder / sidecar.base.file, variant.skip, overlay, form)
 
 
 def healed(graph: Path, adapter: str) -> Path:

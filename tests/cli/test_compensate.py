@@ -1,0 +1,109 @@
+"""`pipeline compensate`, as a user runs it: from a cut variant to a checked graph with maps in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from pipeline import store
+from pipeline.cli import prerequisites
+from pipeline.evals.check import check
+from pipeline.types import UserError
+from tests.commands import run
+
+TEXT = ("--samples", "10", "--length", "32")
+
+
+def compensate(capsys: pytest.CaptureFixture[str], graph: Path, *options: str) -> dict:
+    """What the command says in JSON of one graph."""
+    (answer,) = json.loads(run(capsys, "compensate", graph, *TEXT, "--no-time", *options, "--json"))
+    return answer
+
+
+@pytest.mark.parametrize("form", ["bias", "rank2", "linear", "fold"])
+def test_a_compensated_variant_passes_its_check(
+    model: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = compensate(capsys, model / "mlp1.fp32.onnx", "--with", form)
+    path = Path(answer["path"])
+    assert path.name == f"mlp1~{form}.fp32.onnx" and store.variant(path).compensation == form
+    assert answer["losses"]["compensated"] != answer["losses"]["none"]
+    assert check.check(path).passed
+    twin = prerequisites.fp16_twin(path)
+    assert twin.name == f"mlp1~{form}.fp16.onnx" and store.overlays(twin) == store.overlays(path)
+
+
+def test_the_words_end_with_the_path_and_tell_all_three_times(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = run(capsys, "compensate", model / "mlp1.fp32.onnx", "--with", "bias", *TEXT).splitlines()
+    assert words[0] == "mlp1 with bias" and words[-1].endswith("mlp1~bias.fp32.onnx")
+    assert any("whole" in line and "without" in line and " ms" in line for line in words)
+
+
+def test_auto_keeps_the_budget_of_parameters(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    width = json.loads((model / "config.json").read_text())["hidden_size"]
+    answer = compensate(capsys, model / "mlp1.fp32.onnx", "--with", "auto", "--budget-params", str(width))
+    assert answer["parameters"] <= width and answer["settings"]["form"] in ("bias", "fold")
+
+
+def test_auto_measures_milliseconds(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = model / "mlp1.fp32.onnx"
+    assert compensate(capsys, graph, "--with", "auto", "--budget-ms", "1e6")["path"]
+    with pytest.raises(UserError, match=r"no compensation of mlp1 keeps --budget-ms 1e-06: .* ms"):
+        compensate(capsys, graph, "--with", "auto", "--budget-ms", "1e-6")
+
+
+def test_export_finds_what_was_fitted(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = model / "mlp1.fp32.onnx"
+    export = ("export", "m", "--skip", "mlp1", "--compensation", "linear")
+    with pytest.raises(UserError, match=r"mlp1 has no compensation 'linear'; make it with `pipeline compens"):
+        run(capsys, *export)
+    made = compensate(capsys, graph)
+    assert run(capsys, *export).splitlines()[-1] == made["path"]
+    half = run(capsys, *export, "--precision", "fp16").splitlines()[-1]
+    assert half.endswith("mlp1~linear.fp16.onnx") and check.check(Path(half)).passed
+    overlay = Path(made["overlay"])
+    changed = {name: tensor + np.float32(1) for name, tensor in load_file(overlay).items()}
+    save_file(changed, overlay)
+    with pytest.raises(UserError, match="is not what its record describes"):
+        run(capsys, *export)
+
+
+def test_those_that_are_compensated_are_passed_over(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = Path(compensate(capsys, model / "mlp1.fp32.onnx")["path"])
+    options = ("--with", "bias", *TEXT, "--no-time", "--json")
+    answers = json.loads(run(capsys, "compensate", model / "mlp1.fp32.onnx", first, *options))
+    assert [Path(answer["path"]).name for answer in answers] == ["mlp1~bias.fp32.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("graph", "options", "message"),
+    [
+        ("base", (), "skips nothing"),
+        ("mlp1", ("--with", "cubic"), "cubic"),
+        ("mlp1", ("--with", "rank9999"), "9999"),
+        ("mlp1", ("--samples", "2", "--length", "8"), "--samples"),
+        ("mlp1", ("--with", "linear", "--budget-params", "3"), "auto"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    model: Path, graph: str, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path.name for path in model.iterdir())
+    with pytest.raises(UserError, match=message) as error:
+        run(capsys, "compensate", model / f"{graph}.fp32.onnx", *TEXT, *options)
+    assert len(str(error.value).splitlines()) == 1
+    assert sorted(path.name for path in model.iterdir()) == before
+
+
+def test_a_compensated_graph_is_not_compensated_again(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = compensate(capsys, model / "mlp1.fp32.onnx")["path"]
+    with pytest.raises(UserError, match="compensated or healed already"):
+        run(capsys, "compensate", path, *TEXT)

@@ -57,11 +57,10 @@ def tokenizer(file: Path, settings: TokenizerSettings) -> tuple[Tokenizer, dict[
         model.normalizer_spec.add_dummy_prefix = wanted
     first_only = settings.name == "LlamaTokenizer" and settings.values.get("legacy") is False
     _rename(model, settings)
-    words = _words(model, takes_whole=bool(_user_defined(model)))
+    words = _words(model)
     words.normalizer = _normalizers(model, first_only)
     words.decoder = parts(model.normalizer_spec.add_dummy_prefix)[1]
-    if splits := _splits(model, first_only):
-        words.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    _take_apart(words, model, first_only)
     turns = _TURNS if settings.name == "GemmaTokenizer" else ()
     special = [p.piece for p in model.pieces if p.type in (UNKNOWN, CONTROL) or p.piece in turns]
     words.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
@@ -134,7 +133,7 @@ def _user_defined(model: Any) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def _words(model: Any, takes_whole: bool) -> Tokenizer:
+def _words(model: Any) -> Tokenizer:
     """The pieces and their scores, of either kind of model."""
     trained, pieces = model.trainer_spec, model.pieces
     if trained.model_type == UNIGRAM:
@@ -143,7 +142,7 @@ def _words(model: Any, takes_whole: bool) -> Tokenizer:
     normal = [piece for piece in pieces if piece.type == NORMAL]
     pairs = merges([piece.piece for piece in normal], [piece.score for piece in normal])
     unknown = pieces[trained.unk_id].piece
-    return bpe([piece.piece for piece in pieces], pairs, unknown, trained.byte_fallback, takes_whole)
+    return bpe([piece.piece for piece in pieces], pairs, unknown, trained.byte_fallback)
 
 
 def _normalizers(model: Any, first_only: bool) -> normalizers.Normalizer:
@@ -183,21 +182,24 @@ def _charsmap(charsmap: bytes) -> list[normalizers.Normalizer]:
     ]
 
 
-def _splits(model: Any, first_only: bool) -> list[pre_tokenizers.PreTokenizer]:
-    """What takes pieces out before the model merges."""
+def _take_apart(words: Tokenizer, model: Any, first_only: bool) -> None:
+    """Sets what takes spaces and pieces out of a text before the rest is merged."""
     splits: list[pre_tokenizers.PreTokenizer] = []
     if first_only:  # a space before a text, and none behind a special token in it
         scheme = "first" if model.normalizer_spec.add_dummy_prefix else "never"
         splits.append(pre_tokenizers.Metaspace(SPACE, scheme, split=False))
+    patterns = list[str]()
     if model.trainer_spec.model_type == UNIGRAM:
-        patterns = ["<(?=0x[0-9A-F]{2}>)"] if model.trainer_spec.byte_fallback else []
-    else:
-        whole = _user_defined(model)
-        patterns = ["|".join(map(re.escape, whole)), _first_parts(model)] if whole else []
-    return splits + [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns if pattern]
+        patterns += ["<(?=0x[0-9A-F]{2}>)"] if model.trainer_spec.byte_fallback else []
+    elif whole := _user_defined(model):
+        patterns += ["|".join(map(re.escape, whole)), _first_parts(words, model)]
+        words.model.ignore_merges = True  # no merges lead to a user-defined piece
+    splits += [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns if pattern]
+    if splits:
+        words.pre_tokenizer = pre_tokenizers.Sequence(splits)
 
 
-def _first_parts(model: Any) -> str:
+def _first_parts(words: Tokenizer, model: Any) -> str:
     """A pattern for the first token of a part of a text that is a piece by its letters alone.
 
     Where user-defined pieces are taken whole, every part of a text that is a piece is. Not meant are bytes
@@ -205,8 +207,9 @@ def _first_parts(model: Any) -> str:
     none of them.
     """
     names = [piece.piece for piece in model.pieces if piece.type not in (UNKNOWN, CONTROL, USER_DEFINED)]
+    plain = Tokenizer(words.model)  # without the normalizer
     found = []
-    for name, read in zip(names, _words(model, takes_whole=False).encode_batch(names), strict=True):
+    for name, read in zip(names, plain.encode_batch(names), strict=True):
         if read.tokens != [name]:
             end = read.offsets[0][1]
             found.append(f"{re.escape(name[:end])}(?={re.escape(name[end:])}\\z)")

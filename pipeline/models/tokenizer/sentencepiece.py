@@ -20,7 +20,6 @@ def bpe(
     pairs: list[tuple[str, str]],
     unknown: str | None,
     byte_fallback: bool = True,
-    takes_whole: bool = False,
 ) -> Tokenizer:
     """A tokenizer without normalizer, decoder and added tokens.
 
@@ -29,7 +28,6 @@ def bpe(
         pairs: what `merges` gives.
         unknown: the token of what the vocabulary lacks.
         byte_fallback: what the vocabulary lacks is read as bytes.
-        takes_whole: a part of a text that is a token is that token, whichever way the merges would go.
     """
     model = models.BPE(
         {token: i for i, token in enumerate(tokens)},
@@ -37,7 +35,6 @@ def bpe(
         unk_token=unknown,
         fuse_unk=True,
         byte_fallback=byte_fallback,
-        ignore_merges=takes_whole,
     )
     return Tokenizer(model)
 

@@ -28,14 +28,6 @@ def test_the_highest_score_is_merged_first_and_unknown_letters_are_one_token() -
     assert words().encode("axyb").tokens == ["a", "<unk>", "b"]
 
 
-def test_a_part_that_is_a_token_may_be_taken_whole() -> None:
-    tokens, scores = ["<unk>", *"abcd", "bc", "abcd", "ab", "cd"], [0.0, *[-9.0] * 4, -1.0, -2.0, -5.0, -6.0]
-    pairs = sentencepiece.merges(tokens, scores)
-    for takes_whole, expected in ((False, ["a", "bc", "d"]), (True, ["abcd"])):
-        made = sentencepiece.bpe(tokens, pairs, "<unk>", takes_whole=takes_whole)
-        assert made.encode("abcd").tokens == expected
-
-
 def test_a_space_before_a_text_is_put_there_and_taken_away() -> None:
     for prefix, normal in ((True, "▁▁a▁b"), (False, "▁a▁b")):
         normalizer, decoder = sentencepiece.parts(prefix)

@@ -76,7 +76,8 @@ def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
             "elsewhere and keeps its weights in another form; compensate it --with bias, linear or a rank"
         )
     digest = str(store.weights.state(overlay, full=True).sha256)
-    width = read_config(base.parent)["hidden_size"]
+    config = read_config(base.parent)
+    width = config.get("hidden_size") or config["n_embd"]  # GPT-2 says the latter
     surgery = CompensatePass(skip, record.num_layers, overlay, digest, width)
     variant = replace(record.as_variant(), skip=skip, compensation=form)
     file = FileDigest(file=overlay.name, sha256=digest)

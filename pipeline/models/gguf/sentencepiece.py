@@ -1,10 +1,6 @@
 """The sentencepiece vocabulary of a GGUF file: `tokenizer.ggml.model` is `llama`, with a score a token.
 
-sentencepiece's BPE merges the neighbours whose union has the highest score. A tokenizer.json has a list of
-pairs instead. It is made as in published conversions: every way to cut a token into two tokens, by the
-token's score (transformers' `convert_slow_tokenizer.generate_merges`).
-
-Source of every other rule: llama.cpp's `src/llama-vocab.cpp`.
+Source of every rule: llama.cpp's `src/llama-vocab.cpp`.
 """
 
 from __future__ import annotations
@@ -12,14 +8,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 
 from pipeline.models.gguf import vocabulary
-from pipeline.models.tokenizer.classes import sentencepiece_parts
+from pipeline.models.tokenizer.sentencepiece import bpe, merges, parts
 from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
@@ -59,37 +55,11 @@ def tokenizer(file: Path, fields: Mapping[str, Any]) -> Tokenizer:
     """
     tokens, _ = vocabulary.tokens(file, fields)
     unknown = vocabulary.token_id(file, fields, "unknown")
-    words = Tokenizer(
-        models.BPE(
-            {token: i for i, token in enumerate(tokens)},
-            merges(tokens, _scores(file, fields)),
-            unk_token=None if unknown is None else tokens[unknown],
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
+    pairs = merges(tokens, _scores(file, fields))
+    words = bpe(tokens, pairs, None if unknown is None else tokens[unknown])
     has_prefix = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
-    words.normalizer, words.decoder = sentencepiece_parts(has_prefix)
+    words.normalizer, words.decoder = parts(has_prefix)
     return words
-
-
-def merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """The pairs that are merged, the first first.
-
-    Args:
-        tokens: in the vocabulary's order.
-        scores: of the tokens; the highest is merged first. Of the cuts of one token, that with the longest
-            left part comes first.
-    """
-    known = set(tokens)
-    pairs = [
-        (-score, -cut, cut - len(token), token[:cut], token[cut:])
-        for token, score in zip(tokens, scores, strict=True)
-        for cut in range(1, len(token))
-        if token[:cut] in known and token[cut:] in known
-    ]
-    pairs.sort(key=lambda pair: pair[:3])
-    return [(left, right) for *_, left, right in pairs]
 
 
 def _scores(file: Path, fields: Mapping[str, Any]) -> list[float]:

@@ -1,7 +1,8 @@
 """A checkpoint's tokenizer, its chat template, the ends of a text and its context.
 
-The ids are those of transformers' class, from tokenizer.json by the `tokenizers` library alone. Neither torch
-nor transformers is imported unless the checkpoint has no tokenizer.json, or one of a class not known here.
+The ids are those of transformers' class, from tokenizer.json by the `tokenizers` library alone, or those of
+sentencepiece from tokenizer.model. Neither torch nor transformers is imported unless the checkpoint has
+neither file, or a class that is not known here.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def load(folder: Path) -> CheckpointTokenizer:
     if (folder / "tokenizer.json").is_file() and _is_read_here(settings.name):
         backend, special = _from_file(folder, settings)
     else:
-        backend, special = conversion.convert(folder)
+        backend, special = conversion.convert(folder, settings)
         backend.encode_special_tokens = bool(settings.values.get("split_special_tokens", False))
     return CheckpointTokenizer(plain(backend), special, settings.chat_template, _cleans_up(backend, settings))
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
+from pipeline.models.tokenizer import sentencepiece
 from pipeline.models.tokenizer.settings import BACKEND, Token, TokenizerSettings
-
-SPACE = "▁"
-"""What stands for a space in a vocabulary of sentencepiece's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +150,13 @@ def _with_prefix_space(backend: Tokenizer, settings: TokenizerSettings, kind: To
     return backend
 
 
-def sentencepiece_parts(add_prefix_space: bool) -> tuple[normalizers.Normalizer, decoders.Decoder]:
-    """What makes a text of sentencepiece's pieces, with a space before it or not, and the text of pieces."""
-    prepend = [normalizers.Prepend(SPACE)] if add_prefix_space else []
-    strip = [decoders.Strip(" ", 1, 0)] if add_prefix_space else []
-    return (
-        normalizers.Sequence([*prepend, normalizers.Replace(" ", SPACE)]),
-        decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]),
-    )
-
-
 def _as_sentencepiece(backend: Tokenizer, add_prefix_space: bool, legacy: bool) -> Tokenizer:
-    replace, decoder = sentencepiece_parts(add_prefix_space)
+    replace, decoder = sentencepiece.parts(add_prefix_space)
     scheme = "first" if add_prefix_space else "never"
     backend.normalizer = replace if legacy else None
-    backend.pre_tokenizer = None if legacy else pre_tokenizers.Metaspace(SPACE, scheme, split=False)
+    backend.pre_tokenizer = (
+        None if legacy else pre_tokenizers.Metaspace(sentencepiece.SPACE, scheme, split=False)
+    )
     backend.decoder = decoder
     return Tokenizer.from_str(backend.to_str())  # added tokens are normalised when they are read
 

@@ -1,4 +1,4 @@
-"""Tokenizers that the `tokenizers` library cannot read as they are: converted by transformers, and kept.
+"""Tokenizers that the `tokenizers` library cannot read as they are: converted, and kept.
 
 sentencepiece's tokenizer.model, vocab.json with merges.txt, and the classes of transformers that do more with
 a tokenizer.json than `classes` knows. The conversion takes seconds, so that its result is kept
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -21,12 +20,12 @@ from tokenizers import Tokenizer
 from pipeline import store
 from pipeline.models import identity
 from pipeline.models.checkpoint import project_of
+from pipeline.models.tokenizer.settings import TokenizerSettings
 from pipeline.store import records
 from pipeline.types import UserError, first_line
 
-log = logging.getLogger(__name__)
-_PLAIN = ("a", " a b", "  two  spaces ", "naïve café\n", "日本語 🙂")
-"""Texts without a special token, which every conversion has to read as sentencepiece does."""
+_FORM = "2"
+"""Of what is kept; what an earlier version made of a tokenizer.model may have other ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +41,46 @@ class Conversion:
     special: dict[str, str | list[str]]
 
 
-def convert(folder: Path) -> tuple[Tokenizer, dict[str, str | list[str]]]:
-    """The tokenizer of a checkpoint's folder as transformers makes it, and its special tokens by name.
+def convert(folder: Path, settings: TokenizerSettings) -> tuple[Tokenizer, dict[str, str | list[str]]]:
+    """The tokenizer of a checkpoint's folder, and its special tokens by name.
+
+    A tokenizer.model is read here where transformers' class is a usual one. What transformers makes of
+    another is compared with sentencepiece.
 
     Raises:
-        UserError: transformers cannot make it, or a package that it needs is not installed.
+        UserError: it cannot be made, a package that it needs is not installed, or plain texts would get other
+            ids than sentencepiece's.
     """
     if (folder / "tokenizer.json").is_file():
         tokenizer = _by_transformers(folder)
         return tokenizer.backend_tokenizer, tokenizer.special_tokens_map
 
     def convert_slowly() -> tuple[Tokenizer, dict[str, str | list[str]]]:
-        _refuse_unreadable(folder / "tokenizer.model")
+        model = folder / "tokenizer.model"
+        if model.is_file():
+            _refuse_unreadable(model)
+            return _of_sentencepiece(model, settings)
         tokenizer = _by_transformers(folder)
-        _warn_of_other_ids(folder / "tokenizer.model", tokenizer.backend_tokenizer)
         return tokenizer.backend_tokenizer, tokenizer.special_tokens_map
 
     return kept(folder, convert_slowly)
+
+
+def _of_sentencepiece(
+    model: Path, settings: TokenizerSettings
+) -> tuple[Tokenizer, dict[str, str | list[str]]]:
+    from pipeline.models.tokenizer import model_file, proof
+
+    if settings.name in model_file.NAMES:
+        try:
+            return model_file.tokenizer(model, settings)
+        except UserError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{model} has no tokenizer with its settings ({first_line(error)})") from None
+    tokenizer = _by_transformers(model.parent)
+    proof.refuse_other_ids(model, tokenizer.backend_tokenizer, model_file.read(model))
+    return tokenizer.backend_tokenizer, tokenizer.special_tokens_map
 
 
 def kept(
@@ -89,7 +111,7 @@ def is_known(name: str) -> bool:
 def _kept_file(folder: Path) -> Path:
     """Named by all that the conversion is made of."""
     config = store.sha256(folder / "config.json") if (folder / "config.json").is_file() else None
-    parts = [identity.tokenizer_digest(folder), config, *map(version, ("transformers", "tokenizers"))]
+    parts = [_FORM, identity.tokenizer_digest(folder), config, *map(version, ("transformers", "tokenizers"))]
     digest = store.text_digest(" ".join(map(str, parts)))
     return project_of(folder).calib(folder.resolve().name) / f"tokenizer-{digest[:16]}.json"
 
@@ -119,8 +141,6 @@ def _by_transformers(folder: Path) -> Any:
 
 def _refuse_unreadable(model: Path) -> None:
     """Refuses a tokenizer.model of tiktoken's, and one of sentencepiece's where no package reads it."""
-    if not model.is_file():
-        return
     with model.open("rb") as file:
         line = file.readline(1000).split()
     if len(line) == 2 and line[1].isdigit() and _is_base64(line[0]):
@@ -134,23 +154,6 @@ def _refuse_unreadable(model: Path) -> None:
             f"{model} is sentencepiece's: its conversion needs {', '.join(missing)}; "
             "run `pip install 'skip-pipeline[sentencepiece]'`, or copy a tokenizer.json beside it"
         )
-
-
-def _warn_of_other_ids(model: Path, tokenizer: Tokenizer) -> None:
-    """Says so where plain text gets other ids than sentencepiece's, as Llama's do by transformers 5.24."""
-    if not model.is_file():
-        return
-    import sentencepiece
-
-    own = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    for text in _PLAIN:
-        if tokenizer.encode(text, add_special_tokens=False).ids != own.encode(text):
-            log.warning(
-                "warning: %s: transformers %s makes a tokenizer of it that reads %r otherwise than "
-                "sentencepiece does; copy the model's tokenizer.json beside it, or convert with version 4.57",
-                model, version("transformers"), text,
-            )  # fmt: skip
-            return
 
 
 def _is_base64(word: bytes) -> bool:

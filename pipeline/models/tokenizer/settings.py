@@ -22,9 +22,10 @@ SPECIAL = (
 )  # fmt: skip
 """Names of special tokens in transformers, in its order; the last is a list."""
 CLASSES = {
-    "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer", "mistral": "LlamaTokenizer",
-    "phi": "CodeGenTokenizer", "phi3": "LlamaTokenizer", "qwen2": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer", "qwen": "QWenTokenizer",
+    "gemma": "GemmaTokenizer", "gemma2": "GemmaTokenizer", "gemma3": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer", "gpt_neox": "GPTNeoXTokenizer", "llama": "LlamaTokenizer",
+    "mistral": "LlamaTokenizer", "phi": "CodeGenTokenizer", "phi3": "LlamaTokenizer",
+    "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "qwen": "QWenTokenizer",
 }  # fmt: skip
 """model_type → transformers' class of its tokenizer, where no file names one."""
 

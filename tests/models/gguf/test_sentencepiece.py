@@ -134,16 +134,6 @@ def test_added_tokens_of_phi_3_take_the_spaces_behind_them(tmp_path: Path) -> No
         assert words.encode(text).ids == theirs.ids(text)
 
 
-def test_merges_are_those_of_transformers() -> None:
-    from transformers.convert_slow_tokenizer import generate_merges
-
-    tokens = ["a", "aa", "aaa", "aaaa", "b", "ab", "aab", "ba", "bab", "▁", "▁a"]
-    scores = [-10.0, -2.0, -1.0, -0.0, -11.0, -1.0, -3.0, -4.0, -5.0, -12.0, -6.0]
-    pairs = list(zip(tokens, scores, strict=True))
-    expected = generate_merges({token: i for i, token in enumerate(tokens)}, pairs)
-    assert sentencepiece.merges(tokens, scores) == expected and len(expected) > 10
-
-
 def test_a_vocabulary_without_bytes_has_its_unknown_token(tmp_path: Path) -> None:
     tiny_sentencepiece.train(tmp_path, byte_fallback=False, vocab_size=400)
     fields = tiny_sentencepiece.keys(tmp_path)

@@ -23,6 +23,7 @@ from rich.table import Table
 from pipeline.calib import calibrate, selectors
 from pipeline.calib.compensation import plan
 from pipeline.calib.compensation.moment_files import HELD_OUT, MomentsText
+from pipeline.calib.compensation.overlay import Overlay
 from pipeline.calib.compensation.workbench import Workbench
 from pipeline.calib.selectors import ModelStatistics, Question
 from pipeline.graphs import export
@@ -78,9 +79,9 @@ def study(model: Checkpoint, chosen: argparse.Namespace) -> list[Row]:
             bench = Workbench(model, skip, text)
             vars(bench)["reference"] = first.reference  # loaded once
             if not bare:
-                bare["base"] = first.base_loss
+                bare["base"] = bench.reported(Overlay(BASE))
             if skip.name not in bare:
-                bare[skip.name] = bench.bare_loss
+                bare[skip.name] = bench.reported(Overlay(skip))
             if not draw:
                 rows.append({**row, "form": "none", "draw": 0, "loss": bare[skip.name]})
             for form, loss in losses(bench, chosen.forms.split(",")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -76,7 +77,8 @@ def checkpoint(
     folder: Path, model_type: str = "llama", dtype: str = "fp32", seed: int = 0, **changes: Any
 ) -> Path:
     """Writes config.json and model.safetensors of a random model into `folder`."""
-    settings = {**COMMON, **DIALECTS[model_type], **changes}
+    # copied: transformers 5 writes the rope's base into the dict that it is given
+    settings = copy.deepcopy({**COMMON, **DIALECTS[model_type], **changes})
     shards = settings.pop("max_shard_size", "1GB")
     config = AutoConfig.for_model(model_type, **settings)
     torch.manual_seed(seed)

@@ -66,12 +66,16 @@ def compensate(
     from pipeline.models.texts import TextInput
     from pipeline.store.records import CompensationSettings
 
+    if samples < 2 or length < 2:
+        raise UserError("--samples and --length must be at least 2")
+    if (budget_params or 0) < 0 or (budget_ms is not None and not budget_ms > 0):
+        raise UserError("--budget-params must be at least 0 and --budget-ms above 0")
     settings = CompensationSettings(form=form, samples=samples, length=length, refit=refit)
     means = Means(
         memory=memory * 1_000_000, moments=moments, budget_params=budget_params, budget_ms=budget_ms
     )
     text = TextInput(tuple(texts or ()), dataset)
-    bare = [graph for graph in graphs if not store.variant(graph).compensation] or graphs
+    bare = [graph for graph in dict.fromkeys(graphs) if not store.variant(graph).compensation] or graphs
     made = [_compensated(graph, reference, settings, text, means, force) for graph in bare]
     if timed:
         made = [one.timed() for one in made]

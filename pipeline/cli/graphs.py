@@ -40,7 +40,7 @@ def export(
         str | None,
         typer.Option(
             help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, greedy, "
-            "random."
+            "residual, random."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,

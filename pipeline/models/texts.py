@@ -6,6 +6,7 @@ of prose and examples). Its tokens are kept under calib/<model>/, named by the d
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -113,9 +114,11 @@ def cut(
         raise UserError(f"cannot cut {count} sequences of {length} tokens; both must be at least 1")
     prefix, stream, source = _tokens(folder, text_input, (skip + count) * length * CHARACTERS)
     if len(prefix) >= length and when_short == "repeat":
-        return np.tile(np.array(prefix[:length], np.int64), (count, 1)), source
-    rows = _rows(prefix, stream, length, range(skip, skip + count), when_short)
-    return rows, source.replaced(skipped=skip)
+        rows = np.tile(np.array(prefix[:length], np.int64), (count, 1))
+    else:
+        rows = _rows(prefix, stream, length, range(skip, skip + count), when_short)
+        source = source.replaced(skipped=skip)
+    return rows, source.replaced(ids=hashlib.sha256(rows.tobytes()).hexdigest())
 
 
 def _rows(prefix: list[int], stream: Tokens, length: int, wanted: range, when_short: WhenShort) -> Tokens:

@@ -77,7 +77,8 @@ def test_export_finds_what_was_fitted(model: Path, capsys: pytest.CaptureFixture
 def test_those_that_are_compensated_are_passed_over(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = Path(compensate(capsys, model / "mlp1.fp32.onnx")["path"])
     options = ("--with", "bias", *TEXT, "--no-time", "--json")
-    answers = json.loads(run(capsys, "compensate", model / "mlp1.fp32.onnx", first, *options))
+    twice = [model / "mlp1.fp32.onnx"] * 2
+    answers = json.loads(run(capsys, "compensate", *twice, first, *options))
     assert [Path(answer["path"]).name for answer in answers] == ["mlp1~bias.fp32.onnx"]
 
 
@@ -89,6 +90,9 @@ def test_those_that_are_compensated_are_passed_over(model: Path, capsys: pytest.
         ("mlp1", ("--with", "rank9999"), "9999"),
         ("mlp1", ("--samples", "2", "--length", "8"), "--samples"),
         ("mlp1", ("--with", "linear", "--budget-params", "3"), "auto"),
+        ("mlp1", ("--samples", "-5"), "--samples and --length must be at least 2"),
+        ("mlp1", ("--with", "auto", "--budget-params", "-5"), "--budget-params must be at least 0"),
+        ("mlp1", ("--with", "auto", "--budget-ms", "nan"), "--budget-ms above 0"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

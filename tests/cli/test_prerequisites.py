@@ -130,7 +130,7 @@ def test_an_adapter_is_merged_into_its_variants_graph(model: Path, monkeypatch: 
     monkeypatch.setattr(variants, "graft", lambda *arguments: calls.append(arguments) or Path("healed"))
     graph = model / "block1.fp32.onnx"
     assert prerequisites.healed(graph, "heal") == Path("healed")
-    assert calls == [(SkipSet((1,), (1,)), "heal"), (graph, Path("tensors"), "heal")]
+    assert calls == [(store.variant(graph), "heal"), (graph, Path("tensors"), "heal")]
 
 
 def test_scores_that_exist_are_read_without_running_any(model: Path) -> None:

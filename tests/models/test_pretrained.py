@@ -185,7 +185,7 @@ def test_healed_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file({"model.layers.9.mlp.up_proj.weight": torch.ones(2, 2)}, tmp_path / "healed.safetensors")
     folder = tiny.checkpoint(tmp_path / "tiny")
     with pytest.raises(UserError, match=r"healed.safetensors holds model\.layers\.9"):
-        Reference(folder, healed=tmp_path / "healed.safetensors")
+        Reference(folder, overlays=[tmp_path / "healed.safetensors"])
 
 
 def theta_of(config: Any) -> float:

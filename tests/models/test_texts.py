@@ -91,8 +91,11 @@ def test_the_cache_is_used_and_another_tokenizer_gets_its_own(
     with monkeypatch.context() as patched:
         patched.setattr(texts, "tokenizer", refuse)
         assert (repeated(folder, 10, 2) == first).all()
+    _, source = texts.cut(folder, texts.OWN, 10, 2)
     character_tokenizer(folder, shift=5)
     assert not (repeated(folder, 10, 2) == first).all()
+    _, other = texts.cut(folder, texts.OWN, 10, 2)
+    assert source.ids != other.ids and source.replaced(ids=None) == other.replaced(ids=None)
     assert len(cached(folder)) == 2
 
 

@@ -161,7 +161,7 @@ def test_the_weights_of_a_healed_artefact_are_those_that_it_was_made_with(workdi
     path = graph(healed, healed={"file": weights.name, "sha256": store.sha256(weights)})
     assert store.overlays(path) == (weights,)
     artefact(weights, b"changed")
-    with pytest.raises(UserError, match=r"run its `pipeline export … --adapter` again"):
+    with pytest.raises(UserError, match=r"`pipeline export … --adapter` that made it again"):
         store.overlays(path)
     weights.unlink()
     with pytest.raises(UserError, match=r"is not what attn2~heal\.fp16\.onnx was made with"):

@@ -208,7 +208,7 @@ def _activations(
         torch.inference_mode(),
     ):
         reference.logits_at(torch.from_numpy(np.asarray(row, np.int64))[None], torch.arange(0))
-        for place in places:
+        for place in sorted(places, key=lambda one: one.kind == "block"):  # an error names a sublayer first
             sublayer, x = place.sublayers[0], entering[place.first]
             y = adding[writer] if (writer := before(sublayer)) else None
             if place.kind == "block":

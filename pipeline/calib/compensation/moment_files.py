@@ -186,12 +186,14 @@ class MomentFiles:
         return record if whole else None
 
     def _gather(self, places: list[MapPlace]) -> None:
-        if stale := [place.name for place in places if self.record(place).is_file()]:
-            log.warning(
-                "the moments of %s are of other weights or another text: gathered again", shown(stale)
-            )
         reference = self.open_reference()
         groups = gathering.groups(places, reference.model.config.hidden_size, self.memory)
+        if stale := [place.name for place in places if self.record(place).is_file()]:
+            log.warning(
+                "the moments of %s are of other weights, tokens, --samples or --length, or damaged: gathered "
+                "again",
+                shown(stale),
+            )
         with Progress(console=Console(stderr=True), transient=True) as bar:
             samples, length = self.text.fitted.shape
             what = f"moments of {len(places)} sublayers, sequences of {length} tokens"

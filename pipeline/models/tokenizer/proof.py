@@ -65,15 +65,12 @@ def _pieces(model: Any) -> Iterator[str]:
 def _between_user_defined(model: Any) -> Iterator[str]:
     """User-defined pieces with what is a piece by its letters alone between them."""
     whole = [piece.piece for piece in model.pieces if piece.type == _USER_DEFINED]
-    for piece in whole[:200]:
-        text = piece.replace(SPACE, " ")
-        yield from (
-            text,
-            f"a{text}b",
-            f" {text}  {text}",
-            f"{text}<0x0A>{text}of{text} of",
-            text * 7 + text[:1],
-        )
+    texts = [piece.replace(SPACE, " ") for piece in whole[:200]]
+    for text, other in zip(texts, [*texts[1:], *texts[:1]], strict=True):
+        yield from (text, f"a{text}b", f" {text}  {text}", f"{text}<0x0A>{text}of{text} of")
+        for times in (1, 2, 3, 7):  # a piece that overlaps itself may be found in two places of a run
+            run = text * times + text[:1]
+            yield from (run, f"4{run}b", f"4{run}{other}", f"{other}{run} ")
 
 
 def _beginning(ids: list[int]) -> str:

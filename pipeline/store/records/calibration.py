@@ -23,12 +23,15 @@ class TextSource(Record):
         sha256: of the text.
         characters: read of a dataset.
         skipped: pieces left out at the beginning.
+        ids: digest of the token ids that were read: a text is other tokens to another tokenizer. None before
+            0.3.
     """
 
     origin: str | tuple[str, ...] = Field(validation_alias="from", serialization_alias="from")
     sha256: Digest | None = None
     characters: Count | None = None
     skipped: Count = 0
+    ids: Digest | None = None
 
 
 class TextBasedRequest(Record):

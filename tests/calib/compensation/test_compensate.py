@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,15 @@ def test_post_norm_models_have_no_fold(workdir: Path) -> None:
     assert not list(folder.glob("*~*"))
     losses = record_of(made(open_checkpoint(folder), "mlp1", "linear")).losses
     assert np.isfinite(losses.compensated)
+
+
+def test_another_tokenizer_makes_other_moments_losses_and_maps(checkpoint: Checkpoint) -> None:
+    """The same text is other tokens to it: nothing of the old ones may stand."""
+    first = record_of(made(checkpoint, "mlp1", "bias"))
+    file = checkpoint.folder / "tokenizer.json"
+    words = json.loads(file.read_text())
+    words["model"]["merges"] = words["model"]["merges"][:5]
+    file.write_text(json.dumps(words))
+    again = record_of(made(open_checkpoint(checkpoint.folder), "mlp1", "bias"))
+    assert again.texts.ids != first.texts.ids and again.texts.sha256 == first.texts.sha256
+    assert again.losses.base != first.losses.base and again.losses.none != first.losses.none

@@ -220,6 +220,16 @@ def test_a_piece_that_no_merges_lead_to_is_not_taken_whole_between_user_defined_
         assert ids == theirs.encode(text) and theirs.piece_to_id("qzj") not in ids
 
 
+def test_a_unigram_model_that_finds_user_defined_pieces_elsewhere_in_a_run_is_refused(workdir: Path) -> None:
+    """Of three line feeds sentencepiece takes the first two or the last two, as its lattice's ties fall."""
+    folder = train(workdir / "graphs" / "m", kind="unigram", prefix=False, remove_extra_whitespaces=True)
+    theirs = tiny_sentencepiece.processor(folder)
+    pair = theirs.piece_to_id("\n\n")
+    assert theirs.encode("4\n\n\n<tool>").index(pair) == 1  # before the single one
+    with pytest.raises(UserError, match=r"reads .* as .*, and sentencepiece as"):
+        tokenizer.load(folder)
+
+
 def test_neither_torch_nor_transformers_is_imported(workdir: Path) -> None:
     folder = train(workdir / "graphs" / "m")
     script = (

@@ -17,10 +17,11 @@ from pipeline import store
 from pipeline.calib import adapter_files
 from pipeline.calib.adapter_files import CONFIG, WEIGHTS, LoraLayer
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.safetensors_index import torch_dtype
 from pipeline.models.tensor_names import in_file
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, HealedProof, MergedTensors
-from pipeline.types import TensorSlice, UserError, Variant, file_name, first_line, is_compensation
+from pipeline.types import UserError, Variant, file_name, first_line, is_compensation
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,8 @@ def compensation(checkpoint: Checkpoint, variant: Variant) -> Path | None:
     return path
 
 
-def _overlay_digest(checkpoint: Checkpoint, variant: Variant) -> str | None:
+def overlay_digest(checkpoint: Checkpoint, variant: Variant) -> str | None:
+    """SHA-256 of `compensation`; None where the variant has none."""
     overlay = compensation(checkpoint, variant)
     return None if overlay is None else store.sha256(overlay)
 
@@ -107,7 +109,7 @@ def read(checkpoint: Checkpoint, variant: Variant, name: str) -> tuple[Path, Ada
     if (record.weights, record.contents) != (checkpoint.identity, checkpoint.contents):
         older = "" if record.contents else ", or by a version that did not look at their content"
         raise UserError(f"{place} was trained on other weights{older}; train one with {command}")
-    if record.compensation != _overlay_digest(checkpoint, variant):
+    if record.compensation != overlay_digest(checkpoint, variant):
         raise UserError(f"{place} was trained on another compensation of {wanted}; train one with {command}")
     if file := altered(place, record):
         raise UserError(f"{file} is not what {RECORD} beside it describes; train it again with {command}")
@@ -167,7 +169,7 @@ def _merged_tensors(checkpoint: Checkpoint, variant: Variant, place: Path) -> di
     layers = adapter_files.read(place, checkpoint)
     state = _merged_by_peft(checkpoint, variant, place, {layer.weight for layer in layers})
     tensors = {
-        layer.weight: state[layer.weight].to(_dtype(checkpoint.tensors[layer.weight])).contiguous()
+        layer.weight: state[layer.weight].to(torch_dtype(checkpoint.tensors[layer.weight])).contiguous()
         for layer in layers
     }
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
@@ -281,9 +283,3 @@ def original(checkpoint: Checkpoint, name: str, overlay: Path | None = None) -> 
     with safe_open(checkpoint.folder / checkpoint.tensors[name].file, "pt") as tensors:
         tensor: torch.Tensor = tensors.get_tensor(in_file(name, set(tensors.keys())))
     return tensor
-
-
-def _dtype(tensor: TensorSlice) -> torch.dtype:
-    import torch
-
-    return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[tensor.dtype]

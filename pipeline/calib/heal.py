@@ -77,13 +77,12 @@ def _unhealed(graph: Path) -> Variant:
 def _request(
     checkpoint: Checkpoint, variant: Variant, settings: HealSettings, source: records.TextSource
 ) -> HealRequest:
-    overlay = adapters.compensation(checkpoint, variant)
     return HealRequest(
         model=checkpoint.model,
         variant=variant.name,
         weights=checkpoint.identity,
         contents=checkpoint.contents,
-        compensation=store.sha256(overlay) if overlay else None,
+        compensation=adapters.overlay_digest(checkpoint, variant),
         settings=settings,
         texts=source,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,10 +76,10 @@ def compensate(
     )
     text = TextInput(tuple(texts or ()), dataset)
     bare = [graph for graph in dict.fromkeys(graphs) if not store.variant(graph).compensation] or graphs
-    made = [_compensated(graph, reference, settings, text, means, force) for graph in bare]
+    results = [_compensated(graph, reference, settings, text, means, force) for graph in bare]
     if timed:
-        made = [one.timed() for one in made]
-    show_result([one.plain() for one in made], as_json, "\n".join(one.text() for one in made))
+        results = [one.timed() for one in results]
+    show_result([one.plain() for one in results], as_json, "\n".join(one.text() for one in results))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,7 @@ class Compensated:
         with arguments.busy(f"timing {self.path}"):
             times = prerequisites.milliseconds([self.bare, self.path], LENGTH)
         base = next(ms for path, ms in times.items() if path not in (self.bare, self.path))
-        return Compensated(
-            self.bare, self.path, self.overlay, self.record, (base, times[self.bare], times[self.path])
-        )
+        return replace(self, milliseconds=(base, times[self.bare], times[self.path]))
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -149,13 +147,11 @@ def _compensated(
     force: bool,
 ) -> Compensated:
     """Fits, writes the overlay, and cuts the graph that reads it."""
-    from dataclasses import replace
-
     from pipeline.calib.compensation import compensate as stage
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint
 
-    base, variant = _base_of(graph), store.variant(graph)
+    base, variant = surgery.base_of(graph), store.variant(graph)
     source = checkpoint.open_checkpoint(reference or graph.parent)
 
     def milliseconds(overlay: Path, chosen: str) -> float:
@@ -167,23 +163,3 @@ def _compensated(
     record = stage.record_of(overlay)
     path = surgery.compensate(base, variant.skip, overlay, record.settings.form)
     return Compensated(graph, path, overlay, record)
-
-
-def _base_of(graph: Path) -> Path:
-    """The base graph that a variant was cut from, where its norms and projections are.
-
-    Raises:
-        UserError: the graph is of no bare variant, or its base is gone.
-    """
-    record = store.graph_sidecar(graph)
-    if record.compensation or record.adapter:
-        raise UserError(f"{graph} is compensated or healed already; name the variant that was cut")
-    if not record.skip_set:
-        raise UserError(f"{graph} skips nothing: there is nothing to compensate; name a variant that was cut")
-    base = graph.parent / record.base.file if record.base else None
-    if base is None or not base.is_file():
-        raise UserError(
-            f"{graph} has no base graph beside it, from which its norms are taken; "
-            "run `pipeline export` of the whole model"
-        )
-    return base

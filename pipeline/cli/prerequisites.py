@@ -92,8 +92,8 @@ def compensated(graph: Path, form: str) -> Path:
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint
 
-    sidecar, folder = store.graph_sidecar(graph), graph.parent
-    variant = replace(sidecar.as_variant(), compensation=form)
+    folder = graph.parent
+    variant = replace(store.variant(graph), compensation=form)
     overlay = store.overlay_path(folder, variant.name)
     command = f"`pipeline compensate {shlex.quote(str(graph))} --with {shlex.quote(form)}`"
     if not overlay.is_file() or not store.sidecar_path(overlay).is_file():
@@ -103,9 +103,7 @@ def compensated(graph: Path, form: str) -> Path:
         raise UserError(f"{overlay} was fitted to other weights; make it again with {command}")
     if record.sha256 != store.sha256(overlay):
         raise UserError(f"{overlay} is not what its record describes; make it again with {command}")
-    if sidecar.base is None:
-        raise UserError(f"{graph} has no base graph beside it, from which a compensated one is cut")
-    return surgery.compensate(folder / sidecar.base.file, variant.skip, overlay, form)
+    return surgery.compensate(surgery.base_of(graph), variant.skip, overlay, form)
 
 
 def healed(graph: Path, adapter: str) -> Path:

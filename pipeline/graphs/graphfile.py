@@ -14,10 +14,12 @@ import google.protobuf.message
 import onnx_ir as ir
 
 from pipeline import __version__, store
-from pipeline.types import UserError, first_line
+from pipeline.types import TensorSlice, UserError, first_line
 
 WEIGHTS = "weights"
 """Key of the identity of the checkpoint in a graph's metadata."""
+STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+"""Types of tensors that graphs read, as safetensors and onnx-ir call them."""
 CACHE_INPUT = "past_key_values."
 """How the names of the cache's inputs begin: past_key_values.{i}.key and .value."""
 
@@ -91,6 +93,37 @@ def save(model: ir.Model, path: Path, fields: Mapping[str, Any]) -> None:
     with store.atomic(path) as temporary:
         temporary.write_bytes(ir.to_proto(model).SerializeToString())
     store.write_sidecar(path, {"artefact": "graph", **fields})
+
+
+def external(file: Path, name: str, tensor: TensorSlice) -> ir.ExternalTensor:
+    """A tensor of a safetensors file, left where it lies.
+
+    Args:
+        file: in the graph's folder.
+        name: of the tensor.
+        tensor: where it lies.
+
+    Raises:
+        UserError: no graph reads its type.
+    """
+    if tensor.dtype not in STORED:
+        raise UserError(f"{file}: {name} is stored as {tensor.dtype}, which no graph reads")
+    return ir.ExternalTensor(
+        tensor.file,
+        tensor.offset,
+        tensor.nbytes,
+        STORED[tensor.dtype],
+        shape=ir.Shape(tensor.shape),
+        name=name,
+        base_dir=file.parent,
+    )
+
+
+def initializer(file: Path, name: str, tensor: TensorSlice) -> ir.Value:
+    """A weight of a graph whose data is such a tensor; arguments and errors as `external`."""
+    stored = external(file, name, tensor)
+    form = ir.TensorType(stored.dtype)
+    return ir.Value(name=name, const_value=stored, type=form, shape=ir.Shape(tensor.shape))
 
 
 def is_cache(value: ir.Value) -> bool:

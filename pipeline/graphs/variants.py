@@ -84,6 +84,26 @@ def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
     return _derive(base, record, variant, surgery, {"compensated": file.plain()})
 
 
+def base_of(graph: Path) -> Path:
+    """The base graph that a variant was cut from, where its norms and projections are.
+
+    Raises:
+        UserError: the graph is of no bare variant, or its base is gone.
+    """
+    record = store.graph_sidecar(graph)
+    if record.compensation or record.adapter:
+        raise UserError(f"{graph} is compensated or healed already; name the variant that was cut")
+    if not record.skip_set:
+        raise UserError(f"{graph} skips nothing: there is nothing to compensate; name a variant that was cut")
+    base = graph.parent / record.base.file if record.base else None
+    if base is None or not base.is_file():
+        raise UserError(
+            f"{graph} has no base graph beside it, from which its norms are taken; "
+            "run `pipeline export` of the whole model"
+        )
+    return base
+
+
 def _base_record(base: Path, skip: SkipSet) -> GraphRecord:
     """The sidecar of a base graph that a skip set can be left out of.
 

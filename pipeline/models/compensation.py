@@ -60,12 +60,14 @@ class MapPlace:
     @property
     def sublayers(self) -> tuple[Sublayer, ...]:
         """Those that it stands for, in the order of the stream."""
-        if self.kind == "attn":
-            return ((self.first, "attn"),)
-        if self.kind == "mlp":
-            return ((self.first, "mlp"),)
+        kinds = ("attn", "mlp") if self.kind == "block" else (self.kind,)
         layers = range(self.first, self.last + 1)
-        return tuple(one for i in layers for one in ((i, "attn"), (i, "mlp")))  # type: ignore[misc]
+        return tuple((i, kind) for i in layers for kind in kinds)  # type: ignore[misc]
+
+    @property
+    def layers(self) -> str:
+        """'layer 5', 'layers 12-17', for a person."""
+        return f"layer {self.first}" if self.first == self.last else f"layers {self.first}-{self.last}"
 
     def tensor(self, part: str) -> str:
         """Name of a tensor of it: 'bias', 'factor0' or 'factor1'."""
@@ -183,9 +185,7 @@ def refuse_width(place: MapPlace, bias: Shaped, width: int, file: Path) -> None:
         )
 
 
-def read(
-    file: Path, skip: SkipSet
-) -> tuple[dict[str, torch.Tensor], dict[MapPlace, tuple[list[torch.Tensor], torch.Tensor]]]:
+def read(file: Path, skip: SkipSet) -> tuple[dict[str, torch.Tensor], dict[MapPlace, MapParts]]:
     """The weights of an overlay by name, and its maps by place: (factors, bias).
 
     Args:
@@ -198,7 +198,7 @@ def read(
     from safetensors.torch import load_file
 
     tensors = load_file(file)
-    maps = {}
+    maps: dict[MapPlace, MapParts] = {}
     for place, factors in places(tensors, file).items():
         refuse_kept(place, skip, file)
         maps[place] = [tensors[name] for name in factors], tensors[place.tensor("bias")]

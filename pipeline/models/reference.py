@@ -274,14 +274,13 @@ class Reference:
         Args:
             wanted: of which; by default of all that are there, and of the maps that stand in for others.
         """
-        rules = self._rules
         kept: dict[Sublayer, torch.Tensor] = {}
         hooks = []
         for (i, kind), layer, name in self._places():
             is_there = (i, kind) not in self.skip or sublayers.is_mapped(getattr(layer, name))
             if is_there and (wanted is None or (i, kind) in wanted):
                 hook = keep_output(kept, (i, kind), getattr(layer, "residual_multiplier", 1))
-                hooks.append(getattr(layer, rules.norms(kind)[1] or name).register_forward_hook(hook))
+                hooks.append(getattr(layer, self._rules.norms(kind)[1] or name).register_forward_hook(hook))
         with removed_after(hooks):
             yield kept
 

@@ -12,11 +12,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import store
 from pipeline.models.tensor_names import is_table
 from pipeline.types import TensorSlice, UserError, shown
+
+if TYPE_CHECKING:
+    import torch
 
 ITEM_SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
@@ -59,6 +62,13 @@ def read_index(files: Iterable[Path], named: frozenset[str] | None = None) -> di
     if named is not None:
         _refuse_other_names(next(iter(places.values())).parent, tensors, named)
     return tensors
+
+
+def torch_dtype(tensor: TensorSlice) -> torch.dtype | None:
+    """PyTorch's type of a tensor of floating-point numbers; None of any other."""
+    import torch
+
+    return {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(tensor.dtype)
 
 
 def _refuse_other_names(folder: Path, tensors: dict[str, TensorSlice], named: frozenset[str]) -> None:

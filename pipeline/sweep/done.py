@@ -181,10 +181,8 @@ def _heal(job: Job, recipe: Recipe) -> bool:
 def _compensate(job: Job, recipe: Recipe) -> bool:
     """Whether an overlay has the recipe's settings, and the graph reads it and was cut from this base."""
     (path, overlay), settings = job.outputs, recipe.compensate
-    made, graph = (
-        records.read(records.CompensationRecord, store.sidecar_path(overlay)),
-        store.graph_sidecar(path),
-    )
+    fit = records.read(records.CompensationRecord, store.sidecar_path(overlay))
+    graph = store.graph_sidecar(path)
     checkpoint = open_checkpoint(path.parent)
     wanted = {
         "weights": checkpoint.identity,
@@ -194,9 +192,9 @@ def _compensate(job: Job, recipe: Recipe) -> bool:
     fitted = {"form": graph.compensation, **settings.model_dump(include={"samples", "length", "refit"})}
     base = store.graph_path(path.parent, Variant(graph.model, BASE, graph.precision))
     return (
-        made.matches(wanted)
-        and made.settings.matches(fitted)
-        and _is_same_text(made.texts, settings, store.sidecar_path(overlay))
+        fit.matches(wanted)
+        and fit.settings.matches(fitted)
+        and _is_same_text(fit.texts, settings, store.sidecar_path(overlay))
         and store.overlays(path) == (overlay,)
         and graph.base is not None
         and graph.base.sha256 == digest(base)

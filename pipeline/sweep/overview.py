@@ -17,7 +17,7 @@ from pipeline.sweep.ledger import Rates
 from pipeline.sweep.progress import duration
 from pipeline.sweep.recipe import STAGES, Recipe
 from pipeline.sweep.stages import known_config
-from pipeline.types import SkipSet
+from pipeline.types import SkipSet, split_name
 
 GRAPH = 300_000
 """Bytes of a variant's graph and sidecar, estimated (measured: SmolLM2's are 280 kB)."""
@@ -178,11 +178,11 @@ def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None
         if job.stage in ("export", "compensate"):
             written += GRAPH
         if job.stage == "compensate" and config:
-            written += _maps(config, SkipSet.parse(variant.split("~")[0]))
+            written += _maps(config, SkipSet.parse(split_name(variant)[0]))
         if not (is_checkpoint or is_adapter or job.stage == "build"):
             continue
         is_there = is_there or is_checkpoint
-        skip = SkipSet.parse(variant.split("~")[0])
+        skip = SkipSet.parse(split_name(variant)[0])
         size = costs.parameters(config, skip) if config else parameters
         if size is None:
             return None

@@ -125,15 +125,8 @@ def _made(bench: Workbench, settings: CompensationSettings, folder: Path | None,
     """The overlay of one form, written where it is not there yet."""
     path = _overlay_path(bench, settings.form, folder)
     record = store.sidecar_path(path)
-    checkpoint = bench.checkpoint
-    request = CompensationRequest(
-        model=checkpoint.model,
-        variant=bench.skip.name,
-        weights=checkpoint.identity,
-        contents=checkpoint.contents,
-        settings=settings,
-        texts=bench.text.source.replaced(origin=bench.text.text_input.origin(record)),
-    )
+    origin = bench.text.origin(bench.checkpoint, record)
+    request = CompensationRequest(**origin, variant=bench.skip.name, settings=settings)
     known = records.read_same(CompensationRecord, record, request)
     if not force and known and path.is_file() and store.sha256(path) == known.sha256:
         return path
@@ -190,12 +183,9 @@ def _chosen(bench: Workbench, settings: CompensationSettings, means: Means, forc
     checkpoint = bench.checkpoint
     record = checkpoint.calib / "compensation" / f"{Variant(checkpoint.model, bench.skip).file}.auto.json"
     request = AutoRequest(
-        model=checkpoint.model,
+        **bench.text.origin(checkpoint, record),
         variant=bench.skip.name,
-        weights=checkpoint.identity,
-        contents=checkpoint.contents,
         settings=settings,
-        texts=bench.text.source.replaced(origin=bench.text.text_input.origin(record)),
         budget_params=means.budget_params,
         budget_ms=means.budget_ms,
     )
@@ -232,9 +222,9 @@ def _tried(bench: Workbench, budget: int | None) -> list[tuple[str, int, float]]
     for name in names:
         if Form.parse(name, width).folds and not bench.can_fold:
             continue
-        made = bench.plan(name).overlay
-        if budget is None or made.parameters <= budget:
-            tried.append((name, made.parameters, bench.planner.loss(made)))
+        candidate = bench.plan(name).overlay
+        if budget is None or candidate.parameters <= budget:
+            tried.append((name, candidate.parameters, bench.planner.loss(candidate)))
     if not tried:
         smallest = len(bench.skip.attention + bench.skip.mlp) * width
         raise UserError(f"--budget-params {budget} holds not even a bias a sublayer: {smallest} numbers")

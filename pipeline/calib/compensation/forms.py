@@ -126,12 +126,12 @@ def _nothing(like: LinearMap) -> LinearMap:
 
 def _best(make: Callable[[float], LinearMap], entering: Array, wanted: Array) -> tuple[LinearMap, float]:
     """(map, ridge) of the candidate that errs least on held-back tokens."""
-    made = [(make(ridge), ridge) for ridge in RIDGES]
-    return min(made, key=lambda one: float(np.square(wanted - one[0](entering)).sum()))
+    candidates = [(make(ridge), ridge) for ridge in RIDGES]
+    return min(candidates, key=lambda one: float(np.square(wanted - one[0](entering)).sum()))
 
 
 def _left_over(mapped: Moments, between: Array, fold: LinearMap) -> Moments:
     """The moments of h → f − (yT + b): what a fold leaves over."""
     (matrix,) = fold.factors
-    told = between @ matrix + np.outer(mapped.gram[:, -1], fold.bias)
-    return Moments(mapped.gram, mapped.cross - told)
+    explained = between @ matrix + np.outer(mapped.gram[:, -1], fold.bias)
+    return Moments(mapped.gram, mapped.cross - explained)

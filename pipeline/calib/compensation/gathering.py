@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.calib.compensation.maps import Moments
+from pipeline.calib.compensation.maps import Moments, with_ones
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.models.sublayers import keep_input, removed_after
@@ -82,16 +82,12 @@ class PlaceMoments:
 
     def add(self, rows: Activations) -> None:
         """Adds tokens to the sums."""
-        x, f = _with_ones(rows.h), rows.f.astype(np.float64)
-        self.mapped.gram[...] += x.T @ x
-        self.mapped.cross[...] += x.T @ f
-        self.energy += float(np.vdot(f, f))
+        self.mapped.add(rows.h, rows.f)
+        self.energy += float(np.square(rows.f, dtype=np.float64).sum())
         self.stream += float(np.square(rows.x, dtype=np.float64).sum())
         if self.folded is not None and self.between is not None and rows.y is not None:
-            y = _with_ones(rows.y)
-            self.folded.gram[...] += y.T @ y
-            self.folded.cross[...] += y.T @ f
-            self.between[...] += x.T @ y[:, :-1]
+            self.folded.add(rows.y, rows.f)
+            self.between[...] += with_ones(rows.h).T @ rows.y.astype(np.float64)
 
     def hold(self, rows: Activations, share: int) -> None:
         """Keeps some tokens of a sequence as they are.
@@ -105,11 +101,6 @@ class PlaceMoments:
             if part is not None:
                 there = self.held.get(name, np.empty((0, part.shape[1]), np.float32))
                 self.held[name] = np.concatenate([there, part[chosen].astype(np.float32)])
-
-
-def _with_ones(rows: Array) -> Array:
-    """[n, C] → [n, C + 1] float64."""
-    return np.concatenate([rows.astype(np.float64), np.ones((len(rows), 1))], axis=1)
 
 
 def before(sublayer: Sublayer) -> Sublayer | None:
@@ -181,10 +172,11 @@ def gather(
         raise UserError("this architecture's MLP is no module of its own: no map can stand in its place")
     width = reference.model.config.hidden_size
     moments = {place: PlaceMoments.empty(place, width) for place in places}
+    ordered = sorted(places, key=lambda one: one.kind == "block")  # an error names a sublayer first
     held = held_back(len(tokens))
     share = max(HELD_TOKENS // len(held), 1)
     for number, row in enumerate(tokens):
-        for place, rows in _activations(reference, row, places):
+        for place, rows in _activations(reference, row, ordered):
             if number in held:
                 moments[place].hold(rows, share)
             else:
@@ -208,7 +200,7 @@ def _activations(
         torch.inference_mode(),
     ):
         reference.logits_at(torch.from_numpy(np.asarray(row, np.int64))[None], torch.arange(0))
-        for place in sorted(places, key=lambda one: one.kind == "block"):  # an error names a sublayer first
+        for place in places:
             sublayer, x = place.sublayers[0], entering[place.first]
             y = adding[writer] if (writer := before(sublayer)) else None
             if place.kind == "block":
@@ -224,10 +216,9 @@ def _finite(place: MapPlace, parts: list[Array | None]) -> Activations:
     h, f, y, x = parts
     assert h is not None and f is not None and x is not None
     if not all(np.isfinite(part).all() for part in (h, f, x)):
-        layers = f"layer {place.first}" if place.first == place.last else f"layers {place.first}-{place.last}"
         raise UserError(
-            f"the activations of {layers} ({place.kind}) are not finite; a weight is NaN or infinite, or the "
-            "numbers are too large: look with `pipeline check --localize`"
+            f"the activations of {place.layers} ({place.kind}) are not finite; a weight is NaN or infinite, "
+            "or the numbers are too large: look with `pipeline check --localize`"
         )
     return Activations(h, f, y, x)
 

@@ -58,10 +58,14 @@ class Moments:
             entering: h [n, C].
             added: f [n, C].
         """
-        ones = np.ones((len(entering), 1))
-        x = np.concatenate([entering.astype(np.float64), ones], axis=1)
+        x = with_ones(entering)
         self.gram[...] += x.T @ x
         self.cross[...] += x.T @ added.astype(np.float64)
+
+
+def with_ones(rows: Array) -> Array:
+    """[n, C] → [n, C + 1] float64."""
+    return np.concatenate([rows.astype(np.float64), np.ones((len(rows), 1))], axis=1)
 
 
 @dataclass(frozen=True)
@@ -137,14 +141,13 @@ def low_rank(moments: Moments, ridge: float, rank: int) -> LinearMap:
     return LinearMap((down, directions.T.copy()), target - mean @ down @ directions.T)
 
 
-def folded(weight: Array, fold: LinearMap) -> Array:
-    """The projection that wrote y, so that it writes y + yT: its matrix becomes (I + Tᵀ)W.
+def folded(weight: Array, matrix: Array) -> Array:
+    """The projection that wrote y, so that it writes y + yT: its matrix becomes (I + Tᵀ)W, its bias likewise.
 
     Args:
-        weight: W [C, I], as Hugging Face keeps it: y = xWᵀ.
-        fold: T [C, C], fitted from y to f; its bias is added elsewhere.
+        weight: W [C, I], as Hugging Face keeps it: y = xWᵀ; or the bias [C].
+        matrix: T [C, C], fitted from y to f.
     """
-    (matrix,) = fold.factors
     changed: Array = weight + matrix.T @ weight
     return changed
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -68,6 +69,15 @@ class MomentsText:
         rows, source = texts.cut(checkpoint.folder, text_input, length, samples + HELD_OUT)
         return cls(rows[:samples], rows[samples:], text_input, source)
 
+    def origin(self, checkpoint: Checkpoint, record: Path) -> dict[str, Any]:
+        """The fields of a record in the file `record` that say which model, and which text, it is of."""
+        return {
+            "model": checkpoint.model,
+            "weights": checkpoint.identity,
+            "contents": checkpoint.contents,
+            "texts": self.source.replaced(origin=self.text_input.origin(record)),
+        }
+
     @property
     def held_back(self) -> texts.Tokens:
         """[n, T]: sequences that nothing is fitted on; ridge, form and refit are chosen by them."""
@@ -96,11 +106,6 @@ def refuse_too_few(width: int, samples: int, length: int) -> None:
     )
 
 
-def folder_of(checkpoint: Checkpoint) -> Path:
-    """calib/<model>/moments."""
-    return checkpoint.calib / "moments"
-
-
 class MomentFiles:
     """The moments of one checkpoint on one text.
 
@@ -122,7 +127,7 @@ class MomentFiles:
     ) -> None:
         self.checkpoint, self.text, self.open_reference = checkpoint, text, open_reference
         self.given, self.memory = given, memory
-        self.folder = given or folder_of(checkpoint)
+        self.folder = given or checkpoint.calib / "moments"
 
     def make(self, places: Iterable[MapPlace]) -> None:
         """Gathers what is missing, in as few passes as the memory allows; each pass is kept once it is done.
@@ -165,17 +170,13 @@ class MomentFiles:
         return self.folder / f"{place.name}.json"
 
     def _request(self, place: MapPlace) -> MomentsRequest:
-        origin = self.text.text_input.origin(self.record(place))
         samples, length = self.text.fitted.shape
         return MomentsRequest(
-            model=self.checkpoint.model,
-            weights=self.checkpoint.identity,
-            contents=self.checkpoint.contents,
+            **self.text.origin(self.checkpoint, self.record(place)),
             place=place.name,
             samples=samples,
             length=length,
             every=gathering.HELD_BACK,
-            texts=self.text.source.replaced(origin=origin),
         )
 
     def _known(self, place: MapPlace) -> MomentsRecord | None:

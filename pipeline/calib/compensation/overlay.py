@@ -14,10 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline import store
-from pipeline.calib.compensation import maps
 from pipeline.calib.compensation.forms import Fit
 from pipeline.calib.compensation.gathering import Array, before
 from pipeline.calib.compensation.maps import LinearMap
@@ -139,8 +136,3 @@ def _linked(fitted: Fit, earlier: _Link | None) -> _Link:
         return _Link(matrix, constant, {})
     ups = {place: up @ matrix for place, up in earlier.ups.items()}
     return _Link(earlier.matrix @ matrix, earlier.constant @ matrix + constant, ups)
-
-
-def fold_weight(weight: Array, matrix: Array) -> Array:
-    """(I + Mᵀ)W of a weight [C, I], or of a bias [C]."""
-    return maps.folded(weight, LinearMap((matrix,), np.zeros(len(matrix))))

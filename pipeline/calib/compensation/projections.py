@@ -10,14 +10,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from pipeline.calib.compensation import maps
 from pipeline.calib.compensation.gathering import Array
-from pipeline.calib.compensation.overlay import fold_weight
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.reference import Reference
+from pipeline.models.safetensors_index import torch_dtype
 from pipeline.models.sizes import rules_of
 from pipeline.types import Sublayer, UserError
-
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Projections:
@@ -69,18 +68,18 @@ class Projections:
             for part in ("weight", "bias"):
                 if (tensor := getattr(module, part)) is not None:
                     name = f"{self._name(sublayer)}.{part}"
-                    tensors[name] = self._stored(name, fold_weight(tensor.detach().double().numpy(), matrix))
+                    tensors[name] = self._stored(name, maps.folded(tensor.detach().double().numpy(), matrix))
         return tensors
 
     def _stored(self, name: str, values: Array) -> torch.Tensor:
-        dtype = self.checkpoint.tensors[name].dtype
-        if dtype not in _DTYPES:
+        stored = self.checkpoint.tensors[name]
+        if (dtype := torch_dtype(stored)) is None:
             raise UserError(
-                f"{name} is stored as {dtype}, into which nothing can be folded; take --with linear"
+                f"{name} is stored as {stored.dtype}, into which nothing can be folded; take --with linear"
             )
-        tensor = torch.from_numpy(values).to(_DTYPES[dtype])
+        tensor = torch.from_numpy(values).to(dtype)
         if not tensor.isfinite().all():
-            raise UserError(f"{name} outgrows {dtype} once it is folded into; take --with linear")
+            raise UserError(f"{name} outgrows {stored.dtype} once it is folded into; take --with linear")
         return tensor
 
     def _name(self, sublayer: Sublayer) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from pipeline.calib.compensation import maps
 from pipeline.calib.compensation.forms import Form, fit
 from pipeline.calib.compensation.moment_files import MomentFiles, MomentsText
+from pipeline.calib.compensation.plan import single_places
 from pipeline.models import costs, texts
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import FAST, Reference
-from pipeline.types import SkipSet, Sublayer
+from pipeline.types import SkipSet
 
 LINEAR = "linear"
 
@@ -40,13 +41,9 @@ def residuals(
     candidates = [SkipSet.of(kind, [layer]) for layer in range(costs.sizes(checkpoint.config).layers)]
     text = MomentsText.cut(checkpoint, text_input, samples, length)
     files = MomentFiles(checkpoint, text, lambda: Reference(folder, load=FAST))
-    parts = {one.name: [MapPlace.of(sublayer) for sublayer in _sublayers(one)] for one in candidates}
+    parts = {one.name: single_places(one) for one in candidates}
     files.make(place for places in parts.values() for place in places)
     return {name: sum(_left_over(files, place) for place in places) for name, places in parts.items()}
-
-
-def _sublayers(skip: SkipSet) -> list[Sublayer]:
-    return [*((i, "attn") for i in skip.attention), *((i, "mlp") for i in skip.mlp)]  # type: ignore[list-item]
 
 
 def _left_over(files: MomentFiles, place: MapPlace) -> float:

@@ -69,12 +69,9 @@ class Workbench:
         record = self.checkpoint.calib / "compensation" / "losses.json"
         samples, length = self.text.fitted.shape
         request = BareLossesRequest(
-            model=self.checkpoint.model,
-            weights=self.checkpoint.identity,
-            contents=self.checkpoint.contents,
+            **self.text.origin(self.checkpoint, record),
             samples=samples,
             length=length,
-            texts=self.text.source.replaced(origin=self.text.text_input.origin(record)),
         )
         known = records.read_same(BareLossesRecord, record, request)
         if known is None:

@@ -199,8 +199,7 @@ def _words(join: anatomy.Join | MapJoin) -> tuple[str, Sublayer]:
         return f"layer {join.layer} {join.kind}", join.sublayer
     place = join.place
     if place.kind == "block":
-        layers = f"layer {place.first}" if place.first == place.last else f"layers {place.first}-{place.last}"
-        return f"{layers} (compensation)", (place.first, "mlp")
+        return f"{place.layers} (compensation)", (place.first, "mlp")
     return f"layer {place.first} {place.kind} (compensation)", place.sublayers[0]
 
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from pipeline.graphs import graphfile
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.types import Precision, TensorSlice, UserError
 
 OPSET, IR_VERSION = 23, 10
 INT64 = ir.DataType.INT64
-_STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 _COMPUTED = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 
 Attribute = int | float | str | Sequence[int] | ir.DataType
@@ -151,19 +151,9 @@ class GraphBuilder:
         if name in self._weights:
             return self._weights[name]
         tensor, wanted = self._tensor(name, shape), computed or self.dtype
-        dtype = _STORED[tensor.dtype]
-        external = ir.ExternalTensor(
-            tensor.file,
-            tensor.offset,
-            tensor.nbytes,
-            dtype,
-            shape=ir.Shape(shape),
-            name=name,
-            base_dir=self.checkpoint.folder,
-        )
-        value = ir.Value(name=name, const_value=external, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        value = graphfile.initializer(self.checkpoint.folder / tensor.file, name, tensor)
         self._initializers[name] = value
-        if dtype != wanted:
+        if value.dtype != wanted:
             with self.scope(name.rsplit(".", 1)[-1]):
                 value = self.op("Cast", [value], to=wanted)
         self._weights[name] = value
@@ -176,7 +166,7 @@ class GraphBuilder:
             raise LacksWeightsError(
                 f"{folder}: config.json implies the weight {name}, but the checkpoint lacks it"
             )
-        if tensor.dtype not in _STORED:
+        if tensor.dtype not in graphfile.STORED:
             raise UserError(
                 f"{folder}: config.json implies the weight {name}, but the checkpoint stores it as "
                 f"{tensor.dtype}"

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from onnx_ir.passes import PassResult
 from onnx_ir.passes.common import ShapeInferencePass
 
-from pipeline.graphs import anatomy, reading
-from pipeline.graphs.passes.graft import external, point_at
+from pipeline.graphs import anatomy, graphfile, reading
+from pipeline.graphs.passes.graft import point_at
 from pipeline.graphs.passes.skip import SkipPass, bypass
 from pipeline.models import compensation, safetensors_index
 from pipeline.models.compensation import MapPlace
@@ -162,10 +162,8 @@ class _Scope:
 
     def weight(self, file: Path, name: str, tensor: TensorSlice, computed: ir.DataType) -> ir.Value:
         """A tensor of a file, left where it lies, cast by a node to the type that is computed with."""
-        stored = external(file, name, tensor)
-        form = ir.TensorType(stored.dtype)
-        value = ir.Value(name=name, const_value=stored, type=form, shape=ir.Shape(tensor.shape))
+        value = graphfile.initializer(file, name, tensor)
         self.graph.register_initializer(value)
-        if stored.dtype == computed:
+        if value.dtype == computed:
             return value
         return self.op("Cast", [value], f"{name.rsplit('.', 1)[-1]}/Cast", to=computed)

@@ -8,11 +8,9 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from pipeline.graphs import graphfile
 from pipeline.models import safetensors_index
 from pipeline.types import TensorSlice, UserError
-
-STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
-"""Types of tensors that graphs read, as safetensors and onnx-ir call them."""
 
 
 class GraftPass(InPlacePass):
@@ -55,32 +53,8 @@ def point_at(model: ir.Model, file: Path, tensors: Mapping[str, TensorSlice]) ->
             value is None
             or old is None
             or tuple(old.shape.numpy()) != tensor.shape
-            or STORED.get(tensor.dtype) != old.dtype
+            or graphfile.STORED.get(tensor.dtype) != old.dtype
         ):
             form = f"{tensor.dtype} {list(tensor.shape)}"
             raise UserError(f"{file} holds {name} {form}, and the graph has no such weight")
-        value.const_value = external(file, name, tensor)
-
-
-def external(file: Path, name: str, tensor: TensorSlice) -> ir.ExternalTensor:
-    """A tensor of a safetensors file, left where it lies.
-
-    Args:
-        file: in the graph's folder.
-        name: of the tensor.
-        tensor: where it lies.
-
-    Raises:
-        UserError: no graph reads its type.
-    """
-    if tensor.dtype not in STORED:
-        raise UserError(f"{file}: {name} is stored as {tensor.dtype}, which no graph reads")
-    return ir.ExternalTensor(
-        tensor.file,
-        tensor.offset,
-        tensor.nbytes,
-        STORED[tensor.dtype],
-        shape=ir.Shape(tensor.shape),
-        name=name,
-        base_dir=file.parent,
-    )
+        value.const_value = graphfile.external(file, name, tensor)

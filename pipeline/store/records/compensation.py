@@ -6,29 +6,36 @@ from typing import Literal
 
 from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Record, Seconds
-from pipeline.store.records.calibration import TextBasedRequest, TextSource
+from pipeline.store.records.calibration import TextBasedRequest
 
 
-class MomentsRequest(TextBasedRequest):
-    """What moments are to be gathered.
+class OfModelOnText(TextBasedRequest):
+    """What follows from a model's weights and a text.
 
     Attributes:
         weights: identity of the checkpoint.
         contents: digest of all its bytes.
+    """
+
+    model: str
+    weights: Weights | None
+    contents: Digest
+
+
+class MomentsRequest(OfModelOnText):
+    """What moments are to be gathered.
+
+    Attributes:
         place: 'attn5', 'mlp7', or 'block12-17' for a run of whole layers.
         samples, length: N sequences of T tokens.
         every: one sequence in so many is not in the sums.
     """
 
     what: Literal["moments"] = "moments"
-    model: str
-    weights: Weights | None
-    contents: Digest
     place: str
     samples: Count
     length: Count
     every: Count
-    texts: TextSource
 
 
 class MomentsRecord(MomentsRequest):
@@ -47,22 +54,16 @@ class MomentsRecord(MomentsRequest):
     sha256: Digest
 
 
-class BareLossesRequest(TextBasedRequest):
+class BareLossesRequest(OfModelOnText):
     """What losses without a compensation are of.
 
     Attributes:
-        weights: identity of the checkpoint.
-        contents: digest of all its bytes.
         samples, length: N sequences of T tokens, behind which those lie that losses are measured on.
     """
 
     what: Literal["bare-losses"] = "bare-losses"
-    model: str
-    weights: Weights | None
-    contents: Digest
     samples: Count
     length: Count
-    texts: TextSource
 
 
 class BareLossesRecord(BareLossesRequest):
@@ -90,22 +91,16 @@ class CompensationSettings(Record):
     refit: bool = False
 
 
-class CompensationRequest(TextBasedRequest):
+class CompensationRequest(OfModelOnText):
     """What compensation is to be made.
 
     Attributes:
         variant: name of the skip set.
-        weights: identity of the checkpoint.
-        contents: digest of all its bytes.
     """
 
     what: Literal["compensation"] = "compensation"
-    model: str
     variant: str
-    weights: Weights | None
-    contents: Digest
     settings: CompensationSettings
-    texts: TextSource
 
 
 class CompensationLosses(Record):
@@ -166,22 +161,18 @@ class CompensationRecord(CompensationRequest):
     sha256: Digest
 
 
-class AutoRequest(TextBasedRequest):
+class AutoRequest(OfModelOnText):
     """What forms `auto` is to choose from.
 
     Attributes:
-        variant, weights, contents, settings: as of a compensation.
+        variant, settings: as of a compensation.
         budget_params: numbers that the maps may hold.
         budget_ms: milliseconds that a pass may take.
     """
 
     what: Literal["compensation-choice"] = "compensation-choice"
-    model: str
     variant: str
-    weights: Weights | None
-    contents: Digest
     settings: CompensationSettings
-    texts: TextSource
     budget_params: Count | None = None
     budget_ms: float | None = None
 

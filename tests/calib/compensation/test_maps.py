@@ -65,7 +65,7 @@ def test_a_fold_changes_what_the_projection_before_writes() -> None:
     y = x @ weight.T
     f = y @ rng.normal(size=(C, C)) + 2.0
     fold = maps.linear(moments_of(y, f), 1e-9)
-    np.testing.assert_allclose(x @ maps.folded(weight, fold).T + fold.bias, y + f, atol=1e-5)
+    np.testing.assert_allclose(x @ maps.folded(weight, fold.factors[0]).T + fold.bias, y + f, atol=1e-5)
 
 
 def test_what_a_map_leaves_unexplained() -> None:

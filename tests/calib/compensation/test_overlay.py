@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.calib.compensation import overlay
+from pipeline.calib.compensation import maps
 from pipeline.calib.compensation.forms import Fit
 from pipeline.calib.compensation.maps import LinearMap
 from pipeline.calib.compensation.overlay import Overlay, compose, root
@@ -104,5 +104,5 @@ def test_it_is_written_as_it_is_read(tmp_path: Path) -> None:
 def test_a_weight_and_a_bias_are_folded_alike() -> None:
     weight, bias, x, t = RNG.normal(size=(C, 4)), RNG.normal(size=C), RNG.normal(size=(9, 4)), matrix()
     y = x @ weight.T + bias
-    folded = x @ overlay.fold_weight(weight, t.factors[0]).T + overlay.fold_weight(bias, t.factors[0])
+    folded = x @ maps.folded(weight, t.factors[0]).T + maps.folded(bias, t.factors[0])
     np.testing.assert_allclose(folded, y + y @ t.factors[0])

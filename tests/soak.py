@@ -39,6 +39,7 @@ PROMPTS = ("the time", "people and work", "a way to see the world", "point of th
 MODELS = ("tiny-base", "tiny-attn2-3")
 LENGTHS = (3, 17, 60, 140)
 SEEDS = (None, 1)
+SHM_OPTION = "shm-region-prefix-name="
 RELOAD = 180.0
 """Seconds after which a killed model is back for certain: the watch may wait 60 s for an answer that died."""
 DOWN = (
@@ -71,6 +72,11 @@ class Serve:
 
     def server(self) -> int:
         return next(pid for pid in serving.stubs(f"--model-repository={self.repo}"))
+
+    def memory_regions(self) -> str:
+        """The pattern of this server's own shared memory; other servers may have left theirs here."""
+        options = psutil.Process(self.server()).cmdline()
+        return f"{next(option for option in options if SHM_OPTION in option).split(SHM_OPTION)[1]}*"
 
 
 @contextmanager

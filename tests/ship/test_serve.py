@@ -107,7 +107,8 @@ def test_smoke_checks_and_leaves_nothing(repo: Path) -> None:
 def test_a_killed_model_is_noticed_and_loaded_again(repo: Path) -> None:
     """Triton goes on calling it ready; a request for a token finds out. Ctrl-C ends all."""
     with soak.served(repo, "--openai", "--openai-port", "0") as running:
-        before = {path.name for path in Path("/dev/shm").glob("pipeline-*")}
+        memory = running.memory_regions()
+        assert list(Path("/dev/shm").glob(memory))
         killed = running.stub(TEXT)
         os.kill(killed, signal.SIGKILL)
         until(lambda: checks.problem(running.http, TEXT) is not None, 10)
@@ -116,7 +117,7 @@ def test_a_killed_model_is_noticed_and_loaded_again(repo: Path) -> None:
         port = int(running.http.rsplit(":", 1)[1])
     assert running.process.returncode == 0
     assert not serving.stubs(str(repo)) and not serving.stubs(f"--model-repository={repo}")
-    assert not before & {path.name for path in Path("/dev/shm").glob("pipeline-*")}
+    assert not list(Path("/dev/shm").glob(memory))
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(("127.0.0.1", port))

@@ -1,7 +1,7 @@
 """The commands. Each parses its options, calls its stage and prints; its stage is imported inside it."""
 
 # Importing a file registers its commands; the order is that of `pipeline --help`, which is the data flow's.
-from pipeline.cli import graphs, calib, compensate, engines, evals, report  # noqa: F401, I001
+from pipeline.cli import graphs, calib, compensate, engines, evals, predict, report  # noqa: F401, I001
 from pipeline.cli import sweep, generate, ship, listing, show, doctor  # noqa: F401
 from pipeline.cli.app import app, main
 

@@ -102,6 +102,18 @@ class MapSizes:
 NO_MAPS = MapSizes()
 
 
+def rank_of(form: str) -> int | None:
+    """R of the map that a form puts in a place: 0 of a bias alone, None of a whole matrix.
+
+    Args:
+        form: 'bias', 'linear', 'rank16', 'fold', 'fold+rank16'.
+    """
+    if form == "linear":
+        return None
+    match = re.search(r"rank(\d+)", form)
+    return int(match[1]) if match else 0
+
+
 def is_map(name: str) -> bool:
     """Whether a tensor's name is that of a part of a map."""
     return name.startswith(PREFIX)

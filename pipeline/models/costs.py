@@ -178,13 +178,15 @@ class Workload:
 def streamed_bytes(
     config: Config, skip: SkipSet, precision: str, work: Workload, maps: MapSizes = NO_MAPS
 ) -> int:
-    """Bytes that decoding one token reads: every weight but the embedding table's other rows, and the cache.
+    """Bytes of weights and cache that a pass moves: every weight but the embedding table's other rows, once.
+
+    Decoding one token reads the whole cache; a prefill writes as much as it has tokens.
 
     Args:
         config: of the model.
         skip: what is left out.
         precision: of weights and cache.
-        work: the cache's length, and sequences.
+        work: tokens of the cache, and sequences.
         maps: of its compensation.
     """
     s = sizes(config)
@@ -207,6 +209,21 @@ def ceiling(config: Config, skip: SkipSet, precision: str, work: Workload, maps:
         maps: of the variant's compensation, whose work is added.
     """
     if work.decode:
-        base = streamed_bytes(config, BASE, precision, work)
-        return base / streamed_bytes(config, skip, precision, work, maps)
+        return byte_ceiling(config, skip, precision, work, maps)
     return flops(config, BASE, work.length) / flops(config, skip, work.length, maps=maps)
+
+
+def byte_ceiling(
+    config: Config, skip: SkipSet, precision: str, work: Workload, maps: MapSizes = NO_MAPS
+) -> float:
+    """The speed-up over base that the removed bytes allow: of a prefill too, where bytes bind it.
+
+    Args:
+        config: of the model.
+        skip: what is left out.
+        precision: of weights and cache.
+        work: what is computed.
+        maps: of the variant's compensation, whose bytes are added.
+    """
+    base = streamed_bytes(config, BASE, precision, work)
+    return base / streamed_bytes(config, skip, precision, work, maps)

@@ -19,6 +19,7 @@ TIMEOUT = 10.0
 """Seconds that the hub may take to answer, before the cache is looked into."""
 _NETWORK = {"requests": "RequestException", "httpx": "HTTPError", "httpx2": "HTTPError"}
 """Network library of huggingface_hub below 1, below 2, and of 2 → the error that all of its errors are."""
+CONFIG = "config.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -52,15 +53,45 @@ def download(name: str, folder: Path, prove: Callable[[Path], object]) -> Checkp
     except _refusals() as error:
         cached = hub_cache.find(repo, revision or "main")
         if cached is None:
-            raise UserError(
-                f"cannot fetch {name!r} from the Hugging Face hub ({_reason(error)}), no folder has that "
-                "name here, and the hub's cache has none; check the name, the network and HF_TOKEN"
-            ) from None
+            raise _unreachable(name, error) from None
         log.warning("the hub is not asked (%s); taking %s", _reason(error), cached.folder)
         return copy(cached, folder, prove, name)
     digests = {name: lfs.sha256 if (lfs := files[name].lfs) else files[name].blob_id for name in names}
     etags = {name: digest for name, digest in digests.items() if digest}
     return CheckpointSource(kind="hub", origin=name, revision=info.sha, etags=etags)
+
+
+def config(name: str) -> Path:
+    """A repository's config.json, in the hub's cache; where the hub cannot be asked, the one that lies there.
+
+    Args:
+        name: org/name, or org/name@revision.
+
+    Raises:
+        UserError: neither hub nor cache has it.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        info = HfApi().model_info(repo, revision=revision or None, timeout=TIMEOUT)
+        return Path(hf_hub_download(repo, CONFIG, revision=info.sha))
+    except EntryNotFoundError:
+        raise UserError(f"{name} has no {CONFIG} on the Hugging Face hub") from None
+    except _refusals() as error:
+        cached = hub_cache.find(repo, revision or "main")
+        if cached is None or not (cached.folder / CONFIG).is_file():
+            raise _unreachable(name, error) from None
+        log.warning("the hub is not asked (%s); taking %s", _reason(error), cached.folder)
+        return cached.folder / CONFIG
+
+
+def _unreachable(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"cannot fetch {name!r} from the Hugging Face hub ({_reason(error)}), no folder has that name here, "
+        "and the hub's cache has none; check the name, the network and HF_TOKEN"
+    )
 
 
 def _refusals() -> tuple[type[Exception], ...]:

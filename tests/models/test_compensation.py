@@ -16,6 +16,14 @@ ATTN5, MLP7, RUN = MapPlace(5, 5, "attn"), MapPlace(7, 7, "mlp"), MapPlace(12, 1
 
 
 @pytest.mark.parametrize(
+    ("form", "rank"),
+    [("bias", 0), ("linear", None), ("rank16", 16), ("fold", 0), ("fold+rank128", 128)],
+)
+def test_the_rank_of_a_form(form: str, rank: int | None) -> None:
+    assert compensation.rank_of(form) == rank
+
+
+@pytest.mark.parametrize(
     ("place", "name", "count"),
     [(ATTN5, "attn5", 1), (MLP7, "mlp7", 1), (RUN, "block12-17", 12), (MapPlace(3, 3, "block"), "block3", 2)],
 )

@@ -137,3 +137,19 @@ def test_a_batch_reads_the_weights_once_and_the_cache_of_every_row() -> None:
         costs.ceiling(LLAMA_2_7B, skip, "fp16", Workload(2048, decode=True, batch=batch)) for batch in (1, 64)
     )
     assert few < many < 2  # a larger cache moves the ceiling towards its own ratio
+
+
+def test_the_byte_ceiling_of_a_prefill_is_that_of_its_weights_and_the_cache_it_writes() -> None:
+    """Of a third of the weights that stream, and of the cache, in fp16."""
+    work, mlp = Workload(100), 3 * 4096 * 11008 + 4096
+    weights = 6_738_415_616 - 32_000 * 4096
+    whole, part = (2 * numbers + 100 * 2 * 32 * 4096 * 2 for numbers in (weights, weights - 11 * mlp))
+    assert costs.byte_ceiling(LLAMA_2_7B, last("mlp", 11), "fp16", work) == pytest.approx(whole / part)
+    maps = MapSizes(1_000_000, 900_000)
+    with_maps = costs.byte_ceiling(LLAMA_2_7B, last("mlp", 11), "fp16", work, maps)
+    assert with_maps == pytest.approx(whole / (part + 2_000_000))
+    decoding = Workload(100, decode=True)
+    assert costs.ceiling(LLAMA_2_7B, last("mlp", 11), "fp16", decoding) == pytest.approx(whole / part)
+    assert costs.ceiling(LLAMA_2_7B, last("attn", 11), "fp16", work) != pytest.approx(
+        costs.byte_ceiling(LLAMA_2_7B, last("attn", 11), "fp16", work), rel=1e-3
+    )

@@ -137,6 +137,39 @@ def cached(workdir: Path, source: Path, commit: str) -> Path:
     return workdir / "home"
 
 
+CONFIG_OF = "from pipeline.models import hub; print(hub.config('{}'))"
+
+
+def config_from(endpoint: str, name: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Where config.json of a repository lies, asked for in a process of its own."""
+    environment = {**tiny.environment(), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-c", CONFIG_OF.format(name)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_config_alone_is_fetched(hub: str, workdir: Path) -> None:
+    done = config_from(hub, "org/tiny", workdir / "home")
+    file = Path(done.stdout.strip())
+    assert file.read_bytes() == (Hub.folder / "config.json").read_bytes(), done.stderr
+    assert [one.name for one in file.parent.iterdir()] == ["config.json"]
+    assert "cannot fetch 'org/other'" in config_from(hub, "org/other", workdir / "home").stderr
+    (Hub.folder / "config.json").unlink()
+    assert "org/tiny has no config.json" in config_from(hub, "org/tiny", workdir / "empty").stderr
+
+
+def test_without_a_hub_the_caches_config_counts(workdir: Path) -> None:
+    home = cached(workdir, tiny.checkpoint(workdir / "source"), Hub.commit)
+    done = config_from("http://127.0.0.1:9", "org/tiny", home)
+    assert Path(done.stdout.strip()).read_bytes() == (workdir / "source" / "config.json").read_bytes()
+    (home / "hub" / "models--org--tiny" / "snapshots" / Hub.commit / "config.json").unlink()
+    assert "cannot fetch 'org/tiny'" in config_from("http://127.0.0.1:9", "org/tiny", home).stderr
+
+
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "offline"])
 def test_without_a_hub_its_cache_counts(
     endpoint: str, workdir: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,6 @@ the sublayer just before the place added.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy as np
 from pipeline.calib.compensation import maps
 from pipeline.calib.compensation.gathering import Array, PlaceMoments
 from pipeline.calib.compensation.maps import RIDGES, LinearMap, Moments
+from pipeline.models.compensation import rank_of
 from pipeline.types import UserError, is_compensation
 
 AUTO = "auto"
@@ -48,14 +48,10 @@ class Form:
         """
         if not is_compensation(name):
             raise UserError(f"no compensation {name!r:.40}; choose from {KNOWN}")
-        folds = name.startswith("fold")
-        if name == "linear":
-            return cls(name, folds, None)
-        match = re.search(r"rank(\d+)", name)
-        rank = int(match[1]) if match else 0
-        if rank > width:
+        rank = rank_of(name)
+        if rank is not None and rank > width:
             raise UserError(f"{name}: a rank of {rank} is not between 1 and the hidden size {width}")
-        return cls(name, folds, rank)
+        return cls(name, name.startswith("fold"), rank)
 
     @property
     def unfolded(self) -> Form:

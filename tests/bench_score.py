@@ -28,7 +28,8 @@ from pipeline.evals.score.harness import PipelineLM
 from pipeline.evals.score.scorer import Scorer, Work
 from pipeline.evals.score.words import TextPair
 from pipeline.graphs import variants
-from pipeline.runtime.runner import Array, Cache, Runner, TensorInfo
+from pipeline.runtime.cache import Array, Cache
+from pipeline.runtime.runner import Pass, Runner, TensorInfo
 from tests.parity import demo_graph, hf
 
 AIMS = {"arc": 0.29, "hellaswag": 0.27, "truthfulqa": 0.07, "mmlu": 0.15}
@@ -55,10 +56,10 @@ class Blank(Runner):
     def infer(self, feeds: Any, wanted: list[str] | None = None) -> dict[str, Array]:
         raise NotImplementedError("a blank runner has nothing to infer")
 
-    def step(self, feeds: Any, wanted: Array, keep_cache: bool = True) -> tuple[dict[str, Array], Cache]:
-        batch, total = feeds["attention_mask"].shape
-        cache = {"past_key_values.0.key": np.zeros((batch, 1, total, 1), np.int8)} if keep_cache else {}
-        return {"": np.broadcast_to(np.float32(0), (*wanted.shape, 1 << 17))}, cache
+    def step(self, one: Pass, keep_cache: bool = True) -> tuple[dict[str, Array], Cache | None]:
+        cache = {"past_key_values.0.key": np.zeros((one.rows, 1, one.tokens, 1), np.int8)}
+        logits = {"": np.broadcast_to(np.float32(0), (*one.wanted.shape, 1 << 17))}
+        return logits, self.cache_of(cache, one.rows, one.tokens) if keep_cache else None
 
 
 def counted(model: PipelineLM, pairs: list[TextPair], batch_tokens: int = 2048) -> tuple[Work, int, int]:

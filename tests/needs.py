@@ -23,6 +23,14 @@ def rtx(test: Any) -> Any:
     return pytest.mark.rtx(missing(test))
 
 
+def cuda() -> list[pytest.MarkDecorator]:
+    """Marks of a test, or of one of its cases, that runs graphs on ONNX Runtime's CUDA provider."""
+    from pipeline.runtime.onnxruntime import refusal
+
+    reason = refusal("cuda")
+    return [pytest.mark.gpu, pytest.mark.skipif(reason is not None, reason=str(reason))]
+
+
 ray = pytest.mark.skipif(
     not installed("ray") and os.environ.get("CI") != "true",
     reason="Ray is not installed: pip install 'skip-pipeline[ray]'",

@@ -14,13 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.runtime.cache import Array as Array
+from pipeline.runtime.cache import Cache, HostCache
 from pipeline.types import UserError
-
-Array = npt.NDArray[Any]
-Cache = dict[str, Array]
-"""past_key_values.{i}.key|value → [B, G, P, D], for the layers whose attention is there."""
 
 LOGIT_NUMBERS = 1024 * 49152
 """Logits held at a time: 200 MB in fp32, 1024 rows of SmolLM2's 49,152 words, 192 of Gemma's."""
@@ -44,8 +41,35 @@ class Limits:
     wanted: int = 1 << 30
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass, ready to run.
+
+    Attributes:
+        feeds: the inputs that come from the host: all but the cache.
+        cache: P tokens of keys and values, where the runner keeps them.
+        wanted: [B, K] int64, what `logits_positions` holds; logits of every position are read there.
+    """
+
+    feeds: dict[str, Array]
+    cache: Cache
+    wanted: Array
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return int(self.feeds["input_ids"].shape[0])
+
+    @property
+    def tokens(self) -> int:
+        """T, of the cache after it."""
+        return int(self.cache.tokens + self.feeds["input_ids"].shape[1])
+
+
 class Runner(ABC):
     """A graph or an engine that is ready to run. A backend adds `infer`; the rest follows from the contract.
+
+    A backend that keeps the cache elsewhere than in numpy arrays adds `cache_of` and `_run`, too.
 
     Attributes:
         path: the artefact.
@@ -105,7 +129,22 @@ class Runner(ABC):
     @property
     def cache_bytes(self) -> int:
         """Bytes of keys and values per token."""
-        return sum(array.shape[1] * array.shape[3] * array.itemsize for array in self.empty_cache(1).values())
+        return sum(heads * dim * dtype.itemsize for heads, dim, dtype in self.cache_shapes().values())
+
+    def cache_shapes(self) -> dict[str, tuple[int, int, np.dtype[Any]]]:
+        """Cache tensor → (G, D, its type), for the layers whose attention is there.
+
+        Raises:
+            UserError: the artefact does not fix them.
+        """
+        shapes = {}
+        for name, info in self.inputs.items():
+            if name.startswith("past_key_values."):
+                heads, dim = info.shape[1], info.shape[3]
+                if not isinstance(heads, int) or not isinstance(dim, int):
+                    raise UserError(f"{self.path}: {name} has no fixed number of heads and head dimension")
+                shapes[name] = (heads, dim, info.dtype)
+        return shapes
 
     @abstractmethod
     def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
@@ -128,26 +167,31 @@ class Runner(ABC):
     ) -> None:
         self.close()
 
-    def empty_cache(self, batch: int) -> Cache:
-        """A cache of P = 0 tokens: [B, G, 0, D] for every cached layer of this variant."""
-        cache: Cache = {}
-        for name, info in self.inputs.items():
-            if name.startswith("past_key_values."):
-                heads, dim = info.shape[1], info.shape[3]
-                if not isinstance(heads, int) or not isinstance(dim, int):
-                    raise UserError(f"{self.path}: {name} has no fixed number of heads and head dimension")
-                cache[name] = np.zeros((batch, heads, 0, dim), info.dtype)
-        return cache
+    def cache_of(self, arrays: Mapping[str, Array], rows: int, tokens: int) -> Cache:
+        """A cache of this runner with the numbers of arrays, which must not change afterwards.
 
-    def feeds(
+        Args:
+            arrays: past_key_values.{i}.key|value → [B, G, P, D], for every cached layer of this variant.
+            rows: B.
+            tokens: P.
+        """
+        return HostCache(arrays, rows, tokens)
+
+    def empty_cache(self, batch: int) -> Cache:
+        """A cache of P = 0 tokens for B rows."""
+        shapes = self.cache_shapes().items()
+        arrays = {name: np.zeros((batch, heads, 0, dim), dtype) for name, (heads, dim, dtype) in shapes}
+        return self.cache_of(arrays, batch, 0)
+
+    def prepared(
         self,
         input_ids: Array,
         cache: Cache | None = None,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
         logits_positions: Array | None = None,
-    ) -> dict[str, Array]:
-        """The inputs of one forward pass, defaults filled in.
+    ) -> Pass:
+        """One forward pass, defaults filled in.
 
         Args:
             input_ids: [B, S] int64.
@@ -160,8 +204,7 @@ class Runner(ABC):
         cache = self.empty_cache(batch) if cache is None else cache
         mask = attention_mask
         if mask is None:
-            past = next(iter(cache.values())).shape[2] if cache else 0
-            mask = np.ones((batch, past + new), np.int64)
+            mask = np.ones((batch, cache.tokens + new), np.int64)
         if position_ids is None:
             position_ids = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -new:]
         if logits_positions is None:
@@ -171,41 +214,56 @@ class Runner(ABC):
             "attention_mask": mask,
             "position_ids": position_ids,
             "logits_positions": logits_positions,
-            **cache,
         }
+        feeds = {
+            name: np.ascontiguousarray(arrays[name], info.dtype)
+            for name, info in self.inputs.items()
+            if not name.startswith("past_key_values.")
+        }
+        return Pass(feeds, cache, logits_positions)
+
+    def feeds(self, input_ids: Array, cache: Cache | None = None, **rest: Array | None) -> dict[str, Array]:
+        """All inputs of one forward pass as arrays, for `infer`: arguments as `prepared`, cache and all."""
+        one = self.prepared(input_ids, cache, **rest)
+        arrays = {**one.feeds, **one.cache.arrays()}
         return {name: np.ascontiguousarray(arrays[name], info.dtype) for name, info in self.inputs.items()}
 
     def forward(
         self, input_ids: Array, cache: Cache | None = None, **rest: Array | None
     ) -> tuple[Array, Cache]:
-        """One forward pass (arguments as `feeds`) → (logits [B, K, V], the cache with T tokens)."""
-        wanted = rest.get("logits_positions")
-        if wanted is None:
-            wanted = np.full((input_ids.shape[0], 1), input_ids.shape[1] - 1, np.int64)
-        logits, cache = self.step(self.feeds(input_ids, cache, **rest), wanted)
-        return logits[""], cache
+        """One forward pass (arguments as `prepared`) → (logits [B, K, V], the cache with T tokens)."""
+        logits, after = self.step(self.prepared(input_ids, cache, **rest))
+        assert after is not None, "it was asked for"
+        return logits[""], after
 
-    def step(
-        self, feeds: Mapping[str, Array], wanted: Array, keep_cache: bool = True
-    ) -> tuple[dict[str, Array], Cache]:
-        """One forward pass.
+    def step(self, one: Pass, keep_cache: bool = True) -> tuple[dict[str, Array], Cache | None]:
+        """One forward pass. Of its outputs the logits alone come to the host.
 
         Args:
-            feeds: the inputs.
-            wanted: [B, K] int64, what `logits_positions` holds; logits of every position are read there.
+            one: it.
             keep_cache: give the cache back.
 
         Returns:
-            Head → logits [B, K, V], and the cache with T tokens ({} where it is not kept).
+            Head → logits [B, K, V], and the cache with T tokens (None where it is not kept).
         """
-        names = [name for name in self.outputs if keep_cache or not name.startswith("present.")]
-        outputs = self.infer(feeds, names)
-        logits = {head: outputs.pop(f"logits.{head}" if head else "logits") for head in self.heads}
+        outputs, cache = self._run(one, keep_cache)
+        logits = {head: outputs[f"logits.{head}" if head else "logits"] for head in self.heads}
         if not self.gathers:  # `--head all` and optimum's graphs give [B, S, V]
             logits = {
-                head: np.take_along_axis(values, wanted[:, :, None], axis=1)
+                head: np.take_along_axis(values, one.wanted[:, :, None], axis=1)
                 for head, values in logits.items()
             }
-        return logits, {
-            name.replace("present.", "past_key_values.", 1): value for name, value in outputs.items()
-        }
+        return logits, cache
+
+    def _run(self, one: Pass, keep_cache: bool) -> tuple[dict[str, Array], Cache | None]:
+        """As `step`: the outputs `logits…` by their names, and the cache."""
+        presents = self._presents() if keep_cache else {}
+        names = [name for name in self.outputs if name.split(".")[0] == "logits"]
+        outputs = self.infer({**one.feeds, **one.cache.arrays()}, [*names, *presents])
+        arrays = {past: outputs.pop(name) for name, past in presents.items()}
+        return outputs, self.cache_of(arrays, one.rows, one.tokens) if keep_cache else None
+
+    def _presents(self) -> dict[str, str]:
+        """Output present.{i}.key|value → the input that takes it in the next step."""
+        pasts = {name: name.replace("present.", "past_key_values.", 1) for name in self.outputs}
+        return {name: past for name, past in pasts.items() if name != past and past in self.inputs}

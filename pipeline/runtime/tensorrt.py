@@ -1,10 +1,7 @@
-"""An engine on the GPU: TensorRT or TensorRT-RTX through Polygraphy; stripped plans are refitted."""
+"""An engine on the GPU, in TensorRT or TensorRT-RTX; stripped plans are refitted."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,30 +10,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.runtime import tensorrt_library
-from pipeline.runtime.runner import Array, Limits, Runner, TensorInfo
-from pipeline.runtime.tensorrt_library import Profile, library, logger_of, one_line
+from pipeline.runtime.cache import Cache
+from pipeline.runtime.device_cache import Block, CacheLayout, DeviceCache, DeviceMemory
+from pipeline.runtime.runner import Array, Limits, Pass, Runner, TensorInfo
+from pipeline.runtime.tensorrt_library import Profile, Shape, library, logger_of, one_line
 from pipeline.types import UserError
-
-
-def _polygraphy(backend: str) -> Any:
-    """Polygraphy's TrtRunner class, set to this backend.
-
-    Polygraphy chooses its library by an environment variable at its first import, and `pipeline check`
-    imports it before an artefact is opened. So its lazy handles are replaced wherever they refer to the other
-    library.
-    """
-    from polygraphy import config
-    from polygraphy.mod.trt_importer import lazy_import_trt
-
-    library(backend)
-    rtx = backend == "tensorrt-rtx"
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(rtx))
-    if rtx is not config.USE_TENSORRT_RTX:
-        config.USE_TENSORRT_RTX = rtx
-        for name, module in list(sys.modules.items()):
-            if name.startswith("polygraphy.") and type(vars(module).get("trt")).__name__ == "LazyModule":
-                module.trt = lazy_import_trt()  # type: ignore[attr-defined]
-    return importlib.import_module("polygraphy.backend.trt").TrtRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +38,7 @@ class Plan:
 
 
 class TrtRunner(Runner):
-    """An engine on the GPU, through Polygraphy's TrtRunner. A context for each profile; shapes pick one.
+    """An engine on the GPU. A context for each profile; shapes pick one. Caches stay in the GPU's memory.
 
     Args:
         path: the plan.
@@ -71,28 +49,98 @@ class TrtRunner(Runner):
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
-        self.path, self.backend = path, plan.backend
-        self.engine, trt = _load(path, plan)
+        self.path = path
+        self.engine, self.trt = _load(path, plan)
         self.profiles, self.limits = plan.profiles, plan.limits
         self.inputs, self.outputs = {}, {}
         for name in (self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)):
             shape = tuple(d if d >= 0 else None for d in self.engine.get_tensor_shape(name))
-            info = TensorInfo(np.dtype(trt.nptype(self.engine.get_tensor_dtype(name))), shape)
-            is_input = self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+            info = TensorInfo(np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(name))), shape)
+            is_input = self.engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT
             (self.inputs if is_input else self.outputs)[name] = info
-        runner = _polygraphy(self.backend)
-        self.contexts = [runner(self.engine, optimization_profile=k) for k in range(len(self.profiles))]
-        for context in self.contexts:
-            self._try(context.activate)
+        self.layout = CacheLayout(self.cache_shapes())
+        self.memory = self._try(DeviceMemory)
+        self.blocks = dict[str, Block]()
+        self.contexts = [self._context(k) for k in range(len(self.profiles))]
 
     def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
         """Runs the engine on just its inputs; `wanted` names the outputs, all by default."""
-        arrays = {name: np.ascontiguousarray(feeds[name], info.dtype) for name, info in self.inputs.items()}
-        context = self.contexts[pick_profile(self.profiles, arrays)]
-        _polygraphy(self.backend)  # an engine of the other backend may have run in between
-        # The types are right by now, and TensorRT refuses wrong shapes. Only wanted outputs leave the GPU.
-        outputs = self._try(lambda: context.infer(arrays, check_inputs=False, copy_outputs_to_host=False))
-        return {name: outputs[name].numpy() for name in wanted or self.outputs}
+        typed = {name: np.ascontiguousarray(feeds[name], info.dtype) for name, info in self.inputs.items()}
+        pasts = {name: typed.pop(name) for name in self.layout.shapes}
+        rows, tokens = next((array.shape[::2] for array in pasts.values()), (len(typed["input_ids"]), 0))
+        one = Pass(typed, self.cache_of(pasts, rows, tokens), typed["input_ids"])
+        outputs, after = self._try(lambda: self._execute(one))
+        arrays = after.arrays()
+        outputs |= {name: arrays[past] for name, past in self._presents().items()}
+        return {name: outputs[name] for name in wanted or self.outputs}
+
+    def cache_of(self, arrays: Mapping[str, Array], rows: int, tokens: int) -> DeviceCache:
+        """As `Runner.cache_of`, in the GPU's memory."""
+        return DeviceCache(self.layout, self.memory, rows, tokens).fill(arrays)
+
+    def close(self) -> None:
+        """Frees the contexts and their memory on the GPU."""
+        self.contexts, self.blocks = [], {}
+        self.memory.close()
+
+    def _run(self, one: Pass, keep_cache: bool) -> tuple[dict[str, Array], Cache | None]:
+        outputs, after = self._try(lambda: self._execute(one))
+        return outputs, after if keep_cache else None
+
+    def _execute(self, one: Pass) -> tuple[dict[str, Array], DeviceCache]:
+        cache = one.cache
+        assert isinstance(cache, DeviceCache), "a cache stays with the runner that made it"
+        shapes = {name: array.shape for name, array in one.feeds.items()}
+        shapes |= {name: cache.shape(name) for name in cache.addresses}
+        context = self.contexts[pick_profile(self.profiles, shapes)]
+        # An engine writes every output, wanted or not.
+        after = DeviceCache(self.layout, self.memory, one.rows, one.tokens)
+        addresses = {name: self._uploaded(name, array) for name, array in one.feeds.items()}
+        addresses |= cache.addresses | {
+            name: after.addresses[past] for name, past in self._presents().items()
+        }
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise UserError(f"{self.path}: {name} takes no shape {shape}{self._reason()}")
+        logits = {
+            name: tuple(context.get_tensor_shape(name)) for name in self.outputs if name not in addresses
+        }
+        addresses |= {name: self._room(name, shape) for name, shape in logits.items()}
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise UserError(f"{self.path}: {name} takes no memory at {address}{self._reason()}")
+        if not context.execute_async_v3(self.memory.stream):
+            raise UserError(f"{self.path} does not run{self._reason()}")
+        outputs = {
+            name: self.memory.download(addresses[name], shape, self.outputs[name].dtype)
+            for name, shape in logits.items()
+        }
+        self.memory.synchronize()
+        return outputs, after
+
+    def _context(self, profile: int) -> Any:
+        context = self.engine.create_execution_context()
+        if context is None or not context.set_optimization_profile_async(profile, self.memory.stream):
+            raise UserError(f"{self.path} gets no context for its profile {profile}{self._reason()}")
+        return context
+
+    def _uploaded(self, name: str, array: Array) -> int:
+        """The address of an input on the GPU."""
+        address = self._room(name, array.shape)
+        self.memory.upload(address, array)
+        return address
+
+    def _room(self, name: str, shape: Sequence[int]) -> int:
+        """Memory for an input or output that is no cache: the same as long as it is large enough."""
+        dtype = (self.inputs | self.outputs)[name].dtype
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if name not in self.blocks or self.blocks[name].nbytes < nbytes:
+            self.blocks[name] = Block(self.memory, nbytes)
+        return self.blocks[name].address
+
+    def _reason(self) -> str:
+        lines = logger_of(self.trt).lines
+        return f": {one_line(lines[-1])}" if lines else ""
 
     def _try(self, action: Callable[[], Any]) -> Any:
         """What the action returns; Polygraphy's and CUDA's errors become one line."""
@@ -102,12 +150,6 @@ class TrtRunner(Runner):
             return action()
         except (PolygraphyException, OSError) as error:
             raise UserError(f"{self.path} cannot run here: {one_line(error)}") from error
-
-    def close(self) -> None:
-        """Frees the contexts and their memory on the GPU."""
-        for context in self.contexts:
-            context.deactivate()
-        self.contexts = []
 
 
 def _load(path: Path, plan: Plan) -> tuple[Any, Any]:
@@ -136,14 +178,14 @@ def _load(path: Path, plan: Plan) -> tuple[Any, Any]:
     return engine, trt
 
 
-def pick_profile(profiles: Sequence[Profile], feeds: Mapping[str, Array]) -> int:
-    """Which profile to run: of those whose ranges hold the feeds, the one with the nearest optimum.
+def pick_profile(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int:
+    """Which profile to run: of those whose ranges hold the shapes, the one with the nearest optimum.
 
     The distance is the sum of the dimensions' relative differences.
 
     Args:
         profiles: of the engine.
-        feeds: the inputs' arrays.
+        shapes: of the inputs.
 
     Returns:
         Its index.
@@ -154,8 +196,8 @@ def pick_profile(profiles: Sequence[Profile], feeds: Mapping[str, Array]) -> int
 
     def distance(profile: Profile) -> float:
         total = 0.0
-        for name, array in feeds.items():
-            shape, (low, best, high) = array.shape, profile[name]
+        for name, shape in shapes.items():
+            low, best, high = profile[name]
             if any(not small <= d <= large for small, d, large in zip(low, shape, high, strict=True)):
                 return float("inf")
             total += sum(abs(d - b) / max(d, b, 1) for d, b in zip(shape, best, strict=True))
@@ -163,11 +205,9 @@ def pick_profile(profiles: Sequence[Profile], feeds: Mapping[str, Array]) -> int
 
     distances = [distance(profile) for profile in profiles]
     if min(distances) == float("inf"):
-        shapes = {
-            name: array.shape for name, array in feeds.items() if not name.startswith("past_key_values.")
-        }
+        short = {name: shape for name, shape in shapes.items() if not name.startswith("past_key_values.")}
         raise UserError(
-            f"the engine was not built for {one_line(shapes)}; "
+            f"the engine was not built for {one_line(short)}; "
             "build it with wider --batch, --length or --past "
             f"(logits_positions takes {profiles[0].get('logits_positions', ['all'])[-1]} at most)"
         )

@@ -23,7 +23,7 @@ from pipeline.engines.settings import BuildSettings
 from pipeline.graphs import export, graphfile, merge, variants
 from pipeline.models import checkpoint
 from pipeline.runtime import tensorrt_library
-from pipeline.runtime.runner import Cache
+from pipeline.runtime.cache import Cache
 from pipeline.store.records import FileDigest
 from pipeline.types import SkipSet, UserError
 from tests import needs, tiny

@@ -37,7 +37,7 @@ def test_merged_outputs_are_bit_identical_and_caches_shared(model_type: str, wor
             k.replace("present.", "past_key_values."): v for k, v in first.items() if k.startswith("present.")
         }
         assert set(cache) == {k for k in merged.inputs if k.startswith("past_")}
-        second = merged.infer(merged.feeds(more, cache))
+        second = merged.infer(merged.feeds(more, merged.cache_of(cache, 2, 7)))
     assert (
         "past_key_values.0.key" in cache and "past_key_values.0.key.mlp1" not in cache
     )  # layer 0 is below the fork

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -9,7 +11,8 @@ import pytest
 
 from pipeline.graphs import export, graphfile
 from pipeline.models import checkpoint
-from pipeline.runtime.onnxruntime import OnnxRunner, open_session
+from pipeline.runtime import tensorrt_library
+from pipeline.runtime.onnxruntime import PROVIDERS, OnnxRunner, open_session, refusal
 from pipeline.types import UserError
 from tests import tiny
 
@@ -51,3 +54,91 @@ def test_a_missing_provider_is_named(path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(UserError, match=r"no cuda provider; `pipeline doctor`"):
         open_session(path, path.parent, provider="cuda")
+
+
+class FakeSession:
+    """A session of onnxruntime that keeps the providers that it is told to, and drops the others silently.
+
+    Args:
+        model: of which `keeps` says what stays.
+    """
+
+    keeps: ClassVar[list[list[str]]] = []
+    opened: ClassVar[list[Any]] = []
+
+    def __init__(self, model: Any, options: Any, providers: Any, enable_fallback: int) -> None:
+        assert not enable_fallback  # onnxruntime would print to stdout, and take the CPU
+        self.opened.append((model, [name for name, _ in providers]))
+        self.providers = self.keeps[len(self.opened) - 1]
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    """A machine with a GPU, as far as this module can see."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: list(PROVIDERS.values()))
+    monkeypatch.setattr(tensorrt_library, "gpu_target", lambda: "sm90")
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcufft.so.12"))
+    monkeypatch.setattr(ort, "InferenceSession", FakeSession)
+    FakeSession.opened.clear()
+    return FakeSession
+
+
+BOTH, CPU = ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]
+
+
+def test_cuda_that_does_not_load_is_refused_before_the_weights_are_read(
+    path: Path, gpu: type[FakeSession], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime says nothing, and would run on the CPU."""
+    gpu.keeps = [CPU]
+
+    def load(name: str, *_: Any) -> None:
+        if "cuda" in name:
+            raise OSError("libcublasLt.so.13: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    with pytest.raises(
+        UserError, match=r"does not load: libcublasLt\.so\.13: .*onnxruntime-gpu\[cuda,cudnn\]"
+    ):
+        open_session(path, path.parent, provider="cuda")
+    (model, providers), *more = gpu.opened
+    assert isinstance(model, bytes) and providers == BOTH[:1] and not more
+    assert capsys.readouterr().out == ""  # what preload_dlls prints is no result
+
+
+def test_cuda_that_leaves_this_very_graph_is_refused(
+    path: Path, gpu: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.keeps = [BOTH, CPU]
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: None)
+    with pytest.raises(UserError, match="left the cuda provider out: its library loads") as caught:
+        open_session(path, path.parent, provider="cuda")
+    assert [model for model, _ in gpu.opened[1:]] == [str(path)] and "\n" not in str(caught.value)
+
+
+def test_cuda_that_loads_is_taken(path: Path, gpu: type[FakeSession]) -> None:
+    gpu.keeps = [BOTH, BOTH]
+    assert open_session(path, path.parent, provider="cuda").get_providers() == BOTH
+
+
+def test_cuda_without_a_gpu_is_refused(path: Path, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_library, "gpu_target", lambda: None)
+    with pytest.raises(UserError, match="needs an NVIDIA GPU and its driver"):
+        open_session(path, path.parent, provider="cuda")
+    assert gpu.opened == [] and refusal("cpu") is None
+
+
+@pytest.mark.skipif(tensorrt_library.gpu_target() is not None, reason="there is a GPU")
+def test_the_real_cuda_provider_says_why_it_does_not_load(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of onnxruntime is faked: on a machine without a GPU its library or its session fails."""
+    if PROVIDERS["cuda"] not in ort.get_available_providers():
+        pytest.skip("this onnxruntime is built without CUDA")
+    monkeypatch.setattr(tensorrt_library, "gpu_target", lambda: "sm90")
+    with pytest.raises(UserError, match=r"the cuda provider does not (load|start): ") as caught:
+        open_session(path, path.parent, provider="cuda")
+    assert "\n" not in str(caught.value) and capfd.readouterr().out == ""

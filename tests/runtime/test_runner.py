@@ -47,7 +47,9 @@ class Echo(Runner):
 
 
 def test_the_empty_cache_has_no_token_and_the_graphs_precision() -> None:
-    cache = Echo().empty_cache(3)
+    empty = Echo().empty_cache(3)
+    cache = empty.arrays()
+    assert (empty.rows, empty.tokens, empty.nbytes) == (3, 0, 0)
     assert set(cache) == {f"past_key_values.{i}.{x}" for i in (0, 2) for x in ("key", "value")}
     assert {(array.shape, array.dtype) for array in cache.values()} == {((3, 2, 0, 4), HALF)}
     assert Echo().cache_bytes == 4 * 2 * 4 * 2 and Echo().has_cache
@@ -63,7 +65,8 @@ def test_a_cache_without_fixed_heads_is_refused() -> None:
 def test_feeds_are_filled_in() -> None:
     """The mask is all ones over T = P + S, rows count unmasked tokens, the last logits are wanted."""
     runner = Echo()
-    cache = {name: np.zeros((2, 2, 3, 4), np.float16) for name in runner.empty_cache(2)}
+    arrays = {name: np.zeros((2, 2, 3, 4), np.float16) for name in runner.cache_shapes()}
+    cache = runner.cache_of(arrays, 2, 3)
     feeds = runner.feeds(np.array([[5, 6], [7, 8]]), cache)
     assert feeds["attention_mask"].tolist() == [[1] * 5] * 2
     assert feeds["position_ids"].tolist() == [[3, 4]] * 2 and feeds["logits_positions"].tolist() == [[1]] * 2
@@ -77,9 +80,20 @@ def test_forward_gives_logits_where_they_are_wanted_and_a_cache_of_all_tokens() 
     runner = Echo()
     ids = np.array([[5, 6, 7]])
     logits, cache = runner.forward(ids)
-    assert logits.tolist() == [[[2, 2, 2]]] and cache["past_key_values.2.value"].shape == (1, 2, 3, 4)
+    assert logits.tolist() == [[[2, 2, 2]]] and cache.arrays()["past_key_values.2.value"].shape == (
+        1,
+        2,
+        3,
+        4,
+    )
     logits, cache = runner.forward(ids, cache, logits_positions=np.array([[0, 2]]))
-    assert logits[0, :, 0].tolist() == [0, 2] and cache["past_key_values.0.key"].shape == (1, 2, 6, 4)
+    assert logits[0, :, 0].tolist() == [0, 2] and cache.arrays()["past_key_values.0.key"].shape == (
+        1,
+        2,
+        6,
+        4,
+    )
+    assert (cache.rows, cache.tokens) == (1, 6)
 
 
 def test_logits_of_every_position_are_read_where_they_are_wanted() -> None:
@@ -92,7 +106,6 @@ def test_logits_of_every_position_are_read_where_they_are_wanted() -> None:
 def test_a_merged_graph_has_a_head_a_variant_and_a_cache_that_need_not_leave() -> None:
     runner = Echo(heads=("base", "attn1"))
     assert runner.heads == ["base", "attn1"] and Echo().heads == [""]
-    feeds = runner.feeds(np.array([[5, 6]]))
-    logits, cache = runner.step(feeds, np.array([[1]]), keep_cache=False)
-    assert set(logits) == {"base", "attn1"} and cache == {}
+    logits, cache = runner.step(runner.prepared(np.array([[5, 6]])), keep_cache=False)
+    assert set(logits) == {"base", "attn1"} and cache is None
     assert runner.wanted == ["logits.base", "logits.attn1"]

@@ -1,7 +1,8 @@
 """What a measurement times: a graph or an engine, or PyTorch with the same sublayers left out.
 
 Every contestant computes the same: the logits of the last token (optimum's graphs give those of all tokens,
-they have no other form) and the cache that the next token needs. Feeds are made before the clock starts.
+they have no other form) and the cache that the next token needs, which stays where the runner keeps it. Feeds
+are made before the clock starts.
 
 Legend: B batch, S tokens of a sequence, N sequences, K wanted positions, V vocabulary.
 """
@@ -25,6 +26,8 @@ RunSequence = Callable[[int], Array]
 """Runs sequence k and returns its logits [B, K, V]."""
 Start = Callable[[Array], RunSequence]
 """Tokens [N, B, S] → what runs them. For decode the first S − 1 tokens are cached."""
+
+_HOW = "tokens as numpy arrays, the cache in the runner's own memory"
 
 SETTLE = 0.01
 """Seconds that PyTorch's OpenMP threads spin on after a call (measured: 7.5 ms): the next sample waits."""
@@ -138,7 +141,12 @@ def of_artefact(path: Path, threads: int, decode: bool) -> Contestant:
     """A graph or an engine."""
     variant, start = store.variant(path, quick=True), _graph_start(path, threads, decode)
     return Contestant(
-        name_of(path), path, variant, "artefact", start, "logits and cache; feeds as numpy arrays"
+        name_of(path),
+        path,
+        variant,
+        "artefact",
+        start,
+        f"logits and cache; {_HOW}",
     )
 
 
@@ -150,7 +158,7 @@ def of_optimum(path: Path, graph: Path, threads: int, decode: bool) -> Contestan
         store.variant(path, quick=True),
         "optimum",
         _graph_start(graph, threads, decode),
-        f"{graph}: logits of all tokens and cache; feeds as numpy arrays",
+        f"{graph}: logits of all tokens and cache; {_HOW}",
     )
 
 
@@ -184,10 +192,10 @@ def _graph_start(path: Path, threads: int, decode: bool) -> Start:
     def start(tokens: Array) -> RunSequence:
         if decode:
             _, cache = runner.forward(tokens[0][:, :-1])
-            feeds = [runner.feeds(rows[:, -1:], cache, np.ones_like(rows)) for rows in tokens]
+            passes = [runner.prepared(rows[:, -1:], cache) for rows in tokens]
         else:
-            feeds = [runner.feeds(rows) for rows in tokens]
-        return lambda k: runner.infer(feeds[k])["logits"]
+            passes = [runner.prepared(rows) for rows in tokens]
+        return lambda k: runner.step(passes[k])[0][""]
 
     return start
 

@@ -137,7 +137,9 @@ def play(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
         position_ids=positions[:, :prompt],
         logits_positions=wanted_positions(mask[:, :prompt]),
     )
-    cache = {name: np.pad(value, ((0, 0), (0, 0), (0, gap), (0, 0))) for name, value in cache.items()}
+    if gap:  # the only pass through the host: elsewhere the cache stays with the runner
+        wider = {name: np.pad(a, ((0, 0), (0, 0), (0, gap), (0, 0))) for name, a in cache.arrays().items()}
+        cache = runner.cache_of(wider, cache.rows, cache.tokens + gap)
     steps = []
     for t in range(prompt, total):
         seen, position = mask[:, : gap + t + 1], positions[:, t : t + 1]
@@ -145,7 +147,8 @@ def play(runner: Runner, feed: Mapping[str, Array]) -> dict[str, Array]:
         steps.append(logits)
     outputs = {"prefill/logits": prefill, "decode/logits": np.concatenate(steps, axis=1)}
     return outputs | {
-        name.replace("past_key_values.", "present."): _unpadded(value, mask) for name, value in cache.items()
+        name.replace("past_key_values.", "present."): _unpadded(value, mask)
+        for name, value in cache.arrays().items()
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.evals.score.prefixes import PASS, Node
-from pipeline.runtime.runner import Cache
+from pipeline.runtime.cache import Cache
 
 INFINITE = 1 << 62
 

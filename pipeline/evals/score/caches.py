@@ -1,6 +1,6 @@
 """Keys and values of token prefixes, kept while they fit; the least recently used prefix is dropped first.
 
-Legend: G key/value heads, P cached tokens, D head dimension.
+Legend: P cached tokens.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections import Counter
 from cachetools import LRUCache
 
 from pipeline.evals.score.prefixes import Tokens
-from pipeline.runtime.runner import Cache
+from pipeline.runtime.cache import Cache
 
 TOKEN_BYTES = 4
 """Of an int32."""
 
 
 class PrefixCache(LRUCache[bytes, Cache]):
-    """Token prefix (as bytes) → its keys and values, each tensor [1, G, P, D].
+    """Token prefix (as bytes) → its keys and values, one row of P tokens.
 
     A dropped prefix only costs its computation again: `longest` gives the longest one that is left.
 
     Args:
-        limit: bytes of all tensors at most.
+        limit: bytes of all caches at most, where they lie.
     """
 
     def __init__(self, limit: int) -> None:
-        super().__init__(limit, getsizeof=_bytes_of)
+        super().__init__(limit, getsizeof=lambda cache: cache.nbytes)
         self._cooled: dict[bytes, None] = {}
         self._lengths = Counter[int]()
 
@@ -50,7 +50,7 @@ class PrefixCache(LRUCache[bytes, Cache]):
     def put(self, tokens: Tokens, cache: Cache) -> None:
         """Keeps the cache of these tokens, unless it is larger than the limit."""
         key = tokens.tobytes()
-        if key not in self and _bytes_of(cache) <= self.maxsize:
+        if key not in self and cache.nbytes <= self.maxsize:
             self[key] = cache
             self._lengths[len(tokens)] += 1
 
@@ -73,7 +73,3 @@ class PrefixCache(LRUCache[bytes, Cache]):
         self._lengths[length] -= 1
         if not self._lengths[length]:
             del self._lengths[length]
-
-
-def _bytes_of(cache: Cache) -> int:
-    return sum(array.nbytes for array in cache.values())

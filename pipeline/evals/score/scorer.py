@@ -1,7 +1,6 @@
 """Log-likelihoods of requests from a runner, in as few tokens and passes as their common prefixes allow.
 
-Legend: B batch, S new tokens, P cached tokens, T = P + S, K positions whose logits are wanted, V vocabulary,
-G key/value heads, D head dimension.
+Legend: B batch, S new tokens, P cached tokens, T = P + S, K positions whose logits are wanted, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from pipeline.evals.score.caches import PrefixCache
 from pipeline.evals.score.loglikelihoods import Answer, LogLikelihoods, ScoringError
 from pipeline.evals.score.prefixes import Node, Request, tree
 from pipeline.evals.score.work import Work
-from pipeline.runtime.runner import LOGIT_NUMBERS, Array, Cache, Runner
+from pipeline.runtime.cache import Array, Cache, joined
+from pipeline.runtime.runner import LOGIT_NUMBERS, Runner
 from pipeline.types import first_line
 
 UNBOUNDED = 1 << 30
@@ -127,7 +127,7 @@ class Scorer:
         ready = []
         for number, row in enumerate(rows):
             sums.read(row.node, {head: values[number] for head, values in logits.items()})
-            if row.node.children:
+            if row.node.children and cache is not None:
                 self._keep(row, number, rows, cache)
                 ready += row.node.children
             self._cool(row.node)
@@ -141,8 +141,8 @@ class Scorer:
             row = BatchRow(row.node, end, self._forward([BatchRow(prefix, row.past, row.cache)])[1])
         return row
 
-    def _forward(self, rows: list[BatchRow]) -> tuple[dict[str, Array], Cache]:
-        """Logits [B, K, V] of every head, and the cache [B, G, T, D] where a row has children."""
+    def _forward(self, rows: list[BatchRow]) -> tuple[dict[str, Array], Cache | None]:
+        """Logits [B, K, V] of every head, and the cache of T tokens where a row has children."""
         batch, new, past = len(rows), max(row.new for row in rows), max(row.past for row in rows)
         ids = np.zeros((batch, new), np.int64)
         mask = np.zeros((batch, past + new), np.int64)
@@ -153,36 +153,24 @@ class Scorer:
             mask[number, past - row.past : past + row.new] = 1
             positions[number] = np.minimum(row.past + np.arange(new), row.node.end - 1)
             wanted[number, : len(row.node.wanted)] = [place - row.past for place in sorted(row.node.wanted)]
-        feeds = self.runner.feeds(ids, self._pasts(rows, past), mask, positions, wanted)
+        one = self.runner.prepared(ids, self._pasts(rows, past), mask, positions, wanted)
         tokens = sum(row.new for row in rows)
         self.work.passes += 1
         self.work.tokens += tokens
         self.work.padding += batch * new - tokens
-        return self.runner.step(feeds, wanted, any(row.node.children for row in rows))
+        return self.runner.step(one, any(row.node.children for row in rows))
 
     def _pasts(self, rows: list[BatchRow], past: int) -> Cache | None:
-        """The rows' caches as one, padded on the left: [B, G, P, D]."""
+        """The rows' caches of P tokens as one, padded on the left."""
         if not past:
             return None
-        if len(rows) == 1:
-            return rows[0].cache
-        pasts = {
-            name: np.zeros((len(rows), array.shape[1], past, array.shape[3]), array.dtype)
-            for name, array in self.runner.empty_cache(1).items()
-        }
-        for number, row in enumerate(rows):
-            for name, array in (row.cache or {}).items():
-                pasts[name][number, :, past - row.past :] = array[0]
-        return pasts
+        empty = self.runner.empty_cache(1)
+        return joined([row.cache or empty for row in rows])
 
     def _keep(self, row: BatchRow, number: int, rows: list[BatchRow], cache: Cache) -> None:
         """Puts the cache of one row, without its padding, into the prefix cache."""
         past = max(row.past for row in rows)
-        tokens = slice(past - row.past, past + row.new)
-        own = {name: array[number : number + 1, :, tokens] for name, array in cache.items()}
-        if len(rows) > 1:  # a view would keep the whole batch in memory
-            own = {name: array.copy() for name, array in own.items()}
-        self.prefixes.put(row.node.tokens, own)
+        self.prefixes.put(row.node.tokens, cache.part([number], past - row.past, past + row.new))
 
     def _cool(self, node: Node) -> None:
         """Counts a child as done; a parent whose last child is done is the first to make room."""

@@ -19,8 +19,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pipeline.runtime.cache import Array, Cache, joined
 from pipeline.runtime.generation.rows import Group, Row, end_row, is_cancelled
-from pipeline.runtime.runner import Array, Cache, Runner
+from pipeline.runtime.runner import Runner
 from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
@@ -174,6 +175,7 @@ class Batcher:
 
         Rows that the model refuses leave the group.
         """
+        cache: Cache | None
         try:
             logits, cache = self._pass(group, columns)
         except Exception as error:  # noqa: BLE001 - the backends' exceptions share no base class
@@ -189,7 +191,7 @@ class Batcher:
         logits, cache = self.runner.forward(group.next[:, :columns], group.cache, attention_mask=mask)
         return logits[:, -1], cache
 
-    def _row_by_row(self, group: Group, columns: int) -> tuple[Array, Cache]:
+    def _row_by_row(self, group: Group, columns: int) -> tuple[Array, Cache | None]:
         """As `_pass`, each row by itself. What fails now ends; the others' columns stay where they are."""
         alone, lines = list[tuple[Array, Cache]](), list[int]()
         for line, row in enumerate(group.rows):
@@ -202,10 +204,9 @@ class Batcher:
         group.rows, group.mask = rest.rows, rest.mask
         group.next, group.next_mask = rest.next, rest.next_mask
         if not alone:
-            return np.zeros((0, 1), np.float32), {}
-        caches = [cache for _, cache in alone]
-        joined = {name: np.concatenate([cache[name] for cache in caches]) for name in caches[0]}
-        return np.concatenate([logits for logits, _ in alone]), joined
+            return np.zeros((0, 1), np.float32), None
+        cache = joined([cache for _, cache in alone])
+        return np.concatenate([logits for logits, _ in alone]), cache
 
     def _advance(self, group: Group, logits: Array) -> Group | None:
         """Every row picks its token from its logits [V]; rows that end leave. None if no row is left."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.runtime.runner import Array, Cache
+from pipeline.runtime.cache import Array, Cache, joined
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Group:
 
     Attributes:
         rows: B of them.
-        cache: past_key_values.{i}.key|value → [B, G, P, D]; None before the first pass.
+        cache: of P tokens; None before the first pass.
         mask: [B, P] int64, 0 = padding; of what is cached.
         next: [B, S] int64, tokens that are not cached yet; a joining group's are padded on the left.
         next_mask: [B, S] int64.
@@ -76,7 +76,7 @@ class Group:
 
     def part(self, lines: list[int]) -> Group:
         """These rows by themselves, every column as it is here."""
-        cache = None if self.cache is None else {name: array[lines] for name, array in self.cache.items()}
+        cache = None if self.cache is None else self.cache.part(lines)
         rows = [self.rows[line] for line in lines]
         return Group(rows, cache, self.mask[lines], self.next[lines], self.next_mask[lines])
 
@@ -88,20 +88,17 @@ class Group:
         used = mask.any(axis=0)
         first = int(used.argmax()) if used.any() else mask.shape[1]
         if self.cache is not None:  # first, because it alone may find no memory
-            self.cache = {name: array[lines, :, first:] for name, array in self.cache.items()}
+            self.cache = self.cache.part(lines, first)
         self.rows = [self.rows[line] for line in lines]
         self.next, self.next_mask, self.mask = self.next[lines], self.next_mask[lines], mask[:, first:]
 
     def join(self, other: Group) -> None:
         """Adds another group's rows; the shorter cache is padded on the left."""
-        past = max(self.mask.shape[1], other.mask.shape[1])
-        first, second = self.cache or {}, other.cache or {}
-        self.cache = {  # first, because it alone may find no memory
-            name: np.concatenate([_padded(first[name], 2, past), _padded(second[name], 2, past)])
-            for name in first
-        }
+        assert self.cache is not None and other.cache is not None, "groups join after their first pass"
+        self.cache = joined([self.cache, other.cache])  # first, because it alone may find no memory
+        past = self.cache.tokens
         self.rows = self.rows + other.rows
-        self.mask = np.concatenate([_padded(self.mask, 1, past), _padded(other.mask, 1, past)])
+        self.mask = np.concatenate([_padded(self.mask, past), _padded(other.mask, past)])
         self.next = np.concatenate([self.next, other.next])
         self.next_mask = np.concatenate([self.next_mask, other.next_mask])
 
@@ -123,10 +120,6 @@ def is_cancelled(row: Row) -> bool:
         return True
 
 
-def _padded(array: Array, axis: int, size: int) -> Array:
-    """The array with zeros before it along an axis, up to a size."""
-    if array.shape[axis] == size:
-        return array
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (size - array.shape[axis], 0)
-    return np.pad(array, widths)
+def _padded(mask: Array, size: int) -> Array:
+    """A mask [B, P] with zeros before it, up to a size."""
+    return np.pad(mask, ((0, 0), (size - mask.shape[1], 0)))

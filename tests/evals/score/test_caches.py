@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.evals.score.caches import PrefixCache
+from pipeline.runtime.cache import HostCache
 
 
-def cache(size: int) -> dict[str, np.ndarray]:
-    return {"k": np.zeros(size, np.int8)}
+def cache(size: int) -> HostCache:
+    return HostCache({"k": np.zeros((1, 1, size, 1), np.int8)}, 1, size)
 
 
 def tokens(length: int) -> np.ndarray:

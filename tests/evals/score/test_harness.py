@@ -152,11 +152,11 @@ def test_a_runner_that_fails_loses_its_own_documents_only(
     lm = model(plain)
     step = lm.runner.step
 
-    def fragile(feeds: Any, *rest: Any) -> Any:
-        if 7 in feeds["input_ids"]:
+    def fragile(one: Any, *rest: Any) -> Any:
+        if 7 in one.feeds["input_ids"]:
             raise RuntimeError("out of memory")
-        logits, cache = step(feeds, *rest)
-        if 9 in feeds["input_ids"]:
+        logits, cache = step(one, *rest)
+        if 9 in one.feeds["input_ids"]:
             logits[""][:] = np.nan
         return logits, cache
 
@@ -214,15 +214,14 @@ def test_a_variant_without_attention_is_scored_without_a_cache(plain: Path) -> N
 
 def overflowing(lm: PipelineLM, token: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the logits behind a token be NaN, as where a number in the model overflows."""
-    infer = lm.runner.infer
+    step = lm.runner.step
 
-    def spoilt(feeds: Any, wanted: Any = None) -> Any:
-        outputs = infer(feeds, wanted)
-        rows = (feeds["input_ids"] == token).any(axis=1)
-        outputs["logits"][rows] = np.nan
-        return outputs
+    def spoilt(one: Any, *rest: Any) -> Any:
+        logits, cache = step(one, *rest)
+        logits[""][(one.feeds["input_ids"] == token).any(axis=1)] = np.nan
+        return logits, cache
 
-    monkeypatch.setattr(lm.runner, "infer", spoilt)
+    monkeypatch.setattr(lm.runner, "step", spoilt)
 
 
 def test_a_text_of_logits_that_are_no_numbers_is_no_answer(

@@ -32,10 +32,11 @@ def watched(limits: Limits, batch_tokens: int, pairs: Pairs) -> tuple[Scorer, li
     passes: list[tuple[int, ...]] = []
     step = runner.step
 
-    def noted(feeds, wanted, keep_cache=True):
-        batch, new = feeds["input_ids"].shape
-        passes.append((batch, new, feeds["attention_mask"].shape[1] - new, wanted.shape[1]))
-        return step(feeds, wanted, keep_cache)
+    def noted(one, keep_cache=True):
+        batch, new = one.feeds["input_ids"].shape
+        assert one.feeds["attention_mask"].shape[1] == one.tokens and one.cache.rows == batch
+        passes.append((batch, new, one.cache.tokens, one.wanted.shape[1]))
+        return step(one, keep_cache)
 
     runner.step = noted
     scorer, answers = Scorer(runner, batch_tokens), {}
@@ -85,10 +86,10 @@ def test_a_row_that_fails_loses_its_own_requests_only() -> None:
     runner, answers = Contract(Limits()), {}
     step = runner.step
 
-    def fragile(feeds, wanted, keep_cache=True):
-        if 7 in feeds["input_ids"]:
+    def fragile(one, keep_cache=True):
+        if 7 in one.feeds["input_ids"]:
             raise RuntimeError("out of memory\nand a trace")
-        return step(feeds, wanted, keep_cache)
+        return step(one, keep_cache)
 
     runner.step = fragile
     contexts = [[k, k, k] for k in range(12)]
@@ -123,13 +124,13 @@ def test_the_answers_are_those_of_logits_that_are_known() -> None:
     """A runner that prefers token n + 1 after token n: its log-likelihoods can be computed by hand."""
     runner, answers = Contract(Limits()), {}
 
-    def step(feeds, wanted, keep_cache=True):
-        ids = np.take_along_axis(feeds["input_ids"], wanted, axis=1)
-        logits = np.zeros((*wanted.shape, 10), np.float32)
+    known = runner.step
+
+    def step(one, keep_cache=True):
+        ids = np.take_along_axis(one.feeds["input_ids"], one.wanted, axis=1)
+        logits = np.zeros((*one.wanted.shape, 10), np.float32)
         np.put_along_axis(logits, (ids[:, :, None] + 1) % 10, 2.0, axis=2)
-        total = feeds["attention_mask"].shape[1]
-        cache = {"past_key_values.0.key": np.zeros((len(ids), 1, total, 1), np.int8)} if keep_cache else {}
-        return {"": logits}, cache
+        return {"": logits}, known(one, keep_cache)[1]
 
     runner.step, runner.outputs = step, {"logits": TensorInfo(np.dtype(np.float32), ("B", "K", 10))}
     pairs = [([1, 2], [3, 4]), ([1, 2], [3, 9]), ([5], [0])]

@@ -16,11 +16,11 @@ from pipeline.engines import opening
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, tokenizer
 from pipeline.models.reference import Reference
-from pipeline.runtime.generation import rows
 from pipeline.runtime.generation.batcher import Batcher, QueueFull
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Piece, Writer
+from pipeline.runtime.ort_cache import OrtCache
 from pipeline.runtime.runner import Limits
 from pipeline.types import SkipSet, UserError
 from tests import tiny
@@ -126,7 +126,7 @@ class Spied:
 
     def forward(self, ids: Any, cache: Any, attention_mask: Any) -> Any:
         (rows, new), total = ids.shape, attention_mask.shape[1]
-        assert {(array.shape[0], array.shape[2]) for array in (cache or {}).values()} <= {(rows, total - new)}
+        assert cache is None or (cache.rows, cache.tokens) == (rows, total - new)
         self.passes.append((rows, new, total))
         if len(self.passes) == self.fails or self.refuses(ids):
             raise RuntimeError("out of memory")
@@ -370,7 +370,7 @@ def test_no_memory_to_join_ends_those_that_join(models: Any, monkeypatch: pytest
     batcher.step()
     batcher.add(joins.row(prompts))
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "_padded", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+        patch.setattr(OrtCache, "beside", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
         batcher.step()
     while batcher.step():
         pass

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.runtime.cache import HostCache
 from pipeline.runtime.generation.greedy import GreedyRow
 from pipeline.runtime.generation.rows import Group, Row, end_row, is_cancelled
 
@@ -16,7 +17,7 @@ def row(*prompt: int) -> Row:
 def written(*prompts: tuple[int, ...]) -> Group:
     """A group after its first pass: the cache holds its tokens, [B, 1, P, 1], and 9 comes next."""
     group = Group.of([row(*prompt) for prompt in prompts])
-    group.cache = {NAME: group.next[:, None, :, None].astype(np.float32)}
+    group.cache = HostCache({NAME: group.next[:, None, :, None].astype(np.float32)}, *group.next.shape)
     group.mask, group.next = group.next_mask, np.full((len(prompts), 1), 9)
     group.next_mask = np.ones_like(group.next)
     return group
@@ -35,7 +36,7 @@ def test_padding_that_no_row_needs_goes_with_the_row_that_needed_it() -> None:
     group = written((5,), (6, 7, 8), (3, 4))
     group.keep([0, 2])
     assert group.mask.tolist() == [[0, 1], [1, 1]] and group.cache is not None
-    assert group.cache[NAME][:, 0, :, 0].tolist() == [[0, 5], [3, 4]]
+    assert group.cache.arrays()[NAME][:, 0, :, 0].tolist() == [[0, 5], [3, 4]]
     assert [list(r.prompt) for r in group.rows] == [[5], [3, 4]] and group.next.tolist() == [[9], [9]]
 
 
@@ -46,7 +47,7 @@ def test_groups_join_with_the_shorter_cache_padded(order: tuple[int, int]) -> No
     group, other = (groups[k] for k in order)
     group.join(other)
     assert group.mask.tolist() == [lines[k][0] for k in order] and group.cache is not None
-    assert group.cache[NAME][:, 0, :, 0].tolist() == [lines[k][1] for k in order]
+    assert group.cache.arrays()[NAME][:, 0, :, 0].tolist() == [lines[k][1] for k in order]
     assert len(group.rows) == 2 and group.next.shape == (2, 1)
 
 

@@ -139,15 +139,15 @@ def _open(repository: Path, artefact: ServedArtefact, parameters: Parameters) ->
         from pipeline.runtime.tensorrt import TrtRunner
 
         return TrtRunner(repository / artefact.plan, artefact.engine)
-    import onnxruntime as ort
+    from pipeline.runtime.onnxruntime import OnnxRunner, open_session, refusal
 
-    from pipeline.runtime.onnxruntime import PROVIDERS, OnnxRunner, open_session
-
-    provider = parameters.provider
+    provider = "cpu" if on_cpu else parameters.provider
     if provider == "auto":
-        provider = "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
+        reason = refusal("cuda")
+        provider = "cpu" if reason else "cuda"
+        pb_utils.Logger.log_info(f"provider auto is {provider}" + (f": {reason}" if reason else ""))
     path = repository / artefact.graph
-    session = open_session(path, path.parent, parameters.threads, "cpu" if on_cpu else provider)
+    session = open_session(path, path.parent, parameters.threads, provider)
     pb_utils.Logger.log_info(f"{path} in {session.get_providers()[0]}")
     return OnnxRunner(path, session)
 

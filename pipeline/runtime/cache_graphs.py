@@ -1,10 +1,9 @@
-"""The small ONNX graphs that put caches together where they lie: one cuts rows and tokens, one joins.
+"""Small ONNX graphs that put caches together where they lie: one operator each, on every tensor of a cache.
 
 They are written as bytes: a Triton model carries this package, and its environment has no `onnx`. Field
 numbers are those of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 
-Legend: A, B rows of two caches, G key/value heads, P, Q cached tokens, D head dimension, N tensors of a
-cache.
+Legend: A, B rows of two caches, G key/value heads, P cached tokens, D head dimension, N tensors of a cache.
 """
 
 from __future__ import annotations
@@ -22,43 +21,32 @@ _INT = 2
 """AttributeProto.AttributeType."""
 
 
-def cutting(dtypes: Sequence[np.dtype[np.generic]]) -> bytes:
-    """The graph that takes rows and tokens out of a cache.
-
-    Its inputs are `x0` … of [A, G, P, D] each, `rows` int64 [B], and `starts` and `ends` int64 [3], of the
-    first three axes; its outputs `y0` … of [B, G, Q, D].
-
-    Args:
-        dtypes: of the N tensors.
-    """
-    nodes, inputs, outputs = list[bytes](), list[bytes](), list[bytes]()
-    for i, dtype in enumerate(dtypes):
-        nodes.append(_node("Gather", [f"x{i}", "rows"], f"rows{i}", axis=0))
-        nodes.append(_node("Slice", [f"rows{i}", "starts", "ends"], f"y{i}"))
-        inputs.append(_value(f"x{i}", _TYPES[dtype.name], 4))
-        outputs.append(_value(f"y{i}", _TYPES[dtype.name], 4))
-    return _model(
-        "cut", nodes, [*(_value(name, _INT64, 1) for name in ("rows", "starts", "ends")), *inputs], outputs
-    )
+_FORMS: dict[str, tuple[str, str, tuple[str, ...], dict[str, int]]] = {
+    "rows": ("Gather", "x", ("rows",), {"axis": 0}),
+    "tokens": ("Slice", "x", ("starts", "ends"), {}),
+    "pad": ("Pad", "x", ("pads",), {}),
+    "join": ("Concat", "ab", (), {"axis": 0}),
+}
+"""Name → operator, one letter for each cache that it reads, its other inputs, its attributes."""
 
 
-def joining(dtypes: Sequence[np.dtype[np.generic]]) -> bytes:
-    """The graph that puts the rows of two caches together.
-
-    Its inputs are `a0` … of [A, G, P, D] and `b0` … of [B, G, Q, D] each, and `pads_a` and `pads_b`
-    int64 [8], zeros before and after each axis; its outputs `y0` … of [A + B, G, max(P, Q), D].
+def graph(form: str, dtypes: Sequence[np.dtype[np.generic]]) -> bytes:
+    """A graph whose outputs are `y0` … `y{N-1}`.
 
     Args:
+        form: 'rows' takes rows out of `x0` … of [A, G, P, D] each, by `rows` int64 [B]; 'tokens' takes tokens
+            out of them, by `starts` and `ends` int64 [3], of the first three axes; 'pad' puts zeros before or
+            behind, as many as `pads` int64 [8] says; 'join' puts the rows of `b0` … behind those of `a0` ….
         dtypes: of the N tensors.
     """
-    nodes, inputs, outputs = list[bytes](), list[bytes](), list[bytes]()
+    op_type, letters, numbers, attributes = _FORMS[form]
+    nodes, inputs, outputs = list[bytes](), [_value(name, _INT64, 1) for name in numbers], list[bytes]()
     for i, dtype in enumerate(dtypes):
-        for side in "ab":
-            nodes.append(_node("Pad", [f"{side}{i}", f"pads_{side}"], f"padded_{side}{i}"))
-            inputs.append(_value(f"{side}{i}", _TYPES[dtype.name], 4))
-        nodes.append(_node("Concat", [f"padded_a{i}", f"padded_b{i}"], f"y{i}", axis=0))
+        tensors = [f"{letter}{i}" for letter in letters]
+        nodes.append(_node(op_type, [*tensors, *numbers], f"y{i}", **attributes))
+        inputs += [_value(name, _TYPES[dtype.name], 4) for name in tensors]
         outputs.append(_value(f"y{i}", _TYPES[dtype.name], 4))
-    return _model("join", nodes, [*(_value(f"pads_{side}", _INT64, 1) for side in "ab"), *inputs], outputs)
+    return _model(form, nodes, inputs, outputs)
 
 
 def _model(name: str, nodes: Sequence[bytes], inputs: Sequence[bytes], outputs: Sequence[bytes]) -> bytes:

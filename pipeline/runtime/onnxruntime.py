@@ -141,7 +141,7 @@ def refusal(provider: str) -> str | None:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; some of it is optional
         ort.preload_dlls()
     try:
-        session = _session(cache_graphs.joining([np.dtype(np.float32)]), _options(1), provider)
+        session = _session(cache_graphs.graph("join", [np.dtype(np.float32)]), _options(1), provider)
     except Exception as error:  # noqa: BLE001 - as in open_session
         return f"the {provider} provider does not start: {first_line(error)}"
     if PROVIDERS[provider] in session.get_providers():

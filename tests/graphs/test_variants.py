@@ -71,7 +71,7 @@ def compare_with_torch(path: Path, folder: Path, chosen: SkipSet, limit: float, 
             assert np.abs(logits[:, 0] - expected[:, t - 1]).max() <= limit * scale
             if t < 12:
                 logits, cache = runner.forward(ids[:, t : t + 1], cache, attention_mask=mask[:, : t + 1])
-        assert set(cache) == names and set(kept) == {int(n.split(".")[1]) for n in names}
+        assert set(cache.arrays()) == names and set(kept) == {int(n.split(".")[1]) for n in names}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

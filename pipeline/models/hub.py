@@ -71,13 +71,15 @@ def config(name: str) -> Path:
         UserError: neither hub nor cache has it.
     """
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repo, _, revision = name.partition("@")
     try:
         info = HfApi().model_info(repo, revision=revision or None, timeout=TIMEOUT)
         return Path(hf_hub_download(repo, CONFIG, revision=info.sha))
-    except EntryNotFoundError:
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # the network went between the two questions
+            raise _unreachable(name, error) from None
         raise UserError(f"{name} has no {CONFIG} on the Hugging Face hub") from None
     except _refusals() as error:
         cached = hub_cache.find(repo, revision or "main")

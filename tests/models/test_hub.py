@@ -59,7 +59,8 @@ class Hub(BaseHTTPRequestHandler):
             )
         else:
             self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
+            is_there = parts[:3] == ["org", "tiny", "resolve"]
+            self.send_header("X-Error-Code", "EntryNotFound" if is_there else "RepoNotFound")
             self.end_headers()
 
     def reply(self, body: bytes, send_body: bool, headers: dict[str, str] | None = None) -> None:

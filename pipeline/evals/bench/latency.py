@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import store
+from pipeline.evals import machine, roofline
 from pipeline.evals.bench import stopwatch
 from pipeline.evals.bench.contestants import Contestant
 from pipeline.evals.bench.memory import Resident
@@ -28,13 +30,20 @@ class Costs:
 
     Attributes:
         ceiling: % of the time that the removed FLOPs (prefill) or bytes (decode) allow to save.
+        byte_ceiling: % that the removed bytes allow; None but for a prefill that bytes bind.
         weight_mb: MB of its weights.
         cache_bytes_per_token: bytes of one token's keys and values.
     """
 
     ceiling: float | None = None
+    byte_ceiling: float | None = None
     weight_mb: float | None = None
     cache_bytes_per_token: int | None = None
+
+    @property
+    def ceilings(self) -> list[float]:
+        """Those that there are; that of what binds the time first."""
+        return [one for one in (self.byte_ceiling, self.ceiling) if one is not None]
 
 
 def latency(
@@ -58,7 +67,7 @@ def latency(
     saved, low, high = map(saved_percent, stopwatch.speedup(base, samples))
     cost = _costs(contestant.path, contestant.variant, work, base_skip)
     is_cut = contestant.kind == "artefact" and contestant.variant.skip != base_skip
-    ceiling = cost.ceiling if is_cut else None  # PyTorch and optimum are other programs
+    ceilings = cost.ceilings if is_cut else []  # PyTorch and optimum are other programs
     return Latency(
         artefact=str(contestant.path),
         name=contestant.name,
@@ -69,8 +78,9 @@ def latency(
         improvement=saved,
         interval=(low, high),
         ceiling=cost.ceiling,
-        share=saved / ceiling if ceiling else None,
-        above_ceiling=ceiling is not None and low > ceiling,
+        byte_ceiling=cost.byte_ceiling,
+        share=saved / ceilings[0] if ceilings and ceilings[0] else None,
+        above_ceiling=bool(ceilings) and low > max(ceilings),
         disturbed=samples.disturbed,
         clean=samples.clean.count(True),
         enough_clean=samples.enough,
@@ -101,14 +111,20 @@ def saved_percent(speedup: float) -> float:
 def _costs(path: Path, variant: Variant, work: Workload, base_skip: SkipSet) -> Costs:
     config, skip, precision = read_config(store.checkpoint_folder(path)), variant.skip, variant.precision
     maps = compensation.sizes(store.overlays(path))
+
+    def saved(ceiling: Callable[..., float]) -> float:
+        part = ceiling(config, skip, precision, work, maps)
+        return saved_percent(part / ceiling(config, base_skip, precision, work))
+
     try:
-        whole = costs.ceiling(config, base_skip, precision, work)
-        part = costs.ceiling(config, skip, precision, work, maps)
+        base = roofline.traffic(config, base_skip, precision, work)
+        has_both = not work.decode and roofline.bytes_bind(base, machine.device(path))
+        return Costs(
+            saved(costs.ceiling),
+            saved(costs.byte_ceiling) if has_both else None,
+            costs.weight_bytes(config, skip, precision, maps) / 1e6,
+            costs.cache_bytes(config, skip, precision),
+        )
     except UserError as error:
         log.warning("%s", error)
         return Costs()
-    return Costs(
-        saved_percent(part / whole),
-        costs.weight_bytes(config, skip, precision, maps) / 1e6,
-        costs.cache_bytes(config, skip, precision),
-    )

@@ -12,6 +12,8 @@ from pipeline.store.records import Conditions, Latency
 
 COLUMNS = ("variant", "tokens", "p50 ms", "saved %", "ceiling %", "of it", "peak MB", "KV\nB/token")
 """What a reader needs, in 100 columns; --json and the result files have everything."""
+BY_BYTES = "by\nbytes %"
+"""Stands behind `ceiling %` where bytes bind a prefill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ def table(report: BenchReport) -> Table:
         f"{how.measure}, {how.sequences} sequences, batch {how.batch}, {how.threads} threads, {how.device}"
     )
     rows = Table(title=title, caption=_caption(report))
-    for heading in COLUMNS:
+    has_bytes = any(row.byte_ceiling is not None for row in report.rows)
+    for heading in _headings(has_bytes):
         is_name = heading == "variant"
         rows.add_column(heading, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for row in report.rows:
@@ -48,11 +51,17 @@ def table(report: BenchReport) -> Table:
             f"{row.p50:.1f}",
             f"{row.improvement:.1f}",
             _number(row.ceiling, ".1f"),
+            *([_number(row.byte_ceiling, ".1f")] if has_bytes else []),
             _number(row.share, ".0%") + (" !" if row.above_ceiling else ""),
             _number(row.peak_mb, ".0f"),
             _number(row.cache_bytes_per_token, "d"),
         )
     return rows
+
+
+def _headings(has_bytes: bool) -> list[str]:
+    place = COLUMNS.index("ceiling %") + 1
+    return [*COLUMNS[:place], *([BY_BYTES] if has_bytes else []), *COLUMNS[place:]]
 
 
 def short(report: BenchReport) -> dict[str, dict[str, str]]:
@@ -61,12 +70,17 @@ def short(report: BenchReport) -> dict[str, dict[str, str]]:
     return {
         row.artefact: {
             f"saved %\n(ceiling)\nat {longest}": (
-                "" if row.ceiling is None else f"{row.improvement:.1f} ({row.ceiling:.1f})"
+                "" if row.ceiling is None else f"{row.improvement:.1f} ({_binding(row):.1f})"
             )
         }
         for row in report.rows
         if row.kind == "artefact" and row.length == longest
     }
+
+
+def _binding(row: Latency) -> float:
+    """The ceiling of what binds the time."""
+    return (row.ceiling or 0.0) if row.byte_ceiling is None else row.byte_ceiling
 
 
 def _number(value: float | None, form: str) -> str:
@@ -80,6 +94,11 @@ def _caption(report: BenchReport) -> str:
         f"ceiling: what the removed {how.ceiling_of} allow; of it: saved / ceiling, by medians against "
         f"{how.against}"
     ]
+    if any(row.byte_ceiling is not None for row in report.rows):
+        notes.append(
+            "by bytes %: what the removed bytes allow; where it stands, they bind, not FLOPs, and `of it` is "
+            "of this"
+        )
     if how.against != "base":
         notes.append(f"the checkpoint's files hold no base; all is measured against {how.against}")
     if any(row.above_ceiling for row in report.rows):

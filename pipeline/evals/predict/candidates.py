@@ -23,7 +23,7 @@ GRID = ("block", "attn", "mlp")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CostedVariant:
     """A variant, by what it costs.
 
     Attributes:
@@ -39,12 +39,12 @@ class Candidate:
     stand_ins: tuple[StandIn, ...] = ()
 
 
-def base(model: NamedConfig) -> Candidate:
+def base(model: NamedConfig) -> CostedVariant:
     """The model as it is, which what its config.json drops is left out of."""
-    return Candidate(model.dropped.name, model.dropped)
+    return CostedVariant(model.dropped.name, model.dropped)
 
 
-def candidates(model: NamedConfig, texts: Iterable[str], amounts: SkipOptions) -> list[Candidate]:
+def candidates(model: NamedConfig, texts: Iterable[str], amounts: SkipOptions) -> list[CostedVariant]:
     """The variants that are asked for, each once; without a text the papers' nine.
 
     Args:
@@ -64,23 +64,23 @@ def candidates(model: NamedConfig, texts: Iterable[str], amounts: SkipOptions) -
     else:
         options = [SkipOptions(kind, frac=frac) for kind in GRID for frac in FRACTIONS]
         skips = [one.skip_set(layers) | model.dropped for one in options]
-        chosen = [Candidate(skip.name, skip) for skip in skips]
+        chosen = [CostedVariant(skip.name, skip) for skip in skips]
     return list({one.name: one for one in chosen if one.name != base(model).name}.values())
 
 
-def _candidate(model: NamedConfig, text: str, amounts: SkipOptions, layers: int) -> Candidate:
+def _candidate(model: NamedConfig, text: str, amounts: SkipOptions, layers: int) -> CostedVariant:
     if text in KINDS:
         skip = replace(amounts, skip=text).skip_set(layers) | model.dropped
-        return Candidate(skip.name, skip)
+        return CostedVariant(skip.name, skip)
     name, form, adapter = split_name(text)
     skip = SkipOptions(name).skip_set(layers) | model.dropped
     if form is None:
-        return Candidate("~".join(filter(None, (skip.name, adapter))), skip)
+        return CostedVariant("~".join(filter(None, (skip.name, adapter))), skip)
     name = f"{skip.name}~{form}"
     overlay = store.overlay_path(model.folder, name) if model.folder else None
     fitted = overlay is not None and overlay.is_file()
     maps, stand_ins = _of_overlay(overlay) if overlay and fitted else _of_form(model, skip, form)
-    return Candidate("~".join(filter(None, (name, adapter))), skip, maps, stand_ins)
+    return CostedVariant("~".join(filter(None, (name, adapter))), skip, maps, stand_ins)
 
 
 def _of_overlay(file: Path) -> tuple[MapSizes, tuple[StandIn, ...]]:

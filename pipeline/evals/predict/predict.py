@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pipeline.evals import roofline
 from pipeline.evals.gpus import Gpu
 from pipeline.evals.predict import launches
-from pipeline.evals.predict.candidates import Candidate
+from pipeline.evals.predict.candidates import CostedVariant
 from pipeline.evals.roofline import Bound
 from pipeline.models import costs
 from pipeline.models.config import Config
@@ -133,7 +133,7 @@ class Prediction:
 
 def predict(
     model: NamedConfig,
-    variants: Sequence[Candidate],
+    variants: Sequence[CostedVariant],
     gpu: Gpu,
     settings: PredictSettings = PredictSettings(),
 ) -> Prediction:
@@ -174,7 +174,7 @@ class _Predictor:
     launch_us: float
     batch: int
 
-    def row(self, variant: Candidate, base: Candidate, length: int) -> PredictedRow:
+    def row(self, variant: CostedVariant, base: CostedVariant, length: int) -> PredictedRow:
         cache = self.batch * (length + 1) * costs.cache_bytes(self.config, variant.skip, PRECISION)
         needs = costs.weight_bytes(self.config, variant.skip, PRECISION, variant.maps) + cache
         fits = needs <= self.gpu.memory
@@ -184,7 +184,7 @@ class _Predictor:
         )
         return PredictedRow(variant.name, length, needs / 1e9, fits, prefill, decode)
 
-    def time(self, variant: Candidate, base: Candidate, work: Workload) -> PassTime:
+    def time(self, variant: CostedVariant, base: CostedVariant, work: Workload) -> PassTime:
         (engine, bound, count), (whole, _, most) = self.parts(variant, work), self.parts(base, work)
         launched = count * self.launch_us / 1e6
         eager = max(launched, engine)
@@ -198,7 +198,7 @@ class _Predictor:
             eager_saved=saved_percent(eager, max(most * self.launch_us / 1e6, whole)),
         )
 
-    def parts(self, variant: Candidate, work: Workload) -> tuple[float, Bound, int]:
+    def parts(self, variant: CostedVariant, work: Workload) -> tuple[float, Bound, int]:
         """(seconds of the roofline, what binds there, kernels of eager PyTorch)."""
         traffic = roofline.traffic(self.config, variant.skip, PRECISION, work, variant.maps)
         count = launches.count(self.config, variant.skip, work.decode, variant.stand_ins)

@@ -162,8 +162,11 @@ class Latency(Record):
         interval: its 95 % interval, %.
         ceiling: % that the removed FLOPs (prefill) or bytes (decode) allow; None where config.json does not
             say.
-        share: improvement / ceiling; None where nothing is removed, and for PyTorch and optimum.
-        above_ceiling: the whole interval lies above the ceiling: a bug in the measurement, or time that is
+        byte_ceiling: % that the removed bytes allow, of a prefill that bytes bind; None elsewhere, and in
+            results of 0.3 and before.
+        share: improvement / byte_ceiling, or / ceiling where there is none; None where nothing is removed,
+            and for PyTorch and optimum.
+        above_ceiling: the whole interval lies above both ceilings: a bug in the measurement, or time that is
             not spent on FLOPs (bytes).
         disturbed: samples found disturbed, repeats included.
         clean: sequences with an undisturbed sample.
@@ -184,6 +187,7 @@ class Latency(Record):
     improvement: float
     interval: tuple[float, float]
     ceiling: float | None = None
+    byte_ceiling: float | None = None
     share: float | None = None
     above_ceiling: bool
     disturbed: Count = 0

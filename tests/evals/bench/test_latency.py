@@ -85,5 +85,34 @@ def test_the_ceiling_counts_the_maps(decode: bool, model: Path) -> None:
     assert row.weight_mb == pytest.approx(4 * weights / 1e6)
 
 
+def short_rows(model: Path, saved: float, tokens: int = 2, decode: bool = False) -> list[Latency]:
+    """Rows of base and block1-2, at so few tokens that bytes bind on any processor."""
+    everyone = contestants.line_up([graph(model, "base"), graph(model, "block1-2")], threads=1, decode=decode)
+    samples = [stopwatch.Samples([one] * 5, [True] * 5) for one in (1.0, 1 - saved)]
+    return [
+        latency(one, own, samples[0], Workload(tokens, decode), None)
+        for one, own in zip(everyone, samples, strict=True)
+    ]
+
+
+def test_where_bytes_bind_a_prefill_their_ceiling_stands_beside(model: Path) -> None:
+    """Of 3 layers 2 go: 24,576 + 18,432 weights, two norms of 64, and 2 cached tokens of 128 numbers."""
+    base, row = short_rows(model, 0.5)
+    layer, head = 24_576 + 18_432 + 2 * 64 + 2 * 128, 96 * 64 + 64
+    assert row.byte_ceiling == pytest.approx(100 * (1 - (layer + head) / (3 * layer + head)))
+    assert row.ceiling is not None and abs(row.byte_ceiling - row.ceiling) > 1
+    assert row.share == pytest.approx(50 / row.byte_ceiling) and (base.byte_ceiling, base.share) == (0, None)
+    assert short_rows(model, 0.5, tokens=400)[1].byte_ceiling is None
+    assert short_rows(model, 0.5, decode=True)[1].byte_ceiling is None
+
+
+def test_only_what_is_above_both_ceilings_is_pointed_out(model: Path) -> None:
+    row = short_rows(model, 0.5)[1]
+    assert row.ceiling is not None and row.byte_ceiling is not None
+    low, high = sorted((row.ceiling, row.byte_ceiling))
+    assert not short_rows(model, (low + high) / 200)[1].above_ceiling
+    assert short_rows(model, high / 100 + 0.02)[1].above_ceiling
+
+
 def test_saved_percent() -> None:
     assert (saved_percent(1), saved_percent(2), saved_percent(4)) == (0, 50, 75)

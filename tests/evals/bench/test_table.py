@@ -86,6 +86,26 @@ def test_marks_are_explained() -> None:
     assert "unchecked: nothing says" in words and "is not measured on this system" in words
 
 
+def test_the_byte_ceiling_stands_beside_where_bytes_bind() -> None:
+    rows = (row("base.fp32", 10, byte_ceiling=0.0), row("a.fp32", 10, byte_ceiling=22.7), row("a.fp32"))
+    report = BenchReport(rows, HOW, ())
+    words = printed(report)
+    assert max(map(len, words.splitlines())) <= 100 and "bytes %" in words
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in words.splitlines() if "24.6" in line
+    ]
+    assert [cell[4:7] for cell in cells] == [
+        ["25.1", "0.0", "98%"],
+        ["25.1", "22.7", "98%"],
+        ["25.1", "", "98%"],
+    ]
+    assert "what the removed bytes allow; where it stands, they bind, not FLOPs" in " ".join(words.split())
+    assert "bytes" not in printed(BenchReport((row("a.fp32"),), HOW, ()))
+    assert short(BenchReport(rows[:2], HOW, ()))["graphs/m/a.fp32.onnx"] == {
+        "saved %\n(ceiling)\nat 10": "24.6 (22.7)"
+    }
+
+
 def test_json_has_everything() -> None:
     plain = BenchReport((row("a.fp32"),), HOW, ()).plain()
     assert plain["rows"][0]["p99"] == 1400.0 and plain["rows"][0]["total"] == 1234.56

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.evals import gpus
 from pipeline.evals.gpus import Gpu
-from pipeline.evals.predict.candidates import Candidate
+from pipeline.evals.predict.candidates import CostedVariant
 from pipeline.evals.predict.launches import StandIn
 from pipeline.evals.predict.predict import PredictedRow, PredictSettings, predict
 from pipeline.models.compensation import MapSizes
@@ -21,15 +21,15 @@ from tests.evals.test_roofline import SMALL, gpu
 
 LLAMA_2_7B = json.loads((Path(__file__).parent / "llama-2-7b.json").read_text())
 LLAMA_3 = {"model_type": "llama", "vocab_size": 128_256, "num_key_value_heads": 8, "head_dim": 128}
-WHOLE = Candidate("base", BASE)
+WHOLE = CostedVariant("base", BASE)
 
 
-def last(kind: str, count: int) -> Candidate:
+def last(kind: str, count: int) -> CostedVariant:
     skip = SkipSet.of(kind, range(32 - count, 32))
-    return Candidate(skip.name, skip)
+    return CostedVariant(skip.name, skip)
 
 
-def rows(config: Config, card: Gpu, *variants: Candidate, **settings: object) -> list[PredictedRow]:
+def rows(config: Config, card: Gpu, *variants: CostedVariant, **settings: object) -> list[PredictedRow]:
     model = NamedConfig("m", config, Path("config.json"))
     return list(predict(model, [WHOLE, *variants], card, PredictSettings(**settings)).rows)  # type: ignore[arg-type]
 
@@ -50,7 +50,7 @@ def test_a_small_model_by_hand() -> None:
 
 def test_what_a_variant_saves_by_hand() -> None:
     """Of 101 launches an attention has 26; of the bytes it has 2 · (12,352 + 50 · 64)."""
-    cut = Candidate("attn1", SkipSet((1,), ()))
+    cut = CostedVariant("attn1", SkipSet((1,), ()))
     _, row = rows(SMALL, gpu(1, 1), cut, lengths=(50,))
     assert row.prefill
     assert row.prefill.eager_saved == pytest.approx(100 * 26 / 101)
@@ -72,8 +72,8 @@ def test_where_bytes_bind_eager_pytorch_saves_what_an_engine_saves() -> None:
 
 def test_maps_cost_bytes_flops_and_launches() -> None:
     skip = SkipSet((), (1,))
-    bare = Candidate("mlp1", skip)
-    mapped = Candidate("mlp1~linear", skip, MapSizes(64 * 65, 64 * 64), (StandIn(1, True),))
+    bare = CostedVariant("mlp1", skip)
+    mapped = CostedVariant("mlp1~linear", skip, MapSizes(64 * 65, 64 * 64), (StandIn(1, True),))
     _, without, with_map = rows(SMALL, gpu(1, 1000), bare, mapped, lengths=(10,))
     assert without.decode and with_map.decode
     assert with_map.decode.launches - without.decode.launches == 8 + 1 + 2

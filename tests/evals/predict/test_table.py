@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.evals import gpus
-from pipeline.evals.predict.candidates import Candidate
+from pipeline.evals.predict.candidates import CostedVariant
 from pipeline.evals.predict.predict import predict
 from pipeline.evals.predict.table import table
 from pipeline.models.named_configs import NamedConfig
@@ -17,7 +17,7 @@ from pipeline.types import BASE, SkipSet
 from tests.evals.test_roofline import gpu
 
 LLAMA_2_7B = json.loads((Path(__file__).parent / "llama-2-7b.json").read_text())
-VARIANTS = [Candidate(skip.name, skip) for skip in (BASE, SkipSet.of("attn", range(21, 32)))]
+VARIANTS = [CostedVariant(skip.name, skip) for skip in (BASE, SkipSet.of("attn", range(21, 32)))]
 
 
 def lines(card: gpus.Gpu, **changes: object) -> list[str]:

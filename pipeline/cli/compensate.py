@@ -36,7 +36,7 @@ def compensate(
     samples: Annotated[int, typer.Option(help="Sequences that it is fitted on.")] = 48,
     length: Annotated[int, typer.Option(help="Tokens of each.")] = 256,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Fit later maps on what the variant itself computes, if better.")
+        bool, typer.Option("--refit", help="Fit later maps anew on what the variant computes, if better.")
     ] = False,
     budget_params: Annotated[
         int | None, typer.Option(help="With auto: numbers that the maps may hold.")

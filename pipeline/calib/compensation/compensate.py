@@ -85,7 +85,7 @@ def compensate(
     """
     _check(checkpoint, skip, settings, means)
     text = moment_files.MomentsText.cut(checkpoint, text_input, settings.samples, settings.length)
-    bench = Workbench(checkpoint, skip, text, settings.refit, means.moments, means.memory)
+    bench = Workbench(checkpoint, skip, text, means.moments, means.memory)
     variant = Variant(checkpoint.model, skip).file
     with store.lock(checkpoint.calib / variant, make=False):
         if settings.form != AUTO:
@@ -111,9 +111,7 @@ def _check(checkpoint: Checkpoint, skip: SkipSet, settings: CompensationSettings
         return
     if means.budget_params is not None or means.budget_ms is not None:
         raise UserError("--budget-params and --budget-ms are for --with auto")
-    form = Form.parse(settings.form, checkpoint.config["hidden_size"])
-    if settings.refit and form.folds:
-        raise UserError(f"--refit fits maps, and {form.name} folds; take bias, linear or a rank")
+    Form.parse(settings.form, checkpoint.config["hidden_size"])
 
 
 def _overlay_path(bench: Workbench, form: str, folder: Path | None) -> Path:
@@ -131,7 +129,7 @@ def _made(bench: Workbench, settings: CompensationSettings, folder: Path | None,
     if not force and known and path.is_file() and store.sha256(path) == known.sha256:
         return path
     started = time.monotonic()
-    plan = bench.plan(settings.form)
+    plan = bench.refitted(settings.form) if settings.refit else bench.plan(settings.form)
     losses = CompensationLosses(
         base=bench.bare_loss(BASE),
         none=bench.bare_loss(bench.skip),
@@ -155,7 +153,7 @@ def _record(
         parameters=plan.overlay.parameters,
         maps=tuple(_map_record(place, one, plan) for place, one in sorted(plan.fits.items())),
         runs=plan.runs,
-        refits=plan.refits,
+        refit_losses=plan.refit_losses,
         seconds=seconds,
         tools=store.versions("torch", "transformers", "scipy"),
         sha256=sha256,

@@ -27,7 +27,7 @@ from pipeline.types import Sublayer, UserError
 
 Array = npt.NDArray[Any]
 HELD_BACK = 8
-"""One sequence in so many is not fitted on: ridge, form and refit are chosen by it."""
+"""One sequence in so many is not fitted on, at most so many: ridge, form and refit are chosen by them."""
 HELD_TOKENS = 1024
 """At most so many tokens are held back, as they are."""
 
@@ -80,6 +80,20 @@ class PlaceMoments:
             return cls(Moments.empty(width))
         return cls(Moments.empty(width), Moments.empty(width), np.zeros((width + 1, width)))
 
+    def take(self, rows: Activations, number: int, samples: int) -> None:
+        """Adds a sequence to the sums, or holds it back.
+
+        Args:
+            rows: what it has in this place.
+            number: its own.
+            samples: N.
+        """
+        held = held_back(samples)
+        if number in held:
+            self.hold(rows, max(HELD_TOKENS // len(held), 1))
+        else:
+            self.add(rows)
+
     def add(self, rows: Activations) -> None:
         """Adds tokens to the sums."""
         self.mapped.add(rows.h, rows.f)
@@ -111,13 +125,23 @@ def before(sublayer: Sublayer) -> Sublayer | None:
     return (layer - 1, "mlp") if layer else None
 
 
+def held_every(samples: int) -> int:
+    """One sequence in how many is held back.
+
+    Args:
+        samples: N.
+    """
+    return max(HELD_BACK, -(-samples // HELD_BACK))
+
+
 def held_back(samples: int) -> frozenset[int]:
     """Which of so many sequences are held back; the last, where there are few.
 
     Args:
         samples: N.
     """
-    return frozenset(range(HELD_BACK - 1, samples, HELD_BACK) or [samples - 1])
+    every = held_every(samples)
+    return frozenset(range(every - 1, samples, every) or [samples - 1])
 
 
 def bytes_needed(width: int) -> int:
@@ -173,16 +197,26 @@ def gather(
     width = reference.model.config.hidden_size
     moments = {place: PlaceMoments.empty(place, width) for place in places}
     ordered = sorted(places, key=lambda one: one.kind == "block")  # an error names a sublayer first
-    held = held_back(len(tokens))
-    share = max(HELD_TOKENS // len(held), 1)
     for number, row in enumerate(tokens):
         for place, rows in _activations(reference, row, ordered):
-            if number in held:
-                moments[place].hold(rows, share)
-            else:
-                moments[place].add(rows)
+            moments[place].take(rows, number, len(tokens))
         advance()
     return moments
+
+
+def activations(reference: Reference, row: Array, place: MapPlace) -> Activations:
+    """What one place has of one sequence, its first token left out.
+
+    Args:
+        reference: a model in which the place's sublayers are there.
+        row: [T] ids.
+        place: which.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    ((_, rows),) = _activations(reference, row, [place])
+    return rows
 
 
 def _activations(

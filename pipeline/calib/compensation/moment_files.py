@@ -39,7 +39,7 @@ class MomentsText:
     """The text that moments are of, and the text that their maps are judged by.
 
     Attributes:
-        fitted: [N, T] ids; one sequence in `gathering.HELD_BACK` is in no sum.
+        fitted: [N, T] ids; those that are held back are in no sum.
         held_out: [HELD_OUT, T] ids.
         text_input: as it was given.
         source: where it came from.
@@ -101,8 +101,8 @@ def refuse_too_few(width: int, samples: int, length: int) -> None:
     enough = next(n for n in range(rows, 2 * rows + 2) if n - len(gathering.held_back(n)) >= rows)
     raise UserError(
         f"{samples} sequences of {length} tokens give {fitted} to fit on: one sequence in "
-        f"{gathering.HELD_BACK} is held back, and the first token of each left out. A map of {width} by "
-        f"{width} numbers needs {2 * width}: take --samples {max(enough, 2)} or more"
+        f"{gathering.held_every(samples)} is held back, and the first token of each left out. A map of "
+        f"{width} by {width} numbers needs {2 * width}: take --samples {max(enough, 2)} or more"
     )
 
 
@@ -176,7 +176,7 @@ class MomentFiles:
             place=place.name,
             samples=samples,
             length=length,
-            every=gathering.HELD_BACK,
+            every=gathering.held_every(samples),
         )
 
     def _known(self, place: MapPlace) -> MomentsRecord | None:

@@ -116,6 +116,12 @@ def test_few_sequences_hold_the_last_one_back() -> None:
     assert gathering.held_back(2) == {1} and gathering.held_back(7) == {6} and gathering.held_back(8) == {7}
 
 
+def test_of_many_sequences_eight_are_held_back() -> None:
+    assert len(gathering.held_back(64)) == 8
+    assert gathering.held_back(160) == set(range(19, 160, 20))
+    assert max(len(gathering.held_back(samples)) for samples in range(2, 2000)) == 8
+
+
 def test_activations_that_are_not_finite_are_refused_by_layer(tmp_path: Path) -> None:
     reference = Reference(tiny.checkpoint(tmp_path, num_hidden_layers=4))
     with torch.no_grad():

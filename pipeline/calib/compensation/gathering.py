@@ -27,7 +27,8 @@ from pipeline.types import Sublayer, UserError
 
 Array = npt.NDArray[Any]
 HELD_BACK = 8
-"""One sequence in so many is not fitted on, at most so many: ridge, form and refit are chosen by them."""
+"""One sequence in so many is not fitted on, at most so many: ridge, form and refit are chosen by them. They
+are the last ones: their neighbours' documents go on in sequences that lie between fitted ones."""
 HELD_TOKENS = 1024
 """At most so many tokens are held back, as they are."""
 
@@ -125,23 +126,13 @@ def before(sublayer: Sublayer) -> Sublayer | None:
     return (layer - 1, "mlp") if layer else None
 
 
-def held_every(samples: int) -> int:
-    """One sequence in how many is held back.
+def held_back(samples: int) -> range:
+    """Which of so many sequences are held back.
 
     Args:
         samples: N.
     """
-    return max(HELD_BACK, -(-samples // HELD_BACK))
-
-
-def held_back(samples: int) -> frozenset[int]:
-    """Which of so many sequences are held back; the last, where there are few.
-
-    Args:
-        samples: N.
-    """
-    every = held_every(samples)
-    return frozenset(range(every - 1, samples, every) or [samples - 1])
+    return range(samples - min(max(samples // HELD_BACK, 1), HELD_BACK), samples)
 
 
 def bytes_needed(width: int) -> int:

@@ -144,4 +144,4 @@ def test_a_text_with_fewer_tokens_than_unknowns_is_refused_before_a_pass(checkpo
 
 def test_losses_are_reported_on_what_nothing_was_fitted_on(text: MomentsText) -> None:
     assert text.fitted.shape == (24, 16) and text.held_out.shape == (16, 16)
-    np.testing.assert_array_equal(text.held_back, text.fitted[[7, 15, 23]])
+    np.testing.assert_array_equal(text.held_back, text.fitted[21:])

@@ -19,7 +19,7 @@ def test_residuals_are_shares_of_the_stream(
     monkeypatch.setattr(forms, "RIDGES", (1e-9, 1e-9, 1e-9))
     got = residuals.residuals(checkpoint.folder, "mlp", texts.OWN, 24, 16)
     assert list(got) == ["mlp0", "mlp1", "mlp2", "mlp3"]
-    rows = [row for number, row in enumerate(text.fitted) if number not in (7, 15, 23)]
+    rows = text.fitted[:21]
     with reference.entering() as entering, reference.adding() as adding, torch.inference_mode():
         h, f, x = [], [], []
         for row in rows:

@@ -48,6 +48,8 @@ class Means:
         budget_params: numbers that the maps of `auto` may hold.
         budget_ms: milliseconds that a pass may take with what `auto` chooses.
         milliseconds: measures that, given an overlay and its form.
+        timed_on: the graph and the machine that they are of.
+        folds: whether the graph can read folded weights.
     """
 
     folder: Path | None = None
@@ -56,6 +58,8 @@ class Means:
     budget_params: int | None = None
     budget_ms: float | None = None
     milliseconds: Callable[[Path, str], float] | None = None
+    timed_on: str | None = None
+    folds: bool = True
 
 
 def compensate(
@@ -186,11 +190,13 @@ def _chosen(bench: Workbench, settings: CompensationSettings, means: Means, forc
         settings=settings,
         budget_params=means.budget_params,
         budget_ms=means.budget_ms,
+        timed_on=None if means.budget_ms is None else means.timed_on,
+        folds=means.folds,
     )
     known = records.read_same(AutoRecord, record, request)
     if known and not force:
         return known.chosen
-    tried = _tried(bench, means.budget_params)
+    tried = _tried(bench, means.budget_params, means.folds)
     timed = []
     for form, parameters, loss in tried:
         milliseconds = _milliseconds(bench, settings.replaced(form=form), means)
@@ -211,14 +217,14 @@ def _milliseconds(bench: Workbench, settings: CompensationSettings, means: Means
     return means.milliseconds(_made(bench, settings, means.folder, force=False), settings.form)
 
 
-def _tried(bench: Workbench, budget: int | None) -> list[tuple[str, int, float]]:
+def _tried(bench: Workbench, budget: int | None, folds: bool) -> list[tuple[str, int, float]]:
     """(form, parameters, loss on held-back text) of those within the budget, the lowest loss first."""
     width = bench.checkpoint.config["hidden_size"]
     ranks = [rank for rank in RANKS if 2 * rank < width]
     names = ["bias", *(f"rank{r}" for r in ranks), "linear", "fold", *(f"fold+rank{r}" for r in ranks)]
     tried = []
     for name in names:
-        if Form.parse(name, width).folds and not bench.can_fold:
+        if Form.parse(name, width).folds and not (folds and bench.can_fold):
             continue
         candidate = bench.plan(name).overlay
         if budget is None or candidate.parameters <= budget:

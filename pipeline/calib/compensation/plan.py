@@ -134,7 +134,8 @@ class Planner:
                 continue
             moments, earlier = PlaceMoments.empty(place, width), self._part(fits)
             wanted = [rows.x + rows.f for rows in whole.to(place, Overlay(BASE))]
-            for number, rows in enumerate(variant.to(place, earlier)):
+            end = overlay.root(place, self.skip) if form.folds else None
+            for number, rows in enumerate(variant.to(place, earlier, end[0] if end else None)):
                 gap = wanted[number] - (rows.x + rows.f)
                 moments.take(replace(rows, f=rows.f + GAP_SHARE * gap), number, len(tokens))
             fitted = forms.fit(moments, form.unfolded if plan.fits[place].note else form)

@@ -35,16 +35,19 @@ class Walk:
         self._layer = 0
         self._streams: list[torch.Tensor | None] = [None] * len(tokens)
 
-    def to(self, place: MapPlace, earlier: Overlay) -> Iterator[Activations]:
+    def to(self, place: MapPlace, earlier: Overlay, layer: int | None = None) -> Iterator[Activations]:
         """What each sequence has in a place; to be read to its end.
 
         Args:
             place: not before that of an earlier call.
             earlier: what stands in for sublayers before the place; those of the place itself are there.
+            layer: the lowest that what will stand in this place changes; its own first by default. The next
+                call's passes begin there.
 
         Raises:
             UserError: activations that are not finite, by layer.
         """
+        layer = place.first if layer is None else layer
         beyond = range(place.last + 1, len(self.reference.layers))
         rest = SkipSet(tuple(beyond), tuple(beyond))
         with trial.installed(self.reference, replace(earlier, skip=earlier.skip | rest)):
@@ -54,5 +57,5 @@ class Walk:
                     self.reference.entering() as entering,
                 ):
                     yield gathering.activations(self.reference, row, place)
-                self._streams[number] = entering[place.first]
-        self._layer = place.first
+                self._streams[number] = entering[layer]
+        self._layer = layer

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.calib.compensation import plan, trial
+from pipeline.calib.compensation import gathering, plan, trial
 from pipeline.calib.compensation.forms import Form
-from pipeline.calib.compensation.gathering import held_back
+from pipeline.calib.compensation.gathering import Activations, held_back
 from pipeline.calib.compensation.moment_files import MomentFiles, MomentsText
 from pipeline.calib.compensation.overlay import Overlay
 from pipeline.calib.compensation.plan import Planner, run_places, single_places
 from pipeline.calib.compensation.projections import Projections
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.types import SkipSet, UserError
 
@@ -92,6 +95,44 @@ def test_a_refitted_map_goes_from_the_variants_stream_to_the_whole_models(
         variant = stream(False)
     assert place.name == "mlp3" and fitted.refitted
     np.testing.assert_allclose(fitted.map.bias, (whole - variant).mean(axis=(0, 1)), rtol=1e-4, atol=1e-5)
+
+
+class WholePasses:
+    """What `Walk` gives, from whole passes."""
+
+    def __init__(self, reference: Reference, tokens: np.ndarray) -> None:
+        self.reference, self.tokens = reference, tokens
+
+    def to(self, place: MapPlace, earlier: Overlay, _layer: int | None = None) -> Iterator[Activations]:
+        with trial.installed(self.reference, earlier):
+            yield from [gathering.activations(self.reference, row, place) for row in self.tokens]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("attn1_3", "fold"), ("attn2+mlp1_3", "fold+rank4"), ("block1+attn3", "linear")]
+)
+def test_refits_are_those_of_whole_passes(
+    checkpoint: Checkpoint,
+    reference: Reference,
+    text: MomentsText,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    form: str,
+) -> None:
+    bench, wanted = planner(checkpoint, reference, text, SkipSet.parse(name)), Form.parse(form, 64)
+    made = bench.plan(wanted)
+    monkeypatch.setattr(bench, "loss", lambda overlay: float(overlay is made.overlay))
+    walked = bench.refitted(made, wanted, text.fitted).overlay
+    monkeypatch.setattr(plan, "Walk", WholePasses)
+    whole = bench.refitted(made, wanted, text.fitted).overlay
+    assert walked.maps.keys() == whole.maps.keys() and walked.weights.keys() == whole.weights.keys()
+    for place, one in walked.maps.items():
+        other = whole.maps[place]
+        for mine, theirs in zip((*one.factors, one.bias), (*other.factors, other.bias), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-4 * max(np.abs(theirs).max(), 1e-2))
+    for weight, tensor in walked.weights.items():
+        torch.testing.assert_close(tensor, whole.weights[weight], rtol=1e-3, atol=1e-4)
+    assert bench.refitted(made, wanted, text.fitted).refit_losses == (1.0, 0.0)
 
 
 def test_what_cannot_be_folded_has_a_bias_and_a_note(

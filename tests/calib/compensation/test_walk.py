@@ -15,21 +15,24 @@ from pipeline.types import BASE, SkipSet
 
 
 def test_a_walk_sees_what_whole_passes_see(reference: Reference, text: MomentsText) -> None:
-    """With maps of a run and of a sublayer before the place."""
+    """With maps of a run and of a sublayer before the place, and weights that change below it."""
     rng = np.random.default_rng(0)
     run = MapPlace(0, 0, "block")
     mapped = {run: LinearMap((rng.normal(size=(64, 64)) / 8,), rng.normal(size=64))}
-    middle = MapPlace(1, 1, "mlp")
+    middle, folded = MapPlace(1, 1, "mlp"), MapPlace(2, 2, "attn")
     more = mapped | {middle: LinearMap((), rng.normal(size=64))}
+    name = "model.layers.1.self_attn.o_proj.weight"
+    weights = {name: reference.model.get_parameter(name).detach() * 1.5}
     steps = [
-        (run, Overlay(BASE)),
-        (MapPlace(1, 1, "attn"), Overlay(SkipSet.parse("block0"), mapped)),
-        (middle, Overlay(SkipSet.parse("block0"), mapped)),
-        (MapPlace(3, 3, "attn"), Overlay(SkipSet.parse("block0+mlp1"), more)),
+        (run, Overlay(BASE), None),
+        (MapPlace(1, 1, "attn"), Overlay(SkipSet.parse("block0"), mapped), None),
+        (middle, Overlay(SkipSet.parse("block0"), mapped), None),
+        (folded, Overlay(SkipSet.parse("block0+mlp1"), more), 1),
+        (MapPlace(3, 3, "attn"), Overlay(SkipSet((0, 2), (0, 1)), more, weights), None),
     ]
     walk = Walk(reference, text.fitted)
-    for place, earlier in steps:
-        seen = list(walk.to(place, earlier))
+    for place, earlier, layer in steps:
+        seen = list(walk.to(place, earlier, layer))
         with trial.installed(reference, earlier):
             whole = [gathering.activations(reference, row, place) for row in text.fitted]
         for one, other in zip(seen, whole, strict=True):

@@ -168,6 +168,8 @@ class AutoRequest(OfModelOnText):
         variant, settings: as of a compensation.
         budget_params: numbers that the maps may hold.
         budget_ms: milliseconds that a pass may take.
+        timed_on: the graph and the machine that these are of.
+        folds: whether folding is among them.
     """
 
     what: Literal["compensation-choice"] = "compensation-choice"
@@ -175,6 +177,8 @@ class AutoRequest(OfModelOnText):
     settings: CompensationSettings
     budget_params: Count | None = None
     budget_ms: float | None = None
+    timed_on: str | None = None
+    folds: bool = True
 
 
 class AutoRecord(AutoRequest):

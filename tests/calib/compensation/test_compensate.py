@@ -167,6 +167,10 @@ def test_auto_keeps_a_time(checkpoint: Checkpoint) -> None:
     }
     assert made(checkpoint, "mlp1", "auto", budget_ms=5.0, milliseconds=milliseconds) == overlay
     assert len(asked) == 3  # known
+    made(checkpoint, "mlp1", "auto", budget_ms=5.0, milliseconds=milliseconds, timed_on="another graph")
+    assert len(asked) == 4  # times of one graph or machine say nothing of another's
+    chosen = made(checkpoint, "mlp1", "auto", folds=False)
+    assert "fold" not in chosen.stem
     with pytest.raises(UserError, match=r"no compensation of mlp2 keeps --budget-ms 5: \S+ 8\.00 ms, "):
         made(checkpoint, "mlp2", "auto", budget_ms=5.0, milliseconds=lambda *_: 8.0)
 

@@ -3,8 +3,10 @@
 Legend: N sequences, T tokens, C hidden size, n tokens; h what a map reads in its place, f what it is to add
 to the stream there, y what the sublayer just before the place added. X is h with a column of ones appended.
 
-The first token of each sequence is left out: its activations are outliers (Xiao et al. 2023,
-arXiv:2309.17453) that would outweigh all others.
+The stream of a sequence's first token is a thousand times as large as that of others in many models (massive
+activations: Sun et al. 2024, arXiv:2402.17762). Sums of what is read behind a norm leave that token out. Sums
+of what is read as it is, y and raw streams, hold it: a map that has not seen it throws it anywhere, and with
+it every token that attends to it.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Activations:
     Attributes:
         h, f: [n, C].
         y: [n, C]; None where nothing was written before.
-        x: [n, C], the stream before the place.
+        x: [n, C], the stream before the place; of one sequence, its first token first.
     """
 
     h: Array
@@ -60,6 +62,8 @@ class PlaceMoments:
         energy: Σ|f|² over the tokens of the moments.
         stream: Σ|x|² of them.
         held: h, y and f [n, C] float32 of tokens that are in no moment.
+        reads_stream: h is the raw stream (that of a run, or where the only norm is behind), so that first
+            tokens are in `mapped`, `between` and `energy` too, as they always are in `folded`.
     """
 
     mapped: Moments
@@ -68,18 +72,28 @@ class PlaceMoments:
     energy: float = 0.0
     stream: float = 0.0
     held: dict[str, Array] = field(default_factory=dict)
+    reads_stream: bool = False
 
     @classmethod
-    def empty(cls, place: MapPlace, width: int) -> PlaceMoments:
+    def empty(cls, place: MapPlace, width: int, reads_stream: bool = False) -> PlaceMoments:
         """Of no tokens.
 
         Args:
             place: where.
             width: C.
+            reads_stream: see above.
         """
-        if before(place.sublayers[0]) is None:
-            return cls(Moments.empty(width))
-        return cls(Moments.empty(width), Moments.empty(width), np.zeros((width + 1, width)))
+        made = cls(Moments.empty(width), reads_stream=reads_stream)
+        if before(place.sublayers[0]) is not None:
+            made.folded, made.between = Moments.empty(width), np.zeros((width + 1, width))
+        return made
+
+    @classmethod
+    def of(cls, place: MapPlace, reference: Reference) -> PlaceMoments:
+        """Of no tokens, in a place of a model."""
+        first, behind = reference.rules.norms(place.sublayers[0][1])
+        is_raw = place.kind == "block" or (first is None and behind is not None)  # OLMo 2 norms behind alone
+        return cls.empty(place, reference.model.config.hidden_size, is_raw)
 
     def take(self, rows: Activations, number: int, samples: int) -> None:
         """Adds a sequence to the sums, or holds it back.
@@ -96,22 +110,23 @@ class PlaceMoments:
             self.add(rows)
 
     def add(self, rows: Activations) -> None:
-        """Adds tokens to the sums."""
-        self.mapped.add(rows.h, rows.f)
-        self.energy += float(np.square(rows.f, dtype=np.float64).sum())
-        self.stream += float(np.square(rows.x, dtype=np.float64).sum())
+        """Adds a sequence to the sums."""
+        start = 0 if self.reads_stream else 1
+        self.mapped.add(rows.h[start:], rows.f[start:])
+        self.energy += float(np.square(rows.f[start:], dtype=np.float64).sum())
+        self.stream += float(np.square(rows.x[1:], dtype=np.float64).sum())
         if self.folded is not None and self.between is not None and rows.y is not None:
             self.folded.add(rows.y, rows.f)
-            self.between[...] += with_ones(rows.h).T @ rows.y.astype(np.float64)
+            self.between[...] += with_ones(rows.h[start:]).T @ rows.y[start:].astype(np.float64)
 
     def hold(self, rows: Activations, share: int) -> None:
-        """Keeps some tokens of a sequence as they are.
+        """Keeps some tokens of a sequence as they are, but not its first.
 
         Args:
             rows: the sequence's.
             share: how many.
         """
-        chosen = np.linspace(0, len(rows.h) - 1, min(share, len(rows.h))).astype(int)
+        chosen = np.linspace(1, len(rows.h) - 1, min(share, len(rows.h) - 1)).astype(int)
         for name, part in (("h", rows.h), ("y", rows.y), ("f", rows.f)):
             if part is not None:
                 there = self.held.get(name, np.empty((0, part.shape[1]), np.float32))
@@ -185,8 +200,7 @@ def gather(
     modules = reference.sublayers()
     if any(isinstance(modules[one], nn.Linear) for place in places for one in place.sublayers):
         raise UserError("this architecture's MLP is no module of its own: no map can stand in its place")
-    width = reference.model.config.hidden_size
-    moments = {place: PlaceMoments.empty(place, width) for place in places}
+    moments = {place: PlaceMoments.of(place, reference) for place in places}
     ordered = sorted(places, key=lambda one: one.kind == "block")  # an error names a sublayer first
     for number, row in enumerate(tokens):
         for place, rows in _activations(reference, row, ordered):
@@ -196,7 +210,7 @@ def gather(
 
 
 def activations(reference: Reference, row: Array, place: MapPlace) -> Activations:
-    """What one place has of one sequence, its first token left out.
+    """What one place has of one sequence.
 
     Args:
         reference: a model in which the place's sublayers are there.
@@ -213,7 +227,7 @@ def activations(reference: Reference, row: Array, place: MapPlace) -> Activation
 def _activations(
     reference: Reference, row: Array, places: Sequence[MapPlace]
 ) -> Iterator[tuple[MapPlace, Activations]]:
-    """What each place has of one sequence, its first token left out."""
+    """What each place has of one sequence."""
     single = [place.sublayers[0] for place in places if place.kind != "block"]
     writers = [writer for place in places if (writer := before(place.sublayers[0])) is not None]
     ends = sorted({place.last for place in places if place.kind == "block"})
@@ -233,7 +247,7 @@ def _activations(
             else:
                 h, f = receiving[sublayer], adding[sublayer]
                 x = x + y if sublayer[1] == "mlp" and y is not None else x
-            parts = [None if p is None else p.reshape(len(row), -1)[1:].numpy() for p in (h, f, y, x)]
+            parts = [None if p is None else p.reshape(len(row), -1).numpy() for p in (h, f, y, x)]
             yield place, _finite(place, parts)
 
 

@@ -22,7 +22,8 @@ from pipeline.types import UserError
 
 Array = npt.NDArray[Any]
 RIDGES = (0.003, 0.03, 0.3)
-"""Candidates of the ridge, relative to the mean square of an entry of h."""
+"""Candidates of the ridge, relative to the median mean square of an entry of h: massive activations, which
+are in a few entries, would raise the mean a hundredfold."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def linear(moments: Moments, ridge: float) -> LinearMap:
 
     Args:
         moments: of at least as many tokens as h has entries.
-        ridge: λ, relative to the mean of the diagonal of hᵀh.
+        ridge: λ, relative to the median of the diagonal of hᵀh.
 
     Raises:
         UserError: fewer tokens than unknowns, or activations that are not finite.
@@ -176,7 +177,7 @@ def _solution(moments: Moments, ridge: float) -> Array:
             f"{moments.tokens} tokens are too few to fit a map of {width} × {width} numbers; "
             f"at least {2 * width} are needed (--samples × --length)"
         )
-    penalty = np.full(width + 1, ridge * moments.gram.diagonal()[:-1].mean())
+    penalty = np.full(width + 1, ridge * float(np.median(moments.gram.diagonal()[:-1])))
     penalty[-1] = 0.0
     try:
         solution: Array = scipy.linalg.solve(moments.gram + np.diag(penalty), moments.cross, assume_a="pos")

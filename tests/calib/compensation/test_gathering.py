@@ -64,31 +64,35 @@ def test_moments_are_sums_over_what_hooks_see(tmp_path: Path, model_type: str) -
     rows = [seen(folder, model_type, ids) for ids in TOKENS]
     fitted = [row for number, row in enumerate(rows) if number not in held]
 
-    def stacked(name: str) -> np.ndarray:
-        return np.concatenate([row[name][1:] for row in fitted])
+    def stacked(name: str, start: int = 1) -> np.ndarray:
+        return np.concatenate([row[name][start:] for row in fitted])
 
     streams = {"attn0": "x0", "attn1": "x1", "mlp1": "x1", "block1-2": "x1"}
     for place, got in moments.items():
-        h, f, y = stacked(f"h.{place.name}" if place.kind != "block" else "x1"), None, None
-        f = stacked(f"f.{place.name}") if place.kind != "block" else stacked("x3") - stacked("x1")
-        if place.name != "attn0":
-            y = stacked("f.attn1" if place.kind == "mlp" else "f.mlp0")
+        start = 0 if place.kind == "block" or model_type == "olmo2" else 1  # first tokens are in raw streams
+        added = f"f.{place.name}" if place.kind != "block" else "all"
+        for row in rows:
+            row["all"] = row["x3"] - row["x1"]
+        h = stacked(f"h.{place.name}" if place.kind != "block" else "x1", start)
+        f = stacked(added, start)
         x = stacked(streams[place.name]) + (stacked("f.attn1") if place.kind == "mlp" else 0.0)
-        ones = np.ones((len(h), 1))
-        assert got.mapped.tokens == len(h) == 15 * 11
-        close(got.mapped.gram, np.hstack([h, ones]).T @ np.hstack([h, ones]))
-        close(got.mapped.cross, np.hstack([h, ones]).T @ f)
+        read = np.hstack([h, np.ones((len(h), 1))])
+        assert got.mapped.tokens == len(h) == 15 * (12 - start)
+        close(got.mapped.gram, read.T @ read)
+        close(got.mapped.cross, read.T @ f)
         close(got.energy, np.square(f).sum())
         close(got.stream, np.square(x).sum())
         assert got.mapped.gram.dtype == np.float64
-        if y is None:
+        if place.name == "attn0":
             assert got.folded is None and got.between is None
         else:
             assert got.folded is not None
-            close(got.folded.gram, np.hstack([y, ones]).T @ np.hstack([y, ones]))
-            close(got.folded.cross, np.hstack([y, ones]).T @ f)
-            close(got.between, np.hstack([h, ones]).T @ y)
-            close(got.held["y"][:11], rows[15]["f.attn1" if place.kind == "mlp" else "f.mlp0"][1:])
+            writer = "f.attn1" if place.kind == "mlp" else "f.mlp0"
+            y = np.hstack([stacked(writer, 0), np.ones((15 * 12, 1))])
+            close(got.folded.gram, y.T @ y)
+            close(got.folded.cross, y.T @ stacked(added, 0))
+            close(got.between, read.T @ stacked(writer, start))
+            close(got.held["y"][:11], rows[15][writer][1:])
         assert got.held["h"].shape == got.held["f"].shape == (22, 64)
 
 

@@ -52,7 +52,7 @@ def test_what_is_gathered_is_read_and_never_gathered_twice(
     record = records.read(records.MomentsRecord, files.record(RUN))
     assert record.weights == checkpoint.identity and record.contents == checkpoint.contents
     assert record.place == "block1-2" and record.texts.origin == texts.OWN_NAME
-    assert (record.samples, record.length, record.tokens) == (24, 16, 21 * 15)
+    assert (record.samples, record.length, record.tokens) == (24, 16, 21 * 16)
 
 
 def test_only_what_is_missing_is_gathered(files: MomentFiles, monkeypatch: pytest.MonkeyPatch) -> None:

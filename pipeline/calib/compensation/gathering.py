@@ -3,10 +3,10 @@
 Legend: N sequences, T tokens, C hidden size, n tokens; h what a map reads in its place, f what it is to add
 to the stream there, y what the sublayer just before the place added. X is h with a column of ones appended.
 
-The stream of a sequence's first token is a thousand times as large as that of others in many models (massive
-activations: Sun et al. 2024, arXiv:2402.17762). Sums of what is read behind a norm leave that token out. Sums
-of what is read as it is, y and raw streams, hold it: a map that has not seen it throws it anywhere, and with
-it every token that attends to it.
+In many models some tokens, the first of a sequence above all, carry activations a thousand times as large as
+the others' (Sun et al. 2024, arXiv:2402.17762). Where f is one of them, its square would outweigh all others,
+so that such a token counts for less. It is not left out: a map that has not seen a massive y or x throws it
+anywhere, and with it every token that attends to it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ Array = npt.NDArray[Any]
 HELD_BACK = 8
 """One sequence in so many is not fitted on, at most so many: ridge, form and refit are chosen by them. They
 are the last ones: their neighbours' documents go on in sequences that lie between fitted ones."""
+OUTLIER = 8.0
+"""So many times the median length of a sequence's f is a massive activation."""
 HELD_TOKENS = 1024
 """At most so many tokens are held back, as they are."""
 
@@ -59,11 +61,9 @@ class PlaceMoments:
         mapped: of h → f.
         folded: of y → f; None where nothing was written before.
         between: Xᵀy [C + 1, C] float64: what a fold leaves over is fitted by it.
-        energy: Σ|f|² over the tokens of the moments.
-        stream: Σ|x|² of them.
+        energy: Σ|f|² over the tokens of the moments, weighted as they are there.
+        stream: Σ|x|² of them, without first tokens.
         held: h, y and f [n, C] float32 of tokens that are in no moment.
-        reads_stream: h is the raw stream (that of a run, or where the only norm is behind), so that first
-            tokens are in `mapped`, `between` and `energy` too, as they always are in `folded`.
     """
 
     mapped: Moments
@@ -72,28 +72,18 @@ class PlaceMoments:
     energy: float = 0.0
     stream: float = 0.0
     held: dict[str, Array] = field(default_factory=dict)
-    reads_stream: bool = False
 
     @classmethod
-    def empty(cls, place: MapPlace, width: int, reads_stream: bool = False) -> PlaceMoments:
+    def empty(cls, place: MapPlace, width: int) -> PlaceMoments:
         """Of no tokens.
 
         Args:
             place: where.
             width: C.
-            reads_stream: see above.
         """
-        made = cls(Moments.empty(width), reads_stream=reads_stream)
-        if before(place.sublayers[0]) is not None:
-            made.folded, made.between = Moments.empty(width), np.zeros((width + 1, width))
-        return made
-
-    @classmethod
-    def of(cls, place: MapPlace, reference: Reference) -> PlaceMoments:
-        """Of no tokens, in a place of a model."""
-        first, behind = reference.rules.norms(place.sublayers[0][1])
-        is_raw = place.kind == "block" or (first is None and behind is not None)  # OLMo 2 norms behind alone
-        return cls.empty(place, reference.model.config.hidden_size, is_raw)
+        if before(place.sublayers[0]) is None:
+            return cls(Moments.empty(width))
+        return cls(Moments.empty(width), Moments.empty(width), np.zeros((width + 1, width)))
 
     def take(self, rows: Activations, number: int, samples: int) -> None:
         """Adds a sequence to the sums, or holds it back.
@@ -111,13 +101,13 @@ class PlaceMoments:
 
     def add(self, rows: Activations) -> None:
         """Adds a sequence to the sums."""
-        start = 0 if self.reads_stream else 1
-        self.mapped.add(rows.h[start:], rows.f[start:])
-        self.energy += float(np.square(rows.f[start:], dtype=np.float64).sum())
+        weights = token_weights(rows.f)
+        self.mapped.add(rows.h, rows.f, weights)
+        self.energy += float(weights @ np.square(rows.f, dtype=np.float64).sum(axis=1))
         self.stream += float(np.square(rows.x[1:], dtype=np.float64).sum())
         if self.folded is not None and self.between is not None and rows.y is not None:
-            self.folded.add(rows.y, rows.f)
-            self.between[...] += with_ones(rows.h[start:]).T @ rows.y[start:].astype(np.float64)
+            self.folded.add(rows.y, rows.f, weights)
+            self.between[...] += (with_ones(rows.h) * weights[:, None]).T @ rows.y.astype(np.float64)
 
     def hold(self, rows: Activations, share: int) -> None:
         """Keeps some tokens of a sequence as they are, but not its first.
@@ -139,6 +129,17 @@ def before(sublayer: Sublayer) -> Sublayer | None:
     if kind == "mlp":
         return layer, "attn"
     return (layer - 1, "mlp") if layer else None
+
+
+def token_weights(added: Array) -> Array:
+    """[n] of f [n, C]: 1; less where f is so long that its square would outweigh that of all others.
+
+    Such a token counts as one of `OUTLIER` times the sequence's median length does.
+    """
+    lengths = np.linalg.norm(added.astype(np.float64), axis=1)
+    longest = OUTLIER * np.median(lengths)
+    weights: Array = np.square(longest / np.maximum(lengths, longest)) if longest else np.ones(len(lengths))
+    return weights
 
 
 def held_back(samples: int) -> range:
@@ -200,7 +201,8 @@ def gather(
     modules = reference.sublayers()
     if any(isinstance(modules[one], nn.Linear) for place in places for one in place.sublayers):
         raise UserError("this architecture's MLP is no module of its own: no map can stand in its place")
-    moments = {place: PlaceMoments.of(place, reference) for place in places}
+    width = reference.model.config.hidden_size
+    moments = {place: PlaceMoments.empty(place, width) for place in places}
     ordered = sorted(places, key=lambda one: one.kind == "block")  # an error names a sublayer first
     for number, row in enumerate(tokens):
         for place, rows in _activations(reference, row, ordered):

@@ -31,7 +31,7 @@ class Moments:
     """Sums over tokens, of which every form and every rank follows.
 
     Attributes:
-        gram: XᵀX, [C + 1, C + 1] float64; its last entry is N.
+        gram: XᵀX, [C + 1, C + 1] float64; its last entry is N. Each token counts with its weight.
         cross: Xᵀf, [C + 1, C] float64.
     """
 
@@ -52,16 +52,18 @@ class Moments:
         """N."""
         return round(float(self.gram[-1, -1]))
 
-    def add(self, entering: Array, added: Array) -> None:
+    def add(self, entering: Array, added: Array, weights: Array) -> None:
         """Adds tokens in place.
 
         Args:
             entering: h [n, C].
             added: f [n, C].
+            weights: of each token in the sums [n].
         """
         x = with_ones(entering)
-        self.gram[...] += x.T @ x
-        self.cross[...] += x.T @ added.astype(np.float64)
+        weighted = x * weights[:, None]
+        self.gram[...] += weighted.T @ x
+        self.cross[...] += weighted.T @ added.astype(np.float64)
 
 
 def with_ones(rows: Array) -> Array:

@@ -123,6 +123,7 @@ class Planner:
 
     def _refits(self, plan: VariantFit, form: Form, tokens: texts.Tokens) -> dict[MapPlace, Fit]:
         """All fits of a plan; those behind the first place are new, but for folds onto other folds."""
+        width = self.reference.model.config.hidden_size
         whole, variant = Walk(self.reference, tokens), Walk(self.reference, tokens)
         first, *later = sorted(plan.fits, key=lambda one: one.sublayers)
         fits = {first: plan.fits[first]}
@@ -131,7 +132,7 @@ class Planner:
             if plan.fits[place].fold and writer is not None and writer in self.skip:
                 fits[place] = plan.fits[place]  # what it would read is no output of a projection
                 continue
-            moments, earlier = PlaceMoments.of(place, self.reference), self._part(fits)
+            moments, earlier = PlaceMoments.empty(place, width), self._part(fits)
             wanted = [rows.x + rows.f for rows in whole.to(place, Overlay(BASE))]
             end = overlay.root(place, self.skip) if form.folds else None
             for number, rows in enumerate(variant.to(place, earlier, end[0] if end else None)):

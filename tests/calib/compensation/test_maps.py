@@ -23,7 +23,7 @@ def tokens(count: int = 200, noise: float = 0.1, seed: int = 0) -> tuple[np.ndar
 def moments_of(h: np.ndarray, f: np.ndarray, pieces: int = 3) -> Moments:
     moments = Moments.empty(C)
     for part_h, part_f in zip(np.array_split(h, pieces), np.array_split(f, pieces), strict=True):
-        moments.add(part_h, part_f)
+        moments.add(part_h, part_f, np.ones(len(part_h)))
     return moments
 
 

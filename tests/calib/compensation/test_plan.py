@@ -87,7 +87,7 @@ def test_a_refitted_map_goes_from_the_variants_stream_to_the_whole_models(
     def stream(layer_output: bool) -> np.ndarray:
         with reference.leaving([3]) as after, reference.adding([(3, "mlp")]) as adding, torch.no_grad():
             reference.logits_at(ids, torch.arange(0))
-        return (after[3] if layer_output else after[3] - adding[3, "mlp"])[:, 1:].numpy()
+        return (after[3] if layer_output else after[3] - adding[3, "mlp"]).numpy()
 
     whole = stream(True)
     first = min(made.fits.items())

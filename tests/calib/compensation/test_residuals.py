@@ -26,9 +26,9 @@ def test_residuals_are_shares_of_the_stream(
             reference.logits_at(torch.from_numpy(row)[None], torch.arange(1))
             stream = entering[2] + adding[2, "attn"]
             x.append(stream[0, 1:].double().numpy())
-            h.append(reference.layers[2].post_attention_layernorm(stream)[0, 1:].double().numpy())
-            f.append(adding[2, "mlp"].reshape(1, 16, -1)[0, 1:].double().numpy())
-    read = np.concatenate([np.concatenate(h), np.ones((21 * 15, 1))], axis=1)
+            h.append(reference.layers[2].post_attention_layernorm(stream)[0].double().numpy())
+            f.append(adding[2, "mlp"].reshape(1, 16, -1)[0].double().numpy())
+    read = np.concatenate([np.concatenate(h), np.ones((21 * 16, 1))], axis=1)
     wanted = np.concatenate(f)
     solution, *_ = np.linalg.lstsq(read, wanted, rcond=None)
     left = np.square(wanted - read @ solution).sum() / np.square(np.concatenate(x)).sum()

@@ -2,7 +2,7 @@
 
 For each kind, fraction and rule: nats a token without the sublayers, and with each form in their place,
 fitted on several draws of C4 (48 sequences of 256 tokens each by default). All draws are judged by the same
-rows.
+rows. `--lora 60` trains adapters on the first draw too, on the cut model and on top of its linear maps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,29 +21,32 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.calib import calibrate, selectors
+from pipeline.calib import calibrate, selectors, training
 from pipeline.calib.compensation import plan
 from pipeline.calib.compensation.moment_files import HELD_OUT, MomentsText
 from pipeline.calib.compensation.overlay import Overlay
 from pipeline.calib.compensation.workbench import Workbench
+from pipeline.calib.healer import Healer
 from pipeline.calib.selectors import ModelStatistics, Question
 from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.store.records import HealSettings
 from pipeline.types import BASE, SkipSet, UserError, count_of
 
 Row = dict[str, Any]
-FORMS = ("bias", "rank16", "rank64", "linear", "fold")
+REFIT = "+refit"
+FORMS = ("bias", "rank16", "rank64", "linear", f"linear{REFIT}", "fold", f"fold{REFIT}")
 KINDS = ("attn", "mlp", "block")
 
 
-def sets(model: Checkpoint, fractions: list[float], rules: list[str]) -> Iterator[tuple[Row, SkipSet]]:
+def sets(model: Checkpoint, chosen: argparse.Namespace) -> Iterator[tuple[Row, SkipSet]]:
     """Each kind, fraction and rule, with what it leaves out."""
     layers = export.num_layers(model.config)
     statistics = ModelStatistics(model.folder)
-    for kind in KINDS:
-        for fraction in fractions:
-            for rule in rules:
+    for kind in chosen.kinds.split(","):
+        for fraction in chosen.fractions:
+            for rule in chosen.rules.split(","):
                 question = Question(kind, count_of(fraction, layers), layers, statistics, 0)
                 skip = selectors.choose(rule, question).skip
                 yield {"kind": kind, "fraction": fraction, "rule": rule, "skip": skip.name}, skip
@@ -56,13 +60,30 @@ def draws(model: Checkpoint, file: Path, count: int, samples: int, length: int) 
     return [MomentsText(fitted, judged, text, source) for fitted, source in pieces]
 
 
-def losses(bench: Workbench, forms: list[str]) -> Iterator[tuple[str, float]]:
-    """Form → loss; a form that is not possible there is left out."""
+def losses(bench: Workbench, forms: list[str], steps: int) -> Iterator[tuple[str, float]]:
+    """Form → loss; a form that is not possible there is left out. Adapters after `steps`, if any."""
     for form in forms:
         try:
-            yield form, bench.reported(bench.plan(form).overlay)
+            name = form.removesuffix(REFIT)
+            made = bench.plan(form) if name == form else bench.refitted(name)
+            yield form, bench.reported(made.overlay)
         except UserError as error:
             print(f"{bench.skip.name}, {form}: {error}", file=sys.stderr)
+    if steps:
+        yield f"lora{steps}", healed(bench, None, steps)
+        yield f"linear+lora{steps}", healed(bench, bench.plan("linear").overlay, steps)
+
+
+def healed(bench: Workbench, overlay: Overlay | None, steps: int) -> float:
+    """The loss after LoRA, as `pipeline heal` trains it, on the text that the maps were fitted on."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "maps.safetensors"
+        if overlay:
+            overlay.write(file)
+        settings = HealSettings(steps=steps)
+        healer = Healer(bench.checkpoint.folder, bench.skip, settings, file if overlay else None)
+        training.train(healer, bench.text.fitted, Path(folder) / "training")
+        return healer.mean_loss(bench.text.held_out)
 
 
 def study(model: Checkpoint, chosen: argparse.Namespace) -> list[Row]:
@@ -70,7 +91,7 @@ def study(model: Checkpoint, chosen: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     pieces = draws(model, chosen.texts, chosen.draws, chosen.samples, chosen.length)
     bare: dict[str, float] = {}
-    wanted = list(sets(model, chosen.fractions, chosen.rules.split(",")))
+    wanted = list(sets(model, chosen))
     for draw, text in enumerate(pieces):
         first = Workbench(model, BASE, text)
         every = {place for _, skip in wanted for place in (*plan.single_places(skip), *plan.run_places(skip))}
@@ -84,7 +105,7 @@ def study(model: Checkpoint, chosen: argparse.Namespace) -> list[Row]:
                 bare[skip.name] = bench.reported(Overlay(skip))
             if not draw:
                 rows.append({**row, "form": "none", "draw": 0, "loss": bare[skip.name]})
-            for form, loss in losses(bench, chosen.forms.split(",")):
+            for form, loss in losses(bench, chosen.forms.split(","), 0 if draw else chosen.lora):
                 rows.append({**row, "form": form, "draw": draw, "loss": loss})
                 print(json.dumps(rows[-1]), flush=True)
     return [{"kind": "", "skip": "base", "form": "none", "draw": 0, "loss": bare["base"]}, *rows]
@@ -118,6 +139,8 @@ def main() -> int:
     parser.add_argument("--fractions", type=float, nargs="*", default=[0.25, 0.33])
     parser.add_argument("--rules", default="cosine,last")
     parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--lora", type=int, default=0, help="steps; minutes a set")
     chosen = parser.parse_args()
     model, started = checkpoint.resolve(chosen.model), time.monotonic()
     calibrate.calibrate(model.folder, texts.OWN, calibrate.CalibrationSettings(64, 256))

@@ -40,6 +40,12 @@ Paths = Annotated[
 ]
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_CLOSED = {errno.EACCES, errno.EPERM}
+_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+"""A folder where a file goes, or a file or a dangling link where a folder goes."""
+
+
 def main() -> None:
     """The entry point: 0 done, 1 a check or a document failed, 2 wrong input, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -67,12 +73,15 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in _FULL | _CLOSED | _IN_THE_WAY:
             raise
         place = error.filename2 or error.filename  # of a copy, the second is where it goes
         where = f" at {place}" if place else ""
-        advice = "free some space or change the folder, then run the command again"
-        sys.exit(fail(f"cannot write{where}: {error.strerror}; {advice}"))
+        verb = "cannot write" if error.errno in _FULL else "cannot read or write"
+        mend = "free some space or change the folder"
+        if error.errno in _IN_THE_WAY:
+            mend = "move away what lies there"
+        sys.exit(fail(f"{verb}{where}: {error.strerror}; {mend}, then run the command again"))
 
 
 def fail(message: str) -> int:

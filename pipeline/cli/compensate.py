@@ -16,6 +16,7 @@ from pipeline.types import UserError
 
 if TYPE_CHECKING:
     from pipeline.calib.compensation.compensate import Means
+    from pipeline.models.checkpoint import Checkpoint
     from pipeline.models.texts import TextInput
     from pipeline.store.records import CompensationRecord, CompensationSettings
 
@@ -36,7 +37,7 @@ def compensate(
     samples: Annotated[int, typer.Option(help="Sequences that it is fitted on.")] = 48,
     length: Annotated[int, typer.Option(help="Tokens of each.")] = 256,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Fit later maps on what the variant itself computes, if better.")
+        bool, typer.Option("--refit", help="Fit later maps anew on what the variant computes, if better.")
     ] = False,
     budget_params: Annotated[
         int | None, typer.Option(help="With auto: numbers that the maps may hold.")
@@ -68,6 +69,8 @@ def compensate(
 
     if samples < 2 or length < 2:
         raise UserError("--samples and --length must be at least 2")
+    if memory < 1:
+        raise UserError("--memory must be at least 1 MB")
     if (budget_params or 0) < 0 or (budget_ms is not None and not budget_ms > 0):
         raise UserError("--budget-params must be at least 0 and --budget-ms above 0")
     settings = CompensationSettings(form=form, samples=samples, length=length, refit=refit)
@@ -76,7 +79,8 @@ def compensate(
     )
     text = TextInput(tuple(texts or ()), dataset)
     bare = [graph for graph in dict.fromkeys(graphs) if not store.variant(graph).compensation] or graphs
-    results = [_compensated(graph, reference, settings, text, means, force) for graph in bare]
+    sources = {graph: _source(graph, form, reference) for graph in bare}  # refused before anything is fitted
+    results = [_compensated(graph, source, settings, text, means, force) for graph, source in sources.items()]
     if timed:
         results = [one.timed() for one in results]
     show_result([one.plain() for one in results], as_json, "\n".join(one.text() for one in results))
@@ -138,9 +142,59 @@ class Compensated:
         return "\n".join([*lines, *(f"  {note}" for note in notes), str(self.path)])
 
 
+def _source(graph: Path, form: str, reference: Path | None) -> Checkpoint:
+    """The whole model that a variant was cut from.
+
+    Args:
+        graph: the variant's.
+        form: of the compensation.
+        reference: the checkpoint, as it was named.
+
+    Raises:
+        UserError: the graph is of no bare variant, `reference` is another model, or the graph cannot read
+            folded weights.
+    """
+    from pipeline.graphs import variants as surgery
+    from pipeline.models import checkpoint
+
+    base = surgery.base_of(graph)
+    if store.graph_sidecar(graph).contract == "authored":
+        own = checkpoint.open_checkpoint(graph.parent)
+        if reference and checkpoint.open_checkpoint(reference).contents != own.contents:
+            raise UserError(f"{reference} holds other weights than {graph.parent}; leave --reference out")
+        return own
+    if reference is None:
+        raise UserError(
+            f"{graph} was exported elsewhere and brings no checkpoint along; name it: --reference FOLDER"
+        )
+    if form.startswith("fold"):
+        raise UserError(
+            f"{graph} was exported elsewhere and keeps its weights in another form, so that nothing can be "
+            "folded into them; take --with bias, linear or a rank"
+        )
+    _prove_reference(base, reference)
+    return checkpoint.open_checkpoint(reference)
+
+
+def _prove_reference(base: Path, reference: Path) -> None:
+    """Checks that a graph which was exported elsewhere computes what a checkpoint does.
+
+    Raises:
+        UserError: it does not: maps that were fitted there would be another model's.
+    """
+    from pipeline.evals.check import check as stage
+
+    with arguments.busy(f"checking {base} first"):
+        passed = stage.check(base, reference=reference).passed
+    if not passed:
+        raise UserError(
+            f"{base} does not compute what {reference} does; name the checkpoint that it was exported from"
+        )
+
+
 def _compensated(
     graph: Path,
-    reference: Path | None,
+    source: Checkpoint,
     settings: CompensationSettings,
     text: TextInput,
     means: Means,
@@ -148,17 +202,22 @@ def _compensated(
 ) -> Compensated:
     """Fits, writes the overlay, and cuts the graph that reads it."""
     from pipeline.calib.compensation import compensate as stage
+    from pipeline.evals import machine
     from pipeline.graphs import variants as surgery
-    from pipeline.models import checkpoint
 
     base, variant = surgery.base_of(graph), store.variant(graph)
-    source = checkpoint.open_checkpoint(reference or graph.parent)
 
     def milliseconds(overlay: Path, chosen: str) -> float:
         path = surgery.compensate(base, variant.skip, overlay, chosen)
         return prerequisites.milliseconds([path], LENGTH)[path]
 
-    means = replace(means, folder=graph.parent, milliseconds=milliseconds)
+    means = replace(
+        means,
+        folder=graph.parent,
+        milliseconds=milliseconds,
+        timed_on=f"{store.sha256(base)} on {machine.device(base)}",
+        folds=store.graph_sidecar(base).contract == "authored",
+    )
     overlay = stage.compensate(source, variant.skip, settings, text, force, means)
     record = stage.record_of(overlay)
     path = surgery.compensate(base, variant.skip, overlay, record.settings.form)

@@ -92,8 +92,12 @@ def compensated(graph: Path, form: str) -> Path:
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint
 
-    folder = graph.parent
+    base, folder = surgery.base_of(graph), graph.parent
     variant = replace(store.variant(graph), compensation=form)
+    if store.graph_sidecar(base).contract != "authored":
+        raise UserError(
+            f"{graph} was exported elsewhere: `pipeline compensate` with --reference writes what it fitted"
+        )
     overlay = store.overlay_path(folder, variant.name)
     command = f"`pipeline compensate {shlex.quote(str(graph))} --with {shlex.quote(form)}`"
     if not overlay.is_file() or not store.sidecar_path(overlay).is_file():
@@ -101,9 +105,10 @@ def compensated(graph: Path, form: str) -> Path:
     record = stage.record_of(overlay)
     if record.contents != checkpoint.open_checkpoint(folder).contents:
         raise UserError(f"{overlay} was fitted to other weights; make it again with {command}")
-    if record.sha256 != store.sha256(overlay):
+    is_of_it = (record.variant, record.settings.form) == (variant.skip.name, form)
+    if not is_of_it or record.sha256 != store.sha256(overlay):
         raise UserError(f"{overlay} is not what its record describes; make it again with {command}")
-    return surgery.compensate(surgery.base_of(graph), variant.skip, overlay, form)
+    return surgery.compensate(base, variant.skip, overlay, form)
 
 
 def healed(graph: Path, adapter: str) -> Path:

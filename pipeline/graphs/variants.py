@@ -88,9 +88,12 @@ def base_of(graph: Path) -> Path:
     """The base graph that a variant was cut from, where its norms and projections are.
 
     Raises:
-        UserError: the graph is of no bare variant, or its base is gone.
+        UserError: the graph is of no bare variant, is cut from one itself, or its base is gone.
     """
     record = store.graph_sidecar(graph)
+    if record.head == "all":
+        twin = store.graph_path(graph.parent, replace(record.as_variant(), head="gather"))
+        raise UserError(f"{graph} gives the logits of every position; name its twin {twin.name}")
     if record.compensation or record.adapter:
         raise UserError(f"{graph} is compensated or healed already; name the variant that was cut")
     if not record.skip_set:

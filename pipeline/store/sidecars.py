@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def refuse_other_weights(artefact: Path, record: Sidecar) -> None:
             f"run `pipeline {_command(record)}` again"
         )
     for overlay in _overlays(record):
-        _refuse_other_overlay(artefact, folder / overlay.file, overlay.sha256)
+        _refuse_other_overlay(artefact, record, folder / overlay.file, overlay.sha256)
 
 
 def _command(record: Sidecar) -> str:
@@ -91,12 +92,17 @@ def _overlays(record: Sidecar) -> tuple[FileDigest, ...]:
     return record.overlays if isinstance(record, GraphRecord) else ()
 
 
-def _refuse_other_overlay(artefact: Path, path: Path, digest: str) -> None:
-    if not path.is_file() or weights.state(path, full=True).sha256 != digest:
-        raise UserError(
-            f"{path} is not what {artefact.name} was made with; run the `pipeline compensate` or "
-            "`pipeline export … --adapter` that made it again"
-        )
+def _refuse_other_overlay(artefact: Path, record: Sidecar, path: Path, digest: str) -> None:
+    """Refuses an overlay that another command has written anew since, or that was changed."""
+    if path.is_file() and weights.state(path, full=True).sha256 == digest:
+        return
+    if isinstance(record, GraphRecord) and record.contract == "authored":
+        parts = {"compensation": record.compensation, "adapter": record.adapter}
+        options = "".join(f" --{name} {shlex.quote(part)}" for name, part in parts.items() if part)
+        command = f"`pipeline export … --skip {record.skip_set.name}{options} --precision {record.precision}`"
+    else:
+        command = "`pipeline merge`" if isinstance(record, MergedRecord) else "`pipeline compensate`"
+    raise UserError(f"{path} is not what {artefact.name} was made with; make the graph again with {command}")
 
 
 def graph_sidecar(artefact: Path) -> GraphRecord:
@@ -193,7 +199,7 @@ def overlays(artefact: Path) -> tuple[Path, ...]:
     paths = []
     for overlay in record.overlays if isinstance(record, GraphRecord) else ():
         path = artefact.parent / plain_name(overlay.file)
-        _refuse_other_overlay(artefact, path, overlay.sha256)
+        _refuse_other_overlay(artefact, record, path, overlay.sha256)
         paths.append(path)
     return tuple(paths)
 

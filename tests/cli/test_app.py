@@ -29,6 +29,16 @@ application = importlib.import_module("pipeline.cli.app")  # pipeline.cli.app is
             2,
             "error: cannot write at to: No space",
         ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x"),
+            2,
+            "error: cannot read or write at x: Perm",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "calib/m"),
+            2,
+            "error: cannot read or write at calib/m: Not a directory; move away what lies there",
+        ),
     ],
 )
 def test_how_a_command_ends(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from pipeline import store
 from pipeline.cli import prerequisites
 from pipeline.evals.check import check
 from pipeline.types import UserError
+from tests import tiny
 from tests.commands import run
+from tests.exported import as_optimum_exports
 
 TEXT = ("--samples", "10", "--length", "32")
 
@@ -91,6 +94,7 @@ def test_those_that_are_compensated_are_passed_over(model: Path, capsys: pytest.
         ("mlp1", ("--samples", "2", "--length", "8"), "--samples"),
         ("mlp1", ("--with", "linear", "--budget-params", "3"), "auto"),
         ("mlp1", ("--samples", "-5"), "--samples and --length must be at least 2"),
+        ("mlp1", ("--memory", "0"), "--memory must be at least 1 MB"),
         ("mlp1", ("--with", "auto", "--budget-params", "-5"), "--budget-params must be at least 0"),
         ("mlp1", ("--with", "auto", "--budget-ms", "nan"), "--budget-ms above 0"),
     ],
@@ -111,3 +115,61 @@ def test_a_compensated_graph_is_not_compensated_again(
     path = compensate(capsys, model / "mlp1.fp32.onnx")["path"]
     with pytest.raises(UserError, match="compensated or healed already"):
         run(capsys, "compensate", path, *TEXT)
+
+
+def names(folder: Path) -> list[str]:
+    """Of the files in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_all_graphs_are_refused_before_one_is_fitted(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twin = Path(run(capsys, "export", "m", "--skip", "mlp1", "--head", "all").splitlines()[-1])
+    before = names(model)
+    for other, message in ((model / "base.fp32.onnx", "skips nothing"), (twin, r"its twin mlp1\.fp32\.onnx")):
+        with pytest.raises(UserError, match=message):
+            run(capsys, "compensate", model / "mlp1.fp32.onnx", other, "--with", "bias", *TEXT)
+        assert names(model) == before
+
+
+def test_a_reference_of_other_weights_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its maps and folded projections would be another model's, and the check would pass."""
+    tiny.tokenizer(tiny.checkpoint(Path("models/other"), seed=1, vocab_size=tiny.WORDS))
+    before = names(model)
+    for form in ("linear", "fold"):
+        with pytest.raises(UserError, match=r"models/other holds other weights than .*; leave"):
+            compensate(
+                capsys, model / "mlp1.fp32.onnx", "--with", form, "--reference", "models/other", "--force"
+            )
+    assert names(model) == before
+    assert compensate(capsys, model / "mlp1.fp32.onnx", "--reference", "models/m")["path"]
+
+
+def test_a_graph_that_was_exported_elsewhere(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is compensated with its own checkpoint alone, and never by what it cannot read."""
+    tiny.tokenizer(tiny.checkpoint(Path("models/other"), seed=1, vocab_size=tiny.WORDS))
+    folder = as_optimum_exports(Path("models/m"), model / "base.fp32.onnx", Path("exports/o"))
+    graph = Path(run(capsys, "export", "--from-onnx", folder, "--skip", "mlp1").splitlines()[-1])
+    before = names(graph.parent)
+    with pytest.raises(UserError, match="brings no checkpoint along; name it: --reference FOLDER"):
+        compensate(capsys, graph)
+    with pytest.raises(UserError, match="nothing can be folded into them; take --with bias"):
+        compensate(capsys, graph, "--with", "fold", "--reference", "models/m")
+    with pytest.raises(UserError, match="does not compute what models/other does"):
+        compensate(capsys, graph, "--reference", "models/other")
+    assert names(graph.parent) == before
+    answer = compensate(capsys, graph, "--with", "auto", "--reference", "models/m")
+    assert "fold" not in answer["settings"]["form"]
+    assert check.check(Path(answer["path"]), reference=Path("models/m")).passed
+    with pytest.raises(UserError, match="with --reference writes what it fitted"):
+        run(capsys, "export", "--from-onnx", folder, "--skip", "mlp1", "--compensation", "linear")
+
+
+def test_an_overlay_under_another_name_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a larger skip set it would be a graph that lacks a map; of another form its name would be wrong."""
+    overlay = Path(compensate(capsys, model / "mlp1.fp32.onnx", "--with", "rank2")["overlay"])
+    for skip, form in (("mlp1", "linear"), ("block1", "rank2")):
+        other = overlay.with_name(f"{skip}~{form}.safetensors")
+        shutil.copy(overlay, other)
+        shutil.copy(store.sidecar_path(overlay), store.sidecar_path(other))
+        with pytest.raises(UserError, match="is not what its record describes"):
+            run(capsys, "export", "m", "--skip", skip, "--compensation", form)

@@ -28,6 +28,7 @@ from pipeline.store.records import CheckRecord, GraphRecord
 from pipeline.types import UserError
 from tests import tiny, truth
 from tests.commands import run
+from tests.exported import as_optimum_exports
 from tests.interrupted import every_kill
 
 CONTEXT, WORDS = "The grass of the field is", " green and the sky is blue"
@@ -384,30 +385,12 @@ def test_the_same_adapter_is_not_taken_for_other_weights(
         run(capsys, "export", "m", "--skip", "block1", "--adapter", "heal")
 
 
-def _as_optimum_exports(source: Path, graph: Path, folder: Path) -> Path:
-    """A folder with model.onnx, external data under optimum's name, config and tokenizer."""
-    folder.mkdir(parents=True)
-    model = ir.load(graph)
-    model.metadata_props.clear()
-    for key, value in model.graph.initializers.items():
-        old = value.const_value
-        if isinstance(old, ir.ExternalTensor):
-            value.const_value = ir.ExternalTensor(
-                "model.onnx_data", old.offset, old.length, old.dtype, shape=old.shape, name=key
-            )
-    (folder / "model.onnx").write_bytes(ir.to_proto(model).SerializeToString())
-    shutil.copy(source / "model.safetensors", folder / "model.onnx_data")
-    for file in source.glob("*.json"):
-        shutil.copy(file, folder / file.name)
-    return folder
-
-
 def test_an_export_of_optimums_whose_data_alone_changed(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The graph file is the same; its external data is of other weights."""
     one, other = train(Path("models/a"), 0), train(Path("models/b"), 1)
-    folder = _as_optimum_exports(one, Path(run(capsys, "export", one).strip()), Path("exports/m"))
+    folder = as_optimum_exports(one, Path(run(capsys, "export", one).strip()), Path("exports/m"))
     graph = Path(run(capsys, "export", "--from-onnx", folder).strip())
     digest = store.sha256(graph)
     run(capsys, "check", graph, "--reference", "models/a")
@@ -428,7 +411,7 @@ def test_a_copy_of_optimums_export_that_was_killed_at_any_write(
 ) -> None:
     """New data over an older copy: what passes for a whole graph at any time computes what it should."""
     one, other = train(Path("models/a"), 0), train(Path("models/b"), 1)
-    folder = _as_optimum_exports(one, Path(run(capsys, "export", one).strip()), Path("exports/m"))
+    folder = as_optimum_exports(one, Path(run(capsys, "export", one).strip()), Path("exports/m"))
     graph = export.export_from_onnx(folder)
     older, target, kills = Path("older"), graph.parent, 0
     target.rename(older)

@@ -59,7 +59,7 @@ def test_it_is_found_again_and_says_what_it_is(base: Path, caplog: pytest.LogCap
     assert store.overlays(path) == (overlay,) and overlay in store.weight_paths(path)
     assert variants.compensate(base, SKIP, overlay, "linear") == path and path.stat().st_mtime_ns == stamp
     overlay.write_bytes(overlay.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match="run the `pipeline compensate`"):
+    with pytest.raises(UserError, match="--compensation linear --precision fp32`"):
         store.sidecar(path)
 
 

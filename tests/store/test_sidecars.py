@@ -154,6 +154,29 @@ def test_a_check_counts_for_one_content_of_the_artefact(workdir: Path) -> None:
     assert not store.check_passed(path)  # a result of another form proves nothing: `check` is run again
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compensation": "linear"}, "do not fit together|is not the variant"),
+        ({"compensation": "linear", "variant": "attn2~linear"}, "do not fit together"),
+        ({"compensated": {"file": "x.safetensors", "sha256": DIGEST}}, "do not fit together"),
+        ({"healed": {"file": "x.safetensors", "sha256": DIGEST}}, "do not fit together"),
+        ({"skip": {"attention": [1, 2], "mlp": []}}, "'?attn2'? is not the variant"),
+        ({"variant": "attn1"}, "attn1 is not the variant"),
+    ],
+)
+def test_a_sidecar_that_says_two_things_is_refused(
+    workdir: Path, changes: dict[str, object], message: str
+) -> None:
+    """What reads its name, its skip set or its files would each take it for something else."""
+    path = graph()
+    record = store.sidecar_path(path)
+    store.write_json(record, {**store.read_json(record), **changes})
+    with pytest.raises(UserError, match=message) as error:
+        store.graph_sidecar(path)
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_the_weights_of_a_healed_artefact_are_those_that_it_was_made_with(workdir: Path) -> None:
     assert store.overlays(graph()) == ()
     healed = Variant("m é", VARIANT.skip, "fp16", "heal")
@@ -161,7 +184,8 @@ def test_the_weights_of_a_healed_artefact_are_those_that_it_was_made_with(workdi
     path = graph(healed, healed={"file": weights.name, "sha256": store.sha256(weights)})
     assert store.overlays(path) == (weights,)
     artefact(weights, b"changed")
-    with pytest.raises(UserError, match=r"`pipeline export … --adapter` that made it again"):
+    command = r"`pipeline export … --skip attn2 --adapter heal --precision fp16`"
+    with pytest.raises(UserError, match=command):
         store.overlays(path)
     weights.unlink()
     with pytest.raises(UserError, match=r"is not what attn2~heal\.fp16\.onnx was made with"):

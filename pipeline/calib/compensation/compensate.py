@@ -48,6 +48,8 @@ class Means:
         budget_params: numbers that the maps of `auto` may hold.
         budget_ms: milliseconds that a pass may take with what `auto` chooses.
         milliseconds: measures that, given an overlay and its form.
+        timed_on: the graph and the machine that they are of.
+        folds: whether the graph can read folded weights.
     """
 
     folder: Path | None = None
@@ -56,6 +58,8 @@ class Means:
     budget_params: int | None = None
     budget_ms: float | None = None
     milliseconds: Callable[[Path, str], float] | None = None
+    timed_on: str | None = None
+    folds: bool = True
 
 
 def compensate(
@@ -85,7 +89,7 @@ def compensate(
     """
     _check(checkpoint, skip, settings, means)
     text = moment_files.MomentsText.cut(checkpoint, text_input, settings.samples, settings.length)
-    bench = Workbench(checkpoint, skip, text, settings.refit, means.moments, means.memory)
+    bench = Workbench(checkpoint, skip, text, means.moments, means.memory)
     variant = Variant(checkpoint.model, skip).file
     with store.lock(checkpoint.calib / variant, make=False):
         if settings.form != AUTO:
@@ -111,9 +115,7 @@ def _check(checkpoint: Checkpoint, skip: SkipSet, settings: CompensationSettings
         return
     if means.budget_params is not None or means.budget_ms is not None:
         raise UserError("--budget-params and --budget-ms are for --with auto")
-    form = Form.parse(settings.form, checkpoint.config["hidden_size"])
-    if settings.refit and form.folds:
-        raise UserError(f"--refit fits maps, and {form.name} folds; take bias, linear or a rank")
+    Form.parse(settings.form, checkpoint.config["hidden_size"])
 
 
 def _overlay_path(bench: Workbench, form: str, folder: Path | None) -> Path:
@@ -131,7 +133,7 @@ def _made(bench: Workbench, settings: CompensationSettings, folder: Path | None,
     if not force and known and path.is_file() and store.sha256(path) == known.sha256:
         return path
     started = time.monotonic()
-    plan = bench.plan(settings.form)
+    plan = bench.refitted(settings.form) if settings.refit else bench.plan(settings.form)
     losses = CompensationLosses(
         base=bench.bare_loss(BASE),
         none=bench.bare_loss(bench.skip),
@@ -155,7 +157,7 @@ def _record(
         parameters=plan.overlay.parameters,
         maps=tuple(_map_record(place, one, plan) for place, one in sorted(plan.fits.items())),
         runs=plan.runs,
-        refits=plan.refits,
+        refit_losses=plan.refit_losses,
         seconds=seconds,
         tools=store.versions("torch", "transformers", "scipy"),
         sha256=sha256,
@@ -188,11 +190,13 @@ def _chosen(bench: Workbench, settings: CompensationSettings, means: Means, forc
         settings=settings,
         budget_params=means.budget_params,
         budget_ms=means.budget_ms,
+        timed_on=None if means.budget_ms is None else means.timed_on,
+        folds=means.folds,
     )
     known = records.read_same(AutoRecord, record, request)
     if known and not force:
         return known.chosen
-    tried = _tried(bench, means.budget_params)
+    tried = _tried(bench, means.budget_params, means.folds)
     timed = []
     for form, parameters, loss in tried:
         milliseconds = _milliseconds(bench, settings.replaced(form=form), means)
@@ -213,14 +217,14 @@ def _milliseconds(bench: Workbench, settings: CompensationSettings, means: Means
     return means.milliseconds(_made(bench, settings, means.folder, force=False), settings.form)
 
 
-def _tried(bench: Workbench, budget: int | None) -> list[tuple[str, int, float]]:
+def _tried(bench: Workbench, budget: int | None, folds: bool) -> list[tuple[str, int, float]]:
     """(form, parameters, loss on held-back text) of those within the budget, the lowest loss first."""
     width = bench.checkpoint.config["hidden_size"]
     ranks = [rank for rank in RANKS if 2 * rank < width]
     names = ["bias", *(f"rank{r}" for r in ranks), "linear", "fold", *(f"fold+rank{r}" for r in ranks)]
     tried = []
     for name in names:
-        if Form.parse(name, width).folds and not bench.can_fold:
+        if Form.parse(name, width).folds and not (folds and bench.can_fold):
             continue
         candidate = bench.plan(name).overlay
         if budget is None or candidate.parameters <= budget:

@@ -121,9 +121,12 @@ def _nothing(like: LinearMap) -> LinearMap:
 
 
 def _best(make: Callable[[float], LinearMap], entering: Array, wanted: Array) -> tuple[LinearMap, float]:
-    """(map, ridge) of the candidate that errs least on held-back tokens."""
+    """(map, ridge) of the candidate that errs least on held-back tokens.
+
+    By the sum of the errors' lengths, not of their squares: one token with a massive activation would decide.
+    """
     candidates = [(make(ridge), ridge) for ridge in RIDGES]
-    return min(candidates, key=lambda one: float(np.square(wanted - one[0](entering)).sum()))
+    return min(candidates, key=lambda one: float(np.linalg.norm(wanted - one[0](entering), axis=1).sum()))
 
 
 def _left_over(mapped: Moments, between: Array, fold: LinearMap) -> Moments:

@@ -3,8 +3,10 @@
 Legend: N sequences, T tokens, C hidden size, n tokens; h what a map reads in its place, f what it is to add
 to the stream there, y what the sublayer just before the place added. X is h with a column of ones appended.
 
-The first token of each sequence is left out: its activations are outliers (Xiao et al. 2023,
-arXiv:2309.17453) that would outweigh all others.
+In many models some tokens, the first of a sequence above all, carry activations a thousand times as large as
+the others' (Sun et al. 2024, arXiv:2402.17762). Where f is one of them, its square would outweigh all others,
+so that such a token counts for less. It is not left out: a map that has not seen a massive y or x throws it
+anywhere, and with it every token that attends to it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from pipeline.types import Sublayer, UserError
 
 Array = npt.NDArray[Any]
 HELD_BACK = 8
-"""One sequence in so many is not fitted on: ridge, form and refit are chosen by it."""
+"""One sequence in so many is not fitted on, at most so many: ridge, form and refit are chosen by them. They
+are the last ones: their neighbours' documents go on in sequences that lie between fitted ones."""
+OUTLIER = 8.0
+"""So many times the median length of a sequence's f is a massive activation."""
 HELD_TOKENS = 1024
 """At most so many tokens are held back, as they are."""
 
@@ -39,7 +44,7 @@ class Activations:
     Attributes:
         h, f: [n, C].
         y: [n, C]; None where nothing was written before.
-        x: [n, C], the stream before the place.
+        x: [n, C], the stream before the place; of one sequence, its first token first.
     """
 
     h: Array
@@ -56,8 +61,8 @@ class PlaceMoments:
         mapped: of h → f.
         folded: of y → f; None where nothing was written before.
         between: Xᵀy [C + 1, C] float64: what a fold leaves over is fitted by it.
-        energy: Σ|f|² over the tokens of the moments.
-        stream: Σ|x|² of them.
+        energy: Σ|f|² over the tokens of the moments, weighted as they are there.
+        stream: Σ|x|² of them, without first tokens.
         held: h, y and f [n, C] float32 of tokens that are in no moment.
     """
 
@@ -80,23 +85,38 @@ class PlaceMoments:
             return cls(Moments.empty(width))
         return cls(Moments.empty(width), Moments.empty(width), np.zeros((width + 1, width)))
 
+    def take(self, rows: Activations, number: int, samples: int) -> None:
+        """Adds a sequence to the sums, or holds it back.
+
+        Args:
+            rows: what it has in this place.
+            number: its own.
+            samples: N.
+        """
+        held = held_back(samples)
+        if number in held:
+            self.hold(rows, max(HELD_TOKENS // len(held), 1))
+        else:
+            self.add(rows)
+
     def add(self, rows: Activations) -> None:
-        """Adds tokens to the sums."""
-        self.mapped.add(rows.h, rows.f)
-        self.energy += float(np.square(rows.f, dtype=np.float64).sum())
-        self.stream += float(np.square(rows.x, dtype=np.float64).sum())
+        """Adds a sequence to the sums."""
+        weights = token_weights(rows.f)
+        self.mapped.add(rows.h, rows.f, weights)
+        self.energy += float(weights @ np.square(rows.f, dtype=np.float64).sum(axis=1))
+        self.stream += float(np.square(rows.x[1:], dtype=np.float64).sum())
         if self.folded is not None and self.between is not None and rows.y is not None:
-            self.folded.add(rows.y, rows.f)
-            self.between[...] += with_ones(rows.h).T @ rows.y.astype(np.float64)
+            self.folded.add(rows.y, rows.f, weights)
+            self.between[...] += (with_ones(rows.h) * weights[:, None]).T @ rows.y.astype(np.float64)
 
     def hold(self, rows: Activations, share: int) -> None:
-        """Keeps some tokens of a sequence as they are.
+        """Keeps some tokens of a sequence as they are, but not its first.
 
         Args:
             rows: the sequence's.
             share: how many.
         """
-        chosen = np.linspace(0, len(rows.h) - 1, min(share, len(rows.h))).astype(int)
+        chosen = np.linspace(1, len(rows.h) - 1, min(share, len(rows.h) - 1)).astype(int)
         for name, part in (("h", rows.h), ("y", rows.y), ("f", rows.f)):
             if part is not None:
                 there = self.held.get(name, np.empty((0, part.shape[1]), np.float32))
@@ -111,13 +131,24 @@ def before(sublayer: Sublayer) -> Sublayer | None:
     return (layer - 1, "mlp") if layer else None
 
 
-def held_back(samples: int) -> frozenset[int]:
-    """Which of so many sequences are held back; the last, where there are few.
+def token_weights(added: Array) -> Array:
+    """[n] of f [n, C]: 1; less where f is so long that its square would outweigh that of all others.
+
+    Such a token counts as one of `OUTLIER` times the sequence's median length does.
+    """
+    lengths = np.linalg.norm(added.astype(np.float64), axis=1)
+    longest = OUTLIER * np.median(lengths)
+    weights: Array = np.square(longest / np.maximum(lengths, longest)) if longest else np.ones(len(lengths))
+    return weights
+
+
+def held_back(samples: int) -> range:
+    """Which of so many sequences are held back.
 
     Args:
         samples: N.
     """
-    return frozenset(range(HELD_BACK - 1, samples, HELD_BACK) or [samples - 1])
+    return range(samples - min(max(samples // HELD_BACK, 1), HELD_BACK), samples)
 
 
 def bytes_needed(width: int) -> int:
@@ -173,22 +204,32 @@ def gather(
     width = reference.model.config.hidden_size
     moments = {place: PlaceMoments.empty(place, width) for place in places}
     ordered = sorted(places, key=lambda one: one.kind == "block")  # an error names a sublayer first
-    held = held_back(len(tokens))
-    share = max(HELD_TOKENS // len(held), 1)
     for number, row in enumerate(tokens):
         for place, rows in _activations(reference, row, ordered):
-            if number in held:
-                moments[place].hold(rows, share)
-            else:
-                moments[place].add(rows)
+            moments[place].take(rows, number, len(tokens))
         advance()
     return moments
+
+
+def activations(reference: Reference, row: Array, place: MapPlace) -> Activations:
+    """What one place has of one sequence.
+
+    Args:
+        reference: a model in which the place's sublayers are there.
+        row: [T] ids.
+        place: which.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    ((_, rows),) = _activations(reference, row, [place])
+    return rows
 
 
 def _activations(
     reference: Reference, row: Array, places: Sequence[MapPlace]
 ) -> Iterator[tuple[MapPlace, Activations]]:
-    """What each place has of one sequence, its first token left out."""
+    """What each place has of one sequence."""
     single = [place.sublayers[0] for place in places if place.kind != "block"]
     writers = [writer for place in places if (writer := before(place.sublayers[0])) is not None]
     ends = sorted({place.last for place in places if place.kind == "block"})
@@ -208,7 +249,7 @@ def _activations(
             else:
                 h, f = receiving[sublayer], adding[sublayer]
                 x = x + y if sublayer[1] == "mlp" and y is not None else x
-            parts = [None if p is None else p.reshape(len(row), -1)[1:].numpy() for p in (h, f, y, x)]
+            parts = [None if p is None else p.reshape(len(row), -1).numpy() for p in (h, f, y, x)]
             yield place, _finite(place, parts)
 
 

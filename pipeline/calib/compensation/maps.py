@@ -22,7 +22,8 @@ from pipeline.types import UserError
 
 Array = npt.NDArray[Any]
 RIDGES = (0.003, 0.03, 0.3)
-"""Candidates of the ridge, relative to the mean square of an entry of h."""
+"""Candidates of the ridge, relative to the median mean square of an entry of h: massive activations, which
+are in a few entries, would raise the mean a hundredfold."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Moments:
     """Sums over tokens, of which every form and every rank follows.
 
     Attributes:
-        gram: XᵀX, [C + 1, C + 1] float64; its last entry is N.
+        gram: XᵀX, [C + 1, C + 1] float64; its last entry is N. Each token counts with its weight.
         cross: Xᵀf, [C + 1, C] float64.
     """
 
@@ -51,16 +52,18 @@ class Moments:
         """N."""
         return round(float(self.gram[-1, -1]))
 
-    def add(self, entering: Array, added: Array) -> None:
+    def add(self, entering: Array, added: Array, weights: Array) -> None:
         """Adds tokens in place.
 
         Args:
             entering: h [n, C].
             added: f [n, C].
+            weights: of each token in the sums [n].
         """
         x = with_ones(entering)
-        self.gram[...] += x.T @ x
-        self.cross[...] += x.T @ added.astype(np.float64)
+        weighted = x * weights[:, None]
+        self.gram[...] += weighted.T @ x
+        self.cross[...] += weighted.T @ added.astype(np.float64)
 
 
 def with_ones(rows: Array) -> Array:
@@ -104,7 +107,7 @@ def linear(moments: Moments, ridge: float) -> LinearMap:
 
     Args:
         moments: of at least as many tokens as h has entries.
-        ridge: λ, relative to the mean of the diagonal of hᵀh.
+        ridge: λ, relative to the median of the diagonal of hᵀh.
 
     Raises:
         UserError: fewer tokens than unknowns, or activations that are not finite.
@@ -176,7 +179,7 @@ def _solution(moments: Moments, ridge: float) -> Array:
             f"{moments.tokens} tokens are too few to fit a map of {width} × {width} numbers; "
             f"at least {2 * width} are needed (--samples × --length)"
         )
-    penalty = np.full(width + 1, ridge * moments.gram.diagonal()[:-1].mean())
+    penalty = np.full(width + 1, ridge * float(np.median(moments.gram.diagonal()[:-1])))
     penalty[-1] = 0.0
     try:
         solution: Array = scipy.linalg.solve(moments.gram + np.diag(penalty), moments.cross, assume_a="pos")

@@ -39,7 +39,7 @@ class MomentsText:
     """The text that moments are of, and the text that their maps are judged by.
 
     Attributes:
-        fitted: [N, T] ids; one sequence in `gathering.HELD_BACK` is in no sum.
+        fitted: [N, T] ids; those that are held back are in no sum.
         held_out: [HELD_OUT, T] ids.
         text_input: as it was given.
         source: where it came from.
@@ -81,7 +81,7 @@ class MomentsText:
     @property
     def held_back(self) -> texts.Tokens:
         """[n, T]: sequences that nothing is fitted on; ridge, form and refit are chosen by them."""
-        return self.fitted[sorted(gathering.held_back(len(self.fitted)))]
+        return self.fitted[gathering.held_back(len(self.fitted))]
 
 
 def refuse_too_few(width: int, samples: int, length: int) -> None:
@@ -94,15 +94,16 @@ def refuse_too_few(width: int, samples: int, length: int) -> None:
     """
     if samples < 2 or length < 2:
         raise UserError("--samples and --length must be at least 2")
-    fitted = (samples - len(gathering.held_back(samples))) * (length - 1)
+    held = len(gathering.held_back(samples))
+    fitted = (samples - held) * (length - 1)
     if fitted >= 2 * width:
         return
     rows = -(-2 * width // (length - 1))
     enough = next(n for n in range(rows, 2 * rows + 2) if n - len(gathering.held_back(n)) >= rows)
     raise UserError(
-        f"{samples} sequences of {length} tokens give {fitted} to fit on: one sequence in "
-        f"{gathering.HELD_BACK} is held back, and the first token of each left out. A map of {width} by "
-        f"{width} numbers needs {2 * width}: take --samples {max(enough, 2)} or more"
+        f"{samples} sequences of {length} tokens give {fitted} to fit on: {held} held back, and the first "
+        f"token of each may count for nothing. A map of {width} by {width} numbers needs {2 * width}: take "
+        f"--samples {max(enough, 2)} or more"
     )
 
 
@@ -176,7 +177,7 @@ class MomentFiles:
             place=place.name,
             samples=samples,
             length=length,
-            every=gathering.HELD_BACK,
+            held=len(gathering.held_back(samples)),
         )
 
     def _known(self, place: MapPlace) -> MomentsRecord | None:

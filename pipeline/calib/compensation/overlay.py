@@ -49,6 +49,13 @@ class Overlay:
         """Numbers that the maps hold."""
         return sum(one.parameters for one in self.maps.values())
 
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer that it changes; 0 where it changes none."""
+        layers = {*self.skip.attention, *self.skip.mlp}
+        ends = [root(place, self.skip) for place in self.folded_into]
+        return min(layers | {end[0] for end in ends if end is not None}, default=0)
+
     def parts(self) -> dict[MapPlace, MapParts]:
         """(factors, bias) of each map, in the precision that the file has."""
         import torch

@@ -7,20 +7,24 @@ Both ways are tried on sequences that nothing was fitted on, and the better one 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pipeline.calib.compensation import forms, gathering, overlay, trial
+from pipeline.calib.compensation import forms, overlay
 from pipeline.calib.compensation.forms import Fit, Form
-from pipeline.calib.compensation.gathering import PlaceMoments
+from pipeline.calib.compensation.gathering import PlaceMoments, before
 from pipeline.calib.compensation.overlay import Overlay
 from pipeline.calib.compensation.projections import Projections
+from pipeline.calib.compensation.trial import Trial
+from pipeline.calib.compensation.walk import Walk
 from pipeline.models import texts
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
-from pipeline.types import SkipSet, Sublayer, UserError, format_layers, parse_layers
+from pipeline.types import BASE, SkipSet, Sublayer, UserError, format_layers, parse_layers
 
 log = logging.getLogger(__name__)
+GAP_SHARE = 0.5
+"""How much of the way back to the whole model's stream refitted maps are to go."""
 Comparison = tuple[str, float, float]
 """(place, loss before, loss after)."""
 
@@ -33,13 +37,13 @@ class VariantFit:
         fits: by place.
         overlay: what they make together.
         runs: (run, loss with a map for each sublayer, loss with one map).
-        refits: (place, loss before, loss after).
+        refit_losses: with the maps as they were, and with refitted ones; the better were kept.
     """
 
     fits: dict[MapPlace, Fit]
     overlay: Overlay
     runs: tuple[Comparison, ...] = ()
-    refits: tuple[Comparison, ...] = ()
+    refit_losses: tuple[float, float] | None = None
 
 
 def single_places(skip: SkipSet) -> list[MapPlace]:
@@ -76,7 +80,7 @@ class Planner:
         held_back: texts.Tokens,
     ) -> None:
         self.reference, self.skip, self.projections = reference, skip, projections
-        self.moments, self.held_back = moments, held_back
+        self.moments, self._trial = moments, Trial(reference, held_back)
 
     def plan(self, form: Form) -> VariantFit:
         """The maps of a form, each place's fitted on the whole model's activations.
@@ -101,39 +105,53 @@ class Planner:
         return plan
 
     def refitted(self, plan: VariantFit, form: Form, tokens: texts.Tokens) -> VariantFit:
-        """The plan with later maps fitted anew on what the variant computes, where that lowers the loss.
+        """The plan with its later maps fitted anew on what the variant computes, where that lowers the loss.
+
+        They are to give what the sublayer gives on the variant's own stream, and half of what that stream
+        lacks of the whole model's there. All of it, as GPTAQ has it (arXiv:2504.02692), helped less, and none
+        of it not at all (docs/notes.md).
 
         Args:
-            plan: of maps that fold nothing.
+            plan: of maps that were fitted on the whole model.
             form: theirs.
             tokens: [N, T], those of the moments.
         """
-        places = sorted(plan.fits, key=lambda one: one.sublayers)
-        refits: list[Comparison] = []
-        loss = self.loss(plan.overlay)
-        for number, place in enumerate(places[1:], start=1):
-            earlier = self._part(plan, places[:number])
-            with trial.installed(self.reference, earlier):
-                moments = gathering.gather(self.reference, tokens, [place], lambda: None)[place]
-            fitted = replace(forms.fit(moments, form), refitted=True)
-            changed = {**plan.fits, place: fitted}
-            candidate = replace(plan, fits=changed, overlay=self._composed(changed))
-            after = self.loss(candidate.overlay)
-            refits.append((place.name, loss, after))
-            if after < loss:
-                plan, loss = candidate, after
-        return replace(plan, refits=tuple(refits))
+        fits = self._refits(plan, form, tokens)
+        candidate = replace(plan, fits=fits, overlay=self._composed(fits))
+        before, after = self.loss(plan.overlay), self.loss(candidate.overlay)
+        return replace(candidate if after < before else plan, refit_losses=(before, after))
+
+    def _refits(self, plan: VariantFit, form: Form, tokens: texts.Tokens) -> dict[MapPlace, Fit]:
+        """All fits of a plan; those behind the first place are new, but for folds onto other folds."""
+        width = self.reference.model.config.hidden_size
+        whole, variant = Walk(self.reference, tokens), Walk(self.reference, tokens)
+        first, *later = sorted(plan.fits, key=lambda one: one.sublayers)
+        fits = {first: plan.fits[first]}
+        for place in later:
+            writer = before(place.sublayers[0])
+            if plan.fits[place].fold and writer is not None and writer in self.skip:
+                fits[place] = plan.fits[place]  # what it would read is no output of a projection
+                continue
+            moments, earlier = PlaceMoments.empty(place, width), self._part(fits)
+            wanted = [rows.x + rows.f for rows in whole.to(place, Overlay(BASE))]
+            end = overlay.root(place, self.skip) if form.folds else None
+            for number, rows in enumerate(variant.to(place, earlier, end[0] if end else None)):
+                gap = wanted[number] - (rows.x + rows.f)
+                moments.take(replace(rows, f=rows.f + GAP_SHARE * gap), number, len(tokens))
+            fitted = forms.fit(moments, form.unfolded if plan.fits[place].note else form)
+            fits[place] = replace(fitted, refitted=True, note=plan.fits[place].note)
+        return fits
 
     def loss(self, made: Overlay) -> float:
         """Nats a token on the sequences that choices are made by."""
-        return trial.mean_loss(self.reference, self.held_back, made)
+        return self._trial.loss(made)
 
-    def _part(self, plan: VariantFit, places: Iterable[MapPlace]) -> Overlay:
+    def _part(self, fits: dict[MapPlace, Fit]) -> Overlay:
         """The overlay of some places alone; what else the variant leaves out is there."""
         skip = SkipSet()
-        for place in places:
-            skip |= _skipped(place)
-        return Overlay(skip, {place: plan.overlay.maps[place] for place in places})
+        for place in fits:
+            skip |= SkipSet.of(place.kind, range(place.first, place.last + 1))
+        return overlay.compose(skip, fits, self.projections)
 
     def _better(self, plan: VariantFit, run: MapPlace, form: Form) -> VariantFit:
         """The plan, or that with one map for a run, whichever has the lower loss."""
@@ -155,7 +173,3 @@ class Planner:
 
     def _composed(self, fits: dict[MapPlace, Fit]) -> Overlay:
         return overlay.compose(self.skip, fits, self.projections)
-
-
-def _skipped(place: MapPlace) -> SkipSet:
-    return SkipSet.of(place.kind, range(place.first, place.last + 1))

@@ -6,12 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline import store
-from pipeline.calib.compensation import overlay, plan, trial
+from pipeline.calib.compensation import overlay, plan
 from pipeline.calib.compensation.forms import Form
 from pipeline.calib.compensation.moment_files import MEMORY, MomentFiles, MomentsText
 from pipeline.calib.compensation.overlay import Overlay
 from pipeline.calib.compensation.plan import Planner, VariantFit
 from pipeline.calib.compensation.projections import Projections
+from pipeline.calib.compensation.trial import Trial
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.reference import FAST, Reference
 from pipeline.store import records
@@ -26,7 +27,6 @@ class Workbench:
         checkpoint: the whole model.
         skip: what the variant leaves out.
         text: the text.
-        refit: fit later maps anew.
         moments: a folder in which the moments must be.
         memory: bytes that moments may take.
     """
@@ -36,11 +36,10 @@ class Workbench:
         checkpoint: Checkpoint,
         skip: SkipSet,
         text: MomentsText,
-        refit: bool = False,
         moments: Path | None = None,
         memory: int = MEMORY,
     ) -> None:
-        self.checkpoint, self.skip, self.text, self.refit = checkpoint, skip, text, refit
+        self.checkpoint, self.skip, self.text = checkpoint, skip, text
         self.moments = MomentFiles(checkpoint, text, lambda: self.reference, moments, memory)
         self._plans: dict[str, VariantFit] = {}
 
@@ -89,14 +88,21 @@ class Workbench:
 
     def reported(self, made: Overlay) -> float:
         """The loss on the sequences that nothing was fitted on and nothing chosen by."""
-        return trial.mean_loss(self.reference, self.text.held_out, made)
+        return self._trial.loss(made)
+
+    @cached_property
+    def _trial(self) -> Trial:
+        return Trial(self.reference, self.text.held_out)
 
     def plan(self, name: str) -> VariantFit:
-        """The maps of a form."""
+        """The maps of a form, each fitted on the whole model."""
         if name not in self._plans:
-            form = Form.parse(name, self.checkpoint.config["hidden_size"])
-            made = self.planner.plan(form)
-            if self.refit and not form.folds:
-                made = self.planner.refitted(made, form, self.text.fitted)
-            self._plans[name] = made
+            self._plans[name] = self.planner.plan(self._form(name))
         return self._plans[name]
+
+    def refitted(self, name: str) -> VariantFit:
+        """The maps of a form, the later ones fitted anew where that is better."""
+        return self.planner.refitted(self.plan(name), self._form(name), self.text.fitted)
+
+    def _form(self, name: str) -> Form:
+        return Form.parse(name, self.checkpoint.config["hidden_size"])

@@ -87,7 +87,7 @@ def _largest_without_base(path: Path) -> Path | None:
     """What stands for the base of an artefact that was made without one; None where it was made with one."""
     variant, candidates = store.variant(path, quick=True), dict[tuple[int, str], Path]()
     for graph in store.checkpoint_folder(path).glob(f"*.{variant.precision}.onnx"):
-        record = records.read_if_valid(records.GraphRecord, store.sidecar_path(graph))
+        record = _record_if_valid(graph)
         if record is None or record.base or record.contract != "authored":
             continue
         skip, engine = record.skip_set, path.parent.parent / record.as_variant().file / path.name
@@ -95,6 +95,15 @@ def _largest_without_base(path: Path) -> Path | None:
         if skip and skip | variant.skip == variant.skip and artefact.is_file():
             candidates[len(skip.attention) + len(skip.mlp), skip.name] = artefact
     return candidates[min(candidates)] if candidates else None
+
+
+def _record_if_valid(graph: Path) -> records.GraphRecord | None:
+    """The sidecar of a variant's graph; None of a merged one, and where it is missing or damaged."""
+    try:
+        record = records.read(records.SIDECAR, store.sidecar_path(graph))
+    except UserError:
+        return None
+    return record if isinstance(record, records.GraphRecord) else None
 
 
 def with_bases(paths: list[Path]) -> list[Path]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from pipeline.store.records.base import Count, Digest, FileDigest, FileState, Layer, NumLayers, Record
 from pipeline.types import Head, Precision, SkipSet, Variant
@@ -112,6 +112,18 @@ class GraphRecord(VariantRecord, Written):
     healed: FileDigest | None = None
     source_sha256: Digest | None = None
     source: CheckpointSource | None = None
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        """Its name, its parts and the files that it reads are of one variant, so that each may be trusted."""
+        if self.variant != self.as_variant().name:
+            raise ValueError(f"{self.variant:.80} is not the variant that its fields describe")
+        if (self.compensation is None, self.adapter is None) != (
+            self.compensated is None,
+            self.healed is None,
+        ):
+            raise ValueError("its compensation or adapter and the files that it reads do not fit together")
+        return self
 
     @property
     def overlays(self) -> tuple[FileDigest, ...]:

@@ -28,14 +28,14 @@ class MomentsRequest(OfModelOnText):
     Attributes:
         place: 'attn5', 'mlp7', or 'block12-17' for a run of whole layers.
         samples, length: N sequences of T tokens.
-        every: one sequence in so many is not in the sums.
+        held: so many of them, the last, are not in the sums.
     """
 
     what: Literal["moments"] = "moments"
     place: str
     samples: Count
     length: Count
-    every: Count
+    held: Count
 
 
 class MomentsRecord(MomentsRequest):
@@ -82,7 +82,7 @@ class CompensationSettings(Record):
     Attributes:
         form: 'bias', 'linear', 'rank16', 'fold', 'fold+rank16'; or 'auto', which takes one of them.
         samples, length: N sequences of T tokens.
-        refit: fit later maps anew on what the variant itself computes, where that lowers the loss.
+        refit: fit later maps and folds anew on what the variant itself computes, where that lowers the loss.
     """
 
     form: str = "linear"
@@ -145,8 +145,8 @@ class CompensationRecord(CompensationRequest):
         maps: what stands where, in the order of the stream.
         runs: of each run of whole layers, the losses on held-back sequences with a map for each of its
             sublayers, and with one for all of it: (run, maps, one map). The lower one was kept.
-        refits: of each place whose map was fitted again, the losses on held-back sequences before and after:
-            (place, before, after). The lower one was kept.
+        refit_losses: where a refit was asked for: loss on held-back sequences with the maps as they were, and
+            with later ones fitted anew. The lower one was kept.
         sha256: of the overlay.
     """
 
@@ -155,7 +155,7 @@ class CompensationRecord(CompensationRequest):
     parameters: Count
     maps: tuple[MapRecord, ...]
     runs: tuple[tuple[str, float, float], ...] = ()
-    refits: tuple[tuple[str, float, float], ...] = ()
+    refit_losses: tuple[float, float] | None = None
     seconds: Seconds = 0.0
     tools: dict[str, str] = {}
     sha256: Digest
@@ -168,6 +168,8 @@ class AutoRequest(OfModelOnText):
         variant, settings: as of a compensation.
         budget_params: numbers that the maps may hold.
         budget_ms: milliseconds that a pass may take.
+        timed_on: the graph and the machine that these are of.
+        folds: whether folding is among them.
     """
 
     what: Literal["compensation-choice"] = "compensation-choice"
@@ -175,6 +177,8 @@ class AutoRequest(OfModelOnText):
     settings: CompensationSettings
     budget_params: Count | None = None
     budget_ms: float | None = None
+    timed_on: str | None = None
+    folds: bool = True
 
 
 class AutoRecord(AutoRequest):

@@ -146,7 +146,7 @@ def test_auto_takes_the_lowest_loss_on_held_back_text_within_its_budget(checkpoi
     assert losses == sorted(losses) and {form for form, *_ in answer.tried} == {"bias", "fold"}
     text = stage.moment_files.MomentsText.cut(checkpoint, texts.OWN, 24, 16)
     bench = workbench.Workbench(checkpoint, SkipSet.parse("mlp1-2"), text)
-    own = trial.mean_loss(bench.reference, text.held_back, bench.plan(answer.chosen).overlay)
+    own = trial.Trial(bench.reference, text.held_back).loss(bench.plan(answer.chosen).overlay)
     assert own == pytest.approx(losses[0])
     with pytest.raises(UserError, match="--budget-params 100 holds not even a bias"):
         made(checkpoint, "mlp1-2", "auto", budget_params=100)
@@ -167,6 +167,10 @@ def test_auto_keeps_a_time(checkpoint: Checkpoint) -> None:
     }
     assert made(checkpoint, "mlp1", "auto", budget_ms=5.0, milliseconds=milliseconds) == overlay
     assert len(asked) == 3  # known
+    made(checkpoint, "mlp1", "auto", budget_ms=5.0, milliseconds=milliseconds, timed_on="another graph")
+    assert len(asked) == 4  # times of one graph or machine say nothing of another's
+    chosen = made(checkpoint, "mlp1", "auto", folds=False)
+    assert "fold" not in chosen.stem
     with pytest.raises(UserError, match=r"no compensation of mlp2 keeps --budget-ms 5: \S+ 8\.00 ms, "):
         made(checkpoint, "mlp2", "auto", budget_ms=5.0, milliseconds=lambda *_: 8.0)
 
@@ -180,7 +184,6 @@ def test_bad_input(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> N
         (("mlp1", "cubic"), {}, "no compensation 'cubic'; choose from bias, linear, rank16"),
         (("mlp1", "rank65"), {}, "a rank of 65 is not between 1 and the hidden size 64"),
         (("mlp1", "linear"), {"samples": 5}, "needs 128: take --samples 10"),
-        (("mlp1", "fold"), {"refit": True}, "--refit fits maps, and fold folds"),
         (("mlp1", "linear"), {"budget_params": 5}, "are for --with auto"),
         (("mlp1", "auto"), {"budget_ms": 5.0}, "needs a graph that is timed"),
         (("mlp1", "linear"), {"moments": Path("none")}, r"none/mlp1\.json does not exist"),

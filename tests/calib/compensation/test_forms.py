@@ -17,10 +17,10 @@ MLP = MapPlace.parse("mlp1")
 
 
 def moments_of(h: np.ndarray, y: np.ndarray, f: np.ndarray) -> PlaceMoments:
-    """Of all but the last 50 tokens, which are held back."""
+    """Of all but the last 50 tokens, which are held back; of them all but the first."""
     moments = PlaceMoments.empty(MLP, C)
     moments.add(Activations(h[:-50], f[:-50], y[:-50], h[:-50]))
-    moments.hold(Activations(h[-50:], f[-50:], y[-50:], h[-50:]), 50)
+    moments.hold(Activations(h[-51:], f[-51:], y[-51:], h[-51:]), 50)
     return moments
 
 

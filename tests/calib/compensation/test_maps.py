@@ -23,20 +23,32 @@ def tokens(count: int = 200, noise: float = 0.1, seed: int = 0) -> tuple[np.ndar
 def moments_of(h: np.ndarray, f: np.ndarray, pieces: int = 3) -> Moments:
     moments = Moments.empty(C)
     for part_h, part_f in zip(np.array_split(h, pieces), np.array_split(f, pieces), strict=True):
-        moments.add(part_h, part_f)
+        moments.add(part_h, part_f, np.ones(len(part_h)))
     return moments
 
 
 def test_the_linear_map_is_ridge_regression_with_a_free_bias() -> None:
     h, f = tokens()
     ridge = 0.03
-    penalty = np.sqrt(ridge * np.square(h).sum(axis=0).mean())
+    penalty = np.sqrt(ridge * np.median(np.square(h).sum(axis=0)))
     x = np.block([[h, np.ones((len(h), 1))], [penalty * np.eye(C), np.zeros((C, 1))]])
     expected, *_ = np.linalg.lstsq(x, np.vstack([f, np.zeros((C, C))]), rcond=None)
     got = maps.linear(moments_of(h, f), ridge)
     np.testing.assert_allclose(got.factors[0], expected[:-1], rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(got.bias, expected[-1], rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(got(h), h @ expected[:-1] + expected[-1])
+
+
+def test_one_massive_activation_leaves_the_ridge_as_it_is() -> None:
+    """A thousand times as large as all others, in one entry: the map of the others is what it was."""
+    h, f = tokens()
+    massive = np.zeros((1, C))
+    massive[0, 2] = 1000 * np.abs(h).max()
+    before = maps.linear(moments_of(h, f), 0.3)
+    after = maps.linear(moments_of(np.vstack([h, massive]), np.vstack([f, np.zeros((1, C))])), 0.3)
+    others = [i for i in range(C) if i != 2]
+    np.testing.assert_allclose(after.factors[0][others], before.factors[0][others], atol=0.15)
+    assert np.abs(after(massive)).max() < 1.0 < np.abs(before(massive)).max()
 
 
 def test_the_bias_is_the_mean() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
 
-from pipeline.calib.compensation import trial
+import numpy as np
+import pytest
+import torch
+
+from pipeline.calib.compensation import gathering, plan, trial
 from pipeline.calib.compensation.forms import Form
+from pipeline.calib.compensation.gathering import Activations, held_back
 from pipeline.calib.compensation.moment_files import MomentFiles, MomentsText
+from pipeline.calib.compensation.overlay import Overlay
 from pipeline.calib.compensation.plan import Planner, run_places, single_places
 from pipeline.calib.compensation.projections import Projections
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.types import SkipSet, UserError
 
@@ -43,25 +50,89 @@ def test_a_run_has_one_map_where_that_is_better_and_the_record_says_so(
     )
     assert bench.loss(made.overlay) == min(separate, together)
     losses = iter([3.0, 2.0, 2.0, 3.0])
-    monkeypatch.setattr(trial, "mean_loss", lambda *_: next(losses))
+    monkeypatch.setattr(trial.Trial, "loss", lambda *_: next(losses))
     assert {place.name for place in bench.plan(Form.parse("rank4", 64)).fits} == {"block1-2", "mlp3"}
     assert len(bench.plan(Form.parse("rank4", 64)).fits) == 5
     assert bench.plan(Form.parse("bias", 64)).runs == ()
 
 
-def test_a_refit_reads_what_the_variant_computes_and_is_kept_where_it_helps(
-    checkpoint: Checkpoint, reference: Reference, text: MomentsText
+@pytest.mark.parametrize("form", ["linear", "fold", "bias"])
+def test_refits_are_kept_where_they_help(
+    checkpoint: Checkpoint, reference: Reference, text: MomentsText, form: str
 ) -> None:
-    skip = SkipSet.parse("mlp1-3")
-    bench, form = planner(checkpoint, reference, text, skip), Form.parse("linear", 64)
-    made = bench.plan(form)
-    before = bench.loss(made.overlay)
-    refitted = bench.refitted(made, form, text.fitted)
-    assert [name for name, _, _ in refitted.refits] == ["mlp2", "mlp3"] and refitted.refits[0][1] == before
-    lowest = min(before, *(after for _, _, after in refitted.refits))
-    assert bench.loss(refitted.overlay) == pytest.approx(lowest)
+    bench, wanted = planner(checkpoint, reference, text, SkipSet.parse("mlp1-3")), Form.parse(form, 64)
+    made = bench.plan(wanted)
+    refitted = bench.refitted(made, wanted, text.fitted)
+    assert refitted.refit_losses is not None
+    before, after = refitted.refit_losses
+    assert before == bench.loss(made.overlay) and bench.loss(refitted.overlay) == min(before, after)
     by_name = {place.name: one.refitted for place, one in refitted.fits.items()}
-    assert by_name == {"mlp1": False} | {name: after < was for name, was, after in refitted.refits}
+    assert by_name == {"mlp1": False, "mlp2": after < before, "mlp3": after < before}
+
+
+def test_a_refitted_map_goes_from_the_variants_stream_to_the_whole_models(
+    checkpoint: Checkpoint, reference: Reference, text: MomentsText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By passes and a regression of the test's own, on the variant without the first MLP alone."""
+    skip, form = SkipSet.parse("mlp1_3"), Form.parse("bias", 64)
+    bench = planner(checkpoint, reference, text, skip)
+    made = bench.plan(form)
+    monkeypatch.setattr(plan, "GAP_SHARE", 1.0)
+    losses = iter([2.0, 1.0])
+    monkeypatch.setattr(trial.Trial, "loss", lambda *_: next(losses))
+    refitted = bench.refitted(made, form, text.fitted)
+    (place, fitted) = max(refitted.fits.items())
+    ids = torch.from_numpy(np.delete(text.fitted, sorted(held_back(len(text.fitted))), axis=0))
+
+    def stream(layer_output: bool) -> np.ndarray:
+        with reference.leaving([3]) as after, reference.adding([(3, "mlp")]) as adding, torch.no_grad():
+            reference.logits_at(ids, torch.arange(0))
+        return (after[3] if layer_output else after[3] - adding[3, "mlp"]).numpy()
+
+    whole = stream(True)
+    first = min(made.fits.items())
+    with trial.installed(reference, Overlay(SkipSet.parse("mlp1"), {first[0]: first[1].map})):
+        variant = stream(False)
+    assert place.name == "mlp3" and fitted.refitted
+    np.testing.assert_allclose(fitted.map.bias, (whole - variant).mean(axis=(0, 1)), rtol=1e-4, atol=1e-5)
+
+
+class WholePasses:
+    """What `Walk` gives, from whole passes."""
+
+    def __init__(self, reference: Reference, tokens: np.ndarray) -> None:
+        self.reference, self.tokens = reference, tokens
+
+    def to(self, place: MapPlace, earlier: Overlay, _layer: int | None = None) -> Iterator[Activations]:
+        with trial.installed(self.reference, earlier):
+            yield from [gathering.activations(self.reference, row, place) for row in self.tokens]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("attn1_3", "fold"), ("attn2+mlp1_3", "fold+rank4"), ("block1+attn3", "linear")]
+)
+def test_refits_are_those_of_whole_passes(
+    checkpoint: Checkpoint,
+    reference: Reference,
+    text: MomentsText,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    form: str,
+) -> None:
+    bench, wanted = planner(checkpoint, reference, text, SkipSet.parse(name)), Form.parse(form, 64)
+    made = bench.plan(wanted)
+    monkeypatch.setattr(bench, "loss", lambda overlay: float(overlay is made.overlay))
+    walked = bench.refitted(made, wanted, text.fitted).overlay
+    monkeypatch.setattr(plan, "Walk", WholePasses)
+    whole = bench.refitted(made, wanted, text.fitted).overlay
+    assert walked.maps.keys() == whole.maps.keys() and walked.weights.keys() == whole.weights.keys()
+    for place, one in walked.maps.items():
+        other = whole.maps[place]
+        for mine, theirs in zip((*one.factors, one.bias), (*other.factors, other.bias), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-4 * max(np.abs(theirs).max(), 1e-2))
+    for weight, tensor in walked.weights.items():
+        torch.testing.assert_close(tensor, whole.weights[weight], rtol=1e-3, atol=1e-4)
+    assert bench.refitted(made, wanted, text.fitted).refit_losses == (1.0, 0.0)
 
 
 def test_what_cannot_be_folded_has_a_bias_and_a_note(

@@ -40,20 +40,41 @@ def test_a_trial_is_what_the_file_makes_and_is_undone(tmp_path: Path, model_type
     made = overlay(reference.model)
     made.write(tmp_path / "overlay.safetensors")
     tokens = RNG.integers(3, 96, (3, 10))
-    whole = trial.mean_loss(reference, tokens, Overlay(BASE))
+    whole = trial.Trial(reference, tokens).loss(Overlay(BASE))
     written = Reference(folder, made.skip, overlays=[tmp_path / "overlay.safetensors"])
     ids = torch.from_numpy(tokens)
     with torch.inference_mode():
         wanted = float(written.model(input_ids=ids, labels=ids, use_cache=False).loss)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         assert whole == pytest.approx(float(model(input_ids=ids, labels=ids).loss), abs=1e-4)
-    assert trial.mean_loss(reference, tokens, made) == pytest.approx(wanted, abs=1e-4)
+    assert trial.Trial(reference, tokens).loss(made) == pytest.approx(wanted, abs=1e-4)
     assert abs(wanted - whole) > 1e-3
-    assert trial.mean_loss(reference, tokens, Overlay(BASE)) == whole
+    assert trial.Trial(reference, tokens).loss(Overlay(BASE)) == whole
 
 
 def test_a_loss_that_is_no_number_is_refused(reference: Reference, text: MomentsText) -> None:
     broken = Overlay(SkipSet.parse("mlp1"), {MapPlace.parse("mlp1"): LinearMap((), np.full(64, np.nan))})
     with pytest.raises(UserError, match="the loss of mlp1 is not finite"):
-        trial.mean_loss(reference, text.held_out[:1], broken)
-    assert np.isfinite(trial.mean_loss(reference, text.held_out[:1], Overlay(BASE)))
+        trial.Trial(reference, text.held_out[:1]).loss(broken)
+    assert np.isfinite(trial.Trial(reference, text.held_out[:1]).loss(Overlay(BASE)))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt_neox"])
+def test_layers_below_the_first_change_are_run_once(tmp_path: Path, model_type: str) -> None:
+    """In any order of variants; the losses are those of whole passes, bit for bit."""
+    reference = Reference(tiny.checkpoint(tmp_path / "tiny", model_type, num_hidden_layers=4))
+    tokens = RNG.integers(3, 96, (3, 10))
+    overlays = [Overlay(SkipSet.parse(name)) for name in ("mlp3", "attn1", "block2-3", "mlp3")]
+    overlays.insert(2, Overlay(BASE))
+    name = next(n for n, _ in reference.model.named_parameters() if ".1." in n and n.endswith("weight"))
+    changed = {name: reference.model.get_parameter(name).detach() * 1.5}
+    overlays.append(Overlay(SkipSet.parse("attn2"), {}, changed, {MapPlace.parse("attn2"): name}))
+    assert [one.first_layer for one in overlays] == [3, 1, 0, 2, 3, 1]
+    shared = trial.Trial(reference, tokens)
+    for one in overlays:
+        with trial.installed(reference, one), torch.inference_mode():
+            ids = torch.from_numpy(tokens)
+            logits = reference.logits_at(ids, torch.arange(9))
+        wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        assert shared.loss(one) == pytest.approx(float(wanted), rel=1e-5), one.skip.name
+        assert shared.loss(one) == trial.Trial(reference, tokens).loss(one)

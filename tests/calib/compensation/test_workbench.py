@@ -20,7 +20,7 @@ def test_bare_losses_are_measured_once_a_text(
     skip = SkipSet.parse("mlp2")
     bench = Workbench(checkpoint, skip, text)
     base, bare = bench.bare_loss(BASE), bench.bare_loss(skip)
-    assert base == trial.mean_loss(bench.reference, text.held_out, Overlay(BASE)) != bare
+    assert base == trial.Trial(bench.reference, text.held_out).loss(Overlay(BASE)) != bare
     later = Workbench(checkpoint, skip, text)
     monkeypatch.setattr(workbench, "Reference", None)  # is not opened
     assert (later.bare_loss(BASE), later.bare_loss(skip)) == (base, bare)

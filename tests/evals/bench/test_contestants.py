@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import store
 from pipeline.evals.bench import contestants
+from pipeline.graphs import merge
 from pipeline.models import texts
 from pipeline.types import SkipSet, UserError, Variant
 from tests.timing import graph
@@ -52,6 +54,21 @@ def test_each_artefact_has_its_base_before_it_once(model: Path) -> None:
     base, mlp, attn = (graph(model, name) for name in ("base", "mlp2", "attn0"))
     assert contestants.with_bases([mlp, base, attn]) == [base, mlp, attn]
     assert contestants.with_bases([base]) == [base]
+
+
+def test_a_merged_graph_beside_is_no_damaged_record(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is passed over in the search for a base, and nothing is made again."""
+    merged = merge.merge([graph(model, "base"), graph(model, "mlp2")])
+    base = graph(model, "base")
+    hidden = base.rename(base.with_suffix(".gone"))
+    try:
+        with pytest.raises(UserError, match="a variant is measured beside its base"):
+            contestants.base_of(graph(model, "mlp2"))
+    finally:
+        hidden.rename(base)
+        merged.unlink()
+        store.sidecar_path(merged).unlink()
+    assert not caplog.records
 
 
 def test_a_missing_base_of_an_engine_names_its_command(

@@ -1,4 +1,7 @@
-"""Steps whose cache stays with ONNX Runtime, against the same graph fed with arrays; on CPU and CUDA."""
+"""Steps whose cache stays with ONNX Runtime, against the same graph fed with arrays; on CPU and CUDA.
+
+On the CPU runners keep their caches in numpy; here they are made to bind, by the code that a GPU runs.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from pipeline.graphs import merge
 from pipeline.runtime import ort_cache
 from pipeline.runtime.cache import Array, Cache, joined
 from pipeline.runtime.generation.greedy import greedy_batch
+from pipeline.runtime.onnxruntime import OnnxRunner
 from pipeline.runtime.ort_cache import OrtCache
 from pipeline.runtime.runner import Runner
 from pipeline.types import Precision
@@ -45,13 +49,19 @@ def both(workdir: Path) -> Iterator[OpenBoth]:
 
     def opened(device: str, variant: str = "base", precision: Precision = "fp32") -> tuple[Runner, Runner]:
         path = graph(workdir, variant, precision)
-        runners.append(opening.open_runner(path, threads=1, provider=device))
+        runners.append(binding(opening.open_runner(path, threads=1, provider=device)))
         truth = runners[0] if device == "cpu" else opening.open_runner(path, threads=1)
         return runners[0], ByArrays(truth)
 
     yield opened
     for runner in runners:
         runner.close()
+
+
+def binding(runner: Runner) -> Runner:
+    assert isinstance(runner, OnnxRunner)
+    runner.keeps_values = True
+    return runner
 
 
 def close(values: Array, truth: Array, device: str) -> None:
@@ -112,6 +122,7 @@ def joined_mask(mask: Array, tokens: int) -> Array:
 def test_a_merged_graph_keeps_each_variants_own_cache(device: str, workdir: Path) -> None:
     path = merge.merge([graph(workdir), graph(workdir, "mlp0")])
     with opening.open_runner(path, provider=device) as runner, opening.open_runner(path) as truth:
+        binding(runner)
         states = [(one, one.step(one.prepared(np.arange(5, 11)[None]))) for one in (runner, ByArrays(truth))]
         (logits, cache), (expected, arrays) = (
             one.step(one.prepared(np.array([[7]]), cache)) for one, (_, cache) in states

@@ -16,11 +16,11 @@ from pipeline.engines import opening
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, tokenizer
 from pipeline.models.reference import Reference
+from pipeline.runtime.cache import HostCache
 from pipeline.runtime.generation.batcher import Batcher, QueueFull
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Piece, Writer
-from pipeline.runtime.ort_cache import OrtCache
 from pipeline.runtime.runner import Limits
 from pipeline.types import SkipSet, UserError
 from tests import tiny
@@ -370,7 +370,7 @@ def test_no_memory_to_join_ends_those_that_join(models: Any, monkeypatch: pytest
     batcher.step()
     batcher.add(joins.row(prompts))
     with monkeypatch.context() as patch:
-        patch.setattr(OrtCache, "beside", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+        patch.setattr(HostCache, "beside", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
         batcher.step()
     while batcher.step():
         pass

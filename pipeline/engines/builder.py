@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.runtime.tensorrt_library import Profile, Shape, library, logger_of, one_line
+from pipeline.runtime.tensorrt_library import Profile, Shape, library, logger_of, one_line, started
 from pipeline.types import UserError
 
 
@@ -76,7 +76,7 @@ class Builder:
             UserError: the parser refuses it; names node, operator and TensorRT's reason.
         """
         trt = self.trt
-        self.builder = trt.Builder(self.logger)
+        self.builder = started(trt, "Builder")
         self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self.parser = trt.OnnxParser(self.network, self.logger)
         with _native_stderr(self.lines):
@@ -149,8 +149,9 @@ class Builder:
         config = self._config(profiles, targets, strip_weights)
         if timing_cache is not None:
             known = timing_cache.read_bytes() if timing_cache.is_file() else b""
+            timings = config.create_timing_cache(known)  # None where it cannot be read
             # A cache of another GPU or version is refused.
-            if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+            if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
                 config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
         with _native_stderr(self.lines):
             plan = self.builder.build_serialized_network(self.network, config)
@@ -169,7 +170,8 @@ class Builder:
             profile = self.builder.create_optimization_profile()
             for name, (low, best, high) in shapes.items():
                 profile.set_shape(name, low, best, high)
-            config.add_optimization_profile(profile)
+            if config.add_optimization_profile(profile) < 0:
+                raise UserError(f"{self.backend} refuses the shapes {one_line(shapes)}: {self.first_error()}")
         if self.backend == "tensorrt-rtx":
             config.num_compute_capabilities = len(targets)
             for k, target in enumerate(targets):

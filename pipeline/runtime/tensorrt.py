@@ -13,7 +13,7 @@ from pipeline.runtime import tensorrt_library
 from pipeline.runtime.cache import Cache
 from pipeline.runtime.device_cache import Block, CacheLayout, DeviceCache, DeviceMemory
 from pipeline.runtime.runner import Array, Limits, Pass, Runner, TensorInfo
-from pipeline.runtime.tensorrt_library import Profile, Shape, library, logger_of, one_line
+from pipeline.runtime.tensorrt_library import Profile, Shape, library, logger_of, one_line, started
 from pipeline.types import UserError
 
 
@@ -167,7 +167,7 @@ def _load(path: Path, plan: Plan) -> tuple[Any, Any]:
         )
     logger = logger_of(trt)
     logger.lines.clear()
-    engine = trt.Runtime(logger).deserialize_cuda_engine(path.read_bytes())
+    engine = started(trt, "Runtime").deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         reason = one_line(logger.lines[-1] if logger.lines else "no reason given")
         raise UserError(

@@ -82,6 +82,23 @@ def one_line(message: object) -> str:
     return first_line(" ".join(str(message).split()))
 
 
+def started(trt: Any, kind: str) -> Any:
+    """TensorRT's builder or runtime, 'Builder' or 'Runtime'.
+
+    Raises:
+        UserError: TensorRT makes none, as where the driver is older than it asks for; pybind11's TypeError.
+    """
+    logger = logger_of(trt)
+    try:
+        return getattr(trt, kind)(logger)
+    except TypeError as error:
+        reason = one_line(logger.lines[-1] if logger.lines else error)
+        raise UserError(
+            f"{trt.__name__} {trt.__version__} does not start on this machine, often because "
+            f"the GPU's driver is too old for it: {reason}"
+        ) from None
+
+
 _loggers: dict[str, Any] = {}
 
 

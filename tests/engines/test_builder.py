@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline.engines import build, builder
+from pipeline import store
+from pipeline.engines import build, builder, opening
 from pipeline.engines.settings import BuildSettings
 from pipeline.types import UserError
-from tests import needs
+from tests import fake_gpu, fake_tensorrt, needs
+from tests.fake_tensorrt import Machine
 from tests.tiny_engines import graph, leftovers, spoil
 
 
@@ -66,3 +70,80 @@ def test_builder_error_is_one_line_with_the_log_at_hand(
     assert "\n" not in message and "cannot build this network: ERROR" in message and str(log) in message
     assert "not supported by a dedicated kernel" in log.read_text() and leftovers() == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def machine(project: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with a GPU and TensorRT, both of the tests."""
+    return fake_tensorrt.install(monkeypatch, Machine())
+
+
+def built(**settings: Any) -> Path:
+    return build.build(graph(), BuildSettings(backend="tensorrt", **settings))
+
+
+def test_tensorrt_builds_what_its_runner_then_runs(machine: Machine) -> None:
+    """From graph to numbers: both profiles, strongly typed without TF32, the builder's figures."""
+    plan = built(batch=(1, 2, 3), length=(1, 5, 9), past=(0, 7, 11))
+    record = store.engine_sidecar(plan)
+    assert plan.name == "tensorrt-sm90-fp16.plan" and record.backend_version == fake_tensorrt.__version__
+    assert record.proven == "parsed and built on a GPU; not run"
+    figures = record.build
+    assert figures and figures.layers == {"ATTENTION_INPUT": 2, "ELEMENTWISE": 2}
+    assert (figures.activation_bytes, figures.weights_bytes) == ((1024,), (4,))
+    (one,) = machine.builds
+    assert one["flags"] == set() and one["apart"] == []
+    assert [{name: tuple(shapes) for name, shapes in each.items()} for each in one["profiles"]] == [
+        dict(each) for each in record.profiles
+    ]
+    assert one["profiles"][0]["attention_mask"] == ((1, 1), (2, 5), (3, 20))  # P from 0: the optimum has none
+    assert one["profiles"][1]["past_key_values.2.key"] == ((1, 2, 0, 3), (2, 2, 7, 3), (3, 2, 11, 3))
+    assert "a line too many" not in plan.with_suffix(".log").read_text()
+    with opening.open_runner(plan) as runner:
+        feeds = runner.feeds(np.array([[3, 4, 5]]))
+        expected = fake_gpu.toy(feeds, fake_tensorrt.weight_of(graph()))
+        for name, array in runner.infer(feeds).items():
+            np.testing.assert_array_equal(array, expected[name])
+    assert machine.runs == [0]
+
+
+def test_a_stripped_plan_is_filled_from_its_graph(machine: Machine) -> None:
+    plan = built(strip_weights=True)
+    assert machine.builds[0]["flags"] == {"STRIP_PLAN", "REFIT_IDENTICAL"}
+    with opening.open_runner(plan) as runner:
+        feeds = runner.feeds(np.array([[3, 4, 5]]))
+        expected = fake_gpu.toy(feeds, fake_tensorrt.weight_of(graph()))["logits"]
+        np.testing.assert_array_equal(runner.infer(feeds)["logits"], expected)
+
+
+def test_timings_are_kept_and_those_of_another_version_or_of_nothing_are_not(machine: Machine) -> None:
+    cache = Path("engines/tiny/timing.cache")
+    ours = f"timings of {fake_tensorrt.__version__}".encode()
+    for before in (None, ours, b"timings of 10.16", b"half a fi"):
+        if before is not None:
+            cache.write_bytes(before)
+        built(force=True)
+        assert machine.builds[-1]["known"] == (ours if before == ours else b"")
+        assert cache.read_bytes() == ours
+
+
+def test_attention_in_fp32_is_taken_apart(machine: Machine) -> None:
+    build.build(graph(precision="fp32"), BuildSettings(backend="tensorrt", keep_precision=True))
+    assert machine.builds[0]["apart"] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("fails", "why"),
+    [
+        ("Builder", "does not start on this machine, .*: ERROR the toy's Builder fails"),
+        ("parse_from_file", r"cannot parse .*: node '/layers.0/x' \(Bernoulli\): types differ"),
+        ("add_optimization_profile", "refuses the shapes .*: ERROR the toy's add_optimization_profile fails"),
+        ("build_serialized_network", "cannot build this network: ERROR the toy's build_serialized_network"),
+    ],
+)
+def test_what_tensorrt_refuses_to_build_is_one_line(fails: str, why: str, machine: Machine) -> None:
+    machine.fails = fails
+    with pytest.raises(UserError, match=why) as caught:
+        built()
+    assert "\n" not in str(caught.value) and leftovers() == []
+    assert Path("engines/tiny/base/tensorrt-sm90-fp16.log").is_file()

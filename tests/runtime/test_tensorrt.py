@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from polygraphy import cuda
 
 from pipeline.runtime import tensorrt
 from pipeline.runtime.cache import Cache, joined
@@ -18,8 +18,9 @@ from pipeline.runtime.runner import Array, Limits, Runner
 from pipeline.runtime.tensorrt import Plan, TrtRunner
 from pipeline.runtime.tensorrt_library import Profile, Range, Shape
 from pipeline.types import UserError
-from tests import fake_gpu
-from tests.fake_gpu import FakeCuda, FakeEngine
+from tests import fake_gpu, fake_tensorrt
+from tests.fake_gpu import FakeCuda
+from tests.fake_tensorrt import Machine
 
 
 def shapes(batch: int, new: int, past: int, wanted: int = 1) -> dict[str, Shape]:
@@ -59,80 +60,41 @@ def test_the_profile_is_picked_by_the_shapes() -> None:
         assert "\n" not in str(caught.value) and "past_key_values" not in str(caught.value)
 
 
-class FakeRefit:
-    """TensorRT's refit API as far as it is used, with each way to fail."""
-
-    __name__ = "fake"
-
-    class ILogger:
-        Severity = SimpleNamespace(VERBOSE=0)
-
-    def __init__(self, fits: bool = True, missing: tuple[str, ...] = (), done: bool = True) -> None:
-        self.fits, self.missing, self.done, self.refitted = fits, missing, done, False
-        self.num_errors = 1
-
-    def Refitter(self, engine: Any, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
-        return self
-
-    def OnnxParserRefitter(self, refitter: Any, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
-        return self
-
-    def refit_from_file(self, path: str) -> bool:
-        return self.fits
-
-    def get_error(self, index: int) -> Any:
-        return SimpleNamespace(desc=lambda: "types\ndiffer")
-
-    def get_missing_weights(self) -> list[str]:
-        return list(self.missing)
-
-    def refit_cuda_engine(self) -> bool:
-        self.refitted = self.done
-        return self.done
-
-
-def test_refit_fails_unless_every_weight_is_back() -> None:
-    good = FakeRefit()
-    tensorrt.refit(good, None, Path("g.onnx"))
-    assert good.refitted
-    for fake, why in (
-        (FakeRefit(fits=False), "do not fit the engine: types differ"),
-        (FakeRefit(missing=("a", "b")), "lacks 2 of the weights that the engine needs, a among them"),
-        (FakeRefit(done=False), "could not be refitted"),
-    ):
-        with pytest.raises(UserError, match=why):
-            tensorrt.refit(fake, None, Path("g.onnx"))
-        assert not fake.refitted
-
-
 G, D = fake_gpu.HEADS, fake_gpu.DIM
 WIDE: Profile = {
     name: ((1, 1), (1, 50), (999, 999)) for name in fake_gpu.INPUTS if not name.startswith("past_key_values.")
 } | dict.fromkeys(fake_gpu.PASTS, ((1, G, 0, D), (1, G, 0, D), (999, G, 999, D)))
 DECODING: Profile = WIDE | dict.fromkeys(("input_ids", "position_ids"), ((1, 1), (1, 1), (9, 1)))
-PLAN = Plan("tensorrt", "11", ("sm90",), (WIDE, DECODING), Limits(batch=9, new=999, past=999, wanted=9))
+LIMITS = Limits(batch=9, new=999, past=999, wanted=9)
+PLAN = Plan("tensorrt", fake_tensorrt.__version__, ("sm90",), (WIDE, DECODING), LIMITS)
 
 
 class Truth(Runner):
-    """The toy model by numpy alone."""
+    """The toy model by numpy alone.
 
-    path, inputs, outputs, limits = Path("toy"), fake_gpu.INPUTS, fake_gpu.OUTPUTS, PLAN.limits
+    Args:
+        weight: of the model.
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    path, inputs, outputs, limits = Path("toy"), fake_gpu.INPUTS, fake_gpu.OUTPUTS, LIMITS
 
     def infer(self, feeds: Any, wanted: list[str] | None = None) -> dict[str, Array]:
-        outputs = fake_gpu.toy(feeds)
+        outputs = fake_gpu.toy(feeds, self.weight)
         return {name: outputs[name] for name in wanted or self.outputs}
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[TrtRunner, FakeCuda, FakeEngine]]:
-    """(room on the GPU, what fails) → a runner of the toy engine, the GPU and the engine."""
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[TrtRunner, Machine]]:
+    """(what is other of the machine, of the plan) → a runner of the toy engine and its machine."""
 
-    def made(room: int = 1 << 30, fails: str = "") -> tuple[TrtRunner, FakeCuda, FakeEngine]:
-        gpu = FakeCuda(room)
-        engine = FakeEngine(gpu, fails)
-        monkeypatch.setattr(cuda, "wrapper", lambda: gpu)
-        monkeypatch.setattr(tensorrt, "_load", lambda *_: (engine, fake_gpu.TRT))
-        return TrtRunner(Path("toy.plan"), PLAN), gpu, engine
+    def made(weight: float | None = 1.0, plan: Plan = PLAN, **other: Any) -> tuple[TrtRunner, Machine]:
+        machine = fake_tensorrt.install(monkeypatch, Machine(**other))
+        path = tmp_path / "toy.plan"
+        path.write_text(json.dumps({"weight": weight, "profiles": len(PLAN.profiles)}))
+        return TrtRunner(path, plan), machine
 
     return made
 
@@ -151,7 +113,7 @@ def same(runner: Runner, truth: Runner, ids: Array, caches: list[Cache | None], 
 
 def test_steps_of_an_engine_are_those_of_arrays(opened: Any) -> None:
     """A prefill of its own profile, 200 steps, a row joins, one leaves; logits alone leave the GPU."""
-    (runner, gpu, engine), truth = opened(), Truth()
+    (runner, machine), truth = opened(), Truth()
     rng = np.random.default_rng(0)
     mask = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     caches: list[Any] = same(runner, truth, rng.integers(0, 50, (2, 5)), [None, None], mask)
@@ -160,24 +122,23 @@ def test_steps_of_an_engine_are_those_of_arrays(opened: Any) -> None:
     )
     caches = [joined(pair) for pair in zip(caches, more, strict=True)]
     mask = np.concatenate([np.pad(mask, ((0, 0), (4, 0))), np.ones((1, 9), np.int64)])
-    gpu.to_host = 0
+    machine.cuda.to_host = 0
     for step in range(200):
         if step == 20:
             caches, mask = [cache.part([1, 0], 4) for cache in caches], mask[[1, 0], 4:]
         mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
         caches = same(runner, truth, rng.integers(0, 50, (len(mask), 1)), caches, mask)
     assert isinstance(caches[0], DeviceCache) and (caches[0].rows, caches[0].tokens) == mask.shape
-    assert gpu.to_host == (20 * 3 + 180 * 2) * 2 * fake_gpu.WORDS * 4  # logits at two places of every row
-    assert [context.profile for context in engine.contexts] == [0, 1] and [
-        c.runs for c in engine.contexts
-    ] == [2, 200]
+    logits_bytes = 2 * fake_gpu.WORDS * 4  # of a row: at two places
+    assert machine.cuda.to_host == (20 * 3 + 180 * 2) * logits_bytes
+    assert machine.runs == [0, 0] + [1] * 200  # the profile of each
     for name, array in caches[0].arrays().items():
         np.testing.assert_array_equal(array, caches[1].arrays()[name])
 
 
 def test_two_blocks_of_memory_take_turns(opened: Any) -> None:
     """A hundred steps ask the GPU for memory where 64 more tokens need it; what is closed is free again."""
-    runner, gpu, _ = opened()
+    runner, machine = opened()
     _, cache = runner.forward(np.ones((1, 1), np.int64))
     addresses = list[int]()
     for _ in range(100):
@@ -192,11 +153,11 @@ def test_two_blocks_of_memory_take_turns(opened: Any) -> None:
         np.testing.assert_array_equal(array, expected[name])
     del cache, kept
     runner.close()
-    assert gpu.blocks == {}
+    assert machine.cuda.blocks == {}
 
 
 def test_an_engine_takes_and_gives_arrays_too(opened: Any) -> None:
-    (runner, _, _), truth = opened(), Truth()
+    (runner, _), truth = opened(), Truth()
     _, cache = truth.forward(np.array([[3, 4, 5]]))
     feeds = truth.feeds(np.array([[6, 7]]), cache)
     expected = truth.infer(feeds)
@@ -225,22 +186,56 @@ def test_texts_in_a_batch_are_those_of_arrays(opened: Any) -> None:
 @pytest.mark.parametrize(
     ("fails", "why"),
     [
-        ("context", "no context"),
-        ("profile", "no context"),
-        ("shape", "takes no shape"),
-        ("address", "takes no memory"),
-        ("execute", "does not run"),
+        ("Runtime", "does not start on this machine, .* driver is too old for it"),
+        ("deserialize_cuda_engine", "built for sm90, does not load on this sm90"),
+        ("create_execution_context", "no context"),
+        ("set_optimization_profile_async", "no context"),
+        ("set_input_shape", "takes no shape"),
+        ("set_tensor_address", "takes no memory"),
+        ("execute_async_v3", "does not run"),
     ],
 )
 def test_what_tensorrt_refuses_is_one_line(fails: str, why: str, opened: Any) -> None:
     with pytest.raises(UserError, match=why) as caught:
         opened(fails=fails)[0].forward(np.array([[3, 4]]))
-    assert "toy.plan" in str(caught.value) and "\n" not in str(caught.value)
+    assert ("toy.plan" in str(caught.value)) is (fails != "Runtime") and "\n" not in str(caught.value)
+    assert str(caught.value).endswith(f": ERROR the toy's {fails} fails")
+
+
+def test_an_engine_of_another_version_is_refused(opened: Any) -> None:
+    with pytest.raises(UserError, match=r"was built by tensorrt 11\.3, and 11\.4\.0 is installed"):
+        opened(plan=replace(PLAN, version="11.3"))
+
+
+def test_a_stripped_engine_has_the_weights_of_its_graph(tmp_path: Path, opened: Any) -> None:
+    graph = tmp_path / "g.onnx"
+    graph.write_bytes(b"weights")
+    weight = fake_tensorrt.weight_of(graph)
+    (runner, _), truth = opened(None, replace(PLAN, weights=graph)), Truth(weight)
+    same(runner, truth, np.array([[3, 4]]), [None, None], np.ones((1, 2), np.int64))
+    assert weight != 1 and np.isnan(opened(None)[0].forward(np.array([[3, 4]]))[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"fails": "refit_from_file"}, "do not fit the engine: types differ"),
+        ({"missing": ["a", "b"]}, "lacks 2 of the weights that the engine needs, a among them"),
+        ({"fails": "refit_cuda_engine"}, "could not be refitted"),
+    ],
+)
+def test_an_engine_whose_weights_are_not_all_back_does_not_open(
+    other: dict[str, Any], why: str, tmp_path: Path, opened: Any
+) -> None:
+    (tmp_path / "g.onnx").write_bytes(b"weights")
+    with pytest.raises(UserError, match=why) as caught:
+        opened(None, replace(PLAN, weights=tmp_path / "g.onnx"), **other)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_gpu_without_room_says_so(opened: Any) -> None:
     """What is spare goes first, then there is no memory, and what is there still stands."""
-    runner, gpu, _ = opened(room=40_000)
+    runner, machine = opened(cuda=FakeCuda(40_000))
     _, cache = runner.forward(np.ones((1, 20), np.int64))
     before = cache.arrays()
     with pytest.raises(MemoryError, match=r"the GPU has no .* bytes left"):
@@ -248,4 +243,4 @@ def test_a_gpu_without_room_says_so(opened: Any) -> None:
     for name, array in cache.arrays().items():
         np.testing.assert_array_equal(array, before[name])
     assert runner.forward(np.ones((1, 1), np.int64), cache)[1].tokens == 21
-    assert sum(block.size for block in gpu.blocks.values()) <= 40_000
+    assert sum(block.size for block in machine.cuda.blocks.values()) <= 40_000

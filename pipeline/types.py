@@ -17,9 +17,12 @@ from typing import Literal
 Precision = Literal["fp32", "fp16"]
 Kind = Literal["attn", "mlp", "block"]
 Head = Literal["gather", "all"]
+Provider = Literal["cpu", "cuda"]
+"""What computes: a provider of ONNX Runtime, or the type of a PyTorch device."""
 
 KINDS: tuple[Kind, ...] = ("attn", "mlp", "block")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda")
 
 SHOWN = 3
 """Of many names in a message, those that stand there."""
@@ -241,6 +244,22 @@ class Variant:
     def stem(self) -> str:
         """The file name of its graph without '.onnx': 'attn24-31.fp16', 'base.fp32.all'."""
         return f"{self.file}.{self.precision}" + (".all" if self.head == "all" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What a stage computes on.
+
+    Attributes:
+        graphs: ONNX Runtime's provider; an engine runs on its GPU whatever this is.
+        torch: of PyTorch, beside it.
+    """
+
+    graphs: Provider = "cpu"
+    torch: Provider = "cpu"
+
+
+CPU = Devices()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from pipeline.models import texts
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.store import records
 from pipeline.store.records import SimilarityRecord, SimilarityRequest, SimilaritySums, TextSource
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError
 
 SAVED_EVERY = 5.0
 """Seconds between two writes of the sums."""
@@ -35,6 +35,7 @@ class CalibrationSettings:
     Attributes:
         samples, length: N sequences of T tokens.
         buckets: position buckets, which show whether deep attention matters more late in the context.
+        device: that the model runs on; what was measured on another is another result.
 
     Raises:
         UserError: a number is out of range.
@@ -43,6 +44,7 @@ class CalibrationSettings:
     samples: int = 256
     length: int = 512
     buckets: int = 4
+    device: Provider = "cpu"
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.length < 2 or not 1 <= self.buckets <= self.length:
@@ -66,7 +68,8 @@ def calibrate(
         text_input: what text.
         settings: how much of it.
         graph: a base graph to run instead of PyTorch.
-        graph_streams: gives the residual stream of that graph (`engines/taps.py`); calib knows no graphs.
+        graph_streams: gives the residual stream of that graph, on that device (`engines/taps.py`); calib
+            knows no graphs.
         force: measure again what is there and matches.
 
     Raises:
@@ -76,14 +79,15 @@ def calibrate(
     path = similarity.paths(checkpoint.calib)[0]
     tokens, source = texts.cut(folder, text_input, settings.length, settings.samples)
     source = source.replaced(origin=text_input.origin(path))
-    runner = store.relative(graph, to=path) if graph else "torch"
+    device = settings.device
+    runner = (store.relative(graph, to=path) if graph else "torch") + (" on cuda" if device == "cuda" else "")
     request = _request(checkpoint, settings, runner, source)
     if not force and records.read_same(SimilarityRecord, path, request):
         return path
     with store.lock(path.parent):
         store.sweep_temporaries(path.parent, path.stem)
         sums = _resume(path.parent, request)
-        stream = graph_streams(graph) if graph and graph_streams else streams.torch_streams(folder)
+        stream = graph_streams(graph) if graph and graph_streams else streams.torch_streams(folder, device)
         _measure(sums, tokens, settings.buckets, stream, lambda: _save(path.parent, request, sums))
         similarity.write(path.parent, request, sums)
         for file in _partial(path.parent):

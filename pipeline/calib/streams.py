@@ -12,16 +12,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.types import Provider
+
 Array = npt.NDArray[Any]
 Streams = Callable[[Array], tuple[Array, Array]]
 """[T] token ids → (streams [M, T, C], middles [L, T, C])."""
 
 
-def torch_streams(folder: Path) -> Streams:
-    """From transformers, in fp32."""
+def torch_streams(folder: Path, device: Provider = "cpu") -> Streams:
+    """From transformers, in fp32.
+
+    Args:
+        folder: the checkpoint.
+        device: that PyTorch computes on.
+    """
     from pipeline.models.reference import Reference
 
-    reference = Reference(folder)
+    reference = Reference(folder, device=device)
 
     def streams(row: Array) -> tuple[Array, Array]:
         ids = np.asarray(row, np.int64)[None]

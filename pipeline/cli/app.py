@@ -31,6 +31,14 @@ MEASURE, DELIVER, LOOK = "Measure", "Deliver", "Look"
 """The panels of `pipeline --help`, in the order of the data flow."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+ProviderOption = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        envvar="PIPELINE_PROVIDER",
+        help="What computes: cpu, cuda, or auto, which is CUDA where it works. An engine has its own GPU.",
+    ),
+]
 Model = Annotated[
     str | None, typer.Argument(help="HF id, local folder, .gguf file, `demo`, or a model under graphs/.")
 ]

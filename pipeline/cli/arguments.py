@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import store
 from pipeline.models.origins import folder_name
-from pipeline.types import UserError
+from pipeline.types import Devices, Provider, UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,6 +87,66 @@ def artefacts(paths: list[Path] | None, *, engines: bool = False, precision: str
         raise UserError(f"{name} has no artefact to work on; make one with `pipeline export`")
     say("taking: " + ", ".join(str(path) for path in chosen))
     return chosen
+
+
+def provider(name: str) -> Provider:
+    """The provider of ONNX Runtime that --provider names; what `auto` is here is said on stderr.
+
+    Raises:
+        UserError: it is none of the three, or CUDA runs no graphs here (why, and what mends it).
+    """
+    from pipeline.runtime import onnxruntime
+
+    return _taken(name, "graphs", onnxruntime.refusal)
+
+
+def devices(name: str, must: bool) -> Devices:
+    """The same, and PyTorch's device beside it.
+
+    Args:
+        name: what --provider names.
+        must: refuse a PyTorch without CUDA beside graphs on CUDA; else it takes the CPU, and says so.
+
+    Raises:
+        UserError: as `provider`; or PyTorch has no CUDA, and must.
+    """
+    from pipeline.models.devices import refusal
+
+    graphs = provider(name)
+    if graphs == "cpu":
+        return Devices()
+    return Devices(graphs, _taken("cuda" if must else "auto", "PyTorch", refusal))
+
+
+def torch_device(name: str) -> Provider:
+    """PyTorch's device alone, where no graph runs.
+
+    Raises:
+        UserError: it is none of the three, or PyTorch has no CUDA (why, and what mends it).
+    """
+    from pipeline.models.devices import refusal
+
+    return _taken(name, "PyTorch", refusal)
+
+
+def _taken(name: str, what: str, refusal: Callable[[Provider], str | None]) -> Provider:
+    """What a name of a provider means here.
+
+    Args:
+        name: cpu, cuda or auto.
+        what: will run there, in words.
+        refusal: why it cannot.
+    """
+    if name not in ("cpu", "cuda", "auto"):
+        raise UserError(f"--provider is cpu, cuda or auto, not {name!r:.40}")
+    if name == "cpu":
+        return "cpu"
+    reason = refusal("cuda")
+    if name == "cuda" and reason:
+        raise UserError(reason)
+    if name == "auto":
+        say(f"{what} on the CPU: {reason}" if reason else f"{what} on CUDA")
+    return "cpu" if reason else "cuda"
 
 
 def triple(text: str, option: str) -> tuple[int, int, int]:

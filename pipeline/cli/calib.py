@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
-from pipeline.cli.app import CHOOSE, Json, Model, app, show_result
+from pipeline.cli.app import CHOOSE, Json, Model, ProviderOption, app, show_result
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, ChoiceRecord, HealSettings, SublayerTimes
 from pipeline.types import UserError
@@ -38,6 +39,7 @@ def calibrate(
     length: Annotated[int, typer.Option(help="Tokens of each.")] = 512,
     buckets: Annotated[int, typer.Option(help="Position buckets.")] = 4,
     runner: Annotated[str, typer.Option(help="torch, or a base graph.")] = "torch",
+    provider: ProviderOption = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Measure again what is there and matches.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -52,10 +54,12 @@ def calibrate(
     from pipeline.models import checkpoint
 
     text = _text_input(texts, dataset, "pipeline calibrate")
-    source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
     graph = None if runner == "torch" else Path(runner)
-    settings = stage.CalibrationSettings(samples, length, buckets)
-    path = stage.calibrate(source.folder, text, settings, graph, taps.graph_streams, force)
+    device = arguments.provider(provider) if graph else arguments.torch_device(provider)
+    source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
+    settings = stage.CalibrationSettings(samples, length, buckets, device)
+    graph_streams = partial(taps.graph_streams, provider=device)
+    path = stage.calibrate(source.folder, text, settings, graph, graph_streams, force)
     if not as_json:
         arguments.print_table(similarity.table(source.model, similarity.of_checkpoint(source.folder)))
     record = records.read(records.SimilarityRecord, path)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import arguments, extras, prerequisites
-from pipeline.cli.app import MEASURE, Json, Paths, app, show_result
+from pipeline.cli.app import MEASURE, Json, Paths, ProviderOption, app, show_result
 
 Tasks = Annotated[
     str,
@@ -36,6 +36,7 @@ def check(
     reference: Annotated[
         Path | None, typer.Option(help="Folder of the checkpoint, for graphs exported elsewhere.")
     ] = None,
+    provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
     """Runs artefacts beside PyTorch, with Polygraphy; exit 1 where one fails.
@@ -44,10 +45,12 @@ def check(
     """
     from pipeline.evals.check import check as stage
 
-    results = []
+    results, chosen = [], arguments.devices(provider, must=provider == "cuda")
     for path in arguments.artefacts(paths, engines=prerequisites.has_gpu()):
         with arguments.busy(f"checking {path}"):
-            results.append(stage.check(path, localize=localize, force=force, reference=reference))
+            results.append(
+                stage.check(path, localize=localize, force=force, reference=reference, devices=chosen)
+            )
     show_result(
         [result.plain() for result in results], as_json, "\n".join(result.summary() for result in results)
     )
@@ -78,6 +81,7 @@ def bench(
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Measure what has passed no check, and record that.")
     ] = False,
+    provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
     """The papers' measurement: the time to predict 1 token for each of 1000 sequences, interleaved with base.
@@ -91,9 +95,11 @@ def bench(
         arguments.without_bars()
     if "optimum" in others:
         extras.needs("optimum", "pipeline bench --compare optimum")
+    chosen = arguments.devices(provider, must="torch" in others)  # beside CUDA, no time of PyTorch on the CPU
     from pipeline.evals.bench import bench as stage
     from pipeline.evals.bench import table as latencies
     from pipeline.evals.score import tables
+    from pipeline.evals.score.settings import ScoreSettings
 
     artefacts = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
     if tasks:
@@ -106,11 +112,13 @@ def bench(
         compare=others,
         threads=threads,
         unchecked=unchecked,
+        provider=chosen.graphs,
     )
     twins = prerequisites.optimum_twins(artefacts) if "optimum" in others else {}
-    report = stage.bench(prerequisites.checked(artefacts, unchecked), settings, optimum_graphs=twins)
+    report = stage.bench(prerequisites.checked(artefacts, unchecked, chosen), settings, optimum_graphs=twins)
     beside = latencies.short(report)
-    scores = prerequisites.scored([Path(path) for path in beside], tasks, limit, data, unchecked)
+    asked = ScoreSettings(limit=limit, data=data, unchecked=unchecked, provider=chosen.graphs)
+    scores = prerequisites.scored([Path(path) for path in beside], tasks, asked)
     if as_json:
         show_result({**report.plain(), "scores": [score.plain() for score in scores]}, True)
         return
@@ -149,6 +157,7 @@ def score(
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Score what has passed no check, and record that.")
     ] = False,
+    provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
     """Scores artefacts on benchmarks: prompts, shots and metrics are lm-evaluation-harness's own.
@@ -162,8 +171,8 @@ def score(
     from pipeline.evals.score import benchmarks, tables
     from pipeline.evals.score import score as stage
 
-    names = benchmarks.check_names(tasks)
-    merged = prerequisites.merged(artefacts, unchecked) if together else None
+    names, graphs_on = benchmarks.check_names(tasks), arguments.provider(provider)
+    merged = prerequisites.merged(artefacts, unchecked, graphs_on) if together else None
     settings = stage.ScoreSettings(
         limit=limit,
         num_fewshot=num_fewshot,
@@ -175,6 +184,7 @@ def score(
         threads=threads,
         fresh=fresh,
         unchecked=unchecked,
+        provider=graphs_on,
     )
     scores = stage.score(artefacts, names, settings, merged)
     if as_json:

@@ -10,7 +10,7 @@ import typer
 
 from pipeline import store
 from pipeline.cli import arguments
-from pipeline.cli.app import DELIVER, Json, app, show_result
+from pipeline.cli.app import DELIVER, Json, ProviderOption, app, show_result
 from pipeline.store.records import MergedRecord
 from pipeline.types import UserError
 
@@ -46,7 +46,7 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids what was said.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; repeat for several.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text as it comes.")] = False,
-    provider: Annotated[str, typer.Option(help="Of ONNX Runtime: cpu or cuda.")] = "cpu",
+    provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
     """Continues a text, with the code that the shipped Triton model runs.
@@ -61,8 +61,7 @@ def generate(
     from pipeline.runtime.generation.sampling import Sampling
     from pipeline.runtime.generation.writer import Piece
 
-    if provider not in ("cpu", "cuda"):
-        raise UserError(f"--provider is cpu or cuda, not {provider}")
+    graphs_on = arguments.provider(provider)
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -83,7 +82,7 @@ def generate(
             print(before + piece.text, end="", flush=True)
         before = ""
 
-    with opening.open_runner(artefact, provider=provider) as runner:
+    with opening.open_runner(artefact, provider=graphs_on) as runner:
         if not runner.has_cache and not passed.has_no_attention(artefact):
             raise passed.no_cache(artefact)  # the second token would not know of the first
         pieces = alone.pieces(runner, prompts, ids, sampling, show)

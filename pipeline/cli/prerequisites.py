@@ -15,11 +15,12 @@ from pipeline import store
 from pipeline.cli import arguments
 from pipeline.store import records
 from pipeline.store.records import Score, SublayerTimes, TimesRecord
-from pipeline.types import SkipSet, UserError
+from pipeline.types import CPU, Devices, Provider, SkipSet, UserError
 
 if TYPE_CHECKING:
     from pipeline.calib import latency_budget
     from pipeline.evals.bench.table import BenchReport
+    from pipeline.evals.score.settings import ScoreSettings
     from pipeline.models.checkpoint import Checkpoint
 
 PROBES = 20
@@ -123,12 +124,13 @@ def healed(graph: Path, adapter: str) -> Path:
         return surgery.graft(graph, tensors, adapter)
 
 
-def merged(paths: list[Path], unchecked: bool) -> Path:
+def merged(paths: list[Path], unchecked: bool, provider: Provider = "cpu") -> Path:
     """One graph of all these graphs.
 
     Args:
         paths: graphs of one base.
         unchecked: also those that have passed no check.
+        provider: that they will be scored on.
 
     Raises:
         UserError: one is an engine, or has passed no check.
@@ -140,7 +142,7 @@ def merged(paths: list[Path], unchecked: bool) -> Path:
         if path.suffix != ".onnx":
             raise UserError(f"--together takes graphs (.onnx), and {path} is none")
         if not unchecked:
-            passed.require_check(path)
+            passed.require_check(path, provider=provider)
     with arguments.busy(f"merging {len(paths)} graphs"):
         return stage.merge(paths)
 
@@ -156,20 +158,21 @@ def optimum_twins(paths: list[Path]) -> dict[Path, Path]:
 # ---- checks and scores ----------------------------------------------------------------------------------
 
 
-def checked(paths: list[Path], unchecked: bool) -> list[Path]:
+def checked(paths: list[Path], unchecked: bool, devices: Devices = CPU) -> list[Path]:
     """The same paths, after a check of each and of its base where they have not passed one.
 
     Args:
         paths: graphs and engines.
         unchecked: leave the checks out.
+        devices: that they are checked on.
     """
     from pipeline.evals.bench import contestants
     from pipeline.evals.check import check as stage
 
     for path in [] if unchecked else contestants.with_bases(paths):
-        if not store.check_passed(path):
+        if not store.check_passed(path, provider=devices.graphs):
             with arguments.busy(f"checking {path} first"):
-                stage.check(path)
+                stage.check(path, devices=devices)
     return paths
 
 
@@ -184,18 +187,15 @@ def known_tasks(tasks: str, paths: list[Path]) -> list[str]:
     return names
 
 
-def scored(
-    paths: list[Path], tasks: str | None, limit: int | None, data: Path | None, unchecked: bool
-) -> list[Score]:
+def scored(paths: list[Path], tasks: str | None, settings: ScoreSettings) -> list[Score]:
     """The scores that exist of the artefacts, once the benchmarks that are named have been run on them."""
     from pipeline.evals.score import results
 
     if tasks:
         from pipeline.evals.score import score as stage
 
-        settings = stage.ScoreSettings(limit=limit, data=data, unchecked=unchecked)
         stage.score(paths, known_tasks(tasks, paths), settings)
-    return [score for path in paths for score in results.scores_of(path)]
+    return [score for path in paths for score in results.scores_of(path, settings.provider)]
 
 
 # ---- times ----------------------------------------------------------------------------------------------

@@ -16,25 +16,31 @@ from pipeline.calib.streams import Streams
 from pipeline.graphs import anatomy, graphfile
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 from pipeline.runtime.runner import Array
-from pipeline.types import BASE, UserError
+from pipeline.types import BASE, Provider, UserError
 
 
-def tapped(path: Path, model: ir.Model, values: Iterable[ir.Value]) -> OnnxRunner:
+def tapped(path: Path, model: ir.Model, values: Iterable[ir.Value], provider: Provider = "cpu") -> OnnxRunner:
     """A graph in ONNX Runtime with inner values among its outputs; the file is not changed.
 
     Args:
         path: the graph.
         model: the same, loaded.
         values: of `model`, to be outputs.
+        provider: of ONNX Runtime.
     """
     for value in dict.fromkeys(values):
         if value not in model.graph.outputs:
             model.graph.outputs.append(value)
-    return OnnxRunner(path, open_session(ir.to_proto(model).SerializeToString(), path.parent))
+    proto = ir.to_proto(model).SerializeToString()
+    return OnnxRunner(path, open_session(proto, path.parent, provider=provider))
 
 
-def graph_streams(path: Path) -> Streams:
+def graph_streams(path: Path, provider: Provider = "cpu") -> Streams:
     """The residual stream of a base graph, for `calibrate`.
+
+    Args:
+        path: the graph.
+        provider: of ONNX Runtime.
 
     Raises:
         UserError: the graph is of a variant, or adds attention and MLP up before they join the stream.
@@ -47,7 +53,7 @@ def graph_streams(path: Path) -> Streams:
     values = [anatomy.stream_before(joins[0]), *(join.stream for join in joins)]
     if len({id(value) for value in values}) != len(values):
         raise UserError(f"{path} adds attention and MLP up before they join the stream; take --runner torch")
-    runner = tapped(path, model, values)
+    runner = tapped(path, model, values, provider)
     names = [value.name or "" for value in values]
 
     def streams(row: Array) -> tuple[Array, Array]:

@@ -7,16 +7,20 @@ import platform
 from pathlib import Path
 
 from pipeline.runtime import tensorrt_library
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError
 
 
-def device(artefact: Path) -> str:
-    """The name of what runs the artefact: this machine's processor, or for an engine its GPU.
+def device(artefact: Path, provider: Provider = "cpu") -> str:
+    """The name of what runs the artefact: this machine's processor, or its GPU.
+
+    Args:
+        artefact: an engine, which runs on the GPU; or a graph.
+        provider: of ONNX Runtime, that runs the graph.
 
     Raises:
-        UserError: it is an engine, and the driver sees no GPU.
+        UserError: it runs on a GPU, and the driver sees none.
     """
-    if artefact.suffix == ".plan":
+    if artefact.suffix == ".plan" or provider == "cuda":
         name = tensorrt_library.gpu_name()
         if name is None:
             raise UserError(

@@ -8,10 +8,12 @@ from pathlib import Path
 from pipeline import store
 from pipeline.models import identity
 from pipeline.store.records import GraphRecord, MergedRecord
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError
 
 
-def variants(path: Path, unchecked: bool = False) -> dict[str, tuple[Path, str]]:
+def variants(
+    path: Path, unchecked: bool = False, provider: Provider | None = "cpu"
+) -> dict[str, tuple[Path, str]]:
     """Head of the artefact → (the artefact whose score it is, its SHA-256).
 
     A merged graph has one head a variant; any other artefact has one, named ''.
@@ -19,6 +21,7 @@ def variants(path: Path, unchecked: bool = False) -> dict[str, tuple[Path, str]]
     Args:
         path: a graph or an engine.
         unchecked: also what has passed no check.
+        provider: of ONNX Runtime, on which a graph must have passed; None for any.
 
     Raises:
         UserError: it is missing, has not passed its check, or lies beside another tokenizer.
@@ -37,23 +40,27 @@ def variants(path: Path, unchecked: bool = False) -> dict[str, tuple[Path, str]]
         if artefact != path and store.sidecar(artefact).sha256 != digest:
             raise UserError(f"{artefact} is not the graph that {path} was merged from; run the command again")
         if not unchecked:
-            require_check(artefact, digest)
+            require_check(artefact, digest, provider)
     return heads
 
 
-def require_check(path: Path, digest: str | None = None) -> None:
+def require_check(path: Path, digest: str | None = None, provider: Provider | None = "cpu") -> None:
     """Refuses an artefact that has not passed its check.
 
     Args:
         path: a graph or an engine.
         digest: its SHA-256, where it is known.
+        provider: of ONNX Runtime, on which a graph must have passed; None for any.
 
     Raises:
         UserError: it has not passed.
     """
-    if not store.check_passed(path, digest):
-        command = f"pipeline check {shlex.quote(str(path))}"
-        raise UserError(f"{path} has passed no check; run `{command}`, or pass --unchecked")
+    if store.check_passed(path, digest, provider):
+        return
+    command, where = f"pipeline check {shlex.quote(str(path))}", ""
+    if provider and (provider == "cuda" or store.check_passed(path, digest, None)):
+        command, where = f"{command} --provider {provider}", f" on {provider}"
+    raise UserError(f"{path} has passed no check{where}; run `{command}`, or pass --unchecked")
 
 
 def _refuse_other_tokenizer(path: Path, exported: str | None) -> None:
@@ -81,11 +88,11 @@ JOURNAL = 2
 """Of the answers' form. Those of 1 could be texts of logits that are no numbers."""
 
 
-def journal_path(path: Path, digest: str, protocol: str) -> Path:
+def journal_path(path: Path, digest: str, protocol: str, provider: Provider = "cpu") -> Path:
     """Where the answers of an artefact are kept; the name holds all that they depend on, its weights too."""
     tokenizer = identity.tokenizer_digest(store.checkpoint_folder(path))
     key = store.text_digest(f"{digest} {store.contents(path)} {protocol} {tokenizer}")[:16]
-    return store.result_of(path, f"answers-{key}").with_suffix(".jsonl")
+    return store.result_of(path, f"answers-{key}", provider).with_suffix(".jsonl")
 
 
 def no_cache(path: Path) -> UserError:

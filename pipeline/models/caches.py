@@ -47,7 +47,7 @@ def arrays(cache: DynamicCache, there: list[int]) -> dict[int, tuple[Array, Arra
     kept = {}
     for i in there:
         layer: Any = cache.layers[i]
-        kept[i] = (layer.keys.numpy(), layer.values.numpy())
+        kept[i] = (layer.keys.cpu().numpy(), layer.values.cpu().numpy())
     return kept
 
 
@@ -57,7 +57,7 @@ def greedy(model: Any, prompt_ids: list[int] | npt.NDArray[Any], max_new_tokens:
     The checkpoint's own sampling settings (temperature, repetition penalty) are put aside. No cache is used:
     DynamicCache asks layer 0 for its length, and layer 0 may have no attention.
     """
-    ids = torch.as_tensor(np.asarray(prompt_ids, np.int64)).reshape(1, -1)
+    ids = torch.as_tensor(np.asarray(prompt_ids, np.int64)).reshape(1, -1).to(model.device)
     published = model.generation_config
     stop, padding = published.eos_token_id, published.pad_token_id
     if padding is None:

@@ -22,11 +22,11 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from pipeline.models import caches, compensation, pretrained, sublayers
+from pipeline.models import caches, compensation, devices, pretrained, sublayers
 from pipeline.models.compensation import MapParts, MapPlace
 from pipeline.models.sizes import rules_of
 from pipeline.models.sublayers import keep_input, keep_output, removed_after
-from pipeline.types import BASE, Precision, SkipSet, Sublayer, UserError
+from pipeline.types import BASE, Precision, Provider, SkipSet, Sublayer, UserError
 
 Array = npt.NDArray[Any]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -35,7 +35,7 @@ FAST = {"attn_implementation": "sdpa"}
 
 
 class Reference:
-    """A Hugging Face causal model with the sublayers of a skip set left out, on the CPU.
+    """A Hugging Face causal model with the sublayers of a skip set left out.
 
     Args:
         folder: config.json and safetensors; code that comes with a checkpoint is never run.
@@ -45,6 +45,7 @@ class Reference:
         overlays: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`), or whose
             maps stand in for skipped sublayers (`models/compensation.py`); of two files the later counts.
         load: further arguments of from_pretrained (another attention kernel, quantisation).
+        device: that it computes on; what it gives as arrays is on the host.
 
     Attributes:
         model: transformers' model.
@@ -53,8 +54,8 @@ class Reference:
         skip: what is left out for good; `without` leaves out more for a while.
 
     Raises:
-        UserError: as `pretrained.load`; a layer does not exist, or is built in an unknown way; the overlays'
-            tensors are not this model's, or a map stands where nothing is skipped.
+        UserError: as `pretrained.load`, `devices.require`; a layer does not exist, or is built in an unknown
+            way; the overlays' tensors are not this model's, or a map stands where nothing is skipped.
     """
 
     def __init__(
@@ -64,9 +65,13 @@ class Reference:
         dtype: Precision = "fp32",
         overlays: Sequence[Path] = (),
         load: dict[str, Any] | None = None,
+        device: Provider = "cpu",
     ) -> None:
+        devices.require(device)
         options = {"attn_implementation": "eager", "dtype": _DTYPES[dtype]}
         self.model: Any = pretrained.load(folder, skip, **options | (load or {}))
+        if device != "cpu":
+            self.model.to(device)
         self.skip = skip
         self.rules = rules_of(self.model.config.model_type)
         self.layers = sublayers.decoder_layers(self.model, folder)
@@ -153,11 +158,8 @@ class Reference:
 
     def sublayers(self) -> dict[Sublayer, nn.Module]:
         """(layer, kind) → its module, of those that are there."""
-        return {
-            sublayer: getattr(layer, name)
-            for sublayer, layer, name in self._places()
-            if sublayer not in self.skip
-        }
+        places = self._places()
+        return {one: getattr(layer, name) for one, layer, name in places if one not in self.skip}
 
     def _see_form(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._gives_tuples = isinstance(output, tuple)
@@ -206,7 +208,7 @@ class Reference:
             padded queries in another way than graphs do.
         """
         ids, mask, positions = (
-            torch.from_numpy(np.ascontiguousarray(array))
+            torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
             for array in (input_ids, attention_mask, position_ids)
         )
         gap = mask.shape[1] - ids.shape[1]
@@ -221,7 +223,7 @@ class Reference:
                 cache = caches.with_gap(cache, len(self.layers), there, gap)
                 more, cache = self._pass(ids[:, end:], cache, wanted[wanted >= end] - end, **rest)
                 logits = torch.cat([logits, more], dim=1)
-        return logits.numpy(), caches.arrays(cache, there)
+        return logits.cpu().numpy(), caches.arrays(cache, there)
 
     def _pass(
         self, ids: torch.Tensor, cache: DynamicCache | None, columns: torch.Tensor, **inputs: torch.Tensor
@@ -231,6 +233,7 @@ class Reference:
         A cache made without a config crops no key to a sliding window. The head is computed at no other
         positions where the model can leave them out.
         """
+        ids, columns = ids.to(self.model.device), columns.to(self.model.device)
         options = {caches.argument(self.model): cache, "use_cache": cache is not None, **inputs}
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             logits = self.model(input_ids=ids, logits_to_keep=columns, **options).logits
@@ -253,20 +256,18 @@ class Reference:
         with seen[0] as adding, seen[1] as entering, seen[2] as leaving, raw as first:
             self.forward(input_ids, attention_mask, position_ids, columns=())
         batch, tokens = input_ids.shape
-        scaled = {
-            sublayer: adding[sublayer].reshape(batch, tokens, -1)
-            for sublayer, _, _ in self._places()
-            if sublayer in adding
-        }
+        places = [sublayer for sublayer, _, _ in self._places() if sublayer in adding]
+        scaled = {sublayer: adding[sublayer].reshape(batch, tokens, -1) for sublayer in places}
         if self.model.dtype == torch.float32:  # fp16 is too coarse to tell
             sublayers.refuse_unexplained(entering, scaled, leaving)
-        added = {sublayer: branch.numpy() for sublayer, branch in scaled.items()}
+        added = {sublayer: branch.cpu().numpy() for sublayer, branch in scaled.items()}
+        before, after = ({i: part.cpu().numpy() for i, part in kept.items()} for kept in (entering, leaving))
         streams = {
-            (layer, kind): entering[layer].numpy() + branch if kind == "attn" else leaving[layer].numpy()
+            (layer, kind): before[layer] + branch if kind == "attn" else after[layer]
             for (layer, kind), branch in added.items()
         }
         runs = (i for i in leaving if sublayers.has_run_map(self.layers[i]))
-        return streams | {(i, "mlp"): leaving[i].numpy() for i in runs}, added, first[0].numpy()
+        return streams | {(i, "mlp"): after[i] for i in runs}, added, first[0].cpu().numpy()
 
     @contextmanager
     def adding(self, wanted: Collection[Sublayer] | None = None) -> Iterator[dict[Sublayer, torch.Tensor]]:

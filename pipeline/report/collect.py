@@ -119,10 +119,13 @@ class _Reader:
         path = Path(record.pipeline.artefact if isinstance(record, ScoreRecord) else record.artefact)
         if isinstance(record, ScoreRecord):
             score, model = record.pipeline, source.path.parent.name
-            artefact = self._artefact(model, score.variant, _precision(path), path, score.sha256)
+            runner = _runner(path, _precision(path), score.provider)
+            artefact = self._artefact(model, score.variant, _precision(path), runner, score.sha256)
             artefact.scores.append(SourcedScore(record, source))
             return
-        artefact = self._artefact(record.model, record.variant, record.precision, path, record.sha256)
+        provider = record.conditions.provider if isinstance(record, BenchRecord) else record.provider
+        runner = _runner(path, record.precision, provider)
+        artefact = self._artefact(record.model, record.variant, record.precision, runner, record.sha256)
         if isinstance(record, BenchRecord):
             artefact.latencies += [SourcedLatency(row, source, record.conditions) for row in record.rows]
             return
@@ -134,7 +137,9 @@ class _Reader:
         """An engine: that it exists, and why it was not run, should it have no latency."""
         if record.variants is None:
             plan = source.path.with_suffix(".plan")
-            artefact = self._artefact(record.model, record.variant, record.precision, plan, record.sha256)
+            artefact = self._artefact(
+                record.model, record.variant, record.precision, plan.stem, record.sha256
+            )
             artefact.unproven = f"needs a GPU: {record.proven}"
 
     def ledger(self, record: LedgerRecord, source: SourceFile) -> None:
@@ -152,9 +157,10 @@ class _Reader:
             arrays, gap = None, str(error)
         self.parts.statistics.append(SourcedStatistics(record, source, model, arrays, gap))
 
-    def _artefact(self, model: str, variant: str, precision: str, path: Path, sha256: str) -> ArtefactResults:
+    def _artefact(
+        self, model: str, variant: str, precision: str, runner: str, sha256: str
+    ) -> ArtefactResults:
         """The artefact that a result is of; a new one on first sight."""
-        runner = "graph" if path.suffix == ".onnx" else path.stem
         key = (model, variant, precision, runner, sha256)
         if key not in self.artefacts:
             name, compensation, adapter = split_name(variant)
@@ -180,6 +186,13 @@ class _Reader:
             except (UserError, KeyError, TypeError, ValueError):
                 self.num_layers[model] = papers.layers(model)
         return self.num_layers[model]
+
+
+def _runner(path: Path, precision: str, provider: str | None) -> str:
+    """'graph'; an engine's file name; or of a graph on another provider a name of the same form."""
+    if path.suffix != ".onnx":
+        return path.stem
+    return f"onnxruntime-{provider}-{precision}" if provider else "graph"
 
 
 def _precision(path: Path) -> str:

@@ -35,7 +35,9 @@ def refuse_other(record: CheckRecord | BenchRecord | ScoreRecord, path: Path) ->
     store.refuse_other_weights(artefact, sidecar)
     if isinstance(record, ScoreRecord) and record.pipeline.contents not in (None, store.contents(artefact)):
         raise UserError(f"{path} was scored on other weights than those that are there; score it again")
-    if isinstance(record, CheckRecord) and record.passed and not store.check_passed(artefact, record.sha256):
+    if not isinstance(record, CheckRecord) or not record.passed:
+        return
+    if not store.check_passed(artefact, record.sha256, record.provider or "cpu"):
         raise UserError(f"{path} does not speak for the weights that are there; check it again")
 
 

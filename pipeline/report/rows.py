@@ -88,7 +88,7 @@ class ArtefactResults:
 
     Attributes:
         num_layers: of the model; None where no file says it.
-        runner: 'graph', or the engine's file name.
+        runner: 'graph' on the CPU, 'onnxruntime-cuda-fp32' on CUDA, or the engine's file name.
         check: 'passed', 'failed: …', or None.
         unproven: why nothing of it can have been measured here, where that is known.
         selectors: the rules that chose its skip set.

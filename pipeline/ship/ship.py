@@ -138,7 +138,7 @@ def _accepted(path: Path, unchecked: bool) -> Shippable:
     assert not isinstance(sidecar, MergedRecord), "store.variant refuses it"
     if isinstance(sidecar, EngineRecord) and sidecar.stripped:
         raise UserError(f"{path} was built without its weights; build it again without --strip-weights")
-    passed.variants(path, unchecked)  # hashes the artefact
+    passed.variants(path, unchecked, provider=None)  # hashes the artefact
     folder = store.checkpoint_folder(path)
     graph = folder / sidecar.graph.file if isinstance(sidecar, EngineRecord) else path
     if isinstance(sidecar, EngineRecord) and store.sidecar(graph).sha256 != sidecar.graph.sha256:
@@ -147,7 +147,7 @@ def _accepted(path: Path, unchecked: bool) -> Shippable:
     identity.refuse_other_sums(folder, store.weights.states(store.weight_paths(graph), full=True))
     if not _has_cache(graph) and not passed.has_no_attention(graph):
         raise UserError(f"{path} has no cache to generate with; make it with `pipeline export`")
-    check = "passed" if store.check_passed(path, sidecar.sha256) else "not checked"
+    check = "passed" if store.check_passed(path, sidecar.sha256, provider=None) else "not checked"
     return Shippable(path, sidecar, variant, graph, tokenizer.prompts(folder), check)
 
 

@@ -11,8 +11,9 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from pipeline.types import UserError, Variant, file_name, variant_file
+from pipeline.types import Provider, UserError, Variant, file_name, variant_file
 
 DEMO = "demo"
 SOURCE = "source.json"
@@ -98,8 +99,10 @@ class Project:
         """engines/<model>/<variant>/<backend>-<targets>-<precision>.plan"""
         return self.engines(model, variant) / f"{backend}-{targets}-{precision}.plan"
 
-    def result(self, artefact: Path, what: str) -> Path:
+    def result(self, artefact: Path, what: str, provider: Provider = "cpu") -> Path:
         """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json, for what = check, bench, …
+
+        What a graph gave on CUDA lies beside what it gave on the CPU: `base.fp32.check.cuda.json`.
 
         A graph beside a user's own checkpoint lies in no project: its folder is told from others of the same
         name by a digest, `base.fp32@1a2b3c.check.json`.
@@ -109,7 +112,8 @@ class Project:
         if not any(PLACES.fullmatch(str(path)) for path in (_as_written(artefact), artefact.resolve())):
             place = f"@{hashlib.sha256(os.fsencode(artefact.resolve().parent)).hexdigest()[:6]}"
         stem = file_name(stem, MAX_STEM) + place
-        what = file_name(what, MAX_RESULT - len(os.fsencode(stem)))
+        end = f".{named}" if (named := provider_of(artefact, provider)) else ""
+        what = file_name(what, MAX_RESULT - len(os.fsencode(stem + end))) + end
         return self.results(model_of(artefact)) / f"{stem}.{what}.json"
 
     def prompts(self, digest: str) -> Path:
@@ -130,9 +134,14 @@ class Project:
         }
 
 
-def result_of(artefact: Path, what: str) -> Path:
+def result_of(artefact: Path, what: str, provider: Provider = "cpu") -> Path:
     """Where the result of `check`, `bench`, … on an artefact lies, in the artefact's own project."""
-    return Project.of(artefact).result(artefact, what)
+    return Project.of(artefact).result(artefact, what, provider)
+
+
+def provider_of(artefact: Path, provider: Provider) -> Literal["cuda"] | None:
+    """As records name it: 'cuda' for a graph there; None for the CPU, and for an engine, which has none."""
+    return "cuda" if provider == "cuda" and artefact.suffix == ".onnx" else None
 
 
 def graph_path(folder: Path, variant: Variant) -> Path:

@@ -12,7 +12,7 @@ from pipeline.store import records, weights
 from pipeline.store.files import sha256, write_json
 from pipeline.store.paths import plain_name, resolved, result_of, sidecar_path
 from pipeline.store.records import CheckRecord, EngineRecord, FileDigest, GraphRecord, MergedRecord, Sidecar
-from pipeline.types import SkipSet, UserError, Variant
+from pipeline.types import PROVIDERS, Provider, SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
 
@@ -230,13 +230,16 @@ def refuse_damaged(artefact: Path) -> None:
     """
     if sha256(artefact, fresh=True) != sidecar(artefact, quick=True).sha256:
         raise UserError(f"{artefact} is not what its sidecar describes; remove it and make it again")
-    result = result_of(artefact, "check")
-    record = records.read_if_valid(CheckRecord, result)
-    checked = {resolved(file.file, result).resolve(): file.sha256 for file in (record and record.files) or ()}
+    checked = dict[Path, set[str | None]]()
+    proven: list[Provider] = [one for one in PROVIDERS if check_passed(artefact, provider=one)] or ["cpu"]
+    for result in {result_of(artefact, "check", one) for one in proven}:
+        record = records.read_if_valid(CheckRecord, result)
+        for file in (record and record.files) or ():
+            checked.setdefault(resolved(file.file, result).resolve(), set()).add(file.sha256)
     overlaid = {file.file: file.sha256 for file in _overlays(sidecar(artefact, quick=True))}
     for path in weight_paths(artefact):
         sums = {sha256(path, fresh=True), weights.state(path, full=True).sha256}
-        sums |= {overlaid.get(path.name), checked.get(path.resolve())} - {None}
+        sums |= ({overlaid.get(path.name)} | checked.get(path.resolve(), set())) - {None}
         if len(sums) > 1:
             raise UserError(
                 f"{path} is not what {artefact} was made and checked with: its bytes are others; "
@@ -244,14 +247,17 @@ def refuse_damaged(artefact: Path) -> None:
             )
 
 
-def check_passed(artefact: Path, digest: str | None = None) -> bool:
+def check_passed(artefact: Path, digest: str | None = None, provider: Provider | None = "cpu") -> bool:
     """Whether `pipeline check` has passed on this very artefact and on the weights that are there now.
 
     Args:
         artefact: a graph or an engine.
         digest: its SHA-256, where it is known.
+        provider: that a graph was checked on; None for any.
     """
-    result = result_of(artefact, "check")
+    if provider is None:
+        return any(check_passed(artefact, digest, one) for one in PROVIDERS)
+    result = result_of(artefact, "check", provider)
     record = records.read_if_valid(CheckRecord, result)
     if record is None or not record.passed or record.sha256 != (digest or sha256(artefact)):
         return False

@@ -119,10 +119,14 @@ class JobProcess:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a job: it imports this package, and draws no progress bars of libraries."""
+    """The environment of a job: it imports this package, draws no progress bars, and computes on the CPU.
+
+    A job on CUDA would write its results under other names than those that a sweep waits for.
+    """
     package = str(Path(__file__).parent.parent.parent)
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "TQDM_DISABLE": "1"}
+    fixed = {"TQDM_DISABLE": "1", "PIPELINE_PROVIDER": "cpu"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **fixed}
 
 
 class LocalPool:

@@ -145,7 +145,7 @@ def test_a_run_that_was_killed_at_any_write_gives_the_same_numbers(
     """Neither sums nor statistics that are half there are taken for whole ones."""
     monkeypatch.setattr(calibrate, "SAVED_EVERY", 0.0)
     once = streams.torch_streams(folder)
-    monkeypatch.setattr(streams, "torch_streams", lambda _: once)
+    monkeypatch.setattr(streams, "torch_streams", lambda *_: once)
     few = {"samples": 2, "length": 8}
     whole, calib = measured(folder, **few), checkpoint.open_checkpoint(folder).calib
     kills = 0

@@ -9,7 +9,9 @@ import pytest
 from rich.table import Table
 
 from pipeline.cli import arguments
-from pipeline.types import UserError
+from pipeline.models import devices
+from pipeline.runtime import onnxruntime
+from pipeline.types import Devices, UserError
 
 
 def test_numbers_and_triples() -> None:
@@ -74,3 +76,37 @@ def test_torch_stays_out_of_a_light_command(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "modules", {n: m for n, m in sys.modules.items() if n != "transformers"})
     arguments.without_torch()
     assert os.environ.pop("USE_TORCH") == "0"
+
+
+def test_auto_is_cuda_where_it_works_and_says_what_it_took(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacks: dict[object, str] = {}
+    for module in (onnxruntime, devices):
+        monkeypatch.setattr(module, "refusal", lambda _, module=module: lacks.get(module))
+    assert arguments.provider("auto") == "cuda"
+    assert arguments.devices("auto", must=False) == Devices("cuda", "cuda")
+    assert capsys.readouterr().err == "graphs on CUDA\ngraphs on CUDA\nPyTorch on CUDA\n"
+    lacks[devices] = "PyTorch is old"
+    assert arguments.devices("auto", must=False) == Devices("cuda", "cpu")
+    assert capsys.readouterr().err.endswith("PyTorch on the CPU: PyTorch is old\n")
+    lacks[onnxruntime] = "no GPU is seen"
+    assert arguments.devices("auto", must=False) == Devices("cpu", "cpu")
+    assert capsys.readouterr().err == "graphs on the CPU: no GPU is seen\n"
+
+
+def test_cuda_that_was_named_is_taken_or_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnxruntime, "refusal", lambda _: None)
+    monkeypatch.setattr(devices, "refusal", lambda _: "PyTorch is old")
+    assert arguments.provider("cuda") == "cuda" and arguments.devices("cpu", must=True) == Devices(
+        "cpu", "cpu"
+    )
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="PyTorch is old"):
+        arguments.devices("cuda", must=True)
+    assert arguments.devices("cuda", must=False) == Devices("cuda", "cpu")
+    monkeypatch.setattr(onnxruntime, "refusal", lambda _: "no GPU is seen")
+    with pytest.raises(UserError, match="no GPU is seen"):
+        arguments.provider("cuda")

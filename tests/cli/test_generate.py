@@ -77,7 +77,7 @@ def test_a_graph_without_a_cache_is_refused(
 
 
 def test_wrong_input(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="--provider is cpu or cuda, not tpu"):
+    with pytest.raises(UserError, match="--provider is cpu, cuda or auto, not 'tpu'"):
         run(capsys, "generate", model / "base.fp32.onnx", PROMPT, "--provider", "tpu")
     with pytest.raises(UserError, match=r"none\.onnx does not exist"):
         run(capsys, "generate", model / "none.onnx", PROMPT)

@@ -14,6 +14,7 @@ from pipeline import store
 from pipeline.calib import similarity
 from pipeline.cli import prerequisites
 from pipeline.evals.bench import bench
+from pipeline.evals.score.settings import ScoreSettings
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
 from pipeline.store.records import SimilarityRecord, SublayerTimes, TimesRecord, read
@@ -134,4 +135,4 @@ def test_an_adapter_is_merged_into_its_variants_graph(model: Path, monkeypatch: 
 
 
 def test_scores_that_exist_are_read_without_running_any(model: Path) -> None:
-    assert prerequisites.scored([model / "base.fp32.onnx"], None, None, None, unchecked=True) == []
+    assert prerequisites.scored([model / "base.fp32.onnx"], None, ScoreSettings(unchecked=True)) == []

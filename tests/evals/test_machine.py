@@ -29,6 +29,11 @@ def test_an_engine_runs_on_the_gpu_that_the_driver_names(monkeypatch: pytest.Mon
         machine.device(Path("x.plan"))
 
 
+def test_a_graph_on_cuda_runs_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: "NVIDIA X")
+    assert machine.device(Path("x.onnx"), "cuda") == "NVIDIA X"
+
+
 def test_no_torch_is_imported() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"

@@ -93,3 +93,21 @@ def test_a_name_with_spaces_is_quoted_in_the_command(workdir: Path) -> None:
     with pytest.raises(UserError) as error:
         passed.require_check(path)
     assert f"`pipeline check '{path}'`" in str(error.value)
+
+
+def test_a_check_on_the_cpu_is_none_on_cuda_and_the_other_way_round(base: Path) -> None:
+    tiny.passed(base)
+    passed.require_check(base)
+    passed.require_check(base, provider=None)
+    with pytest.raises(UserError, match=r"no check on cuda; run `pipeline check .*onnx --provider cuda`, or"):
+        passed.variants(base, provider="cuda")
+    store.result_of(base, "check").rename(store.result_of(base, "check", "cuda"))
+    passed.require_check(base, provider="cuda")
+    passed.require_check(base, provider=None)
+    with pytest.raises(UserError, match=r"no check on cpu; run `pipeline check .*onnx --provider cpu`, or"):
+        passed.variants(base)
+
+
+def test_answers_on_cuda_are_others(base: Path) -> None:
+    names = {passed.journal_path(base, "a" * 64, "lm-eval", provider).name for provider in ("cpu", "cuda")}
+    assert len(names) == 2 and all(name.endswith(".jsonl") for name in names)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.models import compensation
+from pipeline.models import compensation, devices
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.models.sizes import rules_of
@@ -283,3 +283,42 @@ def test_an_overlay_of_another_model_is_refused(tmp_path: Path) -> None:
         Reference(folder, SkipSet((1,)), overlays=[overlay])
     with pytest.raises(UserError, match="has a map for attn1, which mlp1 does not leave out"):
         Reference(other, SkipSet((), (1,)), overlays=[overlay])
+
+
+def test_a_device_that_pytorch_lacks_is_refused_before_a_weight_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UserError, match="is built without CUDA"):
+        Reference(tmp_path / "nothing", device="cuda")
+
+
+def test_the_model_and_its_inputs_are_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's `meta` stands for CUDA: it has shapes and no values, and takes no tensor of the host."""
+    monkeypatch.setattr(devices, "refusal", lambda _: None)
+    reference = Reference(tiny.checkpoint(tmp_path), device="meta")  # type: ignore[arg-type]
+    assert {parameter.device.type for parameter in reference.model.parameters()} == {"meta"}
+    moved: list[str] = []
+    monkeypatch.setattr(
+        torch.Tensor, "cpu", lambda one: moved.append(one.device.type) or torch.zeros(one.shape)
+    )
+    logits, cache = reference.forward(*batch(), columns=[3])
+    assert logits.shape[:2] == (3, 1) and cache[0][0].shape[2] == 12
+    assert moved == ["meta"] * (1 + 2 * len(cache))  # what comes back is on the host
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(devices.refusal("cuda") is not None, reason=str(devices.refusal("cuda")))
+def test_cuda_gives_what_the_cpu_gives(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path)
+    (logits, cache), (theirs, their_cache) = (
+        Reference(folder, device=device).forward(*batch()) for device in ("cuda", "cpu")
+    )
+    kept = batch()[1] == 1
+    assert np.abs(logits[kept] - theirs[kept]).max() < 1e-4
+    assert all(np.isfinite(cache[i][0]).all() and cache[i][0].shape == their_cache[i][0].shape for i in cache)
+    for one, other in zip(
+        *(Reference(folder, device=device).trace(*batch())[0].values() for device in ("cuda", "cpu")),
+        strict=True,
+    ):
+        assert np.abs(one[kept] - other[kept]).max() < 1e-4

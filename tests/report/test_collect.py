@@ -177,3 +177,30 @@ def test_what_the_stages_write_is_what_the_report_reads(workdir: Path) -> None:
         row.improvement,
     )
     report.write(Path("out"), collection)
+
+
+def test_results_on_cuda_are_of_another_runner(workdir: Path) -> None:
+    """A failure there does not hide behind what passed on the CPU, nor a time there among the CPU's."""
+    results.small_grid(MODEL)
+    for file in (results.check(MODEL, "base"), results.bench(MODEL, "base", 0.0)):
+        record = json.loads(file.read_text())
+        on_cuda = file.with_suffix(".cuda.json")
+        if record["what"] == "check":
+            results.put(on_cuda, {**record, "provider": "cuda", "passed": False, "failures": ["wrong"]})
+        else:
+            conditions = {**record["conditions"], "provider": "cuda", "device": "NVIDIA X"}
+            results.put(on_cuda, {**record, "conditions": conditions})
+    file = Path("evals/results") / MODEL / "base.fp32.score.arc.json"
+    record = json.loads(file.read_text())
+    record["pipeline"]["provider"] = "cuda"
+    results.put(file.with_suffix(".cuda.json"), record)
+    graph, cuda = (a for a in collect.collect().artefacts if a.variant == "base")
+    assert (graph.runner, graph.check) == ("graph", "passed")
+    assert (cuda.runner, cuda.name, cuda.check) == (
+        "onnxruntime-cuda-fp32",
+        "base/onnxruntime-cuda-fp32",
+        "failed: wrong",
+    )
+    assert {one.conditions.device for one in graph.latencies} == {results.DEVICE}
+    assert {one.conditions.device for one in cuda.latencies} == {"NVIDIA X"}
+    assert [one.score.provider for one in cuda.scores] == ["cuda"]

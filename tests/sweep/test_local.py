@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.sweep.jobs import GridCell, Job
-from pipeline.sweep.local import LocalPool, Outcome
+from pipeline.sweep.local import LocalPool, Outcome, environment
 from tests import tiny
 
 
@@ -87,3 +87,9 @@ def test_a_job_dies_with_the_sweep_however_that_dies(workdir: Path) -> None:
             break
         time.sleep(0.05)
     assert time.monotonic() < until and Path("logs/job.out").read_text() == ""
+
+
+def test_a_job_computes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its results on CUDA would have other names than those that the sweep waits for."""
+    monkeypatch.setenv("PIPELINE_PROVIDER", "cuda")
+    assert environment()["PIPELINE_PROVIDER"] == "cpu"

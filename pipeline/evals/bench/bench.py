@@ -28,7 +28,7 @@ from pipeline.models import texts
 from pipeline.models.costs import Workload
 from pipeline.store import records
 from pipeline.store.records import BenchRecord, Conditions, Latency
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError
 
 _PACKAGES = (
     "skip-pipeline",
@@ -54,6 +54,7 @@ class BenchSettings:
         threads: of every contestant; 0 is one a core.
         unchecked: measure what has passed no check, and record that.
         write: False leaves no result behind, for a measurement that serves another one.
+        provider: of ONNX Runtime, and PyTorch's device.
 
     Raises:
         UserError: a number is out of range, or there is no such comparison.
@@ -67,6 +68,7 @@ class BenchSettings:
     threads: int = 0
     unchecked: bool = False
     write: bool = True
+    provider: Provider = "cpu"
 
     def __post_init__(self) -> None:
         if min(self.sequences, self.batch, *self.lengths, len(self.lengths)) < 1 or self.threads < 0:
@@ -100,10 +102,9 @@ def bench(
     settings = settings or BenchSettings()
     settings = dataclasses.replace(settings, threads=settings.threads or clock.processors)
     for path in () if settings.unchecked else paths:
-        passed.require_check(path)
-    resident = {
-        path: memory.resident(path, settings.batch, max(settings.lengths), settings.threads) for path in paths
-    }
+        passed.require_check(path, provider=settings.provider)
+    sizes = (settings.batch, max(settings.lengths), settings.threads, settings.provider)
+    resident = {path: memory.resident(path, *sizes) for path in paths}
     memory.require_room(resident)
     everyone = contestants.line_up(
         paths,
@@ -111,6 +112,7 @@ def bench(
         optimum_graphs=optimum_graphs,
         threads=settings.threads,
         decode=settings.decode,
+        provider=settings.provider,
     )
     run = _Run(everyone, settings, clock, resident)
     rows, conditions = run.measured()
@@ -204,7 +206,7 @@ class _Run:
             sequences=settings.sequences,
             batch=settings.batch,
             threads=settings.threads,
-            device=machine.device(self.everyone[0].path),
+            device=machine.device(self.everyone[0].path, settings.provider),
             checked=not settings.unchecked,
             foreign_load=RECOGNISED if is_recognised else "not measured on this system",
             allowance=allowance if is_recognised else None,
@@ -214,6 +216,7 @@ class _Run:
             versions=store.versions(*_PACKAGES),
             tokens=source,
             against=", ".join(dict.fromkeys(store.variant(base, quick=True).name for base in bases)),
+            provider=store.provider_of(self.everyone[0].path, settings.provider),
         )
 
 
@@ -234,14 +237,14 @@ def _ticker(bar: Progress, words: str, total: int) -> Callable[[], None]:
 def _write(contestant: Contestant, rows: tuple[Latency, ...], conditions: Conditions) -> Path:
     """Writes the artefact's own rows, and those of PyTorch and optimum on the same variant."""
     path = contestant.path
-    result = store.result_of(path, "bench.decode" if conditions.decode else "bench")
+    result = store.result_of(path, "bench.decode" if conditions.decode else "bench", contestant.provider)
     artefact = store.relative(path, result)
     record = BenchRecord(
         **records.variant_fields(contestant.variant),
         artefact=artefact,
         sha256=store.sha256(path),
         weights=store.sidecar(path).weights,
-        conditions=conditions,
+        conditions=conditions.replaced(provider=store.provider_of(path, contestant.provider)),
         rows=tuple(row.replaced(artefact=artefact) for row in rows if row.artefact == str(path)),
     )
     store.write_json(result, record.plain())

@@ -20,7 +20,7 @@ from pipeline import store
 from pipeline.engines import opening
 from pipeline.runtime.runner import Array
 from pipeline.store import records
-from pipeline.types import UserError, Variant
+from pipeline.types import Provider, UserError, Variant
 
 RunSequence = Callable[[int], Array]
 """Runs sequence k and returns its logits [B, K, V]."""
@@ -43,6 +43,7 @@ class Contestant:
         kind: 'artefact' itself, or 'torch' or 'optimum' on the same variant.
         start: takes the tokens, and gives what is timed.
         how: how it is run, in words.
+        provider: that it runs on, ONNX Runtime's or PyTorch's device.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Contestant:
     kind: Literal["artefact", "torch", "optimum"]
     start: Start
     how: str
+    provider: Provider = "cpu"
 
 
 def name_of(path: Path) -> str:
@@ -126,6 +128,7 @@ def line_up(
     optimum_graphs: Mapping[Path, Path] | None = None,
     threads: int,
     decode: bool,
+    provider: Provider = "cpu",
 ) -> list[Contestant]:
     """Everything that is timed, each loaded once.
 
@@ -135,20 +138,22 @@ def line_up(
         optimum_graphs: artefact → optimum's graph of the same variant.
         threads: of each.
         decode: time one further token on a cache.
+        provider: of ONNX Runtime, and PyTorch's device.
     """
-    contestants = [of_artefact(path, threads, decode) for path in paths]
+    contestants = [of_artefact(path, threads, decode, provider) for path in paths]
     if "torch" in compare:
-        contestants += [of_torch(path, threads, decode) for path in paths]
+        contestants += [of_torch(path, threads, decode, provider) for path in paths]
     if "optimum" in compare:
         contestants += [
-            of_optimum(path, graph, threads, decode) for path, graph in (optimum_graphs or {}).items()
+            of_optimum(path, graph, threads, decode, provider)
+            for path, graph in (optimum_graphs or {}).items()
         ]
     return contestants
 
 
-def of_artefact(path: Path, threads: int, decode: bool) -> Contestant:
+def of_artefact(path: Path, threads: int, decode: bool, provider: Provider = "cpu") -> Contestant:
     """A graph or an engine."""
-    variant, start = store.variant(path, quick=True), _graph_start(path, threads, decode)
+    variant, start = store.variant(path, quick=True), _graph_start(path, threads, decode, provider)
     return Contestant(
         name_of(path),
         path,
@@ -156,22 +161,24 @@ def of_artefact(path: Path, threads: int, decode: bool) -> Contestant:
         "artefact",
         start,
         f"logits and cache; {_HOW}",
+        provider,
     )
 
 
-def of_optimum(path: Path, graph: Path, threads: int, decode: bool) -> Contestant:
+def of_optimum(path: Path, graph: Path, threads: int, decode: bool, provider: Provider = "cpu") -> Contestant:
     """Optimum's graph of the same variant as the artefact."""
     return Contestant(
         f"{name_of(path)} (optimum)",
         path,
         store.variant(path, quick=True),
         "optimum",
-        _graph_start(graph, threads, decode),
+        _graph_start(graph, threads, decode, provider),
         f"{graph}: logits of all tokens and cache; {_HOW}",
+        provider,
     )
 
 
-def of_torch(path: Path, threads: int, decode: bool) -> Contestant:
+def of_torch(path: Path, threads: int, decode: bool, provider: Provider = "cpu") -> Contestant:
     """PyTorch eager as Hugging Face runs it: use_cache=True, the LM head at the last token only."""
     import torch
 
@@ -180,23 +187,23 @@ def of_torch(path: Path, threads: int, decode: bool) -> Contestant:
     torch.set_num_threads(threads)
     variant = store.variant(path, quick=True)
     folder, overlays = store.checkpoint_folder(path), store.overlays(path)
-    model = Reference(folder, variant.skip, variant.precision, overlays).model
+    model = Reference(folder, variant.skip, variant.precision, overlays, device=provider).model
 
     def start(tokens: Array) -> RunSequence:
-        rows = [torch.from_numpy(np.ascontiguousarray(part)) for part in tokens]
+        rows = [torch.from_numpy(np.ascontiguousarray(part)).to(model.device) for part in tokens]
         return _torch_decode(model, rows) if decode else _torch_prefill(model, rows)
 
     how = "transformers, attn_implementation='eager', use_cache=True, logits_to_keep=1"
-    return Contestant(f"{name_of(path)} (torch)", path, variant, "torch", start, how)
+    return Contestant(f"{name_of(path)} (torch)", path, variant, "torch", start, how, provider)
 
 
-def _graph_start(path: Path, threads: int, decode: bool) -> Start:
+def _graph_start(path: Path, threads: int, decode: bool, provider: Provider = "cpu") -> Start:
     """A graph or an engine, opened once.
 
     Every decoded sequence uses the first one's cache: what the cache holds changes no work, and one prefill
     is enough.
     """
-    runner = opening.open_runner(path, threads=threads)
+    runner = opening.open_runner(path, threads, provider)
 
     def start(tokens: Array) -> RunSequence:
         if decode:
@@ -214,7 +221,7 @@ def _torch_prefill(model: Any, rows: list[Any]) -> RunSequence:
 
     def run(k: int) -> Array:
         with torch.inference_mode():
-            logits: Array = model(input_ids=rows[k], use_cache=True, logits_to_keep=1).logits.numpy()
+            logits: Array = model(input_ids=rows[k], use_cache=True, logits_to_keep=1).logits.cpu().numpy()
         return logits
 
     return run
@@ -232,14 +239,14 @@ def _torch_decode(model: Any, rows: list[Any]) -> RunSequence:
     from pipeline.models import caches
 
     batch, total = rows[0].shape
-    position = torch.tensor([total - 1])
+    position = torch.tensor([total - 1], device=model.device)
     cache, named = DynamicCache(), caches.argument(model)
     with torch.inference_mode():
         model(input_ids=rows[0][:, :-1], **{named: cache}, use_cache=True, logits_to_keep=1)
     layers: list[Any] = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
     cropped = [(layer, layer.keys, layer.values) for layer in layers]
     options = {
-        "attention_mask": torch.zeros(batch, 1, 1, total, dtype=model.dtype),
+        "attention_mask": torch.zeros(batch, 1, 1, total, dtype=model.dtype, device=model.device),
         "position_ids": position.expand(batch, 1),
         "cache_position": position,
         named: cache,
@@ -251,7 +258,7 @@ def _torch_decode(model: Any, rows: list[Any]) -> RunSequence:
         for layer, keys, values in cropped:
             layer.keys, layer.values = keys, values
         with torch.inference_mode():
-            logits: Array = model(input_ids=rows[k][:, -1:], **options).logits.numpy()
+            logits: Array = model(input_ids=rows[k][:, -1:], **options).logits.cpu().numpy()
         return logits
 
     return run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from pipeline.models import compensation, costs
 from pipeline.models.config import read_config
 from pipeline.models.costs import Workload
 from pipeline.store.records import Latency
-from pipeline.types import BASE, SkipSet, UserError, Variant
+from pipeline.types import BASE, SkipSet, UserError
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def latency(
         base_skip: what that graph leaves out, where there is no whole one.
     """
     saved, low, high = map(saved_percent, stopwatch.speedup(base, samples))
-    cost = _costs(contestant.path, contestant.variant, work, base_skip)
+    cost = _costs(contestant, work, base_skip)
     is_cut = contestant.kind == "artefact" and contestant.variant.skip != base_skip
     ceilings = cost.ceilings if is_cut else []  # PyTorch and optimum are other programs
     return Latency(
@@ -108,7 +107,8 @@ def saved_percent(speedup: float) -> float:
     return 100 * (1 - 1 / speedup)
 
 
-def _costs(path: Path, variant: Variant, work: Workload, base_skip: SkipSet) -> Costs:
+def _costs(contestant: Contestant, work: Workload, base_skip: SkipSet) -> Costs:
+    path, variant = contestant.path, contestant.variant
     config, skip, precision = read_config(store.checkpoint_folder(path)), variant.skip, variant.precision
     maps = compensation.sizes(store.overlays(path))
 
@@ -118,7 +118,7 @@ def _costs(path: Path, variant: Variant, work: Workload, base_skip: SkipSet) -> 
 
     try:
         base = roofline.traffic(config, base_skip, precision, work)
-        has_both = not work.decode and roofline.bytes_bind(base, machine.device(path))
+        has_both = not work.decode and roofline.bytes_bind(base, machine.device(path, contestant.provider))
         return Costs(
             saved(costs.ceiling),
             saved(costs.byte_ceiling) if has_both else None,

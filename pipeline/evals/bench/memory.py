@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError
 
 MB = 2**20
 
@@ -26,8 +26,8 @@ def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(key))) / 1024
 before = status("VmRSS")
-path, batch, length, threads = Path(sys.argv[1]), *map(int, sys.argv[2:])
-opening.open_runner(path, threads=threads).forward(np.full((batch, length), 5))
+path, batch, length, threads = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+opening.open_runner(path, threads, sys.argv[5]).forward(np.full((batch, length), 5))
 print("MB", status("VmHWM"), before)
 """
 
@@ -45,7 +45,9 @@ class Resident:
     before: float
 
 
-def resident(path: Path, batch: int, length: int, threads: int) -> Resident | None:
+def resident(
+    path: Path, batch: int, length: int, threads: int, provider: Provider = "cpu"
+) -> Resident | None:
     """Resident memory of a fresh process that runs the artefact once.
 
     Memory on a GPU is not in it. The weights file is mapped, and its pages count as resident.
@@ -55,6 +57,7 @@ def resident(path: Path, batch: int, length: int, threads: int) -> Resident | No
         batch: sequences that it runs at once.
         length: tokens of each.
         threads: of ONNX Runtime.
+        provider: of ONNX Runtime.
 
     Returns:
         None where /proc is missing.
@@ -64,7 +67,7 @@ def resident(path: Path, batch: int, length: int, threads: int) -> Resident | No
     """
     if not Path("/proc/self/status").is_file():
         return None
-    command = [sys.executable, "-c", _CHILD, str(path), str(batch), str(length), str(threads)]
+    command = [sys.executable, "-c", _CHILD, str(path), str(batch), str(length), str(threads), provider]
     child = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     numbers = [line.split()[1:] for line in child.stdout.splitlines() if line.startswith("MB ")]
     if child.returncode or not numbers:

@@ -22,7 +22,7 @@ from pipeline.models.gguf import parts
 from pipeline.models.reference import Reference
 from pipeline.runtime.runner import Array
 from pipeline.store.records import LlamaCppRecord
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError
 
 LENGTHS = (24, 200)
 """Tokens of the prompts."""
@@ -33,12 +33,13 @@ wrong tensor or frequency is at 0.3 and more."""
 _EXACT = ("F32", "F16", "BF16", "F64")
 
 
-def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | str | None:
+def compare(folder: Path, seed: int = 0, device: Provider = "cpu") -> LlamaCppRecord | str | None:
     """How far PyTorch on a checkpoint is from llama.cpp on the GGUF that it was made from.
 
     Args:
         folder: of the checkpoint.
         seed: of the tokens.
+        device: that PyTorch computes on.
 
     Returns:
         Why it was not compared, in words, where the file is gone, or llama.cpp is not there or cannot run it;
@@ -55,7 +56,7 @@ def compare(folder: Path, seed: int = 0) -> LlamaCppRecord | str | None:
         theirs = llamacpp.answers(file, prompts, words, min(512, context))
     except UserError as error:
         return str(error)
-    reference = Reference(folder)
+    reference = Reference(folder, device=device)
     largest = max(_distance(reference, *pair) for pair in zip(prompts, theirs, strict=True))
     kinds = {tensor.kind.name for tensor in parts.read(file).tensors}
     limit = LIMIT if kinds <= set(_EXACT) else LIMIT_QUANTISED
@@ -108,6 +109,6 @@ def _distance(reference: Reference, prompt: list[int], theirs: Array) -> float:
     last = torch.tensor([len(prompt) - 1])
     with torch.inference_mode():
         logits: Any = reference.logits_at(torch.tensor([prompt]), last)[0, 0].double()
-    ours = torch.log_softmax(logits, -1).numpy()
+    ours = torch.log_softmax(logits, -1).cpu().numpy()
     distance = float(np.sqrt(np.mean((theirs - ours) ** 2)) / ours.std())
     return distance if np.isfinite(distance) else np.inf

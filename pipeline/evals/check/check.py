@@ -34,7 +34,7 @@ from pipeline.models.config import read_config
 from pipeline.runtime.runner import Array
 from pipeline.store import records
 from pipeline.store.records import CheckRecord, FileState, HealedProof, Ranges
-from pipeline.types import BASE, UserError, Variant
+from pipeline.types import BASE, CPU, Devices, UserError, Variant
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("skip-pipeline", "torch", "transformers", "polygraphy", "numpy")
@@ -43,7 +43,7 @@ _RUNTIMES = {
     ".plan": ("tensorrt-rtx-cu13-bindings", "tensorrt-cu13"),
 }
 """What the numbers of a check may depend on."""
-SHOWN_FAILURES = 3
+SHOWN_FAILURES, SEED = 3, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,42 +101,42 @@ class Comparison:
 
 
 def check(
-    path: Path, *, localize: bool = False, force: bool = False, reference: Path | None = None, seed: int = 0
+    path: Path,
+    *,
+    localize: bool = False,
+    force: bool = False,
+    reference: Path | None = None,
+    devices: Devices = CPU,
 ) -> Comparison:
-    """Runs an artefact beside PyTorch and writes the result; a passed check of the same file is not repeated.
+    """Runs an artefact beside PyTorch and writes the result; what has passed there is not repeated.
 
     Args:
         path: graph (.onnx) or engine (.plan).
-        localize: name the first sublayer that diverges, also where everything passes (a failure is always
-            localized).
+        localize: name the first sublayer that diverges, even if all passes (a failure always is localized).
         force: check again what has passed.
         reference: the Hugging Face folder to compare with; by default the checkpoint that the artefact
             belongs to. A graph that optimum exported brings no checkpoint along, and needs it.
-        seed: of the random tokens, which only a model without a tokenizer needs.
+        devices: that a graph and PyTorch run on. What passes on one says nothing of the other's kernels.
 
     Raises:
-        UserError: there is no such artefact, this machine cannot run it, or transformers cannot load its
-            checkpoint.
+        UserError: no such artefact, this machine cannot run it, or transformers cannot load its checkpoint.
     """
     sidecar = store.sidecar(path)
     if sidecar.artefact == "merged":
         raise UserError(f"{path} is a merged graph; check the variants that it was merged from")
-    result = store.result_of(path, "check")
-    folder = _reference_folder(path, reference)
-    if not (localize or force) and store.check_passed(path, sidecar.sha256):
+    result, folder = store.result_of(path, "check", devices.graphs), _reference_folder(path, reference)
+    if not (localize or force) and store.check_passed(path, sidecar.sha256, devices.graphs):
         record = records.read(CheckRecord, result)
         if reference is None or record.checkpoint == store.relative(folder, result):
             log.info("%s: already checked, %s", path, result)
             return Comparison(path, result, record, fresh=False)
-    if path.suffix == ".onnx":
-        graphfile.load(path)  # refused before anything is said or run
     files = _files(path, folder, result)
-    record, outputs = _examine(path, folder, localize, seed)
+    record, outputs = _examine(path, folder, localize, devices)
     for file in files:
         if not store.weights.is_same(file, place := store.resolved(file.file, result)):
             raise UserError(f"{place} was written to while {path} was checked; check it again")
     record = record.replaced(weights=sidecar.weights, files=files)
-    _save_outputs(outputs, store.result_of(path, "check.run"))
+    _save_outputs(outputs, result.with_suffix(".run.json"))
     store.write_json(result, record.plain())
     return Comparison(path, result, record, fresh=True)
 
@@ -147,6 +147,8 @@ def _files(path: Path, folder: Path, result: Path) -> tuple[FileState, ...]:
     Raises:
         UserError: a file is not what the hub gave, or what `export --verify` found.
     """
+    if path.suffix == ".onnx":
+        graphfile.load(path)  # refused before anything is said or run
     reference = weight_files.weight_files(folder)
     own = [*(store.weight_paths(path) if path.suffix == ".onnx" else []), *store.overlays(path)]
     paths = {file.resolve(): file for file in (*own, *reference, folder / "config.json")}
@@ -167,21 +169,19 @@ def _reference_folder(path: Path, reference: Path | None) -> Path:
 # ---- running and comparing ------------------------------------------------------------------------------
 
 
-def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[CheckRecord, RunResults]:
+def _examine(path: Path, folder: Path, localize: bool, devices: Devices) -> tuple[CheckRecord, RunResults]:
     """Plays every feed on both sides → (what the result says, the outputs of both)."""
-    start = time.perf_counter()
-    variant, result = store.variant(path, quick=True), store.result_of(path, "check")
-    sidecar = store.sidecar(path)
+    start, sidecar = time.perf_counter(), store.sidecar(path)
+    variant, result = store.variant(path, quick=True), store.result_of(path, "check", devices.graphs)
     ranges = sidecar.ranges if sidecar.artefact == "engine" else None
-    feeds, crossed, source = _feeds(folder, seed, ranges)
+    feeds, crossed, source = _feeds(folder, SEED, ranges)
     log.info("%s: comparing with PyTorch on %d feeds", path, len(feeds))
-    outputs, agreements, noise = _compare(path, variant, folder, feeds)
-    verdict, beside = judge(agreements), None
+    outputs, agreements, noise = _compare(path, folder, feeds, devices)
+    verdict, beside, where = judge(agreements), None, None
     if variant.skip == BASE and variant.adapter is None and folder == store.checkpoint_folder(path):
-        beside = beside_llamacpp.compare(folder, seed)
-    where = None
+        beside = beside_llamacpp.compare(folder, SEED, devices.torch)
     if localize or not verdict.passed:
-        where = localizing.place(path, folder, feeds, agreements)
+        where = localizing.place(path, folder, feeds, agreements, devices)
     record = CheckRecord(
         **records.variant_fields(variant),
         artefact=store.relative(path, result),
@@ -203,7 +203,9 @@ def _examine(path: Path, folder: Path, localize: bool, seed: int) -> tuple[Check
         feeds=agreements,
         noise=noise,
         versions=store.versions(*_PACKAGES, *_RUNTIMES[path.suffix]),
-        device=machine.device(path),
+        device=machine.device(path, devices.graphs),
+        provider=store.provider_of(path, devices.graphs),
+        torch_device=devices.torch,
         seconds=round(time.perf_counter() - start, 1),
     )
     return record, outputs
@@ -226,16 +228,17 @@ def _proof(path: Path, variant: Variant) -> HealedProof | None:
 
 
 def _compare(
-    path: Path, variant: Variant, folder: Path, feeds: list[Feed]
+    path: Path, folder: Path, feeds: list[Feed], devices: Devices
 ) -> tuple[RunResults, Agreements, Agreements]:
     """(the outputs, artefact against fp32, and for fp16 artefacts PyTorch in fp16 against fp32)."""
-    limits, overlays = LIMITS[variant.precision], store.overlays(path)
+    variant, overlays = store.variant(path, quick=True), store.overlays(path)
+    limits = LIMITS[variant.precision]
     runners = [
-        ArtefactRunner(lambda: opening.open_runner(path), path.stem),
-        TorchRunner(folder, variant.skip, "fp32", overlays),
+        ArtefactRunner(lambda: opening.open_runner(path, provider=devices.graphs), path.stem),
+        TorchRunner(folder, variant.skip, "fp32", overlays, devices.torch),
     ]
     if variant.precision == "fp16":
-        runners.append(TorchRunner(folder, variant.skip, "fp16", overlays))
+        runners.append(TorchRunner(folder, variant.skip, "fp16", overlays, devices.torch))
     names = [feed.name for feed in feeds]
     noise: Agreements = {}
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):

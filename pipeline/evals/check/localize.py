@@ -5,7 +5,7 @@ Legend: B batch, T tokens (prompt and decode steps), N unpadded tokens of a feed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pipeline.graphs.anatomy import MapJoin
 from pipeline.models.reference import Reference
 from pipeline.runtime.runner import Array, Runner
 from pipeline.store.records import GraphRecord
-from pipeline.types import Precision, Sublayer
+from pipeline.types import CPU, Devices, Precision, Sublayer
 
 _DIVERGED: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3}
 """The relative error of a token's stream above which it diverges."""
@@ -93,7 +93,7 @@ class _TappedRunner(Runner):
         return outputs
 
 
-def place(path: Path, folder: Path, feeds: list[Feed], agreements: Agreements) -> str:
+def place(path: Path, folder: Path, feeds: list[Feed], agreements: Agreements, devices: Devices = CPU) -> str:
     """The first sublayer that diverges, in words, on the feed that failed first (else the one padded left).
 
     Args:
@@ -101,6 +101,7 @@ def place(path: Path, folder: Path, feeds: list[Feed], agreements: Agreements) -
         folder: the checkpoint.
         feeds: those that were played.
         agreements: feed → output → how near it is.
+        devices: that the graph and PyTorch run on.
     """
     if path.suffix != ".onnx":
         return (
@@ -113,7 +114,7 @@ def place(path: Path, folder: Path, feeds: list[Feed], agreements: Agreements) -
     failed = [feed for feed in failed if not feed.gap]
     if failed and not any(feed.attention_mask.all() for feed in failed) and _counts_padding(path):
         return "padding: the graph takes no position_ids, and counts padding's places as positions"
-    divergence = first_divergence(path, folder, failed[0] if failed else feeds[-2])
+    divergence = first_divergence(path, folder, failed[0] if failed else feeds[-2], devices)
     wrong_caches = sorted(
         int(name.split(".")[1])
         for outputs in agreements.values()
@@ -134,22 +135,28 @@ def _counts_padding(path: Path) -> bool:
     return "position_ids" not in {value.name for value in graphfile.load(path).graph.inputs}
 
 
-def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
+def first_divergence(path: Path, folder: Path, feed: Feed, devices: Devices = CPU) -> Divergence:
     """Plays the feed on the graph with its residual stream exposed, and names the first divergence.
 
     Args:
         path: a graph with its sidecar.
         folder: the checkpoint.
         feed: what to play.
+        devices: that the graph and PyTorch run on.
 
     Raises:
         UserError: the joins of the graph are not recognised.
     """
     sidecar = store.graph_sidecar(path)
     model = graphfile.load(path)
-    taps = _taps(model, sidecar, folder, feed, store.overlays(path))
+    overlays = store.overlays(path)
+
+    def reference(dtype: Precision) -> Reference:
+        return Reference(folder, sidecar.skip_set, dtype, overlays, device=devices.torch)
+
+    taps = _taps(model, sidecar, feed, reference)
     by_name = {tap.value.name or "": tap for tap in taps}
-    with tapped(path, model, [tap.value for tap in taps]) as inner:
+    with tapped(path, model, [tap.value for tap in taps], devices.graphs) as inner:
         runner = _TappedRunner(inner, list(by_name))
         play(runner, feed.arrays)
     batch = feed.input_ids.shape[0]
@@ -163,16 +170,16 @@ def first_divergence(path: Path, folder: Path, feed: Feed) -> Divergence:
 
 
 def _taps(
-    model: ir.Model, sidecar: GraphRecord, folder: Path, feed: Feed, overlays: Sequence[Path]
+    model: ir.Model, sidecar: GraphRecord, feed: Feed, reference: Callable[[Precision], Reference]
 ) -> list[_Tap]:
     """The stream before the first sublayer and after each, and after what stands in for others, in order."""
     skip = sidecar.skip_set
     joins, constants = anatomy.stages(model, sidecar.num_layers, skip), anatomy.constants(model)
     inputs = (feed.input_ids, feed.attention_mask, feed.position_ids)
-    streams, branches, entering = Reference(folder, skip, "fp32", overlays).trace(*inputs)
+    streams, branches, entering = reference("fp32").trace(*inputs)
     noisy = None
     if sidecar.precision == "fp16":
-        noisy = Reference(folder, skip, "fp16", overlays).trace(*inputs)
+        noisy = reference("fp16").trace(*inputs)
     taps = []
     if joins:
         start = anatomy.stream_before(joins[0])

@@ -24,7 +24,7 @@ from polygraphy.common import TensorMetadata
 from pipeline.models.config import Config
 from pipeline.models.reference import Reference
 from pipeline.runtime.runner import Array, Runner
-from pipeline.types import Precision, SkipSet
+from pipeline.types import Precision, Provider, SkipSet
 
 LENGTHS = (1, 50, 100)
 """Tokens of the prompts."""
@@ -222,13 +222,20 @@ class ArtefactRunner(_Player):
 class TorchRunner(_Player):
     """The PyTorch reference as a Polygraphy runner."""
 
-    def __init__(self, folder: Path, skip: SkipSet, dtype: Precision, overlays: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        skip: SkipSet,
+        dtype: Precision,
+        overlays: Sequence[Path] = (),
+        device: Provider = "cpu",
+    ) -> None:
         super().__init__(name=f"torch-{dtype}")
-        self._arguments = (folder, skip, dtype, overlays)
+        self._arguments, self._device = (folder, skip, dtype, overlays), device
 
     def activate_impl(self) -> None:
         """Loads the model."""
-        self._reference: Any = Reference(*self._arguments)
+        self._reference: Any = Reference(*self._arguments, device=self._device)
 
     def deactivate_impl(self) -> None:
         """Frees it."""

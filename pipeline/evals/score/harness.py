@@ -59,12 +59,12 @@ class PipelineLM(TokenizerLM):
             raise UserError("--model_args names no artefact; pass artefact=graphs/…/base.fp32.onnx")
         self.path = Path(artefact)
         self.settings = settings or ModelSettings.of(options)
-        self.variants = passed.variants(self.path, self.settings.unchecked)
-        protocol = self.settings.protocol
+        protocol, provider = self.settings.protocol, self.settings.provider
+        self.variants = passed.variants(self.path, self.settings.unchecked, provider)
         super().__init__(store.checkpoint_folder(self.path), protocol, store.Project.of(self.path))
         self.journals = {
             head: Journal(
-                passed.journal_path(path, digest, protocol) if self.settings.journal else None,
+                passed.journal_path(path, digest, protocol, provider) if self.settings.journal else None,
                 self.settings.fresh,
             )
             for head, (path, digest) in self.variants.items()
@@ -78,7 +78,7 @@ class PipelineLM(TokenizerLM):
     @cached_property
     def runner(self) -> Runner:
         """Opened when the first question without an answer comes."""
-        return opening.open_runner(self.path, threads=self.settings.threads)
+        return opening.open_runner(self.path, self.settings.threads, self.settings.provider)
 
     @cached_property
     def scorer(self) -> Scorer:

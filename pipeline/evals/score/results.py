@@ -13,6 +13,7 @@ from pipeline import store
 from pipeline.evals.score.benchmarks import PAPER
 from pipeline.store import records
 from pipeline.store.records import DataSource, Score, ScoreRecord
+from pipeline.types import Provider
 
 Sample = Mapping[str, Any]
 """One document with the model's answers, as lm-eval gives it."""
@@ -20,7 +21,7 @@ Sample = Mapping[str, Any]
 
 def path_of(score: Score) -> Path:
     """Where the result of a score is kept."""
-    return store.result_of(Path(score.artefact), f"score.{score.key}")
+    return store.result_of(Path(score.artefact), f"score.{score.key}", score.provider or "cpu")
 
 
 def write(
@@ -99,10 +100,19 @@ def read(path: Path) -> Score:
     return score.replaced(artefact=str(store.resolved(score.artefact, path)))
 
 
-def scores_of(artefact: Path) -> list[Score]:
-    """The fullest score of each benchmark, with its own shots, of just this artefact and its weights now."""
+def scores_of(artefact: Path, provider: Provider = "cpu") -> list[Score]:
+    """The fullest score of each benchmark, with its own shots, of just this artefact and its weights now.
+
+    Args:
+        artefact: a graph or an engine.
+        provider: of ONNX Runtime, on which a graph was scored.
+    """
     pattern = store.result_of(artefact, "score.*")
-    wanted = {"sha256": store.sidecar(artefact, quick=True).sha256, "contents": store.contents(artefact)}
+    wanted = {
+        "sha256": store.sidecar(artefact, quick=True).sha256,
+        "contents": store.contents(artefact),
+        "provider": store.provider_of(artefact, provider),
+    }
     fullest: dict[str, Score] = {}
     for file in sorted(pattern.parent.iterdir() if pattern.parent.is_dir() else ()):
         prefix, _, suffix = pattern.name.partition("*")

@@ -59,7 +59,7 @@ def score(
     """
     settings.validate()
     for path in paths:
-        passed.variants(path, settings.unchecked)
+        passed.variants(path, settings.unchecked, settings.provider)
         store.variant(path, quick=True)  # a merged graph has no score of its own
     projects = dict.fromkeys(map(store.Project.of, paths))
     evaluations = {project: _evaluations(names, settings, project) for project in projects}
@@ -141,8 +141,9 @@ def _score(
         protocol="v1-like" if is_like_v1 else evaluation.protocol,
         complete=complete,
         shots=shots,
-        checked=store.check_passed(model.path, digest),
+        checked=store.check_passed(model.path, digest, model.settings.provider),
         work=work,
+        provider=store.provider_of(model.path, model.settings.provider),
     )
 
 
@@ -153,7 +154,7 @@ def _conditions(model: PipelineLM, evaluation: Evaluation) -> tasks.HarnessResul
         **model.get_model_info(),
         "limit": evaluation.limit,
         "bootstrap_iters": tasks.BOOTSTRAP,
-        "device": machine.device(model.path),
+        "device": machine.device(model.path, model.settings.provider),
         "fewshot_seed": SEED,
         "source": evaluation.benchmark.source,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pipeline.evals.score import known
-from pipeline.types import UserError
+from pipeline.types import PROVIDERS, Provider, UserError
 
 WORDS = {str: "text", int: "whole number", bool: "truth value (True or False)"}
 
@@ -26,6 +26,7 @@ class ModelSettings:
         unchecked: take an artefact that has not passed its check.
         fresh: start without the answers that earlier runs kept.
         journal: False keeps no answers on disk (for measuring).
+        provider: of ONNX Runtime, 'cpu' or 'cuda'.
     """
 
     protocol: str = "lm-eval"
@@ -36,6 +37,7 @@ class ModelSettings:
     unchecked: bool = False
     fresh: bool = False
     journal: bool = True
+    provider: Provider = "cpu"
 
     HARNESS: ClassVar = ("batch_size", "max_batch_size", "device")
     """What lm-eval's own command adds; nothing here follows it."""
@@ -58,6 +60,8 @@ class ModelSettings:
             expected = type(getattr(cls(), name))
             if type(value) is not expected:
                 raise UserError(f"--model_args: {name}={value} is no {WORDS[expected]}")
+        if settings.get("provider", "cpu") not in PROVIDERS:
+            raise UserError(f"--model_args: provider is cpu or cuda, not {settings['provider']}")
         return cls(**settings)
 
 

@@ -64,7 +64,7 @@ class SimilarityRequest(TextBasedRequest):
     Attributes:
         weights: identity of the checkpoint.
         contents: digest of all its bytes; None in files of 0.1 and 0.2.
-        runner: 'torch', or the path of the graph that is run, relative to this file.
+        runner: 'torch', or the path of a graph, relative to this file; and ' on cuda' where it ran there.
         length, buckets, wanted: T tokens a sequence, K position buckets, N sequences asked for.
         tokens: in all.
     """

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Tag, TypeAdapter
 from pipeline.store.records.artefacts import VariantRecord, Weights
 from pipeline.store.records.base import Count, Digest, FileState, Record, Seconds
 from pipeline.store.records.scores import ScoreRecord
+from pipeline.types import Provider
 
 
 class AgreementRecord(Record):
@@ -117,6 +118,8 @@ class CheckRecord(VariantRecord):
         llamacpp: of the base of a model that came from a GGUF.
         llamacpp_missed: why llama.cpp was not asked about that GGUF, in words.
         healed: of a healed variant whose adapter is there: its tensors are the adapter's.
+        provider: 'cuda' where a graph ran on ONNX Runtime's CUDA provider; None on the CPU, and of engines.
+        torch_device: what PyTorch computed on.
     """
 
     what: Literal["check"] = "check"
@@ -143,6 +146,8 @@ class CheckRecord(VariantRecord):
     noise: dict[str, dict[str, AgreementRecord]] = {}
     versions: dict[str, str] = {}
     device: str = "unknown"
+    provider: Literal["cuda"] | None = None
+    torch_device: Provider = "cpu"
     seconds: Seconds = 0.0
 
 
@@ -212,6 +217,7 @@ class Conditions(Record):
         ceiling_of: what the ceiling counts, 'FLOPs' or 'bytes read'.
         tokens: where they came from.
         against: the variant that time is saved over; another than the base where the checkpoint holds none.
+        provider: 'cuda' where a graph ran on ONNX Runtime's CUDA provider; None on the CPU, and of engines.
     """
 
     measure: str = ""
@@ -229,6 +235,7 @@ class Conditions(Record):
     versions: dict[str, str] = {}
     tokens: str = ""
     against: str = "base"
+    provider: Literal["cuda"] | None = None
 
 
 class BenchRecord(VariantRecord):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ class Score(Record):
         work: tokens, padding, passes and seconds that the answers took, in this run and in those before it
             whose answers it found; `asked` is what one pass per request would have taken.
         samples: file of the single answers, beside this one.
+        provider: 'cuda' where a graph ran on ONNX Runtime's CUDA provider; None on the CPU, and of engines.
     """
 
     variant: str
@@ -49,6 +50,7 @@ class Score(Record):
     checked: bool
     work: dict[str, Count] = {}
     samples: str | None = None
+    provider: Literal["cuda"] | None = None
 
     @property
     def key(self) -> str:

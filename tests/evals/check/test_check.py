@@ -62,7 +62,9 @@ def test_a_cache_off_by_one_is_caught(
 ) -> None:
     path = graph(workdir, "base", precision)
     opened = opening.open_runner
-    monkeypatch.setattr(opening, "open_runner", lambda path: ForgetfulCache(opened(path)))
+    monkeypatch.setattr(
+        opening, "open_runner", lambda *args, **options: ForgetfulCache(opened(*args, **options))
+    )
     outcome = check.check(path)
     wrong = {failure.split(":")[0] for failure in outcome.record.failures}
     assert not outcome.passed and "length 50, decode/logits" in wrong and "length 50, present.1.key" in wrong

@@ -26,6 +26,7 @@ def test_lm_evals_own_options_are_left_out() -> None:
         ({"threads": True}, "threads=True is no whole number"),
         ({"unchecked": 1}, "unchecked=1 is no truth value"),
         ({"protocol": 1}, "protocol=1 is no text"),
+        ({"provider": "gpu"}, "provider is cpu or cuda, not gpu"),
     ],
 )
 def test_what_is_misspelt_or_of_a_wrong_type_is_refused(options: dict[str, Any], message: str) -> None:

@@ -1,0 +1,226 @@
+"""--provider: what computes, where its results lie, and what is said where there is no CUDA."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+from transformers import PreTrainedModel
+
+from pipeline import store
+from pipeline.cli import listing
+from pipeline.engines import taps
+from pipeline.evals.bench import memory
+from pipeline.models import devices
+from pipeline.runtime import onnxruntime, tensorrt_library
+from pipeline.store import records
+from pipeline.store.records import BenchRecord, CheckRecord, ScoreRecord
+from pipeline.types import UserError
+from tests import tiny
+from tests.commands import run
+
+GPU = "NVIDIA X"
+PROMPT = "the time"
+BENCH = ("--sequences", "2", "--lengths", "4", "--threads", "1")
+
+
+@dataclass
+class Asked:
+    """What was asked for a device, in order: sessions of ONNX Runtime, models of PyTorch, fresh processes."""
+
+    sessions: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    processes: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """CUDA that is the CPU in truth: all that is asked for runs, and is written down."""
+    asked, opened = Asked(), onnxruntime.open_session
+
+    def open_session(
+        model: Any, folder: Path, threads: int = 0, provider: str = "cpu"
+    ) -> ort.InferenceSession:
+        asked.sessions.append(provider)
+        return opened(model, folder, threads)
+
+    def place(self: Any, device: str) -> Any:
+        asked.models.append(device)
+        return self
+
+    def resident(*arguments: Any) -> memory.Resident:
+        asked.processes.append(arguments[-1])
+        return memory.Resident(300.0, 100.0)
+
+    for module in (onnxruntime, taps):
+        monkeypatch.setattr(module, "open_session", open_session)
+    for module in (onnxruntime, devices):
+        monkeypatch.setattr(module, "refusal", lambda _: None)
+    monkeypatch.setattr(PreTrainedModel, "to", place)
+    monkeypatch.setattr(memory, "resident", resident)
+    monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: GPU)
+    return asked
+
+
+def results(folder: str = "evals/results/m") -> list[str]:
+    """The names of the result files."""
+    return sorted(path.name for path in Path(folder).glob("*.json"))
+
+
+def test_the_cpu_is_the_default(model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "check", model / "base.fp32.onnx")
+    assert set(cuda.sessions) == {"cpu"} and not cuda.models
+    assert results() == ["base.fp32.check.json", "base.fp32.check.run.json"]
+    record = records.read(CheckRecord, Path("evals/results/m/base.fp32.check.json"))
+    assert (record.provider, record.torch_device) == (None, "cpu") and record.device != GPU
+
+
+def test_a_check_on_cuda_speaks_for_cuda_alone(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment variable reaches the session and the reference."""
+    graph = model / "base.fp32.onnx"
+    monkeypatch.setenv("PIPELINE_PROVIDER", "cuda")
+    run(capsys, "check", graph, "--localize")
+    assert set(cuda.sessions) == {"cuda"} and len(cuda.sessions) == 2  # one of them shows the stream
+    assert cuda.models == ["cuda"] * 2
+    assert results() == ["base.fp32.check.cuda.json", "base.fp32.check.cuda.run.json"]
+    record = records.read(CheckRecord, Path("evals/results/m/base.fp32.check.cuda.json"))
+    assert (record.device, record.provider, record.torch_device) == (GPU, "cuda", "cuda")
+    assert store.check_passed(graph, provider="cuda") and not store.check_passed(graph)
+    assert store.check_passed(graph, provider=None)
+    assert run(capsys, "check", graph).startswith("passed (already checked)")
+    (again,) = json.loads(run(capsys, "check", graph, "--provider", "cpu", "--json"))
+    assert not again["already_checked"] and cuda.sessions[-1] == "cpu"
+    assert cuda.models == ["cuda"] * 2
+
+
+def test_a_graph_that_passed_on_cuda_alone_is_listed_as_passed(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = model / "base.fp32.onnx"
+    tiny.passed(graph)
+    store.result_of(graph, "check").rename(store.result_of(graph, "check", "cuda"))
+    assert [listing.check_state(path) for path in (graph, model / "mlp1.fp32.onnx")] == [
+        "passed",
+        "not passed yet",
+    ]
+
+
+CALIBRATE = ("calibrate", "m", "--samples", "2", "--length", "8")
+
+
+def test_calibrate_on_cuda_is_another_measurement(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def runner(*options: object) -> str:
+        return str(json.loads(run(capsys, *CALIBRATE, *options, "--json"))["runner"])
+
+    assert runner("--provider", "cuda") == "torch on cuda" and cuda.models == ["cuda"]
+    assert runner("--provider", "cuda") == "torch on cuda" and cuda.models == ["cuda"]  # it is there
+    assert runner() == "torch" and not cuda.sessions
+    assert runner("--runner", model / "base.fp32.onnx", "--provider", "cuda").endswith(
+        "base.fp32.onnx on cuda"
+    )
+    assert cuda.sessions == ["cuda"] and cuda.models == ["cuda"]
+
+
+def test_calibrate_without_cuda_writes_nothing(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, options in ((devices, ()), (onnxruntime, ("--runner", model / "base.fp32.onnx"))):
+        monkeypatch.setattr(module, "refusal", lambda _, module=module: f"none in {module.__name__}")
+        with pytest.raises(UserError, match=f"none in {module.__name__}"):
+            run(capsys, *CALIBRATE, *options, "--provider", "cuda")
+    assert not Path("calib").exists()
+
+
+def test_generate_on_cuda(model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "generate", model / "base.fp32.onnx", PROMPT, "--max-tokens", "1", "--provider", "cuda")
+    assert cuda.sessions == ["cuda"]
+
+
+def test_bench_on_cuda_checks_there_and_keeps_its_rows_apart(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = model / "mlp1.fp32.onnx"
+    words = run(capsys, "bench", graph, *BENCH, "--provider", "cuda", "--compare", "torch")
+    assert GPU in words and set(cuda.sessions) == set(cuda.models) == {"cuda"}
+    assert cuda.processes == ["cuda"] * 2
+    kinds = ("bench.cuda.json", "check.cuda.json", "check.cuda.run.json")
+    assert results() == [f"{name}.fp32.{kind}" for name in ("base", "mlp1") for kind in kinds]
+    record = records.read(BenchRecord, Path("evals/results/m/mlp1.fp32.bench.cuda.json"))
+    assert (record.conditions.device, record.conditions.provider) == (GPU, "cuda")
+    assert {row.kind for row in record.rows} == {"artefact", "torch"}
+    run(capsys, "bench", graph, *BENCH, "--unchecked")
+    record = records.read(BenchRecord, Path("evals/results/m/mlp1.fp32.bench.json"))
+    assert record.conditions.device != GPU and record.conditions.provider is None
+    assert cuda.processes[2:] == ["cpu"] * 2
+
+
+def test_a_score_on_cuda_has_answers_and_a_result_of_its_own(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = model / "base.fp32.onnx"
+    tiny.passed(graph)
+    command = ("score", graph, "--tasks", "smoke-loss", "--limit", "2", "--json")
+    with pytest.raises(UserError, match=r"no check on cuda; run `pipeline check .* --provider cuda`, or"):
+        run(capsys, *command, "--provider", "cuda")
+    on_cuda, on_cpu = (
+        json.loads(run(capsys, *command, "--unchecked", "--provider", provider))[0]
+        for provider in ("cuda", "cpu")
+    )
+    assert cuda.sessions == ["cuda", "cpu"]  # nothing was answered from what the other kept
+    assert (on_cuda["provider"], on_cuda["checked"], on_cpu["checked"]) == ("cuda", False, True)
+    from pipeline.evals.score import results as scores
+
+    for provider, name in (("cuda", "limit2.cuda"), ("cpu", "limit2")):
+        (score,) = scores.scores_of(graph, provider)
+        file = Path(f"evals/results/m/base.fp32.score.smoke-loss.{name}.json")
+        assert records.read(ScoreRecord, file).pipeline.value == score.value
+        assert (records.read(ScoreRecord, file).config.device == GPU) == (provider == "cuda")
+
+
+COMMANDS = {
+    "check": (),
+    "bench": BENCH,
+    "score": ("--tasks", "smoke-loss", "--limit", "1", "--unchecked"),
+    "generate": (PROMPT,),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_cuda_nothing_is_run_or_written(
+    command: str, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "the cuda provider needs an NVIDIA GPU and its driver, and none is seen here"
+    monkeypatch.setattr(onnxruntime, "refusal", lambda provider: None if provider == "cpu" else reason)
+    line = (command, model / "base.fp32.onnx", *COMMANDS[command])
+    for options in (("--provider", "cuda"), ()):
+        monkeypatch.setenv("PIPELINE_PROVIDER", "" if options else "cuda")
+        with pytest.raises(UserError, match=reason):
+            run(capsys, *line, *options)
+    with pytest.raises(UserError, match="--provider is cpu, cuda or auto, not 'gpu'"):
+        run(capsys, *line, "--provider", "gpu")
+    assert not Path("evals/results").exists()
+
+
+def test_a_pytorch_without_cuda_is_said_before_the_check(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        devices, "refusal", lambda provider: "PyTorch has none" if provider == "cuda" else None
+    )
+    graph = model / "base.fp32.onnx"
+    for command in (("check", graph), ("bench", graph, *BENCH, "--compare", "torch")):
+        with pytest.raises(UserError, match="PyTorch has none"):
+            run(capsys, *command, "--provider", "cuda")
+    assert not cuda.sessions and not Path("evals/results").exists()
+    run(capsys, "check", graph, "--provider", "auto")
+    assert cuda.sessions == ["cuda"] and not cuda.models
+    record = records.read(CheckRecord, Path("evals/results/m/base.fp32.check.cuda.json"))
+    assert (record.provider, record.torch_device) == ("cuda", "cpu")

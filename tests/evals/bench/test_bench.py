@@ -69,7 +69,7 @@ def test_what_is_written(model: Path) -> None:
     for row in record.rows:
         assert 0 < row.p50 <= row.p90 <= row.p99 and row.total > 0
         assert row.clean <= 3 and (row.peak_mb, row.before_mb) == (300.0, 100.0)
-        assert row.share == pytest.approx(row.improvement / row.ceiling)
+        assert row.share == pytest.approx(row.improvement / (row.byte_ceiling or row.ceiling))
         assert row.interval[0] <= row.improvement <= row.interval[1]
     base = report.rows[0]
     assert base.improvement == 0 and base.ceiling == 0 and base.share is None and not base.above_ceiling

@@ -102,10 +102,12 @@ def study(model: Checkpoint, chosen: argparse.Namespace) -> list[Row]:
             vars(bench)["reference"] = first.reference  # loaded once
             if not bare:
                 bare["base"] = bench.reported(Overlay(BASE))
+                print(json.dumps({"skip": "base", "loss": bare["base"]}), flush=True)
             if skip.name not in bare:
                 bare[skip.name] = bench.reported(Overlay(skip))
             if not draw:
                 rows.append({**row, "form": "none", "draw": 0, "loss": bare[skip.name]})
+                print(json.dumps(rows[-1]), flush=True)
             forms = [form for form in chosen.forms.split(",") if not (draw and form.endswith(REFIT))]
             for form, loss in losses(bench, forms, 0 if draw else chosen.lora):
                 rows.append({**row, "form": form, "draw": draw, "loss": loss})

@@ -102,8 +102,8 @@ def refuse_too_few(width: int, samples: int, length: int) -> None:
     enough = next(n for n in range(rows, 2 * rows + 2) if n - len(gathering.held_back(n)) >= rows)
     raise UserError(
         f"{samples} sequences of {length} tokens give {fitted} to fit on: {held_count} held back, and the "
-        f"first token of each may count for nothing. A map of {width} by {width} numbers needs {2 * width}: take "
-        f"--samples {max(enough, 2)} or more"
+        f"first token of each may count for nothing. A map of {width} by {width} numbers needs "
+        f"{2 * width}: take --samples {max(enough, 2)} or more"
     )
 
 

@@ -2,7 +2,8 @@
 
 For each kind, fraction and rule: nats a token without the sublayers, and with each form in their place,
 fitted on several draws of C4 (48 sequences of 256 tokens each by default). All draws are judged by the same
-rows. `--lora 60` trains adapters on the first draw too, on the cut model and on top of its linear maps.
+rows. Of the first draw alone: refits, and with `--lora 60` adapters, trained on the cut model and on top of
+its linear maps.
 """
 
 from __future__ import annotations
@@ -101,11 +102,14 @@ def study(model: Checkpoint, chosen: argparse.Namespace) -> list[Row]:
             vars(bench)["reference"] = first.reference  # loaded once
             if not bare:
                 bare["base"] = bench.reported(Overlay(BASE))
+                print(json.dumps({"skip": "base", "loss": bare["base"]}), flush=True)
             if skip.name not in bare:
                 bare[skip.name] = bench.reported(Overlay(skip))
             if not draw:
                 rows.append({**row, "form": "none", "draw": 0, "loss": bare[skip.name]})
-            for form, loss in losses(bench, chosen.forms.split(","), 0 if draw else chosen.lora):
+                print(json.dumps(rows[-1]), flush=True)
+            forms = [form for form in chosen.forms.split(",") if not (draw and form.endswith(REFIT))]
+            for form, loss in losses(bench, forms, 0 if draw else chosen.lora):
                 rows.append({**row, "form": form, "draw": draw, "loss": loss})
                 print(json.dumps(rows[-1]), flush=True)
     return [{"kind": "", "skip": "base", "form": "none", "draw": 0, "loss": bare["base"]}, *rows]

@@ -39,6 +39,10 @@ class Known(selectors.ModelStatistics):
             texts=TextSource(origin="words"), base_loss=0.5, steps=steps, flops=1.0, plain_flops=3.0,
         )  # fmt: skip
 
+    def compensated_removals(self, kind: str, count: int) -> GreedyRecord:
+        order = self.removals(kind, count)
+        return order.replaced(steps=order.steps[::-1])
+
     def residuals(self, kind: str) -> dict[str, float]:
         return {f"{kind}{layer}": value for layer, value in enumerate((0.3, 0.02, 0.2, 0.01, 0.4, 0.02))}
 

@@ -10,7 +10,9 @@ size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.models import head
+from pipeline.models.compensation import MapParts, MapPlace
 from pipeline.models.reference import Reference
 from pipeline.store.records import Removal
 from pipeline.types import SkipSet, UserError
@@ -39,13 +42,20 @@ class Race:
         reference: the whole model.
         kind: attn, mlp or block.
         tokens: [N, T] token ids.
+        maps: what stands in for a sublayer that is left out, by place; without one nothing does.
 
     Attributes:
         flops, plain_flops: of the last `run`, as computed, and with a whole pass for each candidate.
     """
 
-    def __init__(self, reference: Reference, kind: str, tokens: npt.NDArray[np.int64]) -> None:
-        self.reference, self.kind, self.tokens = reference, kind, tokens
+    def __init__(
+        self,
+        reference: Reference,
+        kind: str,
+        tokens: npt.NDArray[np.int64],
+        maps: Mapping[MapPlace, MapParts] = MappingProxyType({}),
+    ) -> None:
+        self.reference, self.kind, self.tokens, self.maps = reference, kind, tokens, maps
         self.flops = self.plain_flops = 0.0
         self.positions = torch.arange(EVERY - 1, tokens.shape[1] - 1, EVERY)
         head = reference.model.get_output_embeddings().weight.numel()
@@ -56,7 +66,7 @@ class Race:
 
     def losses(self, skip: SkipSet) -> list[float]:
         """[N] mean loss of each sequence without `skip`, in nats."""
-        with torch.inference_mode(), self.reference.without(skip):
+        with torch.inference_mode(), self._without(skip):
             means = [
                 self._tail(batch, 0, None).reshape(len(batch), -1).mean(axis=1) for batch in self._batches()
             ]
@@ -89,15 +99,20 @@ class Race:
         """The losses of each candidate, on as many batches as it stays in the race."""
         losses: Losses = {candidate.name: [] for candidate in candidates}
         racing = candidates
-        with torch.inference_mode(), self.reference.without(removed):
+        with torch.inference_mode(), self._without(removed):
             for batch in self._batches():
                 trunk = self._trunk(batch) if len(racing) > 1 else {}
                 for candidate in racing:
                     first = (candidate.attention or candidate.mlp)[0] if trunk else 0
-                    with self.reference.without(candidate):
+                    with self._without(candidate):
                         losses[candidate.name].append(self._tail(batch, first, trunk.get(first)))
                 racing = still_racing(racing, losses)
         return losses
+
+    def _without(self, skip: SkipSet) -> AbstractContextManager[None]:
+        """Leaves sublayers out for a while; their maps, if any, are in their stead."""
+        maps = {place: one for place, one in self.maps.items() if all(s in skip for s in place.sublayers)}
+        return self.reference.without(skip, maps)
 
     def _batches(self) -> Iterator[torch.Tensor]:
         return iter(torch.split(torch.from_numpy(self.tokens), BATCH))

@@ -92,7 +92,10 @@ def select(
     dataset: Dataset = None,
     samples: Annotated[
         int | None,
-        typer.Option(help="Sequences that greedy measures losses on (32), or residual fits maps on (48)."),
+        typer.Option(
+            help="Sequences that greedy measures losses on (32), or residual and greedy-linear fit maps on "
+            "(48)."
+        ),
     ] = None,
     length: Annotated[
         int | None, typer.Option(help="Tokens of each (256); with a time: of the text that is timed (100).")

@@ -40,7 +40,7 @@ def export(
         str | None,
         typer.Option(
             help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, greedy, "
-            "residual, random."
+            "greedy-linear, residual, random."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,

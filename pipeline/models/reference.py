@@ -50,7 +50,6 @@ class Reference:
     Attributes:
         model: transformers' model.
         layers: its decoder layers.
-        rules: of its architecture.
         skip: what is left out for good; `without` leaves out more for a while.
 
     Raises:
@@ -73,7 +72,7 @@ class Reference:
         if device != "cpu":
             self.model.to(device)
         self.skip = skip
-        self.rules = rules_of(self.model.config.model_type)
+        self._rules = rules_of(self.model.config.model_type)
         self.layers = sublayers.decoder_layers(self.model, folder)
         # Whether a layer returns (stream, …) or the stream itself; `entering` finds out.
         self._gives_tuples = False
@@ -107,7 +106,7 @@ class Reference:
         name = next(n for one, _, n in self._places() if one == place.sublayers[0])
         scale = getattr(layer, "residual_multiplier", 1)  # Granite multiplies what a sublayer gives
         setattr(layer, name, sublayers.mapped(getattr(layer, name), parts, bias, scale))
-        if after := self.rules.norms(place.kind)[1]:  # type: ignore[arg-type]
+        if after := self._rules.norms(place.kind)[1]:  # type: ignore[arg-type]
             setattr(layer, after, nn.Identity())
 
     def _leave_out(self, skip: SkipSet) -> None:
@@ -282,7 +281,7 @@ class Reference:
             is_there = (i, kind) not in self.skip or sublayers.is_mapped(getattr(layer, name))
             if is_there and (wanted is None or (i, kind) in wanted):
                 hook = keep_output(kept, (i, kind), getattr(layer, "residual_multiplier", 1))
-                hooks.append(getattr(layer, self.rules.norms(kind)[1] or name).register_forward_hook(hook))
+                hooks.append(getattr(layer, self._rules.norms(kind)[1] or name).register_forward_hook(hook))
         with removed_after(hooks):
             yield kept
 

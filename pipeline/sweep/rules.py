@@ -28,6 +28,12 @@ class _Probe(selectors.ModelStatistics):
     def removals(self, kind: str, count: int) -> NoReturn:  # noqa: ARG002 - the signature is Statistics'
         raise _StatisticRead("measure")
 
+    def compensated_removals(self, kind: str, count: int) -> NoReturn:  # noqa: ARG002 - likewise
+        raise _StatisticRead("measure")
+
+    def residuals(self, kind: str) -> NoReturn:  # noqa: ARG002 - likewise
+        raise _StatisticRead("measure")
+
 
 def reads(select: str, kind: str) -> Reads | None:
     """What a rule reads before it can choose; None where it needs the number of layers alone.

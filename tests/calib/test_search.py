@@ -10,10 +10,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.calib import race, search
+from pipeline.calib.compensation import overlay
+from pipeline.calib.compensation.forms import Form, fit
+from pipeline.calib.compensation.moment_files import HELD_OUT, MomentsText
+from pipeline.calib.compensation.overlay import compose
+from pipeline.calib.compensation.plan import single_places
+from pipeline.calib.compensation.workbench import Workbench
 from pipeline.models import checkpoint, texts
 from pipeline.store.records import GreedyRecord, read
 from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
+
+LINEAR = Form("linear", False, None)
 
 
 @pytest.fixture
@@ -23,12 +31,14 @@ def folder(workdir: Path) -> Path:
     return checkpoint.resolve("models/tiny").folder
 
 
-def plain_loss(folder: Path, skip: SkipSet, tokens: np.ndarray) -> float:
+def plain_loss(
+    folder: Path, skip: SkipSet, tokens: np.ndarray, stand_in: overlay.Overlay | None = None
+) -> float:
     """The mean loss at every second position, of one whole pass over all sequences."""
     from pipeline.models.reference import Reference
 
     reference = Reference(folder)
-    with torch.inference_mode(), reference.without(skip):
+    with torch.inference_mode(), reference.without(skip, stand_in.parts() if stand_in else None):
         logits = reference.model(torch.from_numpy(tokens), use_cache=False).logits
     at = np.arange(race.EVERY - 1, tokens.shape[1] - 1, race.EVERY)
     scores = torch.log_softmax(logits[:, at].double(), dim=-1)
@@ -61,6 +71,49 @@ def test_greedy_removes_what_a_plain_search_would(
         assert {name for name, *_ in step.others} == set(losses) - {step.removed}
         gone |= SkipSet.parse(step.removed)
     assert 0 < order.flops < order.plain_flops
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["attn", "mlp", "block"])
+def test_greedy_with_maps_removes_what_compensated_variants_lose_least_by(
+    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each candidate against a compensation that `compensate` plans for it, in a whole pass."""
+    monkeypatch.setattr(race, "DOUBT", 1e9)
+    order = search.compensated_removals(folder, kind, 3, texts.OWN, 24, 16)
+    source = checkpoint.open_checkpoint(folder)
+    text = MomentsText.cut(source, texts.OWN, 24, 16)
+    tokens, _ = texts.cut(folder, texts.OWN, 16, search.SAMPLES, skip=24 + HELD_OUT)
+    assert order.base_loss == pytest.approx(plain_loss(folder, BASE, tokens), abs=1e-5)
+    gone = BASE
+    for step in order.steps:
+        losses = {}
+        for layer in range(5):
+            one = SkipSet.of(kind, [layer])
+            if not set(one.attention + one.mlp) & set(gone.attention + gone.mlp):
+                bench = Workbench(source, gone | one, text)
+                fits = {place: fit(bench.moments.read(place), LINEAR) for place in single_places(gone | one)}
+                made = compose(gone | one, fits, bench.projections)
+                losses[one.name] = plain_loss(folder, gone | one, tokens, made)
+        assert step.removed == min(losses, key=lambda name: losses[name])
+        assert step.loss == pytest.approx(losses[step.removed], abs=1e-5)
+        gone |= SkipSet.parse(step.removed)
+
+
+def test_an_order_with_maps_is_of_the_text_that_they_are_fitted_on(folder: Path) -> None:
+    plain = search.removals(folder, "mlp", 2, texts.OWN, 6, 16)
+    one = search.compensated_removals(folder, "mlp", 1, texts.OWN, 24, 16)
+    two = search.compensated_removals(folder, "mlp", 2, texts.OWN, 24, 16)
+    assert two.steps[:1] == one.steps and two.maps_of != plain.maps_of is None
+    assert one.steps[0].loss != plain.steps[0].loss
+    other = search.compensated_removals(folder, "mlp", 1, texts.OWN, 25, 16)
+    assert other.maps_of != two.maps_of and len(other.steps) == 1
+    assert read(GreedyRecord, Path("calib/tiny/greedy-mlp.json")) == plain
+
+
+def test_maps_need_as_much_text_as_compensation(folder: Path) -> None:
+    with pytest.raises(UserError, match="take --samples"):
+        search.compensated_removals(folder, "mlp", 1, texts.OWN, 2, 16)
 
 
 def test_greedy_goes_on_from_a_shorter_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.calib import selectors
 from pipeline.sweep.rules import reads
 from pipeline.types import UserError
 
+READ = {
+    "last": None,
+    "last-but-final": None,
+    "random": None,
+    "cosine": "calibrate",
+    "angular": "calibrate",
+    "joint": "calibrate",
+    "greedy": "measure",
+    "greedy-linear": "measure",
+    "residual": "measure",
+}
 
-@pytest.mark.parametrize(
-    ("rule", "statistic"),
-    [
-        ("last", None),
-        ("last-but-final", None),
-        ("random", None),
-        ("cosine", "calibrate"),
-        ("angular", "calibrate"),
-        ("joint", "calibrate"),
-        ("greedy", "measure"),
-    ],
-)
-def test_what_a_rule_reads_is_learnt_by_running_it(rule: str, statistic: str | None) -> None:
-    assert reads(rule, "block") == statistic
+
+@pytest.mark.parametrize("rule", selectors.names())
+def test_what_a_rule_reads_is_learnt_by_running_it(rule: str) -> None:
+    assert reads(rule, "block") == READ[rule]
 
 
 def test_a_rule_that_does_not_choose_a_kind_says_so() -> None:

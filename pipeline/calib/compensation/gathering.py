@@ -93,9 +93,9 @@ class PlaceMoments:
             number: its own.
             samples: N.
         """
-        held = held_back(samples)
-        if number in held:
-            self.hold(rows, max(HELD_TOKENS // len(held), 1))
+        sequences = held_back(samples)
+        if number in sequences:
+            self.hold(rows, max(HELD_TOKENS // len(sequences), 1))
         else:
             self.add(rows)
 

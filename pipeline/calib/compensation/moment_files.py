@@ -94,16 +94,16 @@ def refuse_too_few(width: int, samples: int, length: int) -> None:
     """
     if samples < 2 or length < 2:
         raise UserError("--samples and --length must be at least 2")
-    held = len(gathering.held_back(samples))
-    fitted = (samples - held) * (length - 1)
+    held_count = len(gathering.held_back(samples))
+    fitted = (samples - held_count) * (length - 1)
     if fitted >= 2 * width:
         return
     rows = -(-2 * width // (length - 1))
     enough = next(n for n in range(rows, 2 * rows + 2) if n - len(gathering.held_back(n)) >= rows)
     raise UserError(
-        f"{samples} sequences of {length} tokens give {fitted} to fit on: {held} held back, and the first "
-        f"token of each may count for nothing. A map of {width} by {width} numbers needs {2 * width}: take "
-        f"--samples {max(enough, 2)} or more"
+        f"{samples} sequences of {length} tokens give {fitted} to fit on: {held_count} held back, and the "
+        f"first token of each may count for nothing. A map of {width} by {width} numbers needs "
+        f"{2 * width}: take --samples {max(enough, 2)} or more"
     )
 
 
@@ -177,7 +177,7 @@ class MomentFiles:
             place=place.name,
             samples=samples,
             length=length,
-            held=len(gathering.held_back(samples)),
+            held_count=len(gathering.held_back(samples)),
         )
 
     def _known(self, place: MapPlace) -> MomentsRecord | None:

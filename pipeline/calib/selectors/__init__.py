@@ -30,8 +30,8 @@ class ModelStatistics:
 
     Args:
         folder: the checkpoint; None where only rules without statistics are asked.
-        text_input: the text that `greedy` measures losses on, and `residual` fits maps on.
-        samples: sequences of that text; None: 32 for `greedy`; 48 for `residual`, as `compensate` has them.
+        text_input: the text that `greedy` measures losses on, and `residual` and `greedy-linear` fit maps on.
+        samples: sequences of that text; None: 32 for `greedy`; 48 for the other two, as for `compensate`.
         length: tokens of each.
         tokens: 'final' or 'mean': where `angular` reads the distance.
 
@@ -67,6 +67,15 @@ class ModelStatistics:
 
         samples = GREEDY_SAMPLES if self.samples is None else self.samples
         return search.removals(self._checkpoint(), kind, count, self.text_input, samples, self.length)
+
+    def compensated_removals(self, kind: str, count: int) -> GreedyRecord:
+        """The greedy order with linear maps in the place of what is gone; measured now where needed."""
+        from pipeline.calib import search  # loads torch: only where a model must run
+
+        samples = COMPENSATION_SAMPLES if self.samples is None else self.samples
+        return search.compensated_removals(
+            self._checkpoint(), kind, count, self.text_input, samples, self.length
+        )
 
     def residuals(self, kind: str) -> dict[str, float]:
         """What the best linear map leaves over of each candidate; missing moments are gathered now."""

@@ -7,6 +7,7 @@ In the manner of SLEB (Song et al. 2024, blocks) and BlockPruner (Zhong et al. 2
 from __future__ import annotations
 
 from pipeline.calib.selectors import Choice, Question
+from pipeline.store.records import GreedyRecord
 from pipeline.types import SkipSet
 
 
@@ -19,7 +20,18 @@ def choose(question: Question) -> Choice:
     if not question.count:
         return Choice(SkipSet())
     order = question.statistics.removals(question.kind, question.count)
-    steps = order.steps[: question.count]
+    return first(order, question.count, "loss once it is gone, in order of removal")
+
+
+def first(order: GreedyRecord, count: int, statistic: str) -> Choice:
+    """The first removals of an order.
+
+    Args:
+        order: at least `count` removals.
+        count: n ≥ 1.
+        statistic: what its losses are, in words.
+    """
+    steps = order.steps[:count]
     skip = SkipSet()
     for step in steps:
         skip |= SkipSet.parse(step.removed)
@@ -30,4 +42,4 @@ def choose(question: Question) -> Choice:
         f"{saved:.0%} less than a whole pass for each candidate"
     )
     chosen = tuple((step.removed, step.loss) for step in steps)
-    return Choice(skip, "loss once it is gone, in order of removal", chosen, stays, note)
+    return Choice(skip, statistic, chosen, stays, note)

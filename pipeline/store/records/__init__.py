@@ -38,13 +38,10 @@ from pipeline.store.records.base import (
 from pipeline.store.records.calibration import (
     AdapterRecord,
     ChoiceRecord,
-    GreedyRecord,
-    GreedyRequest,
     HealLosses,
     HealRequest,
     HealSettings,
     MergedTensors,
-    Removal,
     SimilarityRecord,
     SimilarityRequest,
     SimilaritySums,
@@ -95,6 +92,7 @@ from pipeline.store.records.scores import (
     ScoreRecord,
     score_key,
 )
+from pipeline.store.records.search import GreedyRecord, GreedyRequest, Removal
 
 __all__ = [
     "LOWER_IS_BETTER",

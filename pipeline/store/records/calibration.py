@@ -107,59 +107,6 @@ class SimilarityRecord(SimilarityRequest):
     cosine_mlp: tuple[float, ...] = ()
 
 
-class Removal(Record):
-    """One removal of a greedy search.
-
-    Attributes:
-        removed: the candidate's name, as a skip set.
-        loss: nats a token without it and all that went before, over all N sequences.
-        others: (name, loss, sequences measured) of the candidates that stay, the nearest first.
-    """
-
-    removed: str
-    loss: float
-    others: tuple[tuple[str, float, Count], ...]
-
-
-class GreedyRequest(TextBasedRequest):
-    """What a greedy search is to measure.
-
-    Attributes:
-        weights: identity of the checkpoint.
-        contents: digest of all its bytes; None in files of 0.1 and 0.2.
-        samples, length: N sequences of T tokens.
-        every: the loss is read at every so many positions.
-        doubt: standard errors behind the best at which a candidate is dropped.
-    """
-
-    what: Literal["greedy"] = "greedy"
-    model: str
-    weights: Weights | None
-    contents: Digest | None = None
-    kind: str
-    samples: Count
-    length: Count
-    every: Count
-    doubt: float
-    texts: TextSource
-
-
-class GreedyRecord(GreedyRequest):
-    """calib/<model>/greedy-<kind>.json: an order of removals of one kind, which a longer search goes on from.
-
-    Attributes:
-        base_loss: nats a token of the whole model on the same positions.
-        steps: the removals, in order.
-        flops, plain_flops: of matrix products with weights, as computed, and with a whole pass for each
-            candidate.
-    """
-
-    base_loss: float
-    steps: tuple[Removal, ...] = ()
-    flops: float = 0.0
-    plain_flops: float = 0.0
-
-
 class HealLosses(Record):
     """Loss on held-out text: of the whole model, of the variant before and after healing. Nats a token."""
 

@@ -28,14 +28,14 @@ class MomentsRequest(OfModelOnText):
     Attributes:
         place: 'attn5', 'mlp7', or 'block12-17' for a run of whole layers.
         samples, length: N sequences of T tokens.
-        held: so many of them, the last, are not in the sums.
+        held_count: so many of them, the last, are not in the sums.
     """
 
     what: Literal["moments"] = "moments"
     place: str
     samples: Count
     length: Count
-    held: Count
+    held_count: Count
 
 
 class MomentsRecord(MomentsRequest):

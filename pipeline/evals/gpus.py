@@ -40,7 +40,9 @@ class Gpu(Record):
         bandwidth_gb_s: 10⁹ bytes a second from its memory.
         fp16_tflops: 10¹² FLOP/s of FP16 products with sums in FP32, dense.
         launch_us: µs of a launch, where it was measured on this GPU; launch_source says where.
-        source: of the numbers.
+        source: what the document says of them.
+        document: NVIDIA's, that the numbers are from: its address or its title.
+        read: where somebody quotes it, since it was not opened itself.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Gpu(Record):
     launch_us: Positive | None = None
     launch_source: str = ""
     source: str
+    document: str
+    read: str
 
     @property
     def launch(self) -> Launch:

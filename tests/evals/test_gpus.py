@@ -18,6 +18,7 @@ from pipeline.types import UserError
         ("h200", 141, 4.8e12, 989.4e12),
         ("l40s", 48, 0.864e12, 362e12),
         ("rtx4090", 24, 1.008e12, 165.2e12),
+        ("t4", 16, 0.3e12, 65e12),
     ],
 )
 def test_numbers_are_the_datasheets(name: str, memory: float, bandwidth: float, flops: float) -> None:
@@ -33,6 +34,7 @@ def test_each_number_stands_in_the_source_that_is_named(name: str) -> None:
     assert name == name.lower() and gpu.memory_gib in numbers
     assert {gpu.bandwidth_gb_s, gpu.bandwidth_gb_s / 1e3} & numbers
     assert any(abs(gpu.fp16_tflops / one - share) < 2e-3 for one in numbers for share in (1, 0.5))
+    assert gpu.document.startswith(("https://", "NVIDIA ")) and len(gpu.read) > 5
     assert 10 < gpu.launch.us < 50 and len(gpu.launch.source) > 5
 
 

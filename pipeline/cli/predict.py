@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline import store
 from pipeline.cli import arguments
 from pipeline.cli.app import MEASURE, Json, app, show_result
 
@@ -15,8 +17,9 @@ def predict(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL|CONFIG]",
-            help="A model by any of its names, or a config.json; of an HF id that file alone is fetched.",
+            metavar="[MODEL|CONFIG|ARTEFACT]",
+            help="A model by any of its names, or a config.json (of an HF id that file alone is fetched); "
+            "or a variant's graph or engine, which stands for --skip of that variant.",
         ),
     ] = None,
     gpu: Annotated[
@@ -62,8 +65,9 @@ def predict(
 
     cards = [gpus.find(name) for name in gpu.split(",")]
     settings = stage.PredictSettings(tuple(arguments.numbers(lengths, "--lengths")), batch, launch_us)
-    named = named_configs.find(arguments.model(model))
-    texts = [text.strip() for option in skip or [] for text in option.split(",")]
+    name, own = _of_artefact(arguments.model(model))
+    named = named_configs.find(name)
+    texts = own + [text.strip() for option in skip or [] for text in option.split(",")]
     chosen = candidates.candidates(named, texts, SkipOptions(frac=frac, count=count, layers=layers))
     variants = [candidates.base(named), *chosen]
     predictions = [stage.predict(named, variants, card, settings) for card in cards]
@@ -76,3 +80,22 @@ def predict(
         arguments.print_table(times.table(one))
     if comparison:
         arguments.print_table(predicted.table(comparison))
+
+
+def _of_artefact(name: str) -> tuple[str, list[str]]:
+    """(the model, the variant of it) that a graph's or an engine's path means; any other name is the model's.
+
+    Args:
+        name: what stands for the model; graphs/m/attn3.fp32.onnx, or engines/m/attn3/….plan.
+
+    Returns:
+        The model's folder, and the variant's name: none of a base, which is predicted anyhow.
+
+    Raises:
+        UserError: as `store.variant`.
+    """
+    path = Path(name)
+    if path.suffix not in (".onnx", ".plan"):
+        return name, []
+    variant = store.variant(path, quick=True).name
+    return str(store.checkpoint_folder(path)), [] if variant == "base" else [variant]

@@ -64,6 +64,24 @@ def test_a_model_of_the_project_without_an_argument(
     assert found["predictions"][0]["model"] == "m" and found["paper"] is None
 
 
+@pytest.mark.parametrize("stem", ["mlp1.fp32", "base.fp32"])
+def test_a_graph_stands_for_its_variant(stem: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A base has none: the papers' nine are beside it, as beside the model's name."""
+    options = ("--lengths", "8", "--json")
+    of_graph = json.loads(run(capsys, "predict", model / f"{stem}.onnx", *options))
+    skip = ("--skip", "mlp1") if stem == "mlp1.fp32" else ()
+    assert of_graph == json.loads(run(capsys, "predict", model, *skip, *options))
+    (prediction,) = of_graph["predictions"]
+    variants = [row["variant"] for row in prediction["rows"]]
+    assert prediction["model"] == "m" and variants[0] == "base"
+    assert (variants[1:] == ["mlp1"]) == (stem == "mlp1.fp32") and len(variants) > 1
+
+
+def test_a_graph_that_is_not_there(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"^graphs/m/mlp1\.fp32\.onnx does not exist; `pipeline list` shows"):
+        run(capsys, "predict", "graphs/m/mlp1.fp32.onnx")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

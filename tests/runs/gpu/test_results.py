@@ -1,0 +1,80 @@
+"""Rows of a proof: whose numbers stand in which."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from runs.gpu import results, shapes
+from runs.gpu.results import CheckRow, DemoRow, TextRow
+from tests.runs.gpu.played import GPU, NO_GPU, played
+
+
+@pytest.mark.parametrize(
+    ("shape", "variant", "length", "saved"),
+    [
+        ("7b", "attn21-31", 50, 21.47),
+        ("7b", "attn24-31", 50, 15.61),
+        ("7b", "mlp21-31", 50, 6.95),
+        ("7b", "mlp24-31", 50, 8.30),
+        ("7b", "attn21-31", 100, 18.18),
+        ("7b", "base", 50, None),
+        ("7b", "attn24-31", 60, None),
+        ("13b", "attn30-39", 50, None),  # the paper timed 7B alone
+        ("tiny", "attn6-7", 50, None),
+    ],
+)
+def test_the_papers_numbers(shape: str, variant: str, length: int, saved: float | None) -> None:
+    """Tyukin et al. 2024, tables 7 and 9."""
+    assert results.paper_saved(shapes.find(shape), variant, length) == saved
+
+
+def test_rows_of_checks() -> None:
+    rows = results.findings(played(GPU)).checks
+    assert rows[0] == CheckRow("base", "onnxruntime", True, 0.001, 0.002, 1.0, "a GPU", "")
+    assert [row.runtime for row in rows] == ["onnxruntime"] * 5 + ["tensorrt"] * 5
+
+
+def test_rows_of_times() -> None:
+    rows = results.findings(played(GPU)).times
+    assert len(rows) == 5 * 3 * 2 and all(row.is_checked for row in rows)
+    (row,) = (
+        one
+        for one in rows
+        if (one.variant, one.length, one.is_decode, one.runtime) == ("attn21-31", 50, False, "onnxruntime")
+    )
+    assert (row.ms, row.saved, row.low, row.high, row.ceiling) == (8.0, 20.0, 18.0, 22.0, 20.0)
+    assert (row.torch_ms, row.torch_saved, row.paper_saved) == (20.0, 50.0, 21.47)
+    assert (row.engine_ms, row.engine_saved, row.eager_ms, row.eager_saved) == (7.0, 8.0, 30.0, 21.0)
+    steps = [one for one in rows if one.is_decode]
+    assert len(steps) == 10 and {(one.engine_ms, one.paper_saved, one.length) for one in steps} == {
+        (6.0, None, 100)
+    }
+
+
+def test_a_base_that_was_timed_four_times_has_one_row() -> None:
+    rows = results.findings(played(dataclasses.replace(GPU, device_bytes=60e9))).times
+    names = [row.variant for row in rows if row.length == 50 and row.runtime == "onnxruntime"]
+    assert sorted(names) == sorted(["base", *shapes.find("7b").variants])
+
+
+def test_what_had_not_passed_is_marked() -> None:
+    rows = results.findings(played(GPU, failing=frozenset({"check base"}))).times
+    assert {row.runtime: row.is_checked for row in rows} == {"onnxruntime": False, "tensorrt": True}
+
+
+def test_texts() -> None:
+    found = results.findings(played(GPU))
+    assert found.texts[0] == TextRow("base", "onnxruntime", 3, 9.0, 8.0, 6.0)
+    assert found.texts[-1].runtime == "tensorrt" and len(found.texts) == 4
+    assert found.demo == (
+        DemoRow("cuda", "Paris | a city", True),
+        DemoRow("cpu", "Paris | a city", None),
+    )
+
+
+def test_a_rehearsal_has_no_rows_of_engines() -> None:
+    found = results.findings(played(NO_GPU))
+    runtimes = {row.runtime for row in (*found.checks, *found.times, *found.texts)}
+    assert runtimes == {"onnxruntime"} and [row.provider for row in found.demo] == ["cpu"]

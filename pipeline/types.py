@@ -221,7 +221,11 @@ def split_name(name: str) -> tuple[str, str | None, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A model with sublayers left out, at a precision; its identity is its content."""
+    """A model with sublayers left out, at a precision; its identity is its content.
+
+    Attributes:
+        max_tokens: places of a static cache; None where the cache grows with the tokens.
+    """
 
     model: str
     skip: SkipSet = BASE
@@ -229,6 +233,7 @@ class Variant:
     adapter: str | None = None
     head: Head = "gather"
     compensation: str | None = None
+    max_tokens: int | None = None
 
     @property
     def name(self) -> str:
@@ -241,9 +246,15 @@ class Variant:
         return variant_file(self.name)
 
     @property
+    def form(self) -> str:
+        """What file names say of its graph's form, behind the precision: '', '.all', '.static512'."""
+        static = "" if self.max_tokens is None else f".static{self.max_tokens}"
+        return (".all" if self.head == "all" else "") + static
+
+    @property
     def stem(self) -> str:
         """The file name of its graph without '.onnx': 'attn24-31.fp16', 'base.fp32.all'."""
-        return f"{self.file}.{self.precision}" + (".all" if self.head == "all" else "")
+        return f"{self.file}.{self.precision}{self.form}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,8 @@ def test_counts_are_the_papers() -> None:
 def test_variant_files() -> None:
     variant = Variant("m", SkipSet.of("mlp", [1]), "fp16", adapter="heal", head="all")
     assert variant.name == "mlp1~heal" and variant.stem == "mlp1~heal.fp16.all"
+    assert replace(variant, max_tokens=512).stem == "mlp1~heal.fp16.all.static512"
+    assert Variant("m", max_tokens=512).stem == "base.fp32.static512"
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1", "1-", "9" * 9])

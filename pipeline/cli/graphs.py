@@ -54,6 +54,12 @@ def export(
     head: Annotated[
         str, typer.Option(help="gather: logits where asked; all: [B, S, V], which optimum loads.")
     ] = "gather",
+    cache: Annotated[
+        str, typer.Option(help="dynamic: it grows; static: of fixed size, written in place (engines).")
+    ] = "dynamic",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that a static cache holds: prompt and text.")
+    ] = None,
     from_onnx: Annotated[
         Path | None, typer.Option(help="Folder that `optimum-cli export onnx` made, instead of MODEL.")
     ] = None,
@@ -69,17 +75,13 @@ def export(
 
     Example: `pipeline export demo --skip mlp --frac 0.25`
     """
-    from pipeline import types
     from pipeline.calib.selectors import ModelStatistics
     from pipeline.calib.skip_options import SkipOptions
     from pipeline.graphs import export as stage
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint, identity
 
-    if precision not in types.PRECISIONS or head not in ("gather", "all"):
-        raise UserError(
-            f"--precision is fp32 or fp16 and --head is gather or all, not {precision} and {head}"
-        )
+    _refuse_form(precision, head, cache, max_tokens)
     if adapter:
         extras.needs("heal", "pipeline export --adapter")
     options = SkipOptions(skip, frac, count, layers, select, seed)
@@ -90,7 +92,8 @@ def export(
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
         path = surgery.cut(base, chosen)
     else:
-        request = _ExportRequest(options, "fp16" if precision == "fp16" else "fp32", adapter, compensation)
+        number: Precision = "fp16" if precision == "fp16" else "fp32"
+        request = _ExportRequest(options, number, adapter, compensation, max_tokens)
         source = checkpoint.resolve(arguments.model(model), in_place, request.prove)
         path = stage.export(source, request.precision, request.skip_set(source))
         _say_dropped(source, path)
@@ -103,7 +106,22 @@ def export(
         path = prerequisites.healed(path, adapter)
     if head == "all":
         path = surgery.cut_all_logits(path)
+    path = path if max_tokens is None else surgery.cut_static(path, max_tokens)
     show_result(artefact_json(path), as_json, str(path))
+
+
+def _refuse_form(precision: str, head: str, cache: str, max_tokens: int | None) -> None:
+    """Refuses forms of graphs that there are not."""
+    from pipeline import types
+
+    if precision not in types.PRECISIONS or head not in ("gather", "all"):
+        raise UserError(
+            f"--precision is fp32 or fp16 and --head is gather or all, not {precision} and {head}"
+        )
+    if cache not in ("dynamic", "static"):
+        raise UserError(f"--cache is dynamic or static, not {cache!r:.40}")
+    if (cache == "static") != (max_tokens is not None):
+        raise UserError("--cache static and --max-tokens N, the tokens that it holds, go together")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +133,14 @@ class _ExportRequest:
         precision: of the graph.
         adapter: that is merged into it.
         compensation: on which the adapter was trained.
+        max_tokens: of a static cache.
     """
 
     options: SkipOptions
     precision: Precision
     adapter: str | None
     compensation: str | None
+    max_tokens: int | None
 
     def skip_set(self, source: Checkpoint) -> SkipSet:
         """What is left out: what --skip says, else what config.json drops, as LLM-Drop writes it."""
@@ -136,7 +156,10 @@ class _ExportRequest:
         """Refuses what cannot be written, before the checkpoint is copied."""
         from pipeline.calib import adapters
         from pipeline.graphs import export as stage
+        from pipeline.graphs import variants as surgery
 
+        if self.max_tokens is not None:
+            surgery.refuse_places(self.max_tokens, source.config)
         skip = self.skip_set(source)
         stage.prove(source, self.precision, skip)
         if self.adapter:

@@ -76,7 +76,8 @@ def fp16_twin(path: Path) -> Path:
         twin = surgery.compensate(base, variant.skip, store.overlays(path)[0], variant.compensation)
     else:
         twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
-    return surgery.graft(twin, store.overlays(path)[-1], variant.adapter) if variant.adapter else twin
+    twin = surgery.graft(twin, store.overlays(path)[-1], variant.adapter) if variant.adapter else twin
+    return surgery.cut_static(twin, variant.max_tokens) if variant.max_tokens else twin
 
 
 def compensated(graph: Path, form: str) -> Path:

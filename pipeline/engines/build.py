@@ -18,7 +18,7 @@ from pipeline.graphs import graphfile
 from pipeline.runtime import tensorrt_library
 from pipeline.runtime.tensorrt_library import Profile
 from pipeline.store.records import BuildFigures, EngineRecord, FileState, GraphRecord, MergedRecord, Ranges
-from pipeline.types import UserError
+from pipeline.types import UserError, Variant
 
 log = logging.getLogger(__name__)
 _TIMING_CACHE = "timing.cache"
@@ -67,7 +67,7 @@ def build(graph: Path, settings: BuildSettings = DEFAULTS) -> Path:
         log.info("%s is there and matches; nothing to do", job.path)
         return job.path
     _refuse_others(job)
-    profiles.log_cut(job.ranges, settings.length, settings.past)
+    profiles.log_cut(job.ranges, settings.length, settings.past, job.wanted.get("max_tokens"))
     lint.require(graphfile.load(graph), graph, job.decomposed)
     with store.lock(job.path.parent):
         store.sweep_temporaries(job.path.parent)
@@ -99,6 +99,9 @@ def _plan_job(
             "leave it out to build a whole plan"
         )
     built = profiles.ranges(graph.parent, settings.batch, settings.length, settings.past)
+    places = record.max_tokens if isinstance(record, GraphRecord) else None
+    if places is not None:
+        built = profiles.within_places(built, places)
     identity = _identity(graph, record)
     wanted = {
         "artefact": "engine",
@@ -112,8 +115,8 @@ def _plan_job(
         "ranges": built.plain(),
         "stripped": settings.strip_weights,
     }
-    precision = record.precision + (".all" if record.head == "all" else "")
-    names = (record.model, identity["variant"], settings.backend, "+".join(targets), precision)
+    form = Variant(record.model, head=record.head, max_tokens=places).form
+    names = (record.model, identity["variant"], settings.backend, "+".join(targets), record.precision + form)
     path = store.Project.of(graph).engine(*names)
     files = store.weights.states(store.weight_paths(graph), full=True)
     decomposed = record.precision == "fp32"

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from pipeline.graphs import graphfile
 from pipeline.types import UserError
 
 MAX_OPSET = 24
@@ -47,10 +48,10 @@ def lint(model: ir.Model, decomposed: bool = False) -> list[str]:
         if problem is None and node.op_type == "Attention":
             problem = _attention(node) or _attention_types(node) or (None if decomposed else _head_dim(node))
         if problem is None and node.op_type == "TensorScatter":
-            problem = _scatter(node)
+            problem = _scatter(node, model)
         if problem:
             problems.append(f"node {node.name!r} ({node.op_type}): {problem}")
-    return problems
+    return problems + [problem for problem in (_two_forms(model),) if problem]
 
 
 def require(model: ir.Model, path: Path, decomposed: bool = False) -> None:
@@ -124,10 +125,45 @@ def _head_dim(node: ir.Node) -> str | None:
     return None
 
 
-def _scatter(node: ir.Node) -> str | None:
-    mode = node.attributes.get("mode")
+def _scatter(node: ir.Node, model: ir.Model) -> str | None:
+    """TensorRT makes one tensor, its KVCacheUpdate, of the cache before and after; ONNX has two of them."""
+    mode, axis = node.attributes.get("mode"), _value(node, "axis")
     if mode is not None and mode.as_string() != "linear":
         return f"mode {mode.as_string()!r} is refused by the parser"
+    past, present = node.inputs[0], node.outputs[0]
+    if past is None or past not in model.graph.inputs:
+        return "the cache is no input of the graph, which the builder refuses"
+    if present not in model.graph.outputs:
+        return "the cache afterwards is no output of the graph, which the builder refuses"
+    if past.shape is not None and axis not in (None, -2, len(past.shape) - 2):
+        return f"axis {axis} is refused by the parser: tokens are the last axis but one"
+    if past.shape is None or not isinstance(past.shape[-2], int):
+        return "the cache has no fixed number of places, which the parser refuses"
+    return _written_in_place(node, past, present)
+
+
+def _written_in_place(node: ir.Node, past: ir.Value, present: ir.Value) -> str | None:
+    """What builds, and computes something else than the graph says, or what no cache is for."""
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return "without write_indices every token is written to the first place"
+    others = [use.node for use in past.uses() if use.node is not node and use.node.op_type != "Shape"]
+    if others:
+        return f"{others[0].name!r} reads the cache too, which TensorRT overwrites in place"
+    for reader in (use.node for use in present.uses() if use.node.op_type == "Attention"):
+        if len(reader.inputs) < 4 or reader.inputs[3] is None:
+            return f"{reader.name!r} has no mask, and sees places that hold nothing"
+    return None
+
+
+def _two_forms(model: ir.Model) -> str | None:
+    """A cache that grows beside one that does not: T of the mask is either's, not both's."""
+    forms = {"TensorScatter": "", "Concat": ""}
+    for value in filter(graphfile.is_cache, model.graph.inputs):
+        for node in (use.node for use in value.uses() if use.node.op_type in forms):
+            forms[node.op_type] = forms[node.op_type] or str(node.name)
+    if all(forms.values()):
+        grows, stays = forms["Concat"], forms["TensorScatter"]
+        return f"node {grows!r} appends to a cache that grows, and {stays!r} writes into one of fixed size"
     return None
 
 

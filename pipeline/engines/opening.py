@@ -45,6 +45,11 @@ def _graph(path: Path, threads: int, provider: str) -> Runner:
 
 
 def _engine(path: Path, record: EngineRecord) -> Runner:
+    if record.max_tokens is not None:
+        raise UserError(
+            f"{path} has a static cache: such engines are built here and not yet run; "
+            "take the engine of its twin, whose cache grows"
+        )
     from pipeline.graphs import embedding, graphfile
     from pipeline.runtime.tensorrt import TrtRunner
 

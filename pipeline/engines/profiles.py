@@ -19,6 +19,10 @@ MAX_WANTED = 128
 """K at most: positions whose logits an engine gives at once. Each costs B·V numbers of activation memory."""
 
 
+CHUNK = 256
+"""S at most with a static cache: a longer prompt is read in pieces of so many tokens."""
+
+
 def ranges(folder: Path, batch: Range, length: Range, past: Range) -> Ranges:
     """The ranges of an engine: no longer than the model's context.
 
@@ -43,14 +47,28 @@ def ranges(folder: Path, batch: Range, length: Range, past: Range) -> Ranges:
     return Ranges(batch=batch, length=length, past=past, wanted=(1, 1, min(MAX_WANTED, length[2])))
 
 
+def within_places(built: Ranges, places: int) -> Ranges:
+    """The ranges of an engine with a static cache: prompts come in pieces, and P is no dimension of it.
+
+    Args:
+        built: of an engine whose cache grows.
+        places: N of the cache.
+    """
+    length, past = _cut(built.length, min(CHUNK, places)), (0, min(built.past[1], places - 1), places - 1)
+    return Ranges(batch=built.batch, length=length, past=past, wanted=_cut(built.wanted, length[2]))
+
+
 def _cut(sizes: Range, most: int) -> Range:
     low, best, high = sizes
     return min(low, most), min(best, most), min(high, most)
 
 
-def log_cut(built: Ranges, length: Range, past: Range) -> None:
-    """Logs what is built where the context cut the ranges of S and P that were wanted."""
-    if (built.length, built.past) != (length, past):
+def log_cut(built: Ranges, length: Range, past: Range, places: int | None = None) -> None:
+    """Logs what is built where the context, or a static cache's places, cut the ranges of S and P."""
+    if places is not None:
+        length_text = ",".join(map(str, built.length))
+        log.info("a static cache of %d tokens: building for --length %s", places, length_text)
+    elif (built.length, built.past) != (length, past):
         context = max(built.length[2], built.past[2] + 1)  # one of the two reaches it
         sizes = (",".join(map(str, built.length)), ",".join(map(str, built.past)))
         log.info("the model's context is %d tokens: building for --length %s --past %s", context, *sizes)
@@ -85,7 +103,7 @@ def _shape(name: str, shape: Shape, sizes: tuple[int, ...]) -> Shape:
     """The shape of one input at one size of B, S, P and K."""
     b, s, p, k = sizes
     if name.startswith("past_key_values."):
-        dynamic = {0: b, 2: p}
+        dynamic = {0: b, 2: p}  # P is fixed where the cache is static
     else:
         dynamic = {0: b, 1: {"attention_mask": s + p, "logits_positions": k}.get(name, s)}
     return tuple(dynamic[axis] if size < 0 else size for axis, size in enumerate(shape))

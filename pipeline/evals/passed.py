@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import store
 from pipeline.models import identity
-from pipeline.store.records import GraphRecord, MergedRecord
+from pipeline.store.records import EngineRecord, GraphRecord, MergedRecord
 from pipeline.types import Provider, UserError
 
 
@@ -24,9 +25,11 @@ def variants(
         provider: of ONNX Runtime, on which a graph must have passed; None for any.
 
     Raises:
-        UserError: it is missing, has not passed its check, or lies beside another tokenizer.
+        UserError: it is missing, has a static cache, has not passed its check, or lies beside another
+            tokenizer.
     """
     sidecar = store.sidecar(path)
+    refuse_static(path)
     _refuse_other_tokenizer(path, sidecar.tokenizer)
     if isinstance(sidecar, MergedRecord):
         heads = {
@@ -61,6 +64,23 @@ def require_check(path: Path, digest: str | None = None, provider: Provider | No
     if provider and (provider == "cuda" or store.check_passed(path, digest, None)):
         command, where = f"{command} --provider {provider}", f" on {provider}"
     raise UserError(f"{path} has passed no check{where}; run `{command}`, or pass --unchecked")
+
+
+def refuse_static(path: Path) -> None:
+    """Refuses a static cache where times, scores and answers are made, which the usual form gives as well.
+
+    Raises:
+        UserError: the artefact has one.
+    """
+    record = store.sidecar(path, quick=True)
+    if isinstance(record, GraphRecord | EngineRecord) and record.max_tokens is not None:
+        twin = record.as_variant()
+        assert twin is not None, "merged graphs have no static cache"
+        name = f"{replace(twin, max_tokens=None).stem}.onnx"
+        raise UserError(
+            f"{path} has a static cache, with which only check, generate and build-engine work; "
+            f"name its twin {name}, or the engine of that"
+        )
 
 
 def _refuse_other_tokenizer(path: Path, exported: str | None) -> None:

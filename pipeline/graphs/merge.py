@@ -64,6 +64,8 @@ def merge(graphs: Sequence[Path]) -> Path:
 def _refuse_other_bases(graphs: Sequence[Path], records: Sequence[GraphRecord]) -> None:
     first = records[0]
     for path, record in zip(graphs, records, strict=True):
+        if record.max_tokens is not None:
+            raise UserError(f"{path} has a static cache, and such graphs are not merged; merge their twins")
         for key in ("model", "precision", "contract", "weights", "head"):
             if getattr(record, key) != getattr(first, key):
                 raise UserError(

@@ -22,12 +22,15 @@ from pipeline.graphs.passes.all_logits import AllLogitsPass
 from pipeline.graphs.passes.compensate import CompensatePass
 from pipeline.graphs.passes.graft import GraftPass
 from pipeline.graphs.passes.skip import SkipPass
+from pipeline.graphs.passes.static_cache import StaticCachePass
 from pipeline.models import compensation, safetensors_index
-from pipeline.models.config import read_config
+from pipeline.models.config import Config, read_config
 from pipeline.store.records import FileDigest, GraphRecord
 from pipeline.types import SkipSet, UserError, Variant, is_compensation
 
 log = logging.getLogger(__name__)
+LEAST_PLACES = 128
+"""Places of a static cache at least, where the context has as many: what `check` plays takes 108."""
 _INHERITED = ("contract", "weights", "tokenizer", "tools", "num_layers")
 """Fields of a sidecar that a graph takes over from the one it is derived from."""
 
@@ -84,6 +87,42 @@ def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
     return _derive(base, record, variant, surgery, {"compensated": file.plain()})
 
 
+def cut_static(graph: Path, max_tokens: int) -> Path:
+    """Writes the twin of a graph whose cache has a fixed number of places (`passes/static_cache.py`).
+
+    Args:
+        graph: of any variant, compensated and healed ones too.
+        max_tokens: places; tokens of prompt and text together.
+
+    Raises:
+        UserError: the graph was exported elsewhere, is of this form already, or has no cache; or its model's
+            context is shorter.
+    """
+    record = store.graph_sidecar(graph)
+    _refuse_static(graph, record, "name a graph whose cache grows")
+    if record.contract != "authored":
+        raise UserError(f"{graph} was exported elsewhere: a static cache needs an authored graph")
+    refuse_places(max_tokens, read_config(graph.parent))
+    variant = replace(record.as_variant(), max_tokens=max_tokens)
+    return _derive(graph, record, variant, StaticCachePass(max_tokens))
+
+
+def refuse_places(max_tokens: int, config: Config) -> None:
+    """Refuses a static cache of fewer tokens than `check` plays, or of more than the model's context."""
+    context = config.get("max_position_embeddings", LEAST_PLACES)
+    least = min(LEAST_PLACES, context)
+    if not least <= max_tokens <= context:
+        raise UserError(
+            f"--max-tokens {max_tokens} is not between {least} and the model's context of {context} tokens"
+        )
+
+
+def _refuse_static(graph: Path, record: GraphRecord, mend: str) -> None:
+    """Refuses a twin with a static cache where a graph of the usual form is wanted."""
+    if record.max_tokens is not None:
+        raise UserError(f"{graph} has a static cache of {record.max_tokens} tokens; {mend}")
+
+
 def base_of(graph: Path) -> Path:
     """The base graph that a variant was cut from, where its norms and projections are.
 
@@ -94,6 +133,7 @@ def base_of(graph: Path) -> Path:
     if record.head == "all":
         twin = store.graph_path(graph.parent, replace(record.as_variant(), head="gather"))
         raise UserError(f"{graph} gives the logits of every position; name its twin {twin.name}")
+    _refuse_static(graph, record, "name the variant that it is a twin of")
     if record.compensation or record.adapter:
         raise UserError(f"{graph} is compensated or healed already; name the variant that was cut")
     if not record.skip_set:
@@ -115,6 +155,7 @@ def _base_record(base: Path, skip: SkipSet) -> GraphRecord:
     """
     record = store.graph_sidecar(base)
     variant = record.as_variant()
+    _refuse_static(base, record, f"cut variants from base.{variant.precision}.onnx")
     if variant.skip or variant.adapter or variant.compensation or variant.head == "all":
         raise UserError(
             f"{base} is not a base graph; "

@@ -89,6 +89,16 @@ def joined(caches: Sequence[AnyCache]) -> AnyCache:
     return whole.part([starts[id(cache)] + row for cache in caches for row in range(cache.rows)])
 
 
+def resized(array: Array, axis: int, size: int | None) -> Array:
+    """The array with `size` places along an axis: cut, or widened with zeros; itself where that is None."""
+    if size is None or size == array.shape[axis]:
+        return array
+    if size < array.shape[axis]:
+        return array.take(np.arange(size), axis)
+    more = size - array.shape[axis]
+    return np.pad(array, [(0, more if here == axis else 0) for here in range(array.ndim)])
+
+
 class HostCache(Cache):
     """A cache in numpy arrays: of a runner that takes and gives arrays.
 

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from pipeline.runtime import cache_graphs, tensorrt_library
 from pipeline.runtime.cache import Cache
 from pipeline.runtime.ort_cache import CacheSurgeon, OrtCache, run_bound, uploaded
-from pipeline.runtime.runner import Array, Pass, Runner, TensorInfo
+from pipeline.runtime.runner import Array, Limits, Pass, Runner, TensorInfo
 from pipeline.types import UserError, first_line
 
 _DTYPES = {
@@ -55,13 +55,16 @@ class OnnxRunner(Runner):
         self.path = path
         self.session = session
         self.device = "cuda" if PROVIDERS["cuda"] in session.get_providers() else "cpu"
-        self.keeps_values = self.device != "cpu"
         self.inputs = {
             i.name: TensorInfo(np.dtype(_DTYPES[i.type]), tuple(i.shape)) for i in session.get_inputs()
         }
         self.outputs = {
             o.name: TensorInfo(np.dtype(_DTYPES[o.type]), tuple(o.shape)) for o in session.get_outputs()
         }
+        # A static cache is for engines: here it is checked, widened and cut on the host in every step.
+        self.keeps_values = self.device != "cpu" and self.max_tokens is None
+        if self.max_tokens is not None:
+            self.limits = Limits(new=self.max_tokens, past=self.max_tokens - 1)
 
     def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
         """Runs the graph on just its inputs; `wanted` names the outputs, all by default."""

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from pipeline.runtime.cache import Array as Array
-from pipeline.runtime.cache import Cache, HostCache
+from pipeline.runtime.cache import Cache, HostCache, resized
 from pipeline.types import UserError
 
 LOGIT_NUMBERS = 1024 * 49152
@@ -127,6 +127,13 @@ class Runner(ABC):
         return any(name.startswith("past_key_values.") for name in self.inputs)
 
     @property
+    def max_tokens(self) -> int | None:
+        """N, the places of a static cache, which past and present both have; None where the cache grows."""
+        shapes = (info.shape for name, info in self.inputs.items() if name.startswith("past_key_values."))
+        size = next(shapes)[2] if "write_indices" in self.inputs else None
+        return size if isinstance(size, int) else None
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of keys and values per token."""
         return sum(heads * dim * dtype.itemsize for heads, dim, dtype in self.cache_shapes().values())
@@ -199,33 +206,43 @@ class Runner(ABC):
             attention_mask: [B, T], 0 = padding; all ones by default.
             position_ids: [B, S]; by default each row counts its unmasked tokens.
             logits_positions: [B, K], indices into S; the last token by default.
+
+        Raises:
+            UserError: a static cache has no places left.
         """
         batch, new = input_ids.shape
         cache = self.empty_cache(batch) if cache is None else cache
-        mask = attention_mask
-        if mask is None:
-            mask = np.ones((batch, cache.tokens + new), np.int64)
+        self._refuse_beyond(cache.tokens + new)
+        mask = np.ones((batch, cache.tokens + new), np.int64) if attention_mask is None else attention_mask
         if position_ids is None:
             position_ids = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -new:]
-        if logits_positions is None:
-            logits_positions = np.full((batch, 1), new - 1, np.int64)
+        wanted = np.full((batch, 1), new - 1, np.int64) if logits_positions is None else logits_positions
         arrays = {
             "input_ids": input_ids,
-            "attention_mask": mask,
+            "attention_mask": resized(mask, 1, self.max_tokens),
+            "write_indices": np.full(batch, cache.tokens),
             "position_ids": position_ids,
-            "logits_positions": logits_positions,
+            "logits_positions": wanted,
         }
         feeds = {
             name: np.ascontiguousarray(arrays[name], info.dtype)
             for name, info in self.inputs.items()
             if not name.startswith("past_key_values.")
         }
-        return Pass(feeds, cache, logits_positions)
+        return Pass(feeds, cache, wanted)
+
+    def _refuse_beyond(self, tokens: int) -> None:
+        """Refuses more tokens than a static cache has places: they would be written nowhere."""
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            raise UserError(
+                f"{self.path}: its cache holds {self.max_tokens} tokens, and there are {tokens}; "
+                "export it with more --max-tokens"
+            )
 
     def feeds(self, input_ids: Array, cache: Cache | None = None, **rest: Array | None) -> dict[str, Array]:
         """All inputs of one forward pass as arrays, for `infer`: arguments as `prepared`, cache and all."""
         one = self.prepared(input_ids, cache, **rest)
-        arrays = {**one.feeds, **one.cache.arrays()}
+        arrays = {**one.feeds, **self._pasts(one.cache)}
         return {name: np.ascontiguousarray(arrays[name], info.dtype) for name, info in self.inputs.items()}
 
     def forward(
@@ -259,9 +276,14 @@ class Runner(ABC):
         """As `step`: the outputs `logits…` by their names, and the cache."""
         presents = self._presents() if keep_cache else {}
         names = [name for name in self.outputs if name.split(".")[0] == "logits"]
-        outputs = self.infer({**one.feeds, **one.cache.arrays()}, [*names, *presents])
-        arrays = {past: outputs.pop(name) for name, past in presents.items()}
+        outputs = self.infer({**one.feeds, **self._pasts(one.cache)}, [*names, *presents])
+        tokens = None if self.max_tokens is None else one.tokens
+        arrays = {past: resized(outputs.pop(name), 2, tokens) for name, past in presents.items()}
         return outputs, self.cache_of(arrays, one.rows, one.tokens) if keep_cache else None
+
+    def _pasts(self, cache: Cache) -> dict[str, Array]:
+        """The cache as the artefact takes it: a static one is widened by places that hold nothing."""
+        return {name: resized(array, 2, self.max_tokens) for name, array in cache.arrays().items()}
 
     def _presents(self) -> dict[str, str]:
         """Output present.{i}.key|value → the input that takes it in the next step."""

@@ -10,6 +10,7 @@ import pytest
 from pipeline.cli import engines, extras
 from pipeline.engines import build
 from pipeline.engines.settings import BuildSettings
+from pipeline.graphs import variants
 from pipeline.runtime import tensorrt_library
 from pipeline.types import UserError
 from tests.commands import run
@@ -65,3 +66,11 @@ def test_an_unknown_backend(model: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_each_backend_has_its_extra() -> None:
     assert set(engines.BACKEND_EXTRAS) == set(tensorrt_library.BACKENDS)
     assert set(engines.BACKEND_EXTRAS.values()) <= set(extras.EXTRAS)
+
+
+def test_the_fp16_twin_keeps_its_static_cache(
+    model: Path, builds: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    static = variants.cut_static(model / "mlp1.fp32.onnx", 128)
+    run(capsys, "build-engine", static)
+    assert builds[0][0] == model / "mlp1.fp16.static128.onnx" and builds[0][0].is_file()

@@ -39,6 +39,9 @@ def test_export_prints_the_path_and_as_json_the_sidecar(
         ),
         (("--head", "none"), "not fp32 and none"),
         (("--from-onnx", "x"), "--from-onnx names the model already"),
+        (("--cache", "fixed"), "--cache is dynamic or static, not 'fixed'"),
+        (("--cache", "static"), "--cache static and --max-tokens N, the tokens that it holds, go together"),
+        (("--max-tokens", "200"), "--cache static and --max-tokens N"),
     ],
 )
 def test_wrong_options(options: tuple[str, ...], message: str, source: str, capsys) -> None:
@@ -75,3 +78,15 @@ def test_export_without_a_usable_tokenizer_writes_the_graph_and_warns(
     graph = run(capsys, "export", source).strip()
     assert Path(graph).is_file() and "no tokenizer that can be read" in caplog.text
     assert "passed" in run(capsys, "check", graph)  # on random ids
+
+
+def test_export_of_a_static_cache(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--skip", "attn0", "--cache", "static", "--max-tokens", "200")
+    path = Path(run(capsys, "export", source, *options).strip())
+    assert path == Path("graphs/m/attn0.fp32.static200.onnx") and store.graph_sidecar(path).max_tokens == 200
+
+
+def test_a_static_cache_of_too_many_tokens_is_refused_before_the_copy(source: str, capsys) -> None:
+    with pytest.raises(UserError, match="not between 128 and the model's context of 256 tokens"):
+        run(capsys, "export", source, "--cache", "static", "--max-tokens", "4096")
+    assert not Path("graphs").exists()

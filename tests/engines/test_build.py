@@ -26,7 +26,7 @@ from pipeline.runtime import tensorrt_library
 from pipeline.runtime.cache import Cache
 from pipeline.store.records import FileDigest
 from pipeline.types import SkipSet, UserError
-from tests import needs, tiny
+from tests import needs, overlays, tiny
 from tests.tiny_engines import HERE, graph, leftovers, spoil
 
 
@@ -326,3 +326,36 @@ def test_engine_gives_the_numbers_of_its_graph(
             caches = [cache for _, cache in pair]
             logits, expected = (array.astype(np.float32) for array, _ in pair)
             assert np.abs(logits - expected).max() <= 0.02 * np.abs(expected).max()
+
+
+@needs.rtx
+@pytest.mark.parametrize("name", ["base", "attn1", "mlp0", "block0", "block1~linear"])
+def test_a_static_cache_builds_for_every_kind_of_variant(project: Path, name: str) -> None:
+    """Prompts of up to 256 tokens at once, and one token, of up to eight rows: two profiles of one graph."""
+    skip, _, form = name.partition("~")
+    source = graph(skip)
+    if form:
+        chosen = SkipSet.parse(skip)
+        overlay = overlays.of_form(source.parent, chosen, form)
+        source = variants.compensate(graph(), chosen, overlay, form)
+    static = variants.cut_static(source, 256)
+    plan = build.build(static)
+    assert plan == Path(f"engines/tiny/{name}/tensorrt-rtx-sm80-fp16.static256.plan")
+    record = store.engine_sidecar(plan)
+    assert record.as_variant() == store.variant(static) != store.variant(source)
+    assert record.max_tokens == 256 and record.build
+    left = 2 - len(SkipSet.parse(skip).attention)
+    assert record.build.layers["KV_CACHE_UPDATE"] == 2 * left
+    assert record.build.layers["ATTENTION_INPUT"] == left
+    prefill, decode = record.profiles
+    assert prefill["input_ids"] == ((1, 1), (1, 100), (8, 256)) and decode["input_ids"][2] == (8, 1)
+    caches = [sizes for key, sizes in prefill.items() if key.startswith("past_key_values.")]
+    assert caches == [((1, 2, 256, 16), (1, 2, 256, 16), (8, 2, 256, 16))] * (2 * left)
+    with pytest.raises(UserError, match="has a static cache: such engines are built here and not yet run"):
+        opening.open_runner(plan)
+
+
+@needs.rtx
+def test_a_static_cache_builds_in_fp32(project: Path) -> None:
+    plan = build.build(variants.cut_static(graph("attn1", "fp32"), 128), BuildSettings(keep_precision=True))
+    assert plan.name == "tensorrt-rtx-sm80-fp32.static128.plan"

@@ -175,3 +175,62 @@ def test_require_says_it_in_one_line() -> None:
         "\n" not in message and message.startswith("graphs/m/base.fp16.onnx ") and "(and 1 more)" in message
     )
     lint.require(model(attention()), Path("graphs/m/base.fp16.onnx"))
+
+
+def written(*, places: int | str = 64, at: bool = True, **attributes: Any) -> ir.Node:
+    """TensorScatter-24 as the static form has it."""
+    cache, new = value("past_key_values.0.key", HALF, "B", 2, places, 16), value("new", HALF, "B", 2, "S", 16)
+    indices = [value("at", INT, "B")] if at else []
+    return ir.node("TensorScatter", [cache, new, *indices], attributes, name="/layers.0/keys")
+
+
+def reading(keys: ir.Value, masked: bool = True) -> ir.Node:
+    mask = [value("mask", BOOL, "B", 1, "S", 64)] if masked else []
+    inputs = [value("q", HALF, "B", 4, "S", 16), keys, value("v", HALF, "B", 2, 64, 16), *mask]
+    return ir.node("Attention", inputs, name="/layers.0/attend")
+
+
+def static(*nodes: ir.Node, outputs: int = 1) -> ir.Model:
+    """Nodes with the first one's output among the graph's where that is wanted."""
+    graph = model(*nodes, opset=24)
+    if outputs and nodes[0].outputs[0] not in graph.graph.outputs:
+        graph.graph.outputs.append(nodes[0].outputs[0])
+    return graph
+
+
+def test_the_static_form_passes() -> None:
+    node = written(axis=2)
+    assert lint.lint(static(node, reading(node.outputs[0]))) == []
+    assert lint.lint(static(written(axis=-2))) == [] and lint.lint(static(written())) == []
+
+
+def test_scatters_that_are_refused_or_write_elsewhere() -> None:
+    """Without write_indices, and where another node reads the cache, TensorRT-RTX 1.7.1 builds."""
+    made = ir.node("Identity", [value("x", HALF, "B", 2, 64, 16)], name="made")
+    of_made, behind = written(), written()
+    of_made.replace_input_with(0, made.outputs[0])
+    other, alone = written(), written()
+    assert other.inputs[0] is not None
+    cases = {
+        "axis 1 is refused": static(written(axis=1)),
+        "no fixed number of places": static(written(places="N")),
+        "without write_indices": static(written(at=False)),
+        "is no input of the graph": model(made, of_made, opset=24),
+        "is no output of the graph": static(behind, ir.node("Neg", [behind.outputs[0]]), outputs=0),
+        "reads the cache too": static(other, reading(other.inputs[0])),
+        "has no mask, and sees places": static(alone, reading(alone.outputs[0], masked=False)),
+    }
+    for why, graph in cases.items():
+        problems = lint.lint(graph)
+        assert len(problems) == 1 and why in problems[0] and "/layers.0/keys" in problems[0], (why, problems)
+
+
+def growing() -> ir.Node:
+    past, new = value("past_key_values.1.key", HALF, "B", 2, "P", 16), value("k", HALF, "B", 2, "S", 16)
+    return ir.node("Concat", [past, new], {"axis": 2}, name="/layers.1/keys")
+
+
+def test_the_two_forms_of_a_cache_are_kept_apart() -> None:
+    (problem,) = lint.lint(static(written(), growing()))
+    assert "'/layers.1/keys' appends to a cache that grows" in problem and "'/layers.0/keys'" in problem
+    assert lint.lint(model(growing())) == [] == lint.lint(static(written()))

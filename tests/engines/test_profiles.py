@@ -71,3 +71,24 @@ def test_ranges_are_cut_to_the_context_and_it_is_said(caplog: pytest.LogCaptureF
 def test_ranges_that_are_none(option: str, values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{option} .* is not min,opt,max in ascending order"):
         ranges(**{"length": (1, 1, 2), "past": (0, 0, 2), **values})
+
+
+@pytest.mark.usefixtures("context")
+def test_a_static_cache_has_its_size_and_takes_prompts_in_pieces(caplog: pytest.LogCaptureFixture) -> None:
+    built = profiles.within_places(ranges((1, 100, 2048), (0, 100, 2048)), 200)
+    assert built == Ranges(batch=(1, 1, 8), length=(1, 100, 200), past=(0, 100, 199), wanted=(1, 1, 128))
+    wide = Ranges(batch=(1, 1, 8), length=(1, 300, 2048), past=(5, 3000, 4000), wanted=(1, 1, 300))
+    short = profiles.within_places(wide, 1024)
+    assert short.length == (1, 256, 256) and short.past == (0, 1023, 1023) and short.wanted == (1, 1, 256)
+    inputs = {**INPUTS, "write_indices": (-1,), "attention_mask": (-1, 200)}
+    inputs["past_key_values.0.key"] = (-1, 2, 200, 16)
+    prefill, decode = profiles.profiles(inputs, built)
+    for profile in (prefill, decode):
+        assert profile["write_indices"] == ((1,), (1,), (8,))
+        assert profile["attention_mask"] == ((1, 200), (1, 200), (8, 200))
+        assert profile["past_key_values.0.key"] == ((1, 2, 200, 16), (1, 2, 200, 16), (8, 2, 200, 16))
+    assert prefill["input_ids"] == ((1, 1), (1, 100), (8, 200))
+    assert decode["input_ids"] == ((1, 1), (1, 1), (8, 1))
+    with caplog.at_level(logging.INFO):
+        profiles.log_cut(built, (1, 100, 2048), (0, 100, 2048), 200)
+    assert "a static cache of 200 tokens: building for --length 1,100,200" in caplog.text

@@ -111,3 +111,10 @@ def test_a_check_on_the_cpu_is_none_on_cuda_and_the_other_way_round(base: Path) 
 def test_answers_on_cuda_are_others(base: Path) -> None:
     names = {passed.journal_path(base, "a" * 64, "lm-eval", provider).name for provider in ("cpu", "cuda")}
     assert len(names) == 2 and all(name.endswith(".jsonl") for name in names)
+
+
+def test_a_static_cache_is_not_scored_or_shipped(base: Path) -> None:
+    static = variants.cut_static(base, 128)
+    with pytest.raises(UserError, match=r"static128\.onnx has a static cache, .* twin base\.fp32\.onnx, or"):
+        passed.variants(static, unchecked=True)
+    passed.refuse_static(base)

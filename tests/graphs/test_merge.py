@@ -128,3 +128,11 @@ def test_merging_again_does_nothing_and_the_sidecar_names_its_graphs(workdir: Pa
     assert record.variants == {"base": store.sha256(base), "mlp1": store.sha256(graphs[1])}
     assert record.weights == store.graph_sidecar(base).weights and record.num_layers == 2
     assert merge.merge(graphs) == path and path.stat().st_mtime_ns == stamp
+
+
+def test_graphs_with_a_static_cache_are_not_merged(workdir: Path) -> None:
+    base = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
+    both = (base, variants.cut(base, SkipSet.of("mlp", (0,))))
+    graphs = [variants.cut_static(graph, 128) for graph in both]
+    with pytest.raises(UserError, match=r"base\.fp32\.static128\.onnx has a static cache, and such graphs"):
+        merge.merge(graphs)

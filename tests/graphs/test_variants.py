@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +209,27 @@ def test_a_variant_is_cut_in_the_project_of_its_base(workdir: Path, monkeypatch:
     assert record.base == FileDigest(file=base.name, sha256=store.sha256(base))
     assert record.skip_set == SkipSet((), (1,)) and record.source == store.graph_sidecar(base).source
     assert variants.cut_all_logits(path).parent == base.parent and not any(elsewhere.iterdir())
+
+
+def test_the_twin_with_a_static_cache(workdir: Path) -> None:
+    base = export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))))
+    mlp = variants.cut(base, SkipSet.of("mlp", (0,)))
+    twin, whole = variants.cut_static(mlp, 200), variants.cut_static(variants.cut_all_logits(base), 128)
+    assert twin.name == "mlp0.fp32.static200.onnx" and whole.name == "base.fp32.all.static128.onnx"
+    record = store.graph_sidecar(twin)
+    assert record.max_tokens == 200 and record.base == FileDigest(file=mlp.name, sha256=store.sha256(mlp))
+    assert record.as_variant().name == "mlp0" and store.graph_sidecar(mlp).max_tokens is None
+    stamp = twin.stat().st_mtime_ns
+    assert variants.cut_static(mlp, 200) == twin and twin.stat().st_mtime_ns == stamp
+    assert store.graphs_of("tiny") == [base, mlp]
+    static, mlp0 = variants.cut_static(base, 200), SkipSet.of("mlp", (0,))
+    refusals: dict[str, Callable[[], object]] = {
+        "has a static cache of 200 tokens; name a graph": lambda: variants.cut_static(twin, 150),
+        "has a static cache of 200 tokens; name the variant": lambda: variants.base_of(twin),
+        "has a static cache of 200 tokens; cut variants from": lambda: variants.cut(static, mlp0),
+        "--max-tokens 127 is not between 128 and": lambda: variants.cut_static(base, 127),
+        "the model's context of 256 tokens": lambda: variants.cut_static(base, 257),
+    }
+    for message, action in refusals.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            action()

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from polygraphy import cuda
 
-from pipeline.runtime.cache import Array, Cache, HostCache, joined
+from pipeline.runtime.cache import Array, Cache, HostCache, joined, resized
 from pipeline.runtime.device_cache import CacheLayout, DeviceCache, DeviceMemory
 from pipeline.runtime.ort_cache import CacheSurgeon, OrtCache, uploaded
 from tests.fake_gpu import FakeCuda
@@ -178,3 +178,11 @@ def test_a_model_without_attention_counts_rows_and_tokens_alone() -> None:
     for make_empty in (lambda b, p: HostCache({}, b, p), lambda b, p: OrtCache({}, b, p, surgeon)):
         cache = joined([make_empty(2, 5), make_empty(1, 9)]).part([0, 2], 4)
         assert (cache.rows, cache.tokens, cache.nbytes, cache.arrays()) == (2, 5, 0, {})
+
+
+def test_an_array_is_cut_or_widened_with_zeros_along_one_axis() -> None:
+    array = np.arange(1, 7, dtype=np.float16).reshape(1, 2, 3)
+    assert resized(array, 2, None) is array and resized(array, 2, 3) is array
+    assert resized(array, 2, 2).tolist() == [[[1, 2], [4, 5]]]
+    assert resized(array, 1, 3).tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
+    assert resized(array, 2, 5).dtype == np.float16

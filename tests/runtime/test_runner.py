@@ -109,3 +109,50 @@ def test_a_merged_graph_has_a_head_a_variant_and_a_cache_that_need_not_leave() -
     logits, cache = runner.step(runner.prepared(np.array([[5, 6]])), keep_cache=False)
     assert set(logits) == {"base", "attn1"} and cache is None
     assert runner.wanted == ["logits.base", "logits.attn1"]
+
+
+class StaticEcho(Echo):
+    """The same with a static cache of N = 6 places, where rows are written from `write_indices` on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shape = ("batch", 2, 6, 4)
+        for infos in (self.inputs, self.outputs):
+            infos |= {name: TensorInfo(HALF, shape) for name in infos if name.endswith(("key", "value"))}
+        self.inputs["write_indices"] = TensorInfo(INT, ("batch",))
+
+    def infer(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Array]:
+        assert set(feeds) == set(self.inputs)
+        assert feeds["attention_mask"].shape[1] == 6
+        results = {}
+        for name in wanted or list(self.outputs):
+            if name.startswith("logits"):
+                results[name] = np.zeros((len(feeds["input_ids"]), 1, 3), np.float16)
+                continue
+            results[name] = feeds[name.replace("present.", "past_key_values.")].copy()
+            assert results[name].shape[2] == 6
+            ids = feeds["input_ids"]
+            for row, at in enumerate(feeds["write_indices"]):
+                results[name][row, :, at : at + ids.shape[1]] = ids[row, :, None]
+        return results
+
+
+def test_a_static_cache_is_widened_for_the_artefact_and_cut_for_the_caller() -> None:
+    runner = StaticEcho()
+    assert runner.max_tokens == 6 and Echo().max_tokens is None
+    _, cache = runner.forward(np.array([[5, 6], [7, 8]]))
+    _, cache = runner.forward(np.array([[9], [4]]), cache, attention_mask=np.array([[0, 1, 1], [1, 1, 1]]))
+    assert (cache.rows, cache.tokens) == (2, 3)
+    for array in cache.arrays().values():
+        assert array[:, 1, :, 2].tolist() == [[5, 6, 9], [7, 8, 4]]
+    feeds = runner.feeds(np.array([[5, 6], [7, 8]]), cache)
+    assert feeds["write_indices"].tolist() == [3, 3] and feeds["past_key_values.0.key"].shape == (2, 2, 6, 4)
+    assert feeds["attention_mask"].tolist() == [[1] * 5 + [0]] * 2
+
+
+def test_a_static_cache_that_is_full_is_refused_before_it_runs() -> None:
+    runner = StaticEcho()
+    _, cache = runner.forward(np.array([[5, 6, 7, 8, 9]]))
+    _, cache = runner.forward(np.array([[5]]), cache)
+    with pytest.raises(UserError, match="its cache holds 6 tokens, and there are 7; export it with more"):
+        runner.forward(np.array([[5]]), cache)

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline import store
 from pipeline.engines import opening
+from pipeline.evals import passed
 from pipeline.runtime.runner import Array
 from pipeline.store import records
 from pipeline.types import Provider, UserError, Variant
@@ -68,8 +69,9 @@ def base_of(path: Path) -> Path:
     there that leaves out least, and nothing that the artefact has.
 
     Raises:
-        UserError: the base is missing, or the artefact is a merged graph.
+        UserError: the base is missing, or the artefact is a merged graph or has a static cache.
     """
+    passed.refuse_static(path)
     if store.sidecar(path, quick=True).artefact == "merged":
         raise UserError(f"{path} is a merged graph; measure the variants that it was merged from")
     if path.suffix == ".onnx":

@@ -25,7 +25,7 @@ from pipeline.evals import machine
 from pipeline.evals.check import beside_llamacpp, scripted
 from pipeline.evals.check import localize as localizing
 from pipeline.evals.check.agreement import LIMITS, NOT_FINITE, Agreements, CompareOutputs, judge
-from pipeline.evals.check.crossings import Crossings, crossings
+from pipeline.evals.check.crossings import Crossings, crossings, room
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
 from pipeline.models import identity, texts, weight_files
@@ -173,8 +173,7 @@ def _examine(path: Path, folder: Path, localize: bool, devices: Devices) -> tupl
     """Plays every feed on both sides → (what the result says, the outputs of both)."""
     start, sidecar = time.perf_counter(), store.sidecar(path)
     variant, result = store.variant(path, quick=True), store.result_of(path, "check", devices.graphs)
-    ranges = sidecar.ranges if sidecar.artefact == "engine" else None
-    feeds, crossed, source = _feeds(folder, SEED, ranges)
+    feeds, crossed, source = _feeds(folder, SEED, room(sidecar))
     log.info("%s: comparing with PyTorch on %d feeds", path, len(feeds))
     outputs, agreements, noise = _compare(path, folder, feeds, devices)
     verdict, beside, where = judge(agreements), None, None

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.evals.check.scripted import LENGTHS, STEPS, Feed, longest_prompt
 from pipeline.models.config import Config
 from pipeline.runtime.runner import Array
-from pipeline.store.records import Ranges
+from pipeline.store.records import EngineRecord, GraphRecord, Ranges, Sidecar
 
 PREFILLED = 1024
 """Tokens of a window at most that a whole prompt is computed for."""
@@ -43,13 +43,23 @@ class Crossings:
         return Crossings(self.feeds + other.feeds, self.crossed + other.crossed, self.missed + other.missed)
 
 
+def room(sidecar: Sidecar) -> Ranges | None:
+    """The sizes that an artefact takes: an engine's ranges, a static cache's places; None where all fit."""
+    if isinstance(sidecar, EngineRecord):
+        return sidecar.ranges
+    if not isinstance(sidecar, GraphRecord) or (places := sidecar.max_tokens) is None:
+        return None
+    most = (1, 1, places)
+    return Ranges(batch=most, length=most, past=most, wanted=most)
+
+
 def crossings(config: Config, tokens: Callable[[int], Array], ranges: Ranges | None = None) -> Crossings:
     """The feeds that a model needs beside the usual ones.
 
     Args:
         config: of the model, normalised.
         tokens: gives a row of so many token ids.
-        ranges: of an engine: no feed goes beyond them.
+        ranges: of the artefact (`room`): no feed goes beyond them.
     """
     return _window(config, tokens, ranges) + _switch(config, tokens, ranges) + _ropes(config, tokens, ranges)
 
@@ -71,7 +81,7 @@ def _window(config: Config, tokens: Callable[[int], Array], ranges: Ranges | Non
     gap = window - usual // 2  # the first step sees the second half of the prompt, each further one less
     past = usual + gap + STEPS
     if gap < 1 or not _fits(ranges, past=past):
-        limit = f"the engine takes {ranges.past[2]}" if ranges else f"the context is {context}"
+        limit = f"there is room for {ranges.past[2]}" if ranges else f"the context is {context}"
         return Crossings(missed=(f"{name}: it needs {past} tokens, and {limit}",))
     feed = _row(f"cache of {past}", tokens(usual + STEPS), np.arange(usual + STEPS), gap=gap)
     return Crossings((feed,), (f"{name}, by a cache with {gap} masked places",))

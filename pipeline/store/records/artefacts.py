@@ -63,6 +63,7 @@ class VariantRecord(Record):
     adapter: str | None = None
     head: Head = "gather"
     compensation: str | None = None
+    max_tokens: Count | None = None
 
     @property
     def skip_set(self) -> SkipSet:
@@ -71,7 +72,8 @@ class VariantRecord(Record):
 
     def as_variant(self) -> Variant:
         """The variant that these fields describe."""
-        return Variant(self.model, self.skip_set, self.precision, self.adapter, self.head, self.compensation)
+        parts = (self.precision, self.adapter, self.head, self.compensation, self.max_tokens)
+        return Variant(self.model, self.skip_set, *parts)
 
 
 class Written(Record):
@@ -202,6 +204,7 @@ class EngineRecord(Written):
     adapter: str | None = None
     head: Head = "gather"
     compensation: str | None = None
+    max_tokens: Count | None = None
     variants: dict[str, Digest] | None = None
     folder: str
     graph: FileDigest
@@ -222,7 +225,8 @@ class EngineRecord(Written):
         if self.skip is None:
             return None
         skip = SkipSet(self.skip.attention, self.skip.mlp)
-        return Variant(self.model, skip, self.precision, self.adapter, self.head, self.compensation)
+        parts = (self.precision, self.adapter, self.head, self.compensation, self.max_tokens)
+        return Variant(self.model, skip, *parts)
 
 
 Sidecar = GraphRecord | MergedRecord | EngineRecord
@@ -239,4 +243,5 @@ def variant_fields(variant: Variant) -> dict[str, Any]:
         "adapter": variant.adapter,
         "head": variant.head,
         "compensation": variant.compensation,
+        "max_tokens": variant.max_tokens,
     }

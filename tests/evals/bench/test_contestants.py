@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import store
 from pipeline.evals.bench import contestants
-from pipeline.graphs import merge
+from pipeline.graphs import merge, variants
 from pipeline.models import texts
 from pipeline.types import SkipSet, UserError, Variant
 from tests.timing import graph
@@ -82,3 +82,9 @@ def test_a_missing_base_of_an_engine_names_its_command(
     monkeypatch.setattr("pipeline.store.checkpoint_folder", lambda _: Path("graphs/m"))
     with pytest.raises(UserError, match=r"engines/m/base/x\.plan is missing.*pipeline build-engine"):
         contestants.base_of(Path("engines/m/mlp2/x.plan"))
+
+
+def test_a_static_cache_is_not_timed(model: Path) -> None:
+    base = graph(model, "base")
+    with pytest.raises(UserError, match=r"static128\.onnx has a static cache, .* name its twin base\.fp32"):
+        contestants.with_bases([variants.cut_static(base, 128)])

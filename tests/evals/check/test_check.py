@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from polygraphy.comparator import RunResults
 
@@ -17,6 +18,7 @@ from pipeline.evals.check.agreement import LIMITS
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
 from pipeline.types import Precision, SkipSet, UserError
+from tests import overlays
 from tests.faults import ForgetfulCache, graph, spoil, swap
 
 
@@ -159,3 +161,31 @@ def test_a_foreign_file_is_refused(workdir: Path) -> None:
     (workdir / "x.onnx").write_text("hello")
     with pytest.raises(UserError, match="no sidecar"):
         check.check(workdir / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "variant", "precision"),
+    [("llama", "base", "fp32"), ("mistral", "attn1", "fp32"), ("llama", "block0~linear", "fp16")],
+)
+def test_graphs_with_a_static_cache_pass(
+    model_type: str, variant: str, precision: Precision, workdir: Path
+) -> None:
+    skip, _, form = variant.partition("~")
+    path = graph(workdir, skip, precision, model_type)
+    if form:
+        chosen = SkipSet.parse(skip)
+        overlay = overlays.of_form(path.parent, chosen, form)
+        path = variants.compensate(variants.base_of(path), chosen, overlay, form)
+    outcome = check.check(variants.cut_static(path, 128))
+    assert outcome.passed, outcome.summary()
+    assert outcome.result.name == f"{variant}.{precision}.static128.check.json" and not outcome.record.missed
+    assert outcome.record.max_tokens == 128 and not store.check_passed(path)
+
+
+def test_a_static_cache_that_is_written_elsewhere_is_caught_and_placed(workdir: Path) -> None:
+    def forget(model: ir.Model) -> None:
+        for scatter in [one for one in model.graph if one.op_type == "TensorScatter"][:2]:
+            scatter.replace_input_with(2, None)  # the first place, whatever P is
+
+    outcome = check.check(spoil(variants.cut_static(graph(workdir), 128), forget))
+    assert not outcome.passed and "layer 0 attn" in str(outcome.record.localized)

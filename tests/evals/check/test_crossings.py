@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import store
 from pipeline.engines import opening
 from pipeline.evals.check import check, scripted
-from pipeline.evals.check.crossings import crossings
-from pipeline.graphs import export
+from pipeline.evals.check.crossings import crossings, room
+from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
 from pipeline.models.config import Config, normalised
 from pipeline.models.reference import Reference
@@ -46,7 +47,7 @@ CASES: list[tuple[Config, Ranges | None, list[str], list[str]]] = [
     (config("mistral"), None, ["cache of 4154"], []),
     (config("mistral", max_position_embeddings=4096), None, [], []),  # no text reaches it
     (config("mistral", sliding_window=300), ENGINE, ["cache of 358"], []),
-    (config("mistral"), ENGINE, [], ["needs 4154 tokens, and the engine takes 512"]),
+    (config("mistral"), ENGINE, [], ["needs 4154 tokens, and there is room for 512"]),
     (config("llama", rope_scaling=LLAMA3), None, ["positions to 2047"], []),
     (config("llama", rope_scaling=LLAMA3, max_position_embeddings=1024), None, [], ["context ends at 1024"]),
     (config("llama", rope_scaling={"rope_type": "linear", "factor": 2.0}), None, [], []),
@@ -199,3 +200,12 @@ def test_a_graph_plays_a_gap(workdir: Path) -> None:
     assert played.keys() == expected.keys() and played["present.1.key"].shape[0] == 20
     for name, value in expected.items():
         np.testing.assert_allclose(played[name], value, atol=1e-4, err_msg=name)
+
+
+def test_what_an_artefact_has_room_for(workdir: Path) -> None:
+    path = graph(workdir)
+    assert room(store.graph_sidecar(path)) is None
+    ranges = room(store.graph_sidecar(variants.cut_static(path, 200)))
+    assert ranges and (ranges.length[2], ranges.past[2]) == (200, 200)
+    far = crossings(config("mistral", sliding_window=300), row, ranges)
+    assert far.missed == ("the sliding window of 300 tokens: it needs 358 tokens, and there is room for 200",)

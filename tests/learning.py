@@ -18,7 +18,7 @@ SMALL = {"steps": 12, "batch": 4, "length": 32, "rank": 8, "alpha": 8, "lr": 3e-
 
 def measured(folder: Path, **options: Any) -> similarity.Similarity:
     """The statistics of a checkpoint; settings and arguments of `calibrate` by name."""
-    numbers = {"samples": SAMPLES, "length": LENGTH, "buckets": BUCKETS}
+    numbers: dict[str, Any] = {"samples": SAMPLES, "length": LENGTH, "buckets": BUCKETS, "precision": "fp32"}
     settings = calibrate.CalibrationSettings(**{name: options.pop(name, n) for name, n in numbers.items()})
     calibrate.calibrate(folder, options.pop("text_input", texts.OWN), settings, **options)
     return similarity.of_checkpoint(folder)

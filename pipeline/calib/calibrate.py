@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -24,6 +26,9 @@ from pipeline.store import records
 from pipeline.store.records import SimilarityRecord, SimilarityRequest, SimilaritySums, TextSource
 from pipeline.types import Provider, UserError
 
+if TYPE_CHECKING:
+    from pipeline.models.reference import Dtype
+
 SAVED_EVERY = 5.0
 """Seconds between two writes of the sums."""
 
@@ -36,17 +41,21 @@ class CalibrationSettings:
         samples, length: N sequences of T tokens.
         buckets: position buckets, which show whether deep attention matters more late in the context.
         device: that the model runs on; what was measured on another is another result.
+        precision: that PyTorch runs it in, fp32, fp16 or bf16; likewise. The statistics are in fp64.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: a number is out of range, or there is no such precision.
     """
 
     samples: int = 256
     length: int = 512
     buckets: int = 4
     device: Provider = "cpu"
+    precision: Dtype = "fp32"
 
     def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "fp16", "bf16"):
+            raise UserError(f"--precision is fp32, fp16 or bf16, not {self.precision!r:.40}")
         if self.samples < 1 or self.length < 2 or not 1 <= self.buckets <= self.length:
             raise UserError(
                 "--samples must be at least 1, --length at least 2 and --buckets between 1 and --length"
@@ -79,20 +88,33 @@ def calibrate(
     path = similarity.paths(checkpoint.calib)[0]
     tokens, source = texts.cut(folder, text_input, settings.length, settings.samples)
     source = source.replaced(origin=text_input.origin(path))
-    device = settings.device
-    runner = (store.relative(graph, to=path) if graph else "torch") + (" on cuda" if device == "cuda" else "")
-    request = _request(checkpoint, settings, runner, source)
+    request = _request(checkpoint, settings, _runner(graph, path, settings), source)
     if not force and records.read_same(SimilarityRecord, path, request):
         return path
     with store.lock(path.parent):
         store.sweep_temporaries(path.parent, path.stem)
         sums = _resume(path.parent, request)
-        stream = graph_streams(graph) if graph and graph_streams else streams.torch_streams(folder, device)
+        on_torch = partial(streams.torch_streams, folder, settings.device, settings.precision)
+        stream = graph_streams(graph) if graph and graph_streams else on_torch()
         _measure(sums, tokens, settings.buckets, stream, lambda: _save(path.parent, request, sums))
         similarity.write(path.parent, request, sums)
         for file in _partial(path.parent):
             file.unlink(missing_ok=True)
     return path
+
+
+def _runner(graph: Path | None, path: Path, settings: CalibrationSettings) -> str:
+    """What ran the model, as the record in the file `path` names it.
+
+    Raises:
+        UserError: a graph is to run in another precision than its own.
+    """
+    where = " on cuda" if settings.device == "cuda" else ""
+    if graph is None:
+        return "torch" + (f" {settings.precision}" if settings.precision != "fp32" else "") + where
+    if settings.precision != "fp32":
+        raise UserError(f"--precision {settings.precision} is for --runner torch: a graph has its own")
+    return store.relative(graph, to=path) + where
 
 
 def _request(

@@ -17,10 +17,29 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from pipeline.calib.similarity import Similarity
 from pipeline.store.records import SublayerTimes
-from pipeline.types import BASE, SkipSet, UserError
+from pipeline.types import BASE, CPU, Devices, SkipSet, UserError
 
 ROUNDS = 5
 """Finalists that are measured at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBudget:
+    """What is to be kept, and of what.
+
+    Attributes:
+        kind: 'attn', 'mlp', 'block' or 'any', of what may go.
+        speedup: over the whole model; or else
+        latency_ms: milliseconds of a prefill.
+        length: tokens of it.
+        devices: that are timed, and that the finalist's check runs on.
+    """
+
+    kind: str
+    speedup: float | None
+    latency_ms: float | None
+    length: int
+    devices: Devices = CPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,10 +154,10 @@ def still_racing(racing: list[SkipSet], losses: Losses) -> list[SkipSet]:
 
 def _losses(logits: torch.Tensor, wanted: torch.Tensor) -> Array:
     """[B, K] losses in nats of logits [B, K, V] at wanted tokens [B, K]."""
-    losses: Array = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), wanted.flatten(), reduction="none"
-    ).numpy()
-    return losses.reshape(wanted.shape)
+    flat = wanted.flatten().to(logits.device)
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), flat, reduction="none")
+    rows: Array = losses.cpu().numpy().reshape(wanted.shape)
+    return rows
 
 
 def _overlap(one: SkipSet, other: SkipSet) -> bool:

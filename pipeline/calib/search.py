@@ -2,7 +2,8 @@
 
 Every step measures each candidate that is still there and removes the one whose absence costs least
 (`race.py`); with its linear map in its place, where `compensate` will put one. The order is kept in
-calib/<model>/greedy-<kind>.json or greedy-linear-<kind>.json; a longer one goes on from a shorter one.
+calib/<model>/greedy-<kind>.json or greedy-linear-<kind>.json (on CUDA beside it, greedy-<kind>.cuda.json); a
+longer one goes on from a shorter one.
 
 Legend: N sequences, T tokens.
 """
@@ -25,86 +26,97 @@ from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.reference import FAST, Reference
 from pipeline.store import records
 from pipeline.store.records import GreedyRecord, GreedyRequest, TextSource
-from pipeline.types import BASE, SkipSet
+from pipeline.types import BASE, Provider, SkipSet
 
 SAMPLES = 32
 """Sequences that losses are measured on by default."""
 
 
-def removals(
-    folder: Path,
-    kind: str,
-    count: int,
-    text_input: texts.TextInput,
-    samples: int = SAMPLES,
-    length: int = 256,
-) -> GreedyRecord:
-    """An order of removals of a kind, `count` of them or more where more are known.
+class GreedySearch:
+    """Greedy orders of one checkpoint on one text.
 
     Args:
         folder: the checkpoint.
-        kind: attn, mlp or block.
-        count: removals.
-        text_input: the text that losses are measured on.
-        samples: N.
-        length: T.
-
-    Raises:
-        UserError: too little text, fewer sublayers than `count`, or a loss that is no number.
-    """
-    checkpoint = open_checkpoint(folder)
-    tokens, source = texts.cut(folder, text_input, length, samples)
-    path = checkpoint.calib / f"greedy-{kind}.json"
-    request = _request(checkpoint, kind, tokens, source.replaced(origin=text_input.origin(path)))
-    return _order(path, request, count, lambda: racing.Race(Reference(folder, load=FAST), kind, tokens))
-
-
-def compensated_removals(
-    folder: Path, kind: str, count: int, text_input: texts.TextInput, samples: int, length: int = 256
-) -> GreedyRecord:
-    """An order as `removals`, with the best linear map in the place of all that is gone.
-
-    Maps are fitted on the whole model, once; moments that are missing are gathered now, and `compensate` uses
-    the same. Losses are measured on text behind all that `compensate` reads.
-
-    Args:
-        folder: the checkpoint.
-        kind: attn, mlp or block.
-        count: removals.
         text_input: the text.
-        samples: sequences that maps are fitted on.
+        samples: N, that losses are measured on, or that maps are fitted on.
         length: T.
-
-    Raises:
-        UserError: as `removals`, `MomentsText.cut` and `MomentFiles.make`.
+        device: that the model runs on; what was measured on another is another order.
     """
-    checkpoint = open_checkpoint(folder)
-    text = MomentsText.cut(checkpoint, text_input, samples, length)
-    tokens, source = texts.cut(folder, text_input, length, SAMPLES, skip=samples + HELD_OUT)
-    path = checkpoint.calib / f"greedy-linear-{kind}.json"
-    request = _request(checkpoint, kind, tokens, source.replaced(origin=text_input.origin(path)))
 
-    def race() -> racing.Race:
-        reference = Reference(folder, load=FAST)
-        maps = stand_ins.linear_maps(checkpoint, reference, kind, text)
-        return racing.Race(reference, kind, tokens, maps)
+    def __init__(
+        self,
+        folder: Path,
+        text_input: texts.TextInput,
+        samples: int = SAMPLES,
+        length: int = 256,
+        device: Provider = "cpu",
+    ) -> None:
+        self.folder, self.text_input, self.device = folder, text_input, device
+        self.samples, self.length = samples, length
 
-    return _order(path, request.replaced(maps_of=text.source.ids), count, race)
+    def removals(self, kind: str, count: int) -> GreedyRecord:
+        """An order of removals of a kind, `count` of them or more where more are known.
 
+        Args:
+            kind: attn, mlp or block.
+            count: removals.
 
-def _request(checkpoint: Checkpoint, kind: str, tokens: texts.Tokens, source: TextSource) -> GreedyRequest:
-    samples, length = tokens.shape
-    return GreedyRequest(
-        model=checkpoint.model,
-        weights=checkpoint.identity,
-        contents=checkpoint.contents,
-        kind=kind,
-        samples=samples,
-        length=length,
-        every=racing.EVERY,
-        doubt=racing.DOUBT,
-        texts=source,
-    )
+        Raises:
+            UserError: too little text, fewer sublayers than `count`, or a loss that is no number.
+        """
+        checkpoint = open_checkpoint(self.folder)
+        tokens, source = texts.cut(self.folder, self.text_input, self.length, self.samples)
+        path, request = self._request(checkpoint, "greedy", kind, tokens, source)
+        return _order(path, request, count, lambda: racing.Race(self._reference(), kind, tokens))
+
+    def compensated_removals(self, kind: str, count: int) -> GreedyRecord:
+        """An order as `removals`, with the best linear map in the place of all that is gone.
+
+        Maps are fitted on the whole model, once; moments that are missing are gathered now, and `compensate`
+        uses the same. Losses are measured on text behind all that `compensate` reads.
+
+        Args:
+            kind: attn, mlp or block.
+            count: removals.
+
+        Raises:
+            UserError: as `removals`, `MomentsText.cut` and `MomentFiles.make`.
+        """
+        checkpoint = open_checkpoint(self.folder)
+        text = MomentsText.cut(checkpoint, self.text_input, self.samples, self.length)
+        skip = self.samples + HELD_OUT
+        tokens, source = texts.cut(self.folder, self.text_input, self.length, SAMPLES, skip=skip)
+        path, request = self._request(checkpoint, "greedy-linear", kind, tokens, source)
+
+        def race() -> racing.Race:
+            reference = self._reference()
+            maps = stand_ins.linear_maps(checkpoint, reference, kind, text)
+            return racing.Race(reference, kind, tokens, maps)
+
+        return _order(path, request.replaced(maps_of=text.source.ids), count, race)
+
+    def _reference(self) -> Reference:
+        return Reference(self.folder, load=FAST, device=self.device)
+
+    def _request(
+        self, checkpoint: Checkpoint, name: str, kind: str, tokens: texts.Tokens, source: TextSource
+    ) -> tuple[Path, GreedyRequest]:
+        """(the order's file, what is to be in it)."""
+        path = store.measured_on(checkpoint.calib / f"{name}-{kind}.json", self.device)
+        samples, length = tokens.shape
+        request = GreedyRequest(
+            model=checkpoint.model,
+            weights=checkpoint.identity,
+            contents=checkpoint.contents,
+            kind=kind,
+            samples=samples,
+            length=length,
+            every=racing.EVERY,
+            doubt=racing.DOUBT,
+            texts=source.replaced(origin=self.text_input.origin(path)),
+            device=self.device,
+        )
+        return path, request
 
 
 def _order(

@@ -14,10 +14,10 @@ from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import CHOOSE, Json, Model, ProviderOption, app, show_result
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, ChoiceRecord, HealSettings, SublayerTimes
-from pipeline.types import UserError
+from pipeline.types import CPU, Provider, UserError
 
 if TYPE_CHECKING:
-    from pipeline.calib.latency_budget import Round
+    from pipeline.calib.latency_budget import Round, TimeBudget
     from pipeline.calib.selectors import Choice, Question
     from pipeline.models.texts import TextInput
 
@@ -40,6 +40,7 @@ def calibrate(
     buckets: Annotated[int, typer.Option(help="Position buckets.")] = 4,
     runner: Annotated[str, typer.Option(help="torch, or a base graph.")] = "torch",
     provider: ProviderOption = "cpu",
+    precision: Annotated[str, typer.Option(help="That torch computes in: fp32, fp16 or bf16.")] = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Measure again what is there and matches.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -56,8 +57,8 @@ def calibrate(
     text = _text_input(texts, dataset, "pipeline calibrate")
     graph = None if runner == "torch" else Path(runner)
     device = arguments.provider(provider) if graph else arguments.torch_device(provider)
+    settings = stage.CalibrationSettings(samples, length, buckets, device, precision)  # type: ignore[arg-type]
     source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
-    settings = stage.CalibrationSettings(samples, length, buckets, device)
     graph_streams = partial(taps.graph_streams, provider=device)
     path = stage.calibrate(source.folder, text, settings, graph, graph_streams, force)
     if not as_json:
@@ -107,6 +108,7 @@ def select(
     latency_ms: Annotated[
         float | None, typer.Option(help="Instead of a count: so many milliseconds for --length tokens.")
     ] = None,
+    provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
     """Prints what a rule would leave out, and the statistic of each sublayer that is chosen, or nearly so.
@@ -114,6 +116,7 @@ def select(
     Example: `pipeline select demo --kind block --count 8 --select angular`
     """
     from pipeline.calib import selectors
+    from pipeline.calib.latency_budget import TimeBudget
     from pipeline.graphs.export import num_layers
     from pipeline.models import checkpoint
     from pipeline.types import count_of
@@ -121,14 +124,19 @@ def select(
     if sum(value is not None for value in (count, frac, speedup, latency_ms)) != 1:
         raise UserError("pipeline select takes exactly one of --count, --frac, --speedup and --latency-ms")
     text = _text_input(texts, dataset, "pipeline select")
+    is_timed = speedup is not None or latency_ms is not None
+    devices = arguments.devices(provider, must=False) if is_timed else CPU
+    runs_the_model = selector in selectors.RUN_THE_MODEL and not is_timed
+    device: Provider = arguments.torch_device(provider) if runs_the_model else "cpu"
     source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
-    if speedup is not None or latency_ms is not None:
-        choice = _choose_by_time(source.folder, kind or "any", speedup, latency_ms, length or 100)
+    if is_timed:
+        budget = TimeBudget(kind or "any", speedup, latency_ms, length or 100, devices)
+        choice = _choose_by_time(source.folder, budget)
         show_result(choice.plain(), as_json, choice.text())
         return
     layers = num_layers(source.config)
     number = count if count is not None else count_of(frac or 0.0, layers)
-    statistics = selectors.ModelStatistics(source.folder, text, samples, length or 256, tokens)
+    statistics = selectors.ModelStatistics(source.folder, text, samples, length or 256, tokens, device)
     question = selectors.Question(kind or "block", number, layers, statistics, seed)
     record = _choice_record(selector, question, selectors.choose(selector, question))
     show_result(record.plain(), as_json, _choice_text(record))
@@ -146,6 +154,7 @@ def _choice_record(selector: str, question: Question, choice: Choice) -> ChoiceR
         note=choice.note,
         chosen=tuple((name, float(value)) for name, value in choice.chosen),
         stays=tuple((name, float(value)) for name, value in choice.stays),
+        device=question.statistics.device,
     )
 
 
@@ -166,6 +175,7 @@ class TimedChoice:
         seconds: of a pass and of its sublayers.
         rounds: what was tried, the last one the choice.
         reached: whether it keeps the time.
+        provider: of ONNX Runtime, that was timed.
     """
 
     kind: str
@@ -173,6 +183,7 @@ class TimedChoice:
     seconds: SublayerTimes
     rounds: list[Round]
     reached: bool
+    provider: Provider = "cpu"
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -185,6 +196,7 @@ class TimedChoice:
             "reached": self.reached,
             "speedup": last.measured,
             "length": self.length,
+            "provider": self.provider,
             "seconds": self.seconds.plain(),
             "rounds": [{**asdict(one), "skip": one.skip.name} for one in self.rounds],
         }
@@ -207,13 +219,11 @@ class TimedChoice:
         return "\n".join(lines)
 
 
-def _choose_by_time(
-    folder: Path, kind: str, speedup: float | None, latency_ms: float | None, length: int
-) -> TimedChoice:
-    if latency_ms is not None and latency_ms <= 0:
-        raise UserError(f"--latency-ms {latency_ms:g} is not above 0")
-    rounds, reached, times = prerequisites.within_budget(folder, kind, speedup, latency_ms, length)
-    return TimedChoice(kind, length, times, rounds, reached)
+def _choose_by_time(folder: Path, budget: TimeBudget) -> TimedChoice:
+    if budget.latency_ms is not None and budget.latency_ms <= 0:
+        raise UserError(f"--latency-ms {budget.latency_ms:g} is not above 0")
+    rounds, reached, times = prerequisites.within_budget(folder, budget)
+    return TimedChoice(budget.kind, budget.length, times, rounds, reached, budget.devices.graphs)
 
 
 @app.command(rich_help_panel=CHOOSE)

@@ -202,7 +202,7 @@ def scored(paths: list[Path], tasks: str | None, settings: ScoreSettings) -> lis
 # ---- times ----------------------------------------------------------------------------------------------
 
 
-def sublayer_times(base: Path, length: int) -> SublayerTimes:
+def sublayer_times(base: Path, length: int, provider: Provider = "cpu") -> SublayerTimes:
     """What a sublayer of each kind takes inside the graph on this machine; kept in calib/.
 
     It is measured by leaving out the last third of the layers' attention, and of their MLPs.
@@ -210,65 +210,64 @@ def sublayer_times(base: Path, length: int) -> SublayerTimes:
     Args:
         base: a base graph.
         length: tokens of a sequence.
+        provider: of ONNX Runtime.
     """
     from pipeline.evals import machine
 
     sidecar = store.graph_sidecar(base)
     folder = store.Project.of(base).calib(sidecar.model)
-    path = folder / f"times-{sidecar.precision}-{length}.json"
-    device = machine.device(base)
+    path = store.measured_on(folder / f"times-{sidecar.precision}-{length}.json", provider)
+    device = machine.device(base, provider)
     known = records.read_if_valid(TimesRecord, path)
     if known is not None and known.matches({"base": sidecar.sha256, "device": device, "length": length}):
         return known.seconds
-    times = _measured_times(base, sidecar.num_layers, length)
+    times = _measured_times(base, sidecar.num_layers, length, provider)
     record = TimesRecord(base=sidecar.sha256, device=device, length=length, sequences=PROBES, seconds=times)
     store.write_json(path, record.plain())
     return times
 
 
-def _measured_times(base: Path, num_layers: int, length: int) -> SublayerTimes:
+def _measured_times(base: Path, num_layers: int, length: int, provider: Provider) -> SublayerTimes:
     from pipeline.graphs import variants as surgery
 
     third = range(num_layers - max(1, num_layers // 3), num_layers)
     attn, mlp = (surgery.cut(base, SkipSet.of(kind, third)) for kind in ("attn", "mlp"))
-    report = _quick_bench([attn, mlp], length, is_probe=True)
+    report = _quick_bench([attn, mlp], length, True, provider)
     whole = next(row.p50 for row in report.rows if row.artefact == str(base)) / 1e3
     seconds = {row.artefact: max(0.0, whole * row.improvement / 100 / len(third)) for row in report.rows}
     return SublayerTimes(whole=whole, attn=seconds[str(attn)], mlp=seconds[str(mlp)])
 
 
-def milliseconds(paths: list[Path], length: int) -> dict[Path, float]:
+def milliseconds(paths: list[Path], length: int, provider: Provider = "cpu") -> dict[Path, float]:
     """Median of a prefill, of graphs of one model and of their base, in one short interleaved run.
 
     Args:
         paths: graphs; they need no check, and no result is left behind.
         length: tokens of a sequence.
+        provider: of ONNX Runtime.
     """
-    rows = _quick_bench(paths, length, is_probe=True).rows
+    rows = _quick_bench(paths, length, True, provider).rows
     return {Path(row.artefact): row.p50 for row in rows}
 
 
-def _quick_bench(paths: list[Path], length: int, is_probe: bool) -> BenchReport:
+def _quick_bench(paths: list[Path], length: int, is_probe: bool, provider: Provider) -> BenchReport:
     """A short measurement; that of a probe needs no check and leaves no result behind."""
     from pipeline.evals.bench import bench as stage
 
     settings = stage.BenchSettings(
-        sequences=PROBES, lengths=(length,), unchecked=is_probe, write=not is_probe
+        sequences=PROBES, lengths=(length,), unchecked=is_probe, write=not is_probe, provider=provider
     )
     return stage.bench(paths, settings)
 
 
 def within_budget(
-    folder: Path, kind: str, speedup: float | None, latency_ms: float | None, length: int
+    folder: Path, budget: latency_budget.TimeBudget
 ) -> tuple[list[latency_budget.Round], bool, SublayerTimes]:
     """Chooses what to leave out for a time, and measures what was chosen.
 
     Args:
         folder: of the checkpoint.
-        kind: 'attn', 'mlp', 'block' or 'any'.
-        speedup: over the whole model; or else
-        latency_ms: milliseconds of a prefill.
-        length: tokens of it.
+        budget: the time.
 
     Returns:
         The rounds, whether the last one reached the time, and the times that were predicted with.
@@ -281,10 +280,11 @@ def within_budget(
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint
 
-    damage = latency_budget.candidates(kind, similarity.of_checkpoint(folder))
+    damage = latency_budget.candidates(budget.kind, similarity.of_checkpoint(folder))
     base = stage.export_base(checkpoint.open_checkpoint(folder), "fp32")
-    times = sublayer_times(base, length)
-    wanted = speedup if speedup is not None else times.whole / ((latency_ms or 0.0) / 1e3)
+    length, latency_ms, provider = budget.length, budget.latency_ms, budget.devices.graphs
+    times = sublayer_times(base, length, provider)
+    wanted = budget.speedup if budget.speedup is not None else times.whole / ((latency_ms or 0.0) / 1e3)
     if latency_ms is not None and wanted <= 1:
         raise UserError(
             f"{latency_ms:g} ms is what the whole model already keeps: "
@@ -293,7 +293,7 @@ def within_budget(
 
     def measure(skip: SkipSet) -> float:
         path = surgery.cut(base, skip)
-        report = _quick_bench(checked([path], False), length, is_probe=False)
+        report = _quick_bench(checked([path], False, budget.devices), length, False, provider)
         return 1 / (1 - next(row.improvement for row in report.rows if row.artefact == str(path)) / 100)
 
     rounds, reached = latency_budget.choose(damage, times, wanted, measure)

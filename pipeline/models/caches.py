@@ -6,6 +6,7 @@ Legend: B batch, G key/value heads, T cached tokens, D head dimension.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,20 @@ def arrays(cache: DynamicCache, there: list[int]) -> dict[int, tuple[Array, Arra
     kept = {}
     for i in there:
         layer: Any = cache.layers[i]
-        kept[i] = (layer.keys.cpu().numpy(), layer.values.cpu().numpy())
+        kept[i] = (array(layer.keys), array(layer.values))
     return kept
+
+
+def on_host(tensors: Mapping[Any, torch.Tensor]) -> dict[Any, Array]:
+    """Each of them as `array`."""
+    return {key: array(tensor) for key, tensor in tensors.items()}
+
+
+def array(tensor: torch.Tensor) -> Array:
+    """On the host, for numpy, which has no bfloat16: fp32 then."""
+    whole = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    values: Array = whole.cpu().numpy()
+    return values
 
 
 def greedy(model: Any, prompt_ids: list[int] | npt.NDArray[Any], max_new_tokens: int) -> list[int]:

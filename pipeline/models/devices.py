@@ -31,6 +31,19 @@ def refusal(provider: Provider) -> str | None:
     return None
 
 
+def free_bytes(provider: Provider) -> int:
+    """What is left of a GPU's memory.
+
+    Args:
+        provider: 'cuda'; the CPU's memory is not asked for here, and counts as none.
+    """
+    if provider == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.mem_get_info()[0]
+
+
 def require(provider: Provider) -> None:
     """Refuses a device that PyTorch has not.
 

@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,11 @@ from pipeline.models import caches, compensation, devices, pretrained, sublayers
 from pipeline.models.compensation import MapParts, MapPlace
 from pipeline.models.sizes import rules_of
 from pipeline.models.sublayers import keep_input, keep_output, removed_after
-from pipeline.types import BASE, Precision, Provider, SkipSet, Sublayer, UserError
+from pipeline.types import BASE, Provider, SkipSet, Sublayer, UserError
 
 Array = npt.NDArray[Any]
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+Dtype = Literal["fp32", "fp16", "bf16"]
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FAST = {"attn_implementation": "sdpa"}
 """For long runs that are compared with themselves: PyTorch's fused attention, a sixth faster on a CPU."""
 
@@ -40,14 +41,14 @@ class Reference:
     Args:
         folder: config.json and safetensors; code that comes with a checkpoint is never run.
         skip: what is left out.
-        dtype: 'fp32' or 'fp16', of weights and activations (transformers keeps norm statistics and angles in
-            fp32).
+        dtype: of weights and activations (transformers keeps norm statistics and angles in fp32).
         overlays: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`), or whose
             maps stand in for skipped sublayers (`models/compensation.py`); of two files the later counts.
         load: further arguments of from_pretrained (another attention kernel, quantisation).
-        device: that it computes on; what it gives as arrays is on the host.
+        device: that it computes on; what it gives as arrays is on the host, and in fp32 where it is bf16.
 
     Attributes:
+        device: as it was given.
         model: transformers' model.
         layers: its decoder layers.
         skip: what is left out for good; `without` leaves out more for a while.
@@ -61,15 +62,16 @@ class Reference:
         self,
         folder: Path,
         skip: SkipSet = BASE,
-        dtype: Precision = "fp32",
+        dtype: Dtype = "fp32",
         overlays: Sequence[Path] = (),
         load: dict[str, Any] | None = None,
         device: Provider = "cpu",
     ) -> None:
         devices.require(device)
+        self.device = device
         options = {"attn_implementation": "eager", "dtype": _DTYPES[dtype]}
         self.model: Any = pretrained.load(folder, skip, **options | (load or {}))
-        if device != "cpu":
+        if device != "cpu" and "device_map" not in (load or {}):  # 4-bit weights are there already
             self.model.to(device)
         self.skip = skip
         self._rules = rules_of(self.model.config.model_type)
@@ -222,7 +224,7 @@ class Reference:
                 cache = caches.with_gap(cache, len(self.layers), there, gap)
                 more, cache = self._pass(ids[:, end:], cache, wanted[wanted >= end] - end, **rest)
                 logits = torch.cat([logits, more], dim=1)
-        return logits.cpu().numpy(), caches.arrays(cache, there)
+        return caches.array(logits), caches.arrays(cache, there)
 
     def _pass(
         self, ids: torch.Tensor, cache: DynamicCache | None, columns: torch.Tensor, **inputs: torch.Tensor
@@ -259,14 +261,13 @@ class Reference:
         scaled = {sublayer: adding[sublayer].reshape(batch, tokens, -1) for sublayer in places}
         if self.model.dtype == torch.float32:  # fp16 is too coarse to tell
             sublayers.refuse_unexplained(entering, scaled, leaving)
-        added = {sublayer: branch.cpu().numpy() for sublayer, branch in scaled.items()}
-        before, after = ({i: part.cpu().numpy() for i, part in kept.items()} for kept in (entering, leaving))
+        added, before, after = (caches.on_host(kept) for kept in (scaled, entering, leaving))
         streams = {
             (layer, kind): before[layer] + branch if kind == "attn" else after[layer]
             for (layer, kind), branch in added.items()
         }
         runs = (i for i in leaving if sublayers.has_run_map(self.layers[i]))
-        return streams | {(i, "mlp"): after[i] for i in runs}, added, first[0].cpu().numpy()
+        return streams | {(i, "mlp"): after[i] for i in runs}, added, caches.array(first[0])
 
     @contextmanager
     def adding(self, wanted: Collection[Sublayer] | None = None) -> Iterator[dict[Sublayer, torch.Tensor]]:

@@ -144,6 +144,11 @@ def provider_of(artefact: Path, provider: Provider) -> Literal["cuda"] | None:
     return "cuda" if provider == "cuda" and artefact.suffix == ".onnx" else None
 
 
+def measured_on(path: Path, device: Provider) -> Path:
+    """Where what was measured on a device lies: on CUDA beside what the CPU gave, greedy-mlp.cuda.json."""
+    return path if device == "cpu" else path.with_suffix(f".{device}{path.suffix}")
+
+
 def graph_path(folder: Path, variant: Variant) -> Path:
     """A variant's graph beside the checkpoint in `folder`."""
     return folder / f"{variant.stem}.onnx"

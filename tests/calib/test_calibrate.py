@@ -26,6 +26,18 @@ def test_a_graph_shows_the_same_stream(folder: Path) -> None:
     for name in ("cosine_layer", "cosine_attn", "cosine_mlp"):
         np.testing.assert_allclose(one.mean[name], other.mean[name], atol=1e-4)
     assert other.record.runner == "../../graphs/tiny/base.fp32.onnx"
+    with pytest.raises(UserError, match="--precision bf16 is for --runner torch: a graph has its own"):
+        measured(folder, graph=base, graph_streams=taps.graph_streams, precision="bf16")
+
+
+def test_another_precision_is_another_measurement(folder: Path) -> None:
+    whole, half = (measured(folder, precision=precision) for precision in ("fp32", "bf16"))
+    assert (whole.record.runner, half.record.runner) == ("torch", "torch bf16")
+    for name in ("cosine_layer", "cosine_attn", "cosine_mlp"):
+        apart = np.abs(half.mean[name] - whole.mean[name]).max()
+        assert 0 < apart < 0.01
+    with pytest.raises(UserError, match="--precision is fp32, fp16 or bf16, not 'int8'"):
+        measured(folder, precision="int8")
 
 
 def test_a_config_of_transformers_5_means_the_same(folder: Path) -> None:

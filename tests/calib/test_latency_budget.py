@@ -108,8 +108,10 @@ def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
     calibrate.calibrate(opened.folder, texts.OWN, calibrate.CalibrationSettings(2, 16))
     file = store.Project().calib("tiny") / "times-fp32-20.json"
     store.write_json(file, {**store.read_json(file), "seconds": {"whole": 1.0, "attn": 0.1, "mlp": 0.1}})
-    rounds, _, _ = prerequisites.within_budget(opened.folder, "mlp", 1.0001, None, 20)
+    rounds, _, _ = prerequisites.within_budget(
+        opened.folder, latency_budget.TimeBudget("mlp", 1.0001, None, 20)
+    )
     graph = store.Project().graphs("tiny") / f"{rounds[0].skip.name}.fp32.onnx"
     assert store.check_passed(graph) and rounds[0].skip.mlp and not rounds[0].skip.attention
     with pytest.raises(UserError, match="the whole model already"):
-        prerequisites.within_budget(opened.folder, "mlp", None, 2000.0, 20)
+        prerequisites.within_budget(opened.folder, latency_budget.TimeBudget("mlp", None, 2000.0, 20))

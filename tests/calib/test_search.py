@@ -57,7 +57,7 @@ def test_greedy_removes_what_a_plain_search_would(
     tiny.tokenizer(source)
     folder = checkpoint.resolve("models/tiny").folder
     tokens, _ = texts.cut(folder, texts.OWN, 24, 10)
-    order = search.removals(folder, kind, 3, texts.OWN, 10, 24)
+    order = search.GreedySearch(folder, texts.OWN, 10, 24).removals(kind, 3)
     assert order.base_loss == pytest.approx(plain_loss(folder, BASE, tokens), abs=1e-5)
     gone = BASE
     for step in order.steps:
@@ -80,7 +80,7 @@ def test_greedy_with_maps_removes_what_compensated_variants_lose_least_by(
 ) -> None:
     """Each candidate against a compensation that `compensate` plans for it, in a whole pass."""
     monkeypatch.setattr(race, "DOUBT", 1e9)
-    order = search.compensated_removals(folder, kind, 3, texts.OWN, 24, 16)
+    order = search.GreedySearch(folder, texts.OWN, 24, 16).compensated_removals(kind, 3)
     source = checkpoint.open_checkpoint(folder)
     text = MomentsText.cut(source, texts.OWN, 24, 16)
     tokens, _ = texts.cut(folder, texts.OWN, 16, search.SAMPLES, skip=24 + HELD_OUT)
@@ -101,33 +101,36 @@ def test_greedy_with_maps_removes_what_compensated_variants_lose_least_by(
 
 
 def test_an_order_with_maps_is_of_the_text_that_they_are_fitted_on(folder: Path) -> None:
-    plain = search.removals(folder, "mlp", 2, texts.OWN, 6, 16)
-    one = search.compensated_removals(folder, "mlp", 1, texts.OWN, 24, 16)
-    two = search.compensated_removals(folder, "mlp", 2, texts.OWN, 24, 16)
+    plain = search.GreedySearch(folder, texts.OWN, 6, 16).removals("mlp", 2)
+    one = search.GreedySearch(folder, texts.OWN, 24, 16).compensated_removals("mlp", 1)
+    two = search.GreedySearch(folder, texts.OWN, 24, 16).compensated_removals("mlp", 2)
     assert two.steps[:1] == one.steps and two.maps_of != plain.maps_of is None
     assert one.steps[0].loss != plain.steps[0].loss
-    other = search.compensated_removals(folder, "mlp", 1, texts.OWN, 25, 16)
+    other = search.GreedySearch(folder, texts.OWN, 25, 16).compensated_removals("mlp", 1)
     assert other.maps_of != two.maps_of and len(other.steps) == 1
     assert read(GreedyRecord, Path("calib/tiny/greedy-mlp.json")) == plain
 
 
 def test_maps_need_as_much_text_as_compensation(folder: Path) -> None:
     with pytest.raises(UserError, match="take --samples"):
-        search.compensated_removals(folder, "mlp", 1, texts.OWN, 2, 16)
+        search.GreedySearch(folder, texts.OWN, 2, 16).compensated_removals("mlp", 1)
 
 
 def test_greedy_goes_on_from_a_shorter_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = search.removals(folder, "mlp", 2, texts.OWN, 6, 16)
+    two = search.GreedySearch(folder, texts.OWN, 6, 16).removals("mlp", 2)
     runs = []
     real = race.Race.run
     monkeypatch.setattr(race.Race, "run", lambda one, gone: runs.append(gone.name) or real(one, gone))
-    four = search.removals(folder, "mlp", 4, texts.OWN, 6, 16)
+    four = search.GreedySearch(folder, texts.OWN, 6, 16).removals("mlp", 4)
     assert four.steps[:2] == two.steps and len(runs) == 2
-    assert search.removals(folder, "mlp", 3, texts.OWN, 6, 16).steps[:4] == four.steps and len(runs) == 2
-    search.removals(folder, "mlp", 5, texts.OWN, 6, 16)
+    assert (
+        search.GreedySearch(folder, texts.OWN, 6, 16).removals("mlp", 3).steps[:4] == four.steps
+        and len(runs) == 2
+    )
+    search.GreedySearch(folder, texts.OWN, 6, 16).removals("mlp", 5)
     with pytest.raises(UserError, match="no mlp is left"):
-        search.removals(folder, "mlp", 6, texts.OWN, 6, 16)
-    search.removals(folder, "mlp", 1, texts.OWN, 5, 16)  # another text is another order
+        search.GreedySearch(folder, texts.OWN, 6, 16).removals("mlp", 6)
+    search.GreedySearch(folder, texts.OWN, 5, 16).removals("mlp", 1)  # another text is another order
     assert runs[-1] == "base"
 
 
@@ -139,12 +142,14 @@ def test_a_poisoned_model_is_refused(workdir: Path) -> None:
         model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
     model.save_pretrained(source)
     with pytest.raises(UserError, match="not finite"):
-        search.removals(checkpoint.resolve("models/poisoned").folder, "attn", 1, texts.OWN, 2, 16)
+        search.GreedySearch(checkpoint.resolve("models/poisoned").folder, texts.OWN, 2, 16).removals(
+            "attn", 1
+        )
 
 
 def test_the_order_is_kept_as_a_record_that_names_its_text(folder: Path) -> None:
     Path("a.txt").write_text("The grass of the field is green and the sky is blue. " * 60)
-    order = search.removals(folder, "mlp", 1, texts.TextInput((Path("a.txt"),)), 2, 16)
+    order = search.GreedySearch(folder, texts.TextInput((Path("a.txt"),)), 2, 16).removals("mlp", 1)
     written = read(GreedyRecord, Path("calib/tiny/greedy-mlp.json"))
     assert written == order and written.texts.origin == ("../../a.txt",)
     assert written.weights == checkpoint.open_checkpoint(folder).identity and len(written.steps) == 1
@@ -153,9 +158,9 @@ def test_the_order_is_kept_as_a_record_that_names_its_text(folder: Path) -> None
 def test_an_order_of_version_0_1_is_continued(folder: Path) -> None:
     import json
 
-    order = search.removals(folder, "mlp", 1, texts.OWN, 2, 16)
+    order = search.GreedySearch(folder, texts.OWN, 2, 16).removals("mlp", 1)
     path = Path("calib/tiny/greedy-mlp.json")
     old = json.loads(path.read_text())
     del old["texts"]["characters"]
     path.write_text(json.dumps(old))
-    assert search.removals(folder, "mlp", 2, texts.OWN, 2, 16).steps[:1] == order.steps
+    assert search.GreedySearch(folder, texts.OWN, 2, 16).removals("mlp", 2).steps[:1] == order.steps

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.calib import measures, streams
 from pipeline.models import checkpoint
-from pipeline.models.reference import Reference
+from pipeline.models.reference import Dtype, Reference
 from tests import tiny
 
 
@@ -58,3 +59,13 @@ def test_streams_and_middles_are_those_of_a_pass(tmp_path: Path) -> None:
         states = model(torch.tensor(row)[None], output_hidden_states=True).hidden_states
     for k in range(3):  # the last hidden state comes out normed
         np.testing.assert_allclose(outer[k], states[k][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_shows_the_same_stream_in_fp32(tmp_path: Path, dtype: Dtype) -> None:
+    folder = tiny.checkpoint(tmp_path, num_hidden_layers=3)
+    row = np.random.default_rng(0).integers(3, 96, 10)
+    half, whole = (streams.torch_streams(folder, dtype=one)(row) for one in (dtype, "fp32"))  # type: ignore[arg-type]
+    for ours, theirs in zip(half, whole, strict=True):
+        error = np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(theirs**2))
+        assert ours.dtype == np.float32 and 1e-6 < error < 0.03

@@ -12,13 +12,13 @@ import pytest
 from transformers import PreTrainedModel
 
 from pipeline import store
-from pipeline.cli import listing
+from pipeline.cli import listing, prerequisites
 from pipeline.engines import taps
 from pipeline.evals.bench import memory
 from pipeline.models import devices
 from pipeline.runtime import onnxruntime, tensorrt_library
 from pipeline.store import records
-from pipeline.store.records import BenchRecord, CheckRecord, ScoreRecord
+from pipeline.store.records import BenchRecord, CheckRecord, ScoreRecord, SublayerTimes, TimesRecord
 from pipeline.types import UserError
 from tests import tiny
 from tests.commands import run
@@ -60,6 +60,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Asked:
         monkeypatch.setattr(module, "open_session", open_session)
     for module in (onnxruntime, devices):
         monkeypatch.setattr(module, "refusal", lambda _: None)
+    monkeypatch.setattr(devices, "free_bytes", lambda _: 0)
     monkeypatch.setattr(PreTrainedModel, "to", place)
     monkeypatch.setattr(memory, "resident", resident)
     monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: GPU)
@@ -137,6 +138,81 @@ def test_calibrate_without_cuda_writes_nothing(
         with pytest.raises(UserError, match=f"none in {module.__name__}"):
             run(capsys, *CALIBRATE, *options, "--provider", "cuda")
     assert not Path("calib").exists()
+
+
+def test_calibrate_in_another_precision(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads(run(capsys, *CALIBRATE, "--precision", "bf16", "--json"))
+    assert record["runner"] == "torch bf16"
+    with pytest.raises(UserError, match="--precision is fp32, fp16 or bf16, not 'fp8'"):
+        run(capsys, *CALIBRATE, "--precision", "fp8")
+
+
+FITTED = ("--samples", "10", "--length", "32")
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "files"),
+    [
+        ("greedy", ("--samples", "2", "--length", "8"), ("greedy-mlp.json",)),
+        ("residual", FITTED, ("moments/mlp0.json", "moments/mlp0.safetensors")),
+        ("greedy-linear", FITTED, ("greedy-linear-mlp.json", "moments/mlp1.json")),
+    ],
+)
+def test_what_a_rule_measures_on_cuda_is_not_taken_for_the_cpus(
+    rule: str,
+    options: tuple[str, ...],
+    files: tuple[str, ...],
+    model: Path,
+    cuda: Asked,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = ("select", "m", "--kind", "mlp", "--count", "1", "--select", rule, *options, "--json")
+    first = json.loads(run(capsys, *line, "--provider", "cuda"))
+    on_cuda = [store.measured_on(Path("calib/m") / name, "cuda") for name in files]
+    assert first["device"] == "cuda" and cuda.models == ["cuda"] and not cuda.sessions
+    assert all(file.is_file() for file in on_cuda) and not any(
+        Path("calib/m", name).exists() for name in files
+    )
+    for file in on_cuda:
+        if file.suffix == ".json":
+            assert json.loads(file.read_text())["device"] == "cuda"
+    kept = [file.read_bytes() for file in on_cuda]
+    again = json.loads(run(capsys, *line))
+    assert (again["device"], again["skip"]) == ("cpu", first["skip"]) and cuda.models == ["cuda"]
+    assert all(Path("calib/m", name).is_file() for name in files)
+    assert json.loads(run(capsys, *line, "--provider", "cuda")) == first  # nothing is measured again
+    assert [file.read_bytes() for file in on_cuda] == kept and len(cuda.models) <= 1
+
+
+def test_a_rule_that_runs_no_model_asks_for_no_device(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_PROVIDER", "cuda")
+    monkeypatch.setattr(devices, "refusal", lambda _: "none here")
+    choice = json.loads(run(capsys, "select", "m", "--kind", "mlp", "--count", "1", "--json"))
+    assert (choice["select"], choice["device"]) == ("last", "cpu")
+    with pytest.raises(UserError, match="none here"):
+        run(capsys, "select", "m", "--kind", "mlp", "--count", "1", "--select", "greedy")
+    assert not Path("calib").exists()
+
+
+def test_a_time_is_kept_on_the_provider_that_is_named(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sublayers are timed there, and their times lie beside the CPU's; so does the finalist's measurement."""
+    times = prerequisites.sublayer_times(model / "base.fp32.onnx", 8, "cuda")
+    assert set(cuda.sessions) == {"cuda"} and not results()
+    record = records.read(TimesRecord, Path("calib/m/times-fp32-8.cuda.json"))
+    assert (record.device, record.seconds) == (GPU, times) and not Path("calib/m/times-fp32-8.json").exists()
+    run(capsys, *CALIBRATE)
+    known = SublayerTimes(whole=1.0, attn=0.1, mlp=0.2)
+    monkeypatch.setattr(prerequisites, "sublayer_times", lambda *_: known)
+    line = ("select", "m", "--kind", "mlp", "--speedup", "1.1", "--length", "8", "--json")
+    choice = json.loads(run(capsys, *line, "--provider", "cuda"))
+    assert choice["provider"] == "cuda" and set(cuda.sessions) == {"cuda"} == set(cuda.models)
+    assert choice["skip"].startswith("mlp")
+    for kind in ("check", "bench"):
+        assert f"{choice['skip']}.fp32.{kind}.cuda.json" in results()
 
 
 def test_generate_on_cuda(model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]) -> None:

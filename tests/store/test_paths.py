@@ -246,3 +246,10 @@ def test_results_of_long_names_have_names_that_a_file_system_takes(elsewhere: Pa
 def test_short_names_of_results_stay(elsewhere: Path) -> None:
     graph = Project(elsewhere).graphs("m") / ("x" * 145 + ".fp32.onnx")
     assert store.result_of(graph, "score.gsm8k").name == "x" * 145 + ".fp32.score.gsm8k.json"
+
+
+def test_what_cuda_gave_lies_beside_what_the_cpu_gave() -> None:
+    for name in ("greedy-mlp.json", "mlp1.auto.json", "attn0.safetensors"):
+        path, stem = Path("calib/m") / name, name.rpartition(".")
+        assert store.measured_on(path, "cpu") == path
+        assert store.measured_on(path, "cuda") == path.with_name(f"{stem[0]}.cuda.{stem[2]}")

@@ -11,7 +11,7 @@ anywhere, and with it every token that attends to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from pipeline.calib.compensation.device_sums import DeviceSums, device_bytes
 from pipeline.calib.compensation.maps import Moments, with_ones
+from pipeline.models import devices
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.models.sublayers import keep_input, removed_after
@@ -33,6 +35,8 @@ HELD_BACK = 8
 are the last ones: their neighbours' documents go on in sequences that lie between fitted ones."""
 OUTLIER = 8.0
 """So many times the median length of a sequence's f is a massive activation."""
+SHARE = 0.5
+"""Of a GPU's free memory, that sums may take: the passes need some too."""
 HELD_TOKENS = 1024
 """At most so many tokens are held back, as they are."""
 
@@ -85,26 +89,30 @@ class PlaceMoments:
             return cls(Moments.empty(width))
         return cls(Moments.empty(width), Moments.empty(width), np.zeros((width + 1, width)))
 
-    def take(self, rows: Activations, number: int, samples: int) -> None:
+    def take(self, rows: Activations, number: int, samples: int, sums: DeviceSums | None = None) -> None:
         """Adds a sequence to the sums, or holds it back.
 
         Args:
             rows: what it has in this place.
             number: its own.
             samples: N.
+            sums: where products are summed up, if not here.
         """
         sequences = held_back(samples)
         if number in sequences:
             self.hold(rows, max(HELD_TOKENS // len(sequences), 1))
         else:
-            self.add(rows)
+            self.add(rows, sums)
 
-    def add(self, rows: Activations) -> None:
-        """Adds a sequence to the sums."""
+    def add(self, rows: Activations, sums: DeviceSums | None = None) -> None:
+        """Adds a sequence to the sums; its products to those on a device, where there are any."""
         weights = token_weights(rows.f)
-        self.mapped.add(rows.h, rows.f, weights)
         self.energy += float(weights @ np.square(rows.f, dtype=np.float64).sum(axis=1))
         self.stream += float(np.square(rows.x[1:], dtype=np.float64).sum())
+        if sums is not None:
+            sums.add(rows.h, rows.f, rows.y, weights)
+            return
+        self.mapped.add(rows.h, rows.f, weights)
         if self.folded is not None and self.between is not None and rows.y is not None:
             self.folded.add(rows.y, rows.f, weights)
             self.between[...] += (with_ones(rows.h) * weights[:, None]).T @ rows.y.astype(np.float64)
@@ -203,12 +211,27 @@ def gather(
         raise UserError("this architecture's MLP is no module of its own: no map can stand in its place")
     width = reference.model.config.hidden_size
     moments = {place: PlaceMoments.empty(place, width) for place in places}
+    sums = _device_sums(reference, moments, width)
     ordered = sorted(places, key=lambda one: one.kind == "block")  # an error names a sublayer first
     for number, row in enumerate(tokens):
         for place, rows in _activations(reference, row, ordered):
-            moments[place].take(rows, number, len(tokens))
+            moments[place].take(rows, number, len(tokens), sums.get(place))
         advance()
+    for place, of_place in sums.items():
+        of_place.add_to(moments[place].mapped, moments[place].folded, moments[place].between)
     return moments
+
+
+def _device_sums(
+    reference: Reference, moments: Mapping[MapPlace, PlaceMoments], width: int
+) -> dict[MapPlace, DeviceSums]:
+    """Sums beside the model on its GPU, if all of them fit there; none of them, if not."""
+    needed = sum(device_bytes(width, one.folded is not None) for one in moments.values())
+    if needed > SHARE * devices.free_bytes(reference.device):
+        return {}
+    return {
+        place: DeviceSums(width, one.folded is not None, reference.device) for place, one in moments.items()
+    }
 
 
 def activations(reference: Reference, row: Array, place: MapPlace) -> Activations:
@@ -249,7 +272,7 @@ def _activations(
             else:
                 h, f = receiving[sublayer], adding[sublayer]
                 x = x + y if sublayer[1] == "mlp" and y is not None else x
-            parts = [None if p is None else p.reshape(len(row), -1).numpy() for p in (h, f, y, x)]
+            parts = [None if p is None else p.reshape(len(row), -1).cpu().numpy() for p in (h, f, y, x)]
             yield place, _finite(place, parts)
 
 

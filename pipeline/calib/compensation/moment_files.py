@@ -1,6 +1,7 @@
 """Moments on disk, calib/<model>/moments/<place>.safetensors: gathered once, shared by variants and forms.
 
-A file is of one model and one text, which its record says. One that is of others is gathered again.
+A file is of one model and one text, which its record says. One that is of others is gathered again. Those of
+a model on CUDA lie beside those of the CPU, <place>.cuda.safetensors.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.store import records
 from pipeline.store.records import MomentsRecord, MomentsRequest
-from pipeline.types import UserError, shown
+from pipeline.types import Provider, UserError, shown
 
 log = logging.getLogger(__name__)
 HELD_OUT = 16
@@ -69,9 +70,10 @@ class MomentsText:
         rows, source = texts.cut(checkpoint.folder, text_input, length, samples + HELD_OUT)
         return cls(rows[:samples], rows[samples:], text_input, source)
 
-    def origin(self, checkpoint: Checkpoint, record: Path) -> dict[str, Any]:
-        """The fields of a record in the file `record` that say which model, and which text, it is of."""
+    def origin(self, checkpoint: Checkpoint, record: Path, device: Provider = "cpu") -> dict[str, Any]:
+        """The fields of a record in the file `record` that say what model it is of, where, on what text."""
         return {
+            "device": device,
             "model": checkpoint.model,
             "weights": checkpoint.identity,
             "contents": checkpoint.contents,
@@ -116,6 +118,7 @@ class MomentFiles:
         open_reference: gives the whole model, where something must be gathered.
         given: a folder in which they must be; None: calib/<model>/moments, where missing ones are gathered.
         memory: bytes.
+        device: that the reference is on.
     """
 
     def __init__(
@@ -125,9 +128,10 @@ class MomentFiles:
         open_reference: Callable[[], Reference],
         given: Path | None = None,
         memory: int = MEMORY,
+        device: Provider = "cpu",
     ) -> None:
         self.checkpoint, self.text, self.open_reference = checkpoint, text, open_reference
-        self.given, self.memory = given, memory
+        self.given, self.memory, self.device = given, memory, device
         self.folder = given or checkpoint.calib / "moments"
 
     def make(self, places: Iterable[MapPlace]) -> None:
@@ -164,16 +168,16 @@ class MomentFiles:
 
     def file(self, place: MapPlace) -> Path:
         """Where the sums of a place lie."""
-        return self.folder / f"{place.name}.safetensors"
+        return store.measured_on(self.folder / f"{place.name}.safetensors", self.device)
 
     def record(self, place: MapPlace) -> Path:
         """Where their record lies."""
-        return self.folder / f"{place.name}.json"
+        return store.measured_on(self.folder / f"{place.name}.json", self.device)
 
     def _request(self, place: MapPlace) -> MomentsRequest:
         samples, length = self.text.fitted.shape
         return MomentsRequest(
-            **self.text.origin(self.checkpoint, self.record(place)),
+            **self.text.origin(self.checkpoint, self.record(place), self.device),
             place=place.name,
             samples=samples,
             length=length,
@@ -242,4 +246,6 @@ class MomentFiles:
                     "same text, or leave --moments out to gather them"
                 )
             if not self.file(place).is_file() or store.sha256(self.file(place)) != record.sha256:
-                raise UserError(f"{self.file(place)} is missing or not what {place.name}.json describes")
+                raise UserError(
+                    f"{self.file(place)} is missing or not what {self.record(place).name} describes"
+                )

@@ -15,13 +15,18 @@ from pipeline.models import costs, texts
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import FAST, Reference
-from pipeline.types import SkipSet
+from pipeline.types import Provider, SkipSet
 
 LINEAR = "linear"
 
 
 def residuals(
-    folder: Path, kind: str, text_input: texts.TextInput, samples: int, length: int
+    folder: Path,
+    kind: str,
+    text_input: texts.TextInput,
+    samples: int,
+    length: int,
+    device: Provider = "cpu",
 ) -> dict[str, float]:
     """Name of each candidate ('attn3', 'mlp3', 'block3') → Σ|f − f̂|² / Σ|x|²; a block's: of both, added.
 
@@ -33,6 +38,7 @@ def residuals(
         text_input: the text of the moments.
         samples: N.
         length: T.
+        device: that the model runs on, where moments are gathered.
 
     Raises:
         UserError: as `MomentsText.cut` and `MomentFiles.make`.
@@ -40,7 +46,7 @@ def residuals(
     checkpoint = open_checkpoint(folder)
     candidates = [SkipSet.of(kind, [layer]) for layer in range(costs.sizes(checkpoint.config).layers)]
     text = MomentsText.cut(checkpoint, text_input, samples, length)
-    files = MomentFiles(checkpoint, text, lambda: Reference(folder, load=FAST))
+    files = MomentFiles(checkpoint, text, lambda: Reference(folder, load=FAST, device=device), device=device)
     parts = {one.name: single_places(one) for one in candidates}
     files.make(place for places in parts.values() for place in places)
     return {name: sum(_left_over(files, place) for place in places) for name, places in parts.items()}

@@ -28,7 +28,7 @@ def linear_maps(
     """
     every = SkipSet.of(kind, range(len(reference.layers)))
     places = single_places(every)
-    files = MomentFiles(checkpoint, text, lambda: reference)
+    files = MomentFiles(checkpoint, text, lambda: reference, device=reference.device)
     files.make(places)
     form = Form.parse("linear", reference.model.config.hidden_size)
     return Overlay(every, {place: fit(files.read(place), form).map for place in places}).parts()

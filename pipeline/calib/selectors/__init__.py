@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from pipeline.calib import similarity
 from pipeline.models import texts
 from pipeline.store.records import CompensationSettings
-from pipeline.types import KINDS, SkipSet, UserError
+from pipeline.types import KINDS, Provider, SkipSet, UserError
 
 if TYPE_CHECKING:
+    from pipeline.calib import search
     from pipeline.store.records import GreedyRecord
 
+RUN_THE_MODEL = ("greedy", "greedy-linear", "residual")
+"""Rules that run the model themselves."""
 GREEDY_SAMPLES = 32
 COMPENSATION_SAMPLES = CompensationSettings().samples
 
@@ -34,6 +37,7 @@ class ModelStatistics:
         samples: sequences of that text; None: 32 for `greedy`; 48 for the other two, as for `compensate`.
         length: tokens of each.
         tokens: 'final' or 'mean': where `angular` reads the distance.
+        device: that the three run the model on.
 
     Raises:
         UserError: `tokens` is neither.
@@ -46,10 +50,11 @@ class ModelStatistics:
         samples: int | None = None,
         length: int = 256,
         tokens: str = "final",
+        device: Provider = "cpu",
     ) -> None:
         if tokens not in ("final", "mean"):
             raise UserError(f"--tokens {tokens} is not known; final or mean")
-        self.folder, self.tokens = folder, tokens
+        self.folder, self.tokens, self.device = folder, tokens, device
         self.text_input, self.samples, self.length = text_input, samples, length
 
     @cached_property
@@ -63,26 +68,27 @@ class ModelStatistics:
 
     def removals(self, kind: str, count: int) -> GreedyRecord:
         """The greedy order of at least `count` removals; measured now where it is not known yet."""
-        from pipeline.calib import search  # loads torch: only where a model must run
-
-        samples = GREEDY_SAMPLES if self.samples is None else self.samples
-        return search.removals(self._checkpoint(), kind, count, self.text_input, samples, self.length)
+        return self._search(GREEDY_SAMPLES).removals(kind, count)
 
     def compensated_removals(self, kind: str, count: int) -> GreedyRecord:
         """The greedy order with linear maps in the place of what is gone; measured now where needed."""
-        from pipeline.calib import search  # loads torch: only where a model must run
-
-        samples = COMPENSATION_SAMPLES if self.samples is None else self.samples
-        return search.compensated_removals(
-            self._checkpoint(), kind, count, self.text_input, samples, self.length
-        )
+        return self._search(COMPENSATION_SAMPLES).compensated_removals(kind, count)
 
     def residuals(self, kind: str) -> dict[str, float]:
         """What the best linear map leaves over of each candidate; missing moments are gathered now."""
         from pipeline.calib.compensation import residuals  # loads torch: only where a model must run
 
         samples = COMPENSATION_SAMPLES if self.samples is None else self.samples
-        return residuals.residuals(self._checkpoint(), kind, self.text_input, samples, self.length)
+        return residuals.residuals(
+            self._checkpoint(), kind, self.text_input, samples, self.length, self.device
+        )
+
+    def _search(self, samples: int) -> search.GreedySearch:
+        """The greedy search on this text; of so many sequences where nobody said how many."""
+        from pipeline.calib import search  # loads torch: only where a model must run
+
+        samples = samples if self.samples is None else self.samples
+        return search.GreedySearch(self._checkpoint(), self.text_input, samples, self.length, self.device)
 
     def _checkpoint(self) -> Path:
         if self.folder is None:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Layer, Record, Seconds, read_if_valid
-from pipeline.types import SkipSet
+from pipeline.types import Provider, SkipSet
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ class SimilarityRequest(TextBasedRequest):
     Attributes:
         weights: identity of the checkpoint.
         contents: digest of all its bytes; None in files of 0.1 and 0.2.
-        runner: 'torch', or the path of a graph, relative to this file; and ' on cuda' where it ran there.
+        runner: 'torch', 'torch bf16', or the path of a graph, relative to this file; and ' on cuda' where it
+            ran there.
         length, buckets, wanted: T tokens a sequence, K position buckets, N sequences asked for.
         tokens: in all.
     """
@@ -222,7 +223,7 @@ class SublayerTimes(Record):
 
 
 class TimesRecord(Record):
-    """calib/<model>/times-<precision>-<length>.json: what sublayers take on one device."""
+    """calib/<model>/times-<precision>-<length>[.cuda].json: what sublayers take on one device."""
 
     what: Literal["times"] = "times"
     base: Digest
@@ -233,7 +234,7 @@ class TimesRecord(Record):
 
 
 class ChoiceRecord(Record):
-    """What `pipeline select --json` prints."""
+    """What `pipeline select --json` prints; `device` is what a rule that runs the model ran it on."""
 
     skip: str
     attention: tuple[Layer, ...]
@@ -245,3 +246,4 @@ class ChoiceRecord(Record):
     note: str = ""
     chosen: tuple[tuple[str, float], ...] = ()
     stays: tuple[tuple[str, float], ...] = ()
+    device: Provider = "cpu"

@@ -7,6 +7,7 @@ from typing import Literal
 from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Record, Seconds
 from pipeline.store.records.calibration import TextBasedRequest
+from pipeline.types import Provider
 
 
 class OfModelOnText(TextBasedRequest):
@@ -15,11 +16,13 @@ class OfModelOnText(TextBasedRequest):
     Attributes:
         weights: identity of the checkpoint.
         contents: digest of all its bytes.
+        device: that the model runs on.
     """
 
     model: str
     weights: Weights | None
     contents: Digest
+    device: Provider = "cpu"
 
 
 class MomentsRequest(OfModelOnText):
@@ -39,7 +42,7 @@ class MomentsRequest(OfModelOnText):
 
 
 class MomentsRecord(MomentsRequest):
-    """calib/<model>/moments/<place>.json, beside the sums in <place>.safetensors.
+    """calib/<model>/moments/<place>[.cuda].json, beside the sums in a file of that name.
 
     Attributes:
         tokens: in the sums.
@@ -67,7 +70,7 @@ class BareLossesRequest(OfModelOnText):
 
 
 class BareLossesRecord(BareLossesRequest):
-    """calib/<model>/compensation/losses.json: what all forms of a variant are compared with.
+    """calib/<model>/compensation/losses[.cuda].json: what all forms of a variant are compared with.
 
     Attributes:
         losses: name of the skip set → nats a token with nothing in the place of what it skips.
@@ -182,7 +185,7 @@ class AutoRequest(OfModelOnText):
 
 
 class AutoRecord(AutoRequest):
-    """calib/<model>/compensation/<variant>.auto.json: the form that `auto` chose.
+    """calib/<model>/compensation/<variant>.auto[.cuda].json: the form that `auto` chose.
 
     Attributes:
         chosen: the form.

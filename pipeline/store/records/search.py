@@ -7,6 +7,7 @@ from typing import Literal
 from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Record
 from pipeline.store.records.calibration import TextBasedRequest, TextSource
+from pipeline.types import Provider
 
 
 class Removal(Record):
@@ -34,6 +35,7 @@ class GreedyRequest(TextBasedRequest):
         doubt: standard errors behind the best at which a candidate is dropped.
         maps_of: digest of the token ids that linear maps in the place of what is gone are fitted and judged
             on; None where nothing stands there.
+        device: that the model runs on.
     """
 
     what: Literal["greedy"] = "greedy"
@@ -47,10 +49,11 @@ class GreedyRequest(TextBasedRequest):
     doubt: float
     maps_of: Digest | None = None
     texts: TextSource
+    device: Provider = "cpu"
 
 
 class GreedyRecord(GreedyRequest):
-    """calib/<model>/greedy[-linear]-<kind>.json: an order of removals; longer searches go on.
+    """calib/<model>/greedy[-linear]-<kind>[.cuda].json: an order of removals; longer searches go on.
 
     Attributes:
         base_loss: nats a token of the whole model on the same positions.

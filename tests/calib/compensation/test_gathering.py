@@ -155,3 +155,32 @@ def test_activations_that_are_not_finite_are_refused_by_layer(tmp_path: Path) ->
         gathering.gather(reference, TOKENS, [MapPlace.parse("block1-2")], lambda: None)
     with pytest.raises(UserError, match="at least two sequences"):
         gathering.gather(reference, TOKENS[:1], PLACES, lambda: None)
+
+
+@pytest.mark.parametrize("room", [1.0, 0.0])
+def test_sums_on_a_device_are_those_of_the_host(
+    room: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands for the GPU; where that lacks the room, the host sums up."""
+    reference = Reference(tiny.checkpoint(tmp_path, num_hidden_layers=4))
+    wanted = gathering.gather(reference, TOKENS, PLACES, lambda: None)
+    needed = sum(gathering.device_bytes(64, place.name != "attn0") for place in PLACES)
+    made: list[Any] = []
+    real = gathering.DeviceSums
+    monkeypatch.setattr(gathering, "DeviceSums", lambda *sizes: made.append(sizes) or real(*sizes))
+    monkeypatch.setattr(gathering.devices, "free_bytes", lambda _: needed / gathering.SHARE - 1 + room)
+    got = gathering.gather(reference, TOKENS, PLACES, lambda: None)
+    assert made == ([(64, place.name != "attn0", "cpu") for place in PLACES] if room else [])
+    for place in PLACES:
+        one, other = got[place], wanted[place]
+        pairs = [(one.mapped.gram, other.mapped.gram), (one.mapped.cross, other.mapped.cross)]
+        if one.folded is not None and other.folded is not None:
+            pairs += [(one.folded.gram, other.folded.gram), (one.folded.cross, other.folded.cross)]
+            pairs += [(one.between, other.between)]
+        for ours, theirs in pairs:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10 * float(np.abs(theirs).max()))
+        assert (one.energy, one.stream, len(pairs)) == (
+            other.energy,
+            other.stream,
+            2 if place.name == "attn0" else 5,
+        )

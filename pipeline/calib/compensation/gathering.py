@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.calib.compensation.maps import Moments, with_ones
+from pipeline.calib.compensation.maps import Moments
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.models.sublayers import keep_input, removed_after
@@ -63,7 +63,7 @@ class PlaceMoments:
         between: Xᵀy [C + 1, C] float64: what a fold leaves over is fitted by it.
         energy: Σ|f|² over the tokens of the moments, weighted as they are there.
         stream: Σ|x|² of them, without first tokens.
-        held: h, y and f [n, C] float32 of tokens that are in no moment.
+        held_tokens: h, y and f [n, C] float32 of tokens that are in no moment.
     """
 
     mapped: Moments
@@ -71,7 +71,7 @@ class PlaceMoments:
     between: Array | None = None
     energy: float = 0.0
     stream: float = 0.0
-    held: dict[str, Array] = field(default_factory=dict)
+    held_tokens: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, place: MapPlace, width: int) -> PlaceMoments:
@@ -102,12 +102,12 @@ class PlaceMoments:
     def add(self, rows: Activations) -> None:
         """Adds a sequence to the sums."""
         weights = token_weights(rows.f)
-        self.mapped.add(rows.h, rows.f, weights)
+        weighted = self.mapped.add(rows.h, rows.f, weights)
         self.energy += float(weights @ np.square(rows.f, dtype=np.float64).sum(axis=1))
         self.stream += float(np.square(rows.x[1:], dtype=np.float64).sum())
         if self.folded is not None and self.between is not None and rows.y is not None:
             self.folded.add(rows.y, rows.f, weights)
-            self.between[...] += (with_ones(rows.h) * weights[:, None]).T @ rows.y.astype(np.float64)
+            self.between[...] += weighted.T @ rows.y.astype(np.float64)
 
     def hold(self, rows: Activations, share: int) -> None:
         """Keeps some tokens of a sequence as they are, but not its first.
@@ -119,8 +119,8 @@ class PlaceMoments:
         chosen = np.linspace(1, len(rows.h) - 1, min(share, len(rows.h) - 1)).astype(int)
         for name, part in (("h", rows.h), ("y", rows.y), ("f", rows.f)):
             if part is not None:
-                there = self.held.get(name, np.empty((0, part.shape[1]), np.float32))
-                self.held[name] = np.concatenate([there, part[chosen].astype(np.float32)])
+                there = self.held_tokens.get(name, np.empty((0, part.shape[1]), np.float32))
+                self.held_tokens[name] = np.concatenate([there, part[chosen].astype(np.float32)])
 
 
 def before(sublayer: Sublayer) -> Sublayer | None:

@@ -21,7 +21,6 @@ from pipeline.types import KINDS, SkipSet, UserError
 if TYPE_CHECKING:
     from pipeline.store.records import GreedyRecord
 
-GREEDY_SAMPLES = 32
 COMPENSATION_SAMPLES = CompensationSettings().samples
 
 
@@ -65,7 +64,7 @@ class ModelStatistics:
         """The greedy order of at least `count` removals; measured now where it is not known yet."""
         from pipeline.calib import search  # loads torch: only where a model must run
 
-        samples = GREEDY_SAMPLES if self.samples is None else self.samples
+        samples = search.SAMPLES if self.samples is None else self.samples
         return search.removals(self._checkpoint(), kind, count, self.text_input, samples, self.length)
 
     def compensated_removals(self, kind: str, count: int) -> GreedyRecord:

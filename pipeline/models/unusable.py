@@ -119,7 +119,7 @@ def refuse_without_weights(folder: Path) -> NoReturn:
         raise UserError(f"{folder} is a pipeline of diffusers, not a causal language model")
     if ggufs := has[".gguf"]:
         raise UserError(f"{folder} holds GGUF files; name one: {shown(str(folder / name) for name in ggufs)}")
-    if tensors := has[".safetensors"]:
+    if tensors := [name for name in has[".safetensors"] if "~" not in name]:  # not what compensate wrote
         raise UserError(f"{folder} holds {shown(tensors)}, {_why_not(tensors)}")
     if pickles := [*has[".bin"], *has[".pth"], *has[".pt"], *has[".ckpt"]]:
         convert = f"convert them with `{_python(_SAVE, folder, 'OUT')}`"

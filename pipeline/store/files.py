@@ -79,8 +79,11 @@ def lock(folder: Path, wait: bool = True, make: bool = True) -> Iterator[None]:
     """
     whole = folder.resolve()
     new = [place for place in (whole, *whole.parents) if not place.exists()]
+    empty = new
     try:
-        with _lock_file(whole, wait):
+        with _lock_file(whole, wait) as path:
+            if path.parent != whole:  # the next owner may have made the folder, and not filled it yet
+                empty = new[1:]
             if make:
                 folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -88,7 +91,7 @@ def lock(folder: Path, wait: bool = True, make: bool = True) -> Iterator[None]:
             finally:
                 _remove_empty(new[:1])
     finally:
-        _remove_empty(new)
+        _remove_empty(empty)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
@@ -99,8 +102,8 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _lock_file(whole: Path, wait: bool) -> Iterator[None]:
-    """Holds the lock's file, and removes it. Whoever waited for a file that was removed takes the new one."""
+def _lock_file(whole: Path, wait: bool) -> Iterator[Path]:
+    """Holds the lock's file, yields its path, and removes it. Who waited for a removed one takes the new."""
     while True:
         try:
             whole.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ def _lock_file(whole: Path, wait: bool) -> Iterator[None]:
             if not _is_open_at(file, path):
                 continue
             try:
-                yield
+                yield path
             finally:
                 if _is_open_at(file, path):
                     path.unlink()

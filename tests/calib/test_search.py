@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,21 @@ def plain_loss(
     return -float(scores.gather(2, torch.from_numpy(tokens[:, at + 1])[..., None]).mean())
 
 
+def assert_cheapest_first(order: GreedyRecord, loss_without: Callable[[SkipSet], float]) -> None:
+    """Each removal is the one of all five layers' that are left which raises the loss least."""
+    gone = BASE
+    for step in order.steps:
+        losses = {}
+        for layer in range(5):
+            one = SkipSet.of(order.kind, [layer])
+            if not set(one.attention + one.mlp) & set(gone.attention + gone.mlp):
+                losses[one.name] = loss_without(gone | one)
+        assert step.removed == min(losses, key=lambda name: losses[name])
+        assert step.loss == pytest.approx(losses[step.removed], abs=1e-5)
+        assert {name for name, *_ in step.others} == set(losses) - {step.removed}
+        gone |= SkipSet.parse(step.removed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "phi", "qwen3"])
 @pytest.mark.parametrize("kind", ["attn", "mlp", "block"])
@@ -59,17 +75,7 @@ def test_greedy_removes_what_a_plain_search_would(
     tokens, _ = texts.cut(folder, texts.OWN, 24, 10)
     order = search.GreedySearch(folder, texts.OWN, 10, 24).removals(kind, 3)
     assert order.base_loss == pytest.approx(plain_loss(folder, BASE, tokens), abs=1e-5)
-    gone = BASE
-    for step in order.steps:
-        losses = {}
-        for layer in range(5):
-            one = SkipSet.of(kind, [layer])
-            if not set(one.attention + one.mlp) & set(gone.attention + gone.mlp):
-                losses[one.name] = plain_loss(folder, gone | one, tokens)
-        assert step.removed == min(losses, key=lambda name: losses[name])
-        assert step.loss == pytest.approx(losses[step.removed], abs=1e-5)
-        assert {name for name, *_ in step.others} == set(losses) - {step.removed}
-        gone |= SkipSet.parse(step.removed)
+    assert_cheapest_first(order, lambda skip: plain_loss(folder, skip, tokens))
     assert 0 < order.flops < order.plain_flops
 
 
@@ -85,19 +91,13 @@ def test_greedy_with_maps_removes_what_compensated_variants_lose_least_by(
     text = MomentsText.cut(source, texts.OWN, 24, 16)
     tokens, _ = texts.cut(folder, texts.OWN, 16, search.SAMPLES, skip=24 + HELD_OUT)
     assert order.base_loss == pytest.approx(plain_loss(folder, BASE, tokens), abs=1e-5)
-    gone = BASE
-    for step in order.steps:
-        losses = {}
-        for layer in range(5):
-            one = SkipSet.of(kind, [layer])
-            if not set(one.attention + one.mlp) & set(gone.attention + gone.mlp):
-                bench = Workbench(source, gone | one, text)
-                fits = {place: fit(bench.moments.read(place), LINEAR) for place in single_places(gone | one)}
-                made = compose(gone | one, fits, bench.projections)
-                losses[one.name] = plain_loss(folder, gone | one, tokens, made)
-        assert step.removed == min(losses, key=lambda name: losses[name])
-        assert step.loss == pytest.approx(losses[step.removed], abs=1e-5)
-        gone |= SkipSet.parse(step.removed)
+
+    def compensated_loss(skip: SkipSet) -> float:
+        bench = Workbench(source, skip, text)
+        fits = {place: fit(bench.moments.read(place), LINEAR) for place in single_places(skip)}
+        return plain_loss(folder, skip, tokens, compose(skip, fits, bench.projections))
+
+    assert_cheapest_first(order, compensated_loss)
 
 
 def test_an_order_with_maps_is_of_the_text_that_they_are_fitted_on(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pipeline.calib import selectors
 from pipeline.types import SkipSet, UserError
 from tests.known_statistics import L, chosen
 
-NEED_STATISTICS = ("angular", "cosine", "greedy", "joint", "residual")
+NEED_STATISTICS = ("angular", "cosine", "greedy", "greedy-linear", "joint", "residual")
 
 
 @pytest.mark.parametrize("name", selectors.names())
@@ -31,7 +31,7 @@ def test_edges(name: str) -> None:
         chosen(name, "norm", 1)
 
 
-@pytest.mark.parametrize("name", ["angular", "cosine", "joint", "greedy", "residual"])
+@pytest.mark.parametrize("name", NEED_STATISTICS)
 def test_without_statistics_the_command_is_named(name: str, workdir: Path) -> None:
     with pytest.raises(UserError, match="name the model"):
         chosen(name, "block", 1, statistics=selectors.ModelStatistics())

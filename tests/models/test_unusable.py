@@ -38,6 +38,7 @@ def put(folder: Path, *names: str) -> Path:
         (("model.fp16.safetensors",), "rename it to model.safetensors"),
         (("model-00001-of-00002.safetensors",), "but no model.safetensors.index.json"),
         (("model.onnx",), "holds an ONNX graph .* use --from-onnx"),
+        (("model.onnx", "mlp2~linear.safetensors"), "holds an ONNX graph .* use --from-onnx"),
         (("modules.json", "config_sentence_transformers.json", "pytorch_model.bin"), "a sentence encoder"),
         (("model_index.json",), "a pipeline of diffusers"),
     ],

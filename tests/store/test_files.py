@@ -126,6 +126,22 @@ def test_processes_that_remove_the_folder_take_turns(
         assert (first, second) == ("begin", "end") and owner == same
 
 
+def test_a_folder_that_the_next_owner_has_just_made_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is empty until that owner writes, and the one before must not take it for its own."""
+    folder, unlink = tmp_path / "model", Path.unlink
+
+    def release_to_the_next(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        folder.mkdir()
+
+    with store.lock(folder):
+        folder.rmdir()
+        monkeypatch.setattr(Path, "unlink", release_to_the_next)
+    assert folder.is_dir()
+
+
 def test_a_lock_lies_beside_its_folder_where_that_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,12 +93,12 @@ def fit(moments: PlaceMoments, form: Form) -> Fit:
     Raises:
         UserError: as `maps.linear`.
     """
-    h, f = (moments.held[name].astype(np.float64) for name in "hf")
+    h, f = (moments.held_tokens[name].astype(np.float64) for name in "hf")
     mean = moments.mapped.cross[-1] / moments.mapped.gram[-1, -1]
     fold, fold_ridge, rest, moved = None, None, f, moments.mapped
     if form.folds:
         assert moments.folded is not None and moments.between is not None
-        folded, y = moments.folded, moments.held["y"].astype(np.float64)
+        folded, y = moments.folded, moments.held_tokens["y"].astype(np.float64)
         fold, fold_ridge = _best(lambda ridge: maps.linear(folded, ridge), y, f)
         rest = f - fold(y)
         moved = _left_over(moments.mapped, moments.between, fold)

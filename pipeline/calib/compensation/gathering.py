@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from pipeline.calib.compensation.device_sums import DeviceSums, device_bytes
-from pipeline.calib.compensation.maps import Moments, with_ones
+from pipeline.calib.compensation.maps import Moments
 from pipeline.models import devices
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
@@ -67,7 +67,7 @@ class PlaceMoments:
         between: Xᵀy [C + 1, C] float64: what a fold leaves over is fitted by it.
         energy: Σ|f|² over the tokens of the moments, weighted as they are there.
         stream: Σ|x|² of them, without first tokens.
-        held: h, y and f [n, C] float32 of tokens that are in no moment.
+        held_tokens: h, y and f [n, C] float32 of tokens that are in no moment.
     """
 
     mapped: Moments
@@ -75,7 +75,7 @@ class PlaceMoments:
     between: Array | None = None
     energy: float = 0.0
     stream: float = 0.0
-    held: dict[str, Array] = field(default_factory=dict)
+    held_tokens: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, place: MapPlace, width: int) -> PlaceMoments:
@@ -112,10 +112,10 @@ class PlaceMoments:
         if sums is not None:
             sums.add(rows.h, rows.f, rows.y, weights)
             return
-        self.mapped.add(rows.h, rows.f, weights)
+        weighted = self.mapped.add(rows.h, rows.f, weights)
         if self.folded is not None and self.between is not None and rows.y is not None:
             self.folded.add(rows.y, rows.f, weights)
-            self.between[...] += (with_ones(rows.h) * weights[:, None]).T @ rows.y.astype(np.float64)
+            self.between[...] += weighted.T @ rows.y.astype(np.float64)
 
     def hold(self, rows: Activations, share: int) -> None:
         """Keeps some tokens of a sequence as they are, but not its first.
@@ -127,8 +127,8 @@ class PlaceMoments:
         chosen = np.linspace(1, len(rows.h) - 1, min(share, len(rows.h) - 1)).astype(int)
         for name, part in (("h", rows.h), ("y", rows.y), ("f", rows.f)):
             if part is not None:
-                there = self.held.get(name, np.empty((0, part.shape[1]), np.float32))
-                self.held[name] = np.concatenate([there, part[chosen].astype(np.float32)])
+                there = self.held_tokens.get(name, np.empty((0, part.shape[1]), np.float32))
+                self.held_tokens[name] = np.concatenate([there, part[chosen].astype(np.float32)])
 
 
 def before(sublayer: Sublayer) -> Sublayer | None:

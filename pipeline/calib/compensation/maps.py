@@ -52,23 +52,22 @@ class Moments:
         """N."""
         return round(float(self.gram[-1, -1]))
 
-    def add(self, entering: Array, added: Array, weights: Array) -> None:
+    def add(self, entering: Array, added: Array, weights: Array) -> Array:
         """Adds tokens in place.
 
         Args:
             entering: h [n, C].
             added: f [n, C].
             weights: of each token in the sums [n].
+
+        Returns:
+            The weighted rows of X [n, C + 1], of which other sums may be made.
         """
-        x = with_ones(entering)
-        weighted = x * weights[:, None]
+        x = np.concatenate([entering.astype(np.float64), np.ones((len(entering), 1))], axis=1)
+        weighted: Array = x * weights[:, None]
         self.gram[...] += weighted.T @ x
         self.cross[...] += weighted.T @ added.astype(np.float64)
-
-
-def with_ones(rows: Array) -> Array:
-    """[n, C] → [n, C + 1] float64."""
-    return np.concatenate([rows.astype(np.float64), np.ones((len(rows), 1))], axis=1)
+        return weighted
 
 
 @dataclass(frozen=True)

@@ -151,11 +151,20 @@ class MomentFiles:
                 self._gather(missing)
 
     def read(self, place: MapPlace) -> PlaceMoments:
-        """The moments of a place that has been made."""
+        """The moments of a place that has been made.
+
+        Raises:
+            UserError: the file is none of moments, though its record has its digest.
+        """
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         record = records.read(MomentsRecord, self.record(place))
-        tensors = load_file(self.file(place))
+        try:
+            tensors = load_file(self.file(place))
+        except SafetensorError as error:
+            raise UserError(f"{self.file(place)} cannot be read ({error}); remove it") from None
+        self._refuse_odd(place, {name: tensor.shape for name, tensor in tensors.items()})
         folds = "folded.gram" in tensors
         return PlaceMoments(
             Moments(tensors["mapped.gram"], tensors["mapped.cross"]),
@@ -174,6 +183,18 @@ class MomentFiles:
         """Where their record lies."""
         return store.measured_on(self.folder / f"{place.name}.json", self.device)
 
+    def _refuse_odd(self, place: MapPlace, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Refuses tensors that are not those of a place's moments, by name → shape."""
+        width = self.checkpoint.config["hidden_size"]
+        sums = ["mapped"] if gathering.before(place.sublayers[0]) is None else ["mapped", "folded"]
+        wanted = {f"{name}.gram": (width + 1, width + 1) for name in sums}
+        wanted |= {f"{name}.cross": (width + 1, width) for name in sums}
+        wanted |= {"between": (width + 1, width)} if "folded" in sums else {}
+        rows = shapes.get("held.f", (0,))[0]
+        wanted |= {f"held.{name}": (rows, width) for name in ("hf" if len(sums) == 1 else "hyf")}
+        if shapes != wanted:
+            raise UserError(f"{self.file(place)} does not hold the moments of {place.name}; remove it")
+
     def _request(self, place: MapPlace) -> MomentsRequest:
         samples, length = self.text.fitted.shape
         return MomentsRequest(
@@ -182,6 +203,7 @@ class MomentFiles:
             samples=samples,
             length=length,
             held_count=len(gathering.held_back(samples)),
+            outlier=gathering.OUTLIER,
         )
 
     def _known(self, place: MapPlace) -> MomentsRecord | None:
@@ -217,7 +239,7 @@ class MomentFiles:
         if moments.folded is not None and moments.between is not None:
             tensors |= {"folded.gram": moments.folded.gram, "folded.cross": moments.folded.cross}
             tensors["between"] = moments.between
-        tensors |= {f"held.{name}": rows for name, rows in moments.held.items()}
+        tensors |= {f"held.{name}": rows for name, rows in moments.held_tokens.items()}
         self.record(place).unlink(missing_ok=True)
         with store.atomic(self.file(place)) as temporary:
             save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary)
@@ -233,6 +255,11 @@ class MomentFiles:
     def _refuse_others(self, places: list[MapPlace]) -> None:
         """Refuses moments that were named and are not of this model and this text."""
         for place in places:
+            if not self.record(place).is_file():
+                raise UserError(
+                    f"{self.folder} has no moments of {place.name} ({place.name}.json); leave --moments out, "
+                    "and they are gathered"
+                )
             record = records.read(MomentsRecord, self.record(place))
             request = self._request(place)
             if (record.weights, record.contents) != (request.weights, request.contents):

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from pipeline.calib import search
     from pipeline.store.records import GreedyRecord
 
-RUN_THE_MODEL = ("greedy", "greedy-linear", "residual")
-"""Rules that run the model themselves."""
-GREEDY_SAMPLES = 32
 COMPENSATION_SAMPLES = CompensationSettings().samples
 
 
@@ -68,7 +65,7 @@ class ModelStatistics:
 
     def removals(self, kind: str, count: int) -> GreedyRecord:
         """The greedy order of at least `count` removals; measured now where it is not known yet."""
-        return self._search(GREEDY_SAMPLES).removals(kind, count)
+        return self._search().removals(kind, count)
 
     def compensated_removals(self, kind: str, count: int) -> GreedyRecord:
         """The greedy order with linear maps in the place of what is gone; measured now where needed."""
@@ -83,12 +80,12 @@ class ModelStatistics:
             self._checkpoint(), kind, self.text_input, samples, self.length, self.device
         )
 
-    def _search(self, samples: int) -> search.GreedySearch:
+    def _search(self, samples: int | None = None) -> search.GreedySearch:
         """The greedy search on this text; of so many sequences where nobody said how many."""
         from pipeline.calib import search  # loads torch: only where a model must run
 
-        samples = samples if self.samples is None else self.samples
-        return search.GreedySearch(self._checkpoint(), self.text_input, samples, self.length, self.device)
+        wanted = [number for number in (self.samples, samples, search.SAMPLES) if number is not None]
+        return search.GreedySearch(self._checkpoint(), self.text_input, wanted[0], self.length, self.device)
 
     def _checkpoint(self) -> Path:
         if self.folder is None:

@@ -6,6 +6,8 @@ In the manner of SLEB (Song et al. 2024, blocks) and BlockPruner (Zhong et al. 2
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pipeline.calib.selectors import Choice, Question
 from pipeline.store.records import GreedyRecord
 from pipeline.types import SkipSet
@@ -17,21 +19,21 @@ def choose(question: Question) -> Choice:
     Raises:
         UserError: the text is too short, or a loss is not finite.
     """
-    if not question.count:
-        return Choice(SkipSet())
-    order = question.statistics.removals(question.kind, question.count)
-    return first(order, question.count, "loss once it is gone, in order of removal")
+    return first(question, question.statistics.removals, "loss once it is gone, in order of removal")
 
 
-def first(order: GreedyRecord, count: int, statistic: str) -> Choice:
-    """The first removals of an order.
+def first(question: Question, removals: Callable[[str, int], GreedyRecord], statistic: str) -> Choice:
+    """The first n removals of an order.
 
     Args:
-        order: at least `count` removals.
-        count: n ≥ 1.
+        question: kind and n.
+        removals: gives the order of a kind, so many removals or more.
         statistic: what its losses are, in words.
     """
-    steps = order.steps[:count]
+    if not question.count:
+        return Choice(SkipSet())
+    order = removals(question.kind, question.count)
+    steps = order.steps[: question.count]
     skip = SkipSet()
     for step in steps:
         skip |= SkipSet.parse(step.removed)

@@ -6,7 +6,6 @@ The maps are those of `compensate --with linear`, one for each sublayer, fitted 
 from __future__ import annotations
 
 from pipeline.calib.selectors import Choice, Question, greedy
-from pipeline.types import SkipSet
 
 
 def choose(question: Question) -> Choice:
@@ -15,7 +14,5 @@ def choose(question: Question) -> Choice:
     Raises:
         UserError: the text is too short, or a loss is not finite.
     """
-    if not question.count:
-        return Choice(SkipSet())
-    order = question.statistics.compensated_removals(question.kind, question.count)
-    return greedy.first(order, question.count, "loss with a linear map in its place, in order of removal")
+    removals = question.statistics.compensated_removals
+    return greedy.first(question, removals, "loss with a linear map in its place, in order of removal")

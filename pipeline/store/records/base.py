@@ -127,6 +127,9 @@ def parse(form: type[Form] | TypeAdapter[Form], data: bytes, path: Path) -> Form
         place = ".".join(str(part) for part in first["loc"])
         where = f" at {place!r:.200}" if place else ""
         kind = "missing" if first["type"] == "missing" else first["msg"]
+        if first["type"].startswith("union_tag"):  # of a record of another kind
+            tag = first["ctx"]["discriminator"]
+            kind = f"its {tag} is missing or not known; it is the record of something else"
         raise UserError(f"{path} is not a valid record{where}: {kind}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None

@@ -32,6 +32,7 @@ class MomentsRequest(OfModelOnText):
         place: 'attn5', 'mlp7', or 'block12-17' for a run of whole layers.
         samples, length: N sequences of T tokens.
         held_count: so many of them, the last, are not in the sums.
+        outlier: a token whose f is longer than so many times the median counts as one of that length.
     """
 
     what: Literal["moments"] = "moments"
@@ -39,6 +40,7 @@ class MomentsRequest(OfModelOnText):
     samples: Count
     length: Count
     held_count: Count
+    outlier: float
 
 
 class MomentsRecord(MomentsRequest):
@@ -120,7 +122,7 @@ class MapRecord(Record):
     Attributes:
         place: 'attn5', or 'block12-17' for a run of whole layers.
         form: its own; that of a sublayer which cannot be folded is 'bias'.
-        ridge: of the map, relative to the mean square of an entry of what it reads.
+        ridge: of the map, relative to the median mean square of an entry of what it reads.
         fold_ridge: of what is folded into the projection before.
         folded_into: that projection's weight.
         r2: share of what was skipped there that is explained on held-back tokens; None: it never varies.

@@ -92,8 +92,8 @@ def test_moments_are_sums_over_what_hooks_see(tmp_path: Path, model_type: str) -
             close(got.folded.gram, y.T @ y)
             close(got.folded.cross, y.T @ stacked(added))
             close(got.between, read.T @ stacked(writer))
-            close(got.held["y"][:11], rows[15][writer][1:])
-        assert got.held["h"].shape == got.held["f"].shape == (22, 64)
+            close(got.held_tokens["y"][:11], rows[15][writer][1:])
+        assert got.held_tokens["h"].shape == got.held_tokens["f"].shape == (22, 64)
 
 
 def close(got: Any, wanted: Any) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save
 
+from pipeline import store
 from pipeline.calib.compensation import gathering, moment_files
 from pipeline.calib.compensation.moment_files import MomentFiles, MomentsText
 from pipeline.models import texts
@@ -43,10 +45,10 @@ def test_what_is_gathered_is_read_and_never_gathered_twice(
         np.testing.assert_array_equal(got.mapped.gram, wanted.mapped.gram)
         np.testing.assert_array_equal(got.mapped.cross, wanted.mapped.cross)
         assert (got.energy, got.stream) == (wanted.energy, wanted.stream)
-        assert {name: rows.tobytes() for name, rows in got.held.items()} == {
-            name: rows.tobytes() for name, rows in wanted.held.items()
+        assert {name: rows.tobytes() for name, rows in got.held_tokens.items()} == {
+            name: rows.tobytes() for name, rows in wanted.held_tokens.items()
         }
-        assert (got.folded is None) == (place is ATTN) == ("y" not in got.held)
+        assert (got.folded is None) == (place is ATTN) == ("y" not in got.held_tokens)
     assert files.read(RUN).between.tobytes() == expected[RUN].between.tobytes()  # type: ignore[union-attr]
     MomentFiles(checkpoint, text, unopened).make([RUN, ATTN])
     record = records.read(records.MomentsRecord, files.record(RUN))
@@ -97,7 +99,7 @@ def test_moments_that_were_named_must_be_of_this_model_and_text(
     given = Path("elsewhere")
     files.folder.rename(given)
     MomentFiles(checkpoint, text, unopened, given).make([ATTN])
-    with pytest.raises(UserError, match=r"elsewhere/mlp2\.json does not exist"):
+    with pytest.raises(UserError, match=r"^elsewhere has no moments of mlp2 \(mlp2\.json\)"):
         MomentFiles(checkpoint, text, unopened, given).make([MLP])
     shorter = MomentsText.cut(checkpoint, texts.OWN, 23, 16)
     with pytest.raises(UserError, match="is of another text, or of other --samples"):
@@ -109,6 +111,42 @@ def test_moments_that_were_named_must_be_of_this_model_and_text(
     (given / "attn0.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"not what attn0\.json describes"):
         MomentFiles(checkpoint, text, unopened, given).make([ATTN])
+
+
+def test_moments_that_are_none_are_refused_though_their_digest_is_right(files: MomentFiles) -> None:
+    files.make([ATTN, MLP])
+    whole = load_file(files.file(MLP))
+
+    def put(content: bytes) -> None:
+        files.file(MLP).write_bytes(content)
+        record = json.loads(files.record(MLP).read_text())
+        files.record(MLP).write_text(json.dumps({**record, "sha256": store.sha256(files.file(MLP))}))
+
+    put(save({**whole, "more": np.zeros(1)}))
+    with pytest.raises(UserError, match=r"mlp2\.safetensors does not hold the moments of mlp2"):
+        files.read(MLP)
+    for name in whole:
+        put(save({**whole, name: whole[name][:-1]}))
+        with pytest.raises(UserError, match="does not hold the moments"):
+            files.read(MLP)
+        put(save({other: tensor for other, tensor in whole.items() if other != name}))
+        with pytest.raises(UserError, match="does not hold the moments"):
+            files.read(MLP)
+    put(b"nothing")
+    with pytest.raises(UserError, match=r"mlp2\.safetensors cannot be read"):
+        files.read(MLP)
+    put(save(whole))
+    assert files.read(MLP).mapped.tokens == files.read(ATTN).mapped.tokens
+
+
+def test_moments_that_were_summed_otherwise_are_gathered_again(
+    files: MomentFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.make([ATTN])
+    before = files.record(ATTN).read_text()
+    monkeypatch.setattr(gathering, "OUTLIER", 4.0)
+    files.make([ATTN])
+    assert files.record(ATTN).read_text() != before
 
 
 def test_a_pass_that_is_killed_leaves_what_was_done_and_nothing_half_written(

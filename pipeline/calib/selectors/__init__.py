@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.calib import search
     from pipeline.store.records import GreedyRecord
 
+RUN_THE_MODEL = ("greedy", "greedy-linear", "residual")
+"""Rules that run the model themselves."""
 COMPENSATION_SAMPLES = CompensationSettings().samples
 
 

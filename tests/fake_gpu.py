@@ -68,6 +68,38 @@ def toy(feeds: Mapping[str, Array], weight: float = 1.0) -> dict[str, Array]:
     return outputs
 
 
+PLACES = 40
+"""N of the toy's static form."""
+STATIC_INPUTS = {
+    name: TensorInfo(info.dtype, tuple(PLACES if size in ("past", "total") else size for size in info.shape))
+    for name, info in INPUTS.items()
+} | {"write_indices": TensorInfo(LONG, ("batch",))}
+STATIC_OUTPUTS = {
+    name: TensorInfo(info.dtype, tuple(PLACES if size == "total" else size for size in info.shape))
+    for name, info in OUTPUTS.items()
+}
+
+
+def static_toy(feeds: Mapping[str, Array], weight: float = 1.0) -> dict[str, Array]:
+    """The model with a static cache, `STATIC_INPUTS`: each row by itself, its tokens written behind its P.
+
+    What a mask hides counts nothing, but a NaN there spoils everything, as in attention: 0 times it is NaN.
+    """
+    new, lines = feeds["input_ids"].shape[1], list[dict[str, Array]]()
+    for row, past in enumerate(feeds["write_indices"]):
+        one = {name: array[row : row + 1] for name, array in feeds.items() if name != "write_indices"}
+        mask = one["attention_mask"]
+        assert past + new <= PLACES and not mask[:, past + new :].any()
+        held = {name: one[name][:, :, :past] for name in PASTS}
+        outputs = toy({**one, **held, "attention_mask": mask[:, : past + new]}, weight)
+        for name in PASTS:
+            outputs["logits"] += 0 * one[name].sum()
+            present = name.replace("past_key_values", "present")
+            outputs[present] = np.concatenate([outputs[present], one[name][:, :, past + new :]], axis=2)
+        lines.append(outputs)
+    return {name: np.concatenate([line[name] for line in lines]) for name in OUTPUTS}
+
+
 class FakeCuda:
     """Polygraphy's wrapper of libcudart, as far as it is used; test_tensorrt_bindings.py holds it to it.
 

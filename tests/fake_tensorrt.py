@@ -24,7 +24,17 @@ from polygraphy import cuda
 
 from pipeline.runtime import tensorrt_library
 from pipeline.runtime.cache import Array
-from tests.fake_gpu import INPUTS, OUTPUTS, STREAM, WORDS, FakeCuda, toy
+from tests.fake_gpu import (
+    INPUTS,
+    OUTPUTS,
+    STATIC_INPUTS,
+    STATIC_OUTPUTS,
+    STREAM,
+    WORDS,
+    FakeCuda,
+    static_toy,
+    toy,
+)
 
 __version__ = "11.4.0"
 
@@ -154,25 +164,36 @@ class Runtime(_Bound):
 class ICudaEngine(_Bound):
     @classmethod
     def _of(cls, plan: dict[str, Any], logger: ILogger) -> ICudaEngine:
+        """Of a plan: with a static cache where that says so."""
         engine = cls()
         engine._weight, engine._profiles, engine._logger = plan["weight"], plan["profiles"], logger
+        engine._is_static = plan.get("is_static", False)
+        engine._inputs, engine._outputs = (
+            (STATIC_INPUTS, STATIC_OUTPUTS) if engine._is_static else (INPUTS, OUTPUTS)
+        )
         return engine
 
     @property
     def num_io_tensors(self) -> int:
-        return len(INPUTS) + len(OUTPUTS)
+        return len(self._inputs) + len(self._outputs)
 
     def get_tensor_name(self, index: int) -> str:
-        return [*INPUTS, *OUTPUTS][index]
+        return [*self._inputs, *self._outputs][index]
 
     def get_tensor_shape(self, name: str) -> Dims:
-        return Dims(d if isinstance(d, int) else -1 for d in (INPUTS | OUTPUTS)[name].shape)
+        return Dims(d if isinstance(d, int) else -1 for d in (self._inputs | self._outputs)[name].shape)
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return DataType.INT64 if (INPUTS | OUTPUTS)[name].dtype == np.int64 else DataType.FLOAT
+        is_long = (self._inputs | self._outputs)[name].dtype == np.int64
+        return DataType.INT64 if is_long else DataType.FLOAT
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
-        return TensorIOMode.INPUT if name in INPUTS else TensorIOMode.OUTPUT
+        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_aliased_input_tensor(self, name: str) -> str | None:
+        """None where the output has memory of its own."""
+        is_aliased = self._is_static and name.startswith("present.") and machine.fails != "alias"
+        return name.replace("present", "past_key_values") if is_aliased else None
 
     def create_execution_context(self) -> IExecutionContext | None:
         if not machine.works("create_execution_context", self._logger):
@@ -194,7 +215,7 @@ class IExecutionContext(_Bound):
         return machine.works("set_optimization_profile_async", self._logger)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert name in INPUTS and isinstance(shape, tuple)
+        assert name in self._engine._inputs and isinstance(shape, tuple)
         self._shapes[name] = shape
         return machine.works("set_input_shape", self._logger)
 
@@ -210,11 +231,12 @@ class IExecutionContext(_Bound):
         return machine.works("set_tensor_address", self._logger)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        assert stream_handle == STREAM and set(self._addresses) == {*INPUTS, *OUTPUTS}
+        inputs, model = self._engine._inputs, static_toy if self._engine._is_static else toy
+        assert stream_handle == STREAM and set(self._addresses) == {*inputs, *self._engine._outputs}
         machine.runs.append(self._profile)
         shapes, weight = dict(self._shapes), self._engine._weight or np.nan
-        places = {name: self._place(name) for name in (*INPUTS, *OUTPUTS)}
-        _refuse_overlaps(places)
+        places = {name: self._place(name) for name in (*inputs, *self._engine._outputs)}
+        _refuse_overlaps(places, {name: self._engine.get_aliased_input_tensor(name) for name in OUTPUTS})
 
         def bytes_of(name: str) -> Array:
             return machine.cuda.at(places[name].start, len(places[name]))
@@ -222,9 +244,9 @@ class IExecutionContext(_Bound):
         def run() -> None:
             feeds = {
                 name: np.ndarray(shapes[name], info.dtype, bytes_of(name).tobytes())
-                for name, info in INPUTS.items()
+                for name, info in inputs.items()
             }
-            for name, array in toy(feeds, weight).items():
+            for name, array in model(feeds, weight).items():
                 bytes_of(name)[:] = np.frombuffer(array.tobytes(), np.uint8)
 
         machine.cuda.queue.append(run)
@@ -232,19 +254,26 @@ class IExecutionContext(_Bound):
 
     def _place(self, name: str) -> range:
         """The addresses of a tensor."""
-        shape = self._shapes[name] if name in INPUTS else tuple(self.get_tensor_shape(name))
-        nbytes = int(np.prod(shape)) * (INPUTS | OUTPUTS)[name].dtype.itemsize
+        inputs = self._engine._inputs
+        shape = self._shapes[name] if name in inputs else tuple(self.get_tensor_shape(name))
+        nbytes = int(np.prod(shape)) * (inputs | self._engine._outputs)[name].dtype.itemsize
         return range(self._addresses[name], self._addresses[name] + nbytes)
 
 
-def _refuse_overlaps(places: dict[str, range]) -> None:
-    """An output may lie neither over an input nor over another output: kernels read while others write."""
-    for name in OUTPUTS:
+def _refuse_overlaps(places: dict[str, range], aliased: dict[str, str | None]) -> None:
+    """An output may lie neither over an input nor over another output: kernels read while others write.
+
+    What is written in place lies where its input does, no more and no less.
+    """
+    for name, own in aliased.items():
         for other in places:
             shared = range(
                 max(places[name].start, places[other].start), min(places[name].stop, places[other].stop)
             )
-            assert name == other or not shared, f"{name} lies over {other}"
+            if other == own:
+                assert places[name] == places[other], f"{name} is not written into {other}"
+            else:
+                assert name == other or not shared, f"{name} lies over {other}"
 
 
 class Refitter(_Bound):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import store
+from pipeline.models import compensation, costs
+from pipeline.models.config import read_config
+from pipeline.runtime import device_memory
 from pipeline.runtime.runner import Runner
-from pipeline.store.records import EngineRecord
-from pipeline.types import UserError
+from pipeline.store.records import EngineRecord, GraphRecord
+from pipeline.types import BASE, UserError
 
 if TYPE_CHECKING:
     from pipeline.runtime.tensorrt import Plan
@@ -23,14 +27,55 @@ def open_runner(path: Path, threads: int = 0, provider: str = "cpu") -> Runner:
         provider: of ONNX Runtime, 'cpu' or 'cuda'. An engine runs on its GPU.
 
     Raises:
-        UserError: no such artefact, or this machine cannot run it (with the reason).
+        UserError: no such artefact, or this machine cannot run it (with the reason); its weights are more
+            than --device-memory gives.
     """
     record = store.sidecar(path)
+    require_room([path], provider)
     if isinstance(record, EngineRecord):
         return _engine(path, record)
     if path.suffix == ".onnx":
         return _graph(path, threads, provider)
     raise UserError(f"{path} is neither a graph (.onnx) nor an engine (.plan)")
+
+
+def require_room(paths: Sequence[Path], provider: str, models: int = 1) -> None:
+    """Refuses artefacts whose weights, at once on the GPU, are more than --device-memory gives.
+
+    Args:
+        paths: graphs and engines; what runs on the CPU is not counted, nor whose size is not known.
+        provider: of ONNX Runtime.
+        models: that are loaded of each variant, with as many bytes of weights: PyTorch's beside the graph.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if device_memory.bound() is None:
+        return
+    on_gpu = [path for path in paths if provider == "cuda" or path.suffix == ".plan"]
+    if not on_gpu:
+        return
+    what = f"the weights of {on_gpu[0]}" if len(on_gpu) == 1 else f"the weights of {len(on_gpu)} artefacts"
+    device_memory.require_room(what, models * sum(map(weight_bytes, on_gpu)))
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes of an artefact's weights when it is loaded; 0 where its config.json does not say.
+
+    Args:
+        path: a graph, whose variants have the weights of their base; or an engine.
+    """
+    record = store.sidecar(path, quick=True)
+    if isinstance(record, EngineRecord) and not record.stripped:
+        return path.stat().st_size
+    of = record.as_variant() if isinstance(record, GraphRecord | EngineRecord) else None
+    try:
+        config = read_config(store.checkpoint_folder(path))
+        if of is None:
+            return costs.weight_bytes(config, BASE, record.precision)
+        return costs.weight_bytes(config, of.skip, of.precision, compensation.sizes(store.overlays(path)))
+    except UserError:
+        return 0
 
 
 def _graph(path: Path, threads: int, provider: str) -> Runner:
@@ -45,11 +90,6 @@ def _graph(path: Path, threads: int, provider: str) -> Runner:
 
 
 def _engine(path: Path, record: EngineRecord) -> Runner:
-    if record.max_tokens is not None:
-        raise UserError(
-            f"{path} has a static cache: such engines are built here and not yet run; "
-            "take the engine of its twin, whose cache grows"
-        )
     from pipeline.graphs import embedding, graphfile
     from pipeline.runtime.tensorrt import TrtRunner
 

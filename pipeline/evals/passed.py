@@ -67,7 +67,7 @@ def require_check(path: Path, digest: str | None = None, provider: Provider | No
 
 
 def refuse_static(path: Path) -> None:
-    """Refuses a static cache where times, scores and answers are made, which the usual form gives as well.
+    """Refuses a static cache where the usual form gives the same numbers, and sooner on a CPU.
 
     Raises:
         UserError: the artefact has one.
@@ -78,7 +78,7 @@ def refuse_static(path: Path) -> None:
         assert twin is not None, "merged graphs have no static cache"
         name = f"{replace(twin, max_tokens=None).stem}.onnx"
         raise UserError(
-            f"{path} has a static cache, with which only check, generate and build-engine work; "
+            f"{path} has a static cache, which check, generate and build-engine take, and bench of engines; "
             f"name its twin {name}, or the engine of that"
         )
 

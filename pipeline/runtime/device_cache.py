@@ -1,10 +1,11 @@
 """A cache in memory of the GPU that we own: of a TensorRT engine, whose steps read one and write the next.
 
-A step reads one block of memory and writes another; when the cache before it is dropped, its block is the
-next one's: two blocks take turns. Everything is queued on one stream, so that a block can be used anew before
-the work on it is done.
+A step of a growing cache reads one block of memory and writes another; when the cache before it is dropped,
+its block is the next one's: two blocks take turns. A static cache is written in place: both caches are of one
+block. Everything is queued on one stream, so that a block can be used anew before the work on it is done.
 
-Legend: B rows, S new tokens, P cached tokens, T = P + S, G key/value heads, D head dimension.
+Legend: B rows, S new tokens, P cached tokens, T = P + S, N places of a static cache, G key/value heads, D
+head dimension.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline.runtime.cache import Array, Cache
+from pipeline.runtime.cache import Array, Cache, resized
 
 _ALIGNMENT = 256
 """Bytes: TensorRT wants tensors to begin at a multiple."""
@@ -135,11 +136,15 @@ class Block:
     Args:
         memory: of the GPU.
         nbytes: that it holds at least.
+
+    Attributes:
+        caches: those that lie in it; several are stages of one static cache.
     """
 
     def __init__(self, memory: DeviceMemory, nbytes: int) -> None:
         self.nbytes = _aligned(max(nbytes, 1))  # a tensor without a number has an address, too
         self.address = memory.address(self.nbytes)
+        self.caches = weakref.WeakSet[DeviceCache]()
         weakref.finalize(self, memory.give_back, self.address, self.nbytes).atexit = False
 
 
@@ -148,15 +153,18 @@ class CacheLayout:
 
     Args:
         shapes: cache tensor → (G, D, its type).
+        max_tokens: N; None where the cache grows.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int, np.dtype[Any]]]) -> None:
-        self.shapes = dict(shapes)
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, int, np.dtype[Any]]], max_tokens: int | None = None
+    ) -> None:
+        self.shapes, self.max_tokens = dict(shapes), max_tokens
         self.token_bytes = sum(heads * dim * dtype.itemsize for heads, dim, dtype in shapes.values())
 
     def offsets(self, rows: int, tokens: int) -> tuple[dict[str, int], int]:
         """Tensor → its first byte, and the bytes of all."""
-        room, offsets, end = _ROOM * math.ceil(tokens / _ROOM), {}, 0
+        room, offsets, end = self.max_tokens or _ROOM * math.ceil(tokens / _ROOM), {}, 0
         for name, (heads, dim, dtype) in self.shapes.items():
             offsets[name] = end
             end += _aligned(rows * heads * room * dim * dtype.itemsize)
@@ -171,13 +179,20 @@ class DeviceCache(Cache):
         memory: of the GPU.
         rows: B.
         tokens: P.
+        block: that it lies in; one of its own by default.
     """
 
-    def __init__(self, layout: CacheLayout, memory: DeviceMemory, rows: int, tokens: int) -> None:
+    def __init__(
+        self, layout: CacheLayout, memory: DeviceMemory, rows: int, tokens: int, block: Block | None = None
+    ) -> None:
         self.layout, self.memory, self.rows, self.tokens = layout, memory, rows, tokens
         offsets, nbytes = layout.offsets(rows, tokens)
-        self.block = Block(memory, nbytes)
+        self.block = Block(memory, nbytes) if block is None else block
         self.addresses = {name: self.block.address + offset for name, offset in offsets.items()}
+        if block is None and layout.max_tokens is not None:
+            # What lies behind the tokens is masked, and a masked NaN is a NaN: 0 times it.
+            memory.zero(self.block.address, self.block.nbytes)
+        self.block.caches.add(self)
 
     @property
     def nbytes(self) -> int:
@@ -185,14 +200,36 @@ class DeviceCache(Cache):
         return self.rows * self.tokens * self.layout.token_bytes
 
     def shape(self, name: str) -> tuple[int, int, int, int]:
-        """(B, G, P, D) of a tensor."""
+        """Of a tensor as an engine takes it: (B, G, P or N, D)."""
         heads, dim, _ = self.layout.shapes[name]
-        return self.rows, heads, self.tokens, dim
+        return self.rows, heads, self._places, dim
+
+    def before_and_after(self, new: int) -> tuple[Self, Self]:
+        """(the cache that a step reads, the one of P + S tokens that it writes).
+
+        A static cache is written over behind its P tokens, unless a cache that is still there has its own
+        tokens there: then the step works on a copy.
+
+        Args:
+            new: S.
+
+        Raises:
+            MemoryError: there is no room.
+        """
+        tokens = self.tokens + new
+        if self.layout.max_tokens is None:
+            return self, type(self)(self.layout, self.memory, self.rows, tokens)
+        is_last = all(cache.tokens <= self.tokens for cache in self.block.caches)
+        before = self if is_last else self._cut(range(self.rows), 0, self.tokens)
+        return before, type(self)(self.layout, self.memory, self.rows, tokens, before.block)
 
     def fill(self, arrays: Mapping[str, Array]) -> Self:
-        """Itself, with the numbers of arrays."""
-        shapes = self.layout.shapes
-        typed = {name: np.ascontiguousarray(arrays[name], dtype) for name, (_, _, dtype) in shapes.items()}
+        """Itself, with the numbers of arrays [B, G, P or N, D]."""
+        typed = {
+            name: np.ascontiguousarray(resized(arrays[name], 2, self.layout.max_tokens), dtype)
+            for name, (_, _, dtype) in self.layout.shapes.items()
+            if arrays[name].size  # the first of an empty cache would be N places of zeros, which are there
+        }
         for name, array in typed.items():
             self.memory.upload(self.addresses[name], array)
         self.memory.synchronize()
@@ -205,7 +242,12 @@ class DeviceCache(Cache):
             for name, address in self.addresses.items()
         }
         self.memory.synchronize()
-        return arrays
+        return {name: array[:, :, : self.tokens] for name, array in arrays.items()}
+
+    @property
+    def _places(self) -> int:
+        """Tokens from one head to the next."""
+        return self.layout.max_tokens or self.tokens
 
     def beside(self, others: Sequence[Self]) -> Self:
         """Copies every row once, into its place."""
@@ -238,9 +280,9 @@ class DeviceCache(Cache):
         self.memory.copy_lines(target, self._lines(name, row, token), width, rows * heads)
 
     def _lines(self, name: str, row: int, token: int) -> Lines:
-        """A tensor as lines of P·D numbers, from a row's token on."""
+        """A tensor as lines of a head's numbers, from a row's token on."""
         heads, dim, dtype = self.layout.shapes[name]
-        pitch = self.tokens * dim * dtype.itemsize
+        pitch = self._places * dim * dtype.itemsize
         return Lines(self.addresses[name] + row * heads * pitch + token * dim * dtype.itemsize, pitch)
 
 

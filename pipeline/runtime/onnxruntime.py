@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from pipeline.runtime import cache_graphs, tensorrt_library
+from pipeline.runtime import cache_graphs, device_memory, tensorrt_library
 from pipeline.runtime.cache import Cache
 from pipeline.runtime.ort_cache import CacheSurgeon, OrtCache, run_bound, uploaded
 from pipeline.runtime.runner import Array, Limits, Pass, Runner, TensorInfo
@@ -183,7 +183,13 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
+def _limit(provider: str) -> dict[str, str]:
+    """The arena's limit, if there is one. What CUDA and cuBLAS take for themselves is not in it."""
+    limit = device_memory.bound() if provider == "cuda" else None
+    return {} if limit is None else {"gpu_mem_limit": str(limit)}
+
+
 def _session(model: bytes | str, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
     """A session on a provider; one that fails raises, where onnxruntime would print it and take the CPU."""
-    providers = [(PROVIDERS[provider], _OPTIONS[provider])]
+    providers = [(PROVIDERS[provider], _OPTIONS[provider] | _limit(provider))]
     return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)

@@ -58,7 +58,8 @@ class TrtRunner(Runner):
             info = TensorInfo(np.dtype(self.trt.nptype(self.engine.get_tensor_dtype(name))), shape)
             is_input = self.engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT
             (self.inputs if is_input else self.outputs)[name] = info
-        self.layout = CacheLayout(self.cache_shapes())
+        self.layout = CacheLayout(self.cache_shapes(), self.max_tokens)
+        self._refuse_unaliased()
         self.memory = self._try(DeviceMemory)
         self.blocks = dict[str, Block]()
         self.contexts = [self._context(k) for k in range(len(self.profiles))]
@@ -68,6 +69,8 @@ class TrtRunner(Runner):
         typed = {name: np.ascontiguousarray(feeds[name], info.dtype) for name, info in self.inputs.items()}
         pasts = {name: typed.pop(name) for name in self.layout.shapes}
         rows, tokens = next((array.shape[::2] for array in pasts.values()), (len(typed["input_ids"]), 0))
+        if self.max_tokens is not None:  # all places are there before and after
+            tokens = self.max_tokens - typed["input_ids"].shape[1]
         one = Pass(typed, self.cache_of(pasts, rows, tokens), typed["input_ids"])
         outputs, after = self._try(lambda: self._execute(one))
         arrays = after.arrays()
@@ -88,13 +91,12 @@ class TrtRunner(Runner):
         return outputs, after if keep_cache else None
 
     def _execute(self, one: Pass) -> tuple[dict[str, Array], DeviceCache]:
-        cache = one.cache
-        assert isinstance(cache, DeviceCache), "a cache stays with the runner that made it"
+        assert isinstance(one.cache, DeviceCache), "a cache stays with the runner that made it"
+        # An engine writes every output, wanted or not.
+        cache, after = one.cache.before_and_after(one.tokens - one.cache.tokens)
         shapes = {name: array.shape for name, array in one.feeds.items()}
         shapes |= {name: cache.shape(name) for name in cache.addresses}
         context = self.contexts[pick_profile(self.profiles, shapes)]
-        # An engine writes every output, wanted or not.
-        after = DeviceCache(self.layout, self.memory, one.rows, one.tokens)
         addresses = {name: self._uploaded(name, array) for name, array in one.feeds.items()}
         addresses |= cache.addresses | {
             name: after.addresses[past] for name, past in self._presents().items()
@@ -117,6 +119,12 @@ class TrtRunner(Runner):
         }
         self.memory.synchronize()
         return outputs, after
+
+    def _refuse_unaliased(self) -> None:
+        """A static cache is written in place, past and present at one address: the engine must mean it so."""
+        for name, past in self._presents().items() if self.max_tokens is not None else ():
+            if self.engine.get_aliased_input_tensor(name) != past:
+                raise UserError(f"{self.path} does not write {name} into {past}; build it again")
 
     def _context(self, profile: int) -> Any:
         context = self.engine.create_execution_context()

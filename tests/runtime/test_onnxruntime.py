@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.graphs import export, graphfile
 from pipeline.models import checkpoint
-from pipeline.runtime import tensorrt_library
+from pipeline.runtime import device_memory, tensorrt_library
 from pipeline.runtime.onnxruntime import PROVIDERS, OnnxRunner, open_session, refusal
 from pipeline.types import UserError
 from tests import tiny
@@ -70,6 +70,7 @@ class FakeSession:
         assert not enable_fallback  # onnxruntime would print to stdout, and take the CPU
         self.opened.append((model, [name for name, _ in providers]))
         self.providers = self.keeps[len(self.opened) - 1]
+        self.provider_options = dict(providers)
 
     def get_providers(self) -> list[str]:
         return self.providers
@@ -122,6 +123,21 @@ def test_cuda_that_leaves_this_very_graph_is_refused(
 def test_cuda_that_loads_is_taken(path: Path, gpu: type[FakeSession]) -> None:
     gpu.keeps = [BOTH, BOTH]
     assert open_session(path, path.parent, provider="cuda").get_providers() == BOTH
+
+
+def test_the_arena_on_cuda_has_the_bound(
+    path: Path, gpu: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.keeps = [BOTH] * 4
+    limits = []
+    for gigabytes in ("", "1.5"):
+        monkeypatch.setenv(device_memory.VARIABLE, gigabytes)
+        session: Any = open_session(path, path.parent, provider="cuda")
+        limits.append(session.provider_options[BOTH[0]].get("gpu_mem_limit"))
+    assert limits == [None, "1500000000"]
+    gpu.keeps.append(CPU)
+    session = open_session(path, path.parent)
+    assert session.provider_options == {CPU[0]: {}}
 
 
 def test_cuda_without_a_gpu_is_refused(path: Path, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:

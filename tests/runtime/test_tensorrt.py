@@ -67,6 +67,13 @@ WIDE: Profile = {
 DECODING: Profile = WIDE | dict.fromkeys(("input_ids", "position_ids"), ((1, 1), (1, 1), (9, 1)))
 LIMITS = Limits(batch=9, new=999, past=999, wanted=9)
 PLAN = Plan("tensorrt", fake_tensorrt.__version__, ("sm90",), (WIDE, DECODING), LIMITS)
+N = fake_gpu.PLACES
+STATIC: Profile = WIDE | {
+    "attention_mask": ((1, N), (1, N), (9, N)),
+    "write_indices": ((1,), (1,), (9,)),
+    **dict.fromkeys(fake_gpu.PASTS, ((1, G, N, D), (1, G, N, D), (9, G, N, D))),
+}
+STATIC_PLAN = replace(PLAN, profiles=(STATIC,), limits=Limits(batch=9, new=9, past=N - 1, wanted=9))
 
 
 class Truth(Runner):
@@ -92,8 +99,10 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
 
     def made(weight: float | None = 1.0, plan: Plan = PLAN, **other: Any) -> tuple[TrtRunner, Machine]:
         machine = fake_tensorrt.install(monkeypatch, Machine(**other))
-        path = tmp_path / "toy.plan"
-        path.write_text(json.dumps({"weight": weight, "profiles": len(PLAN.profiles)}))
+        path, is_static = tmp_path / "toy.plan", plan is STATIC_PLAN
+        path.write_text(
+            json.dumps({"weight": weight, "profiles": len(plan.profiles), "is_static": is_static})
+        )
         return TrtRunner(path, plan), machine
 
     return made
@@ -154,6 +163,85 @@ def test_two_blocks_of_memory_take_turns(opened: Any) -> None:
     del cache, kept
     runner.close()
     assert machine.cuda.blocks == {}
+
+
+def test_a_static_cache_is_written_in_place(opened: Any) -> None:
+    """Its steps, joins and cuts are those of arrays; one block of the GPU's memory serves all steps."""
+    (runner, machine), truth = opened(plan=STATIC_PLAN), Truth()
+    rng = np.random.default_rng(0)
+    mask = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    caches: list[Any] = same(runner, truth, rng.integers(0, 50, (2, 5)), [None, None], mask)
+    more: list[Any] = same(
+        runner, truth, rng.integers(0, 50, (1, 9)), [None, None], np.ones((1, 9), np.int64)
+    )
+    caches = [joined(pair) for pair in zip(caches, more, strict=True)]
+    mask = np.concatenate([np.pad(mask, ((0, 0), (4, 0))), np.ones((1, 9), np.int64)])
+    addresses, machine.cuda.to_host = list[int](), 0
+    for step in range(30):
+        if step == 20:
+            caches, mask = [cache.part([1, 0], 4) for cache in caches], mask[[1, 0], 4:]
+        mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=1)
+        caches = same(runner, truth, rng.integers(0, 50, (len(mask), 1)), caches, mask)
+        addresses.append(caches[0].block.address)
+    assert len(set(addresses[:20])) == len(set(addresses[20:])) == 1
+    assert machine.cuda.to_host == (20 * 3 + 10 * 2) * 2 * fake_gpu.WORDS * 4  # logits alone
+    for name, array in caches[0].arrays().items():
+        np.testing.assert_array_equal(array, caches[1].arrays()[name])
+
+
+def test_what_goes_on_from_one_static_cache_twice_does_not_mix(opened: Any) -> None:
+    """A step behind a cache whose places another one has taken works on a copy, else in place."""
+    (runner, _), truth = opened(plan=STATIC_PLAN), Truth()
+    prefix, expected = (one.forward(np.array([[3, 4]]))[1] for one in (runner, truth))
+    kept: list[tuple[Cache, Cache]] = []
+    for token in (5, 6, 7):
+        caches = same(runner, truth, np.array([[token]]), [prefix, expected], np.ones((1, 3), np.int64))
+        kept.append((caches[0], caches[1]))
+    blocks = {one.block.address for one, _ in kept if isinstance(one, DeviceCache)}
+    assert len(blocks) == 3 and prefix.block.address in blocks
+    for one, arrays in [*kept, (prefix, expected)]:
+        for name, array in one.arrays().items():
+            np.testing.assert_array_equal(array, arrays.arrays()[name])
+    kept.clear()
+    del caches, one
+    for token in (8, 9):
+        after = same(runner, truth, np.array([[token]]), [prefix, expected], np.ones((1, 3), np.int64))[0]
+        assert isinstance(after, DeviceCache) and after.block is prefix.block
+        del after
+
+
+def test_a_static_engine_takes_and_gives_all_places(opened: Any) -> None:
+    runner, _ = opened(plan=STATIC_PLAN)
+    rng = np.random.default_rng(0)
+    feeds = runner.feeds(np.array([[6, 7]]), runner.forward(np.array([[3, 4, 5]]))[1])
+    feeds |= {name: rng.normal(size=feeds[name].shape).astype(np.float32) for name in fake_gpu.PASTS}
+    expected = fake_gpu.static_toy(feeds)
+    outputs = runner.infer(feeds)
+    assert set(outputs) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(outputs[name], array)
+
+
+def test_texts_of_a_static_engine_are_those_of_arrays(opened: Any) -> None:
+    """Of prompts of unlike lengths, longer than a pass takes; more than there are places is refused."""
+    prompts = [[1, 2, 3], [4], [2, 2, 1, 3, 4, 0, 1] * 3, [3, 1]]
+    truth, static = (
+        {
+            row.number: (row.tokens, row.error)
+            for row in greedy_batch(one, prompts, 9, lambda _: False, rows=3)
+        }
+        for one in (Truth(), opened(plan=STATIC_PLAN)[0])
+    )
+    assert truth == static and all(len(text) == 9 for text, _ in static.values())
+    runner = opened(plan=STATIC_PLAN)[0]
+    _, cache = runner.forward(np.ones((1, N), np.int64))
+    with pytest.raises(UserError, match=f"its cache holds {N} tokens, and there are {N + 1}"):
+        runner.forward(np.ones((1, 1), np.int64), cache)
+
+
+def test_an_engine_that_does_not_write_in_place_is_refused(opened: Any) -> None:
+    with pytest.raises(UserError, match=r"does not write present\.0\.key into past_key_values\.0\.key"):
+        opened(plan=STATIC_PLAN, fails="alias")
 
 
 def test_an_engine_takes_and_gives_arrays_too(opened: Any) -> None:

@@ -33,6 +33,8 @@ def classes(place: Any) -> dict[str, type]:
 CLASSES = classes(fake_tensorrt)
 SPECIAL = {"__init__", "__len__", "__getitem__"}
 """Those with two underscores that are calls of TensorRT's."""
+MISSING = {"10.14.1.48.post1": ["ICudaEngine.get_aliased_input_tensor is not there"]}
+"""What a version has not and is not asked for: it builds no static cache either, which came with 10.15."""
 VERSIONS = [pytest.param(version, marks=pytest.mark.slow) for version in bindings.VERSIONS]
 """They come from the package index, where they are not in the cache yet: not in `make fast`."""
 
@@ -41,7 +43,7 @@ VERSIONS = [pytest.param(version, marks=pytest.mark.slow) for version in binding
 def real(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What bindings say of the fakes' classes."""
     source = bindings.tensorrt_rtx() if request.param == "rtx" else bindings.tensorrt(request.param)
-    return source.described([*CLASSES, "nptype"])
+    return {"version": request.param, **source.described([*CLASSES, "nptype"])}
 
 
 def strangers(kind: type, real: dict[str, Any] | None) -> list[str]:
@@ -88,7 +90,8 @@ def is_part(member: Any, way: Signature) -> bool:
 
 
 def test_each_class_of_the_fake_is_part_of_the_real_one(real: dict[str, Any]) -> None:
-    assert [line for name, kind in CLASSES.items() for line in strangers(kind, real[name])] == []
+    found = [line for name, kind in CLASSES.items() for line in strangers(kind, real[name])]
+    assert found == MISSING.get(real["version"], [])
     assert real["nptype"]["signature"] == "(trt_type)"
 
 

@@ -69,9 +69,10 @@ def base_of(path: Path) -> Path:
     there that leaves out least, and nothing that the artefact has.
 
     Raises:
-        UserError: the base is missing, or the artefact is a merged graph or has a static cache.
+        UserError: the base is missing, or the artefact is a merged graph, or a graph with a static cache.
     """
-    passed.refuse_static(path)
+    if path.suffix == ".onnx":  # ONNX Runtime copies that cache in every step; an engine writes in place
+        passed.refuse_static(path)
     if store.sidecar(path, quick=True).artefact == "merged":
         raise UserError(f"{path} is a merged graph; measure the variants that it was merged from")
     if path.suffix == ".onnx":
@@ -202,8 +203,8 @@ def of_torch(path: Path, threads: int, decode: bool, provider: Provider = "cpu")
 def _graph_start(path: Path, threads: int, decode: bool, provider: Provider = "cpu") -> Start:
     """A graph or an engine, opened once.
 
-    Every decoded sequence uses the first one's cache: what the cache holds changes no work, and one prefill
-    is enough.
+    All sequences use one cache: an empty one, or to decode that of the first. What a cache holds changes no
+    work, one prefill is enough, and a static one takes memory for N tokens.
     """
     runner = opening.open_runner(path, threads, provider)
 
@@ -212,7 +213,8 @@ def _graph_start(path: Path, threads: int, decode: bool, provider: Provider = "c
             _, cache = runner.forward(tokens[0][:, :-1])
             passes = [runner.prepared(rows[:, -1:], cache) for rows in tokens]
         else:
-            passes = [runner.prepared(rows) for rows in tokens]
+            empty = runner.empty_cache(tokens.shape[1])
+            passes = [runner.prepared(rows, empty) for rows in tokens]
         return lambda k: runner.step(passes[k])[0][""]
 
     return start

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,14 @@ from pipeline.runtime import tensorrt
 from pipeline.runtime.cache import Cache, joined
 from pipeline.runtime.device_cache import DeviceCache
 from pipeline.runtime.generation.greedy import greedy_batch
-from pipeline.runtime.runner import Array, Limits, Runner
+from pipeline.runtime.runner import Array, Runner
 from pipeline.runtime.tensorrt import Plan, TrtRunner
 from pipeline.runtime.tensorrt_library import Profile, Range, Shape
 from pipeline.types import UserError
-from tests import fake_gpu, fake_tensorrt
-from tests.fake_gpu import FakeCuda
+from tests import fake_gpu, fake_tensorrt, toy_engines
+from tests.fake_gpu import PLACES, FakeCuda
 from tests.fake_tensorrt import Machine
+from tests.toy_engines import PLAN, STATIC_PLAN
 
 
 def shapes(batch: int, new: int, past: int, wanted: int = 1) -> dict[str, Shape]:
@@ -60,22 +60,6 @@ def test_the_profile_is_picked_by_the_shapes() -> None:
         assert "\n" not in str(caught.value) and "past_key_values" not in str(caught.value)
 
 
-G, D = fake_gpu.HEADS, fake_gpu.DIM
-WIDE: Profile = {
-    name: ((1, 1), (1, 50), (999, 999)) for name in fake_gpu.INPUTS if not name.startswith("past_key_values.")
-} | dict.fromkeys(fake_gpu.PASTS, ((1, G, 0, D), (1, G, 0, D), (999, G, 999, D)))
-DECODING: Profile = WIDE | dict.fromkeys(("input_ids", "position_ids"), ((1, 1), (1, 1), (9, 1)))
-LIMITS = Limits(batch=9, new=999, past=999, wanted=9)
-PLAN = Plan("tensorrt", fake_tensorrt.__version__, ("sm90",), (WIDE, DECODING), LIMITS)
-N = fake_gpu.PLACES
-STATIC: Profile = WIDE | {
-    "attention_mask": ((1, N), (1, N), (9, N)),
-    "write_indices": ((1,), (1,), (9,)),
-    **dict.fromkeys(fake_gpu.PASTS, ((1, G, N, D), (1, G, N, D), (9, G, N, D))),
-}
-STATIC_PLAN = replace(PLAN, profiles=(STATIC,), limits=Limits(batch=9, new=9, past=N - 1, wanted=9))
-
-
 class Truth(Runner):
     """The toy model by numpy alone.
 
@@ -86,7 +70,7 @@ class Truth(Runner):
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
 
-    path, inputs, outputs, limits = Path("toy"), fake_gpu.INPUTS, fake_gpu.OUTPUTS, LIMITS
+    path, inputs, outputs, limits = Path("toy"), fake_gpu.INPUTS, fake_gpu.OUTPUTS, PLAN.limits
 
     def infer(self, feeds: Any, wanted: list[str] | None = None) -> dict[str, Array]:
         outputs = fake_gpu.toy(feeds, self.weight)
@@ -99,11 +83,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
 
     def made(weight: float | None = 1.0, plan: Plan = PLAN, **other: Any) -> tuple[TrtRunner, Machine]:
         machine = fake_tensorrt.install(monkeypatch, Machine(**other))
-        path, is_static = tmp_path / "toy.plan", plan is STATIC_PLAN
-        path.write_text(
-            json.dumps({"weight": weight, "profiles": len(plan.profiles), "is_static": is_static})
-        )
-        return TrtRunner(path, plan), machine
+        return TrtRunner(toy_engines.write(tmp_path / "toy.plan", plan, weight), plan), machine
 
     return made
 
@@ -234,8 +214,8 @@ def test_texts_of_a_static_engine_are_those_of_arrays(opened: Any) -> None:
     )
     assert truth == static and all(len(text) == 9 for text, _ in static.values())
     runner = opened(plan=STATIC_PLAN)[0]
-    _, cache = runner.forward(np.ones((1, N), np.int64))
-    with pytest.raises(UserError, match=f"its cache holds {N} tokens, and there are {N + 1}"):
+    _, cache = runner.forward(np.ones((1, PLACES), np.int64))
+    with pytest.raises(UserError, match=f"its cache holds {PLACES} tokens, and there are {PLACES + 1}"):
         runner.forward(np.ones((1, 1), np.int64), cache)
 
 

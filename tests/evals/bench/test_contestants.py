@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from pipeline import store
+from pipeline.engines import opening
 from pipeline.evals.bench import contestants
 from pipeline.graphs import merge, variants
 from pipeline.models import texts
+from pipeline.runtime.tensorrt import TrtRunner
 from pipeline.types import SkipSet, UserError, Variant
+from tests import fake_tensorrt, toy_engines
+from tests.fake_tensorrt import Machine
 from tests.timing import graph
+from tests.toy_engines import PLAN, STATIC_PLAN
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -82,6 +87,25 @@ def test_a_missing_base_of_an_engine_names_its_command(
     monkeypatch.setattr("pipeline.store.checkpoint_folder", lambda _: Path("graphs/m"))
     with pytest.raises(UserError, match=r"engines/m/base/x\.plan is missing.*pipeline build-engine"):
         contestants.base_of(Path("engines/m/mlp2/x.plan"))
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_an_engine_with_a_static_cache_is_timed_in_one_block(
+    decode: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of sequences; its logits are those of the usual engine."""
+    cuda, tokens = fake_tensorrt.install(monkeypatch, Machine()).cuda, np.array([[[1, 2, 3]], [[4, 1, 2]]])
+    blocks, logits = list[int](), list[list[np.ndarray]]()
+    for plan, count in ((PLAN, 2), (STATIC_PLAN, 2), (STATIC_PLAN, 20)):
+        runner = TrtRunner(toy_engines.write(tmp_path / "toy.plan", plan), plan)
+        monkeypatch.setattr(opening, "open_runner", lambda *_, runner=runner: runner)
+        step = contestants.of_artefact(graph(model, "base"), 1, decode).start(tokens[np.arange(count) % 2])
+        logits.append([step(k) for k in (0, 1, 0)])
+        blocks.append(len(cuda.blocks))
+        runner.close()
+        del step, runner
+    np.testing.assert_array_equal(logits[0], logits[1])
+    assert blocks[1] == blocks[2] and not np.array_equal(logits[0][0], logits[0][1])
 
 
 def test_a_static_cache_is_not_timed(model: Path) -> None:

@@ -19,7 +19,7 @@ from pipeline.models import texts
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, HealLosses, HealRequest, HealSettings
-from pipeline.types import UserError, Variant
+from pipeline.types import Provider, UserError, Variant
 
 HELD_OUT = 16
 """Sequences on which the damage is measured; never trained on."""
@@ -31,6 +31,7 @@ def heal(
     text_input: texts.TextInput = texts.OWN,
     name: str = "heal",
     force: bool = False,
+    device: Provider = "cpu",
 ) -> Path:
     """Trains an adapter for a variant, or finds it trained with these settings; resumes one that was stopped.
 
@@ -40,6 +41,7 @@ def heal(
         text_input: what text it learns from.
         name: of the adapter.
         force: train again what is there and matches.
+        device: that the model is on; with 4-bit weights the GPU in any case.
 
     Returns:
         The adapter's folder.
@@ -54,7 +56,8 @@ def heal(
     place = adapters.folder(checkpoint.calib, variant, name)
     record = place / adapters.RECORD
     tokens, source = _tokens(checkpoint, settings, text_input)
-    request = _request(checkpoint, variant, settings, source.replaced(origin=text_input.origin(record)))
+    source = source.replaced(origin=text_input.origin(record))
+    request = _request(checkpoint, variant, settings, source, device)
     with store.lock(place):
         known = records.read_same(AdapterRecord, record, request)
         if not force and known and adapters.altered(place, known) is None:
@@ -75,7 +78,11 @@ def _unhealed(graph: Path) -> Variant:
 
 
 def _request(
-    checkpoint: Checkpoint, variant: Variant, settings: HealSettings, source: records.TextSource
+    checkpoint: Checkpoint,
+    variant: Variant,
+    settings: HealSettings,
+    source: records.TextSource,
+    device: Provider,
 ) -> HealRequest:
     return HealRequest(
         model=checkpoint.model,
@@ -85,6 +92,7 @@ def _request(
         compensation=adapters.overlay_digest(checkpoint, variant),
         settings=settings,
         texts=source,
+        device="cuda" if settings.quantize else device,
     )
 
 
@@ -93,6 +101,8 @@ def _check(settings: HealSettings) -> None:
         raise UserError(
             "--steps, --batch and --rank must be at least 1, --length at least 2, and --lr above 0"
         )
+    if settings.precision not in ("fp32", "bf16"):
+        raise UserError(f"--precision is fp32 or bf16, not {settings.precision!r:.40}")
     if settings.quantize not in (None, "4bit"):
         raise UserError(f"--quantize {settings.quantize} is not known; 4bit is")
     if settings.quantize and not torch.cuda.is_available():
@@ -127,7 +137,7 @@ def _train(
     store.write_json(begun, request.plain())
     started = time.monotonic()
     overlay, held_out = adapters.compensation(checkpoint, variant), tokens[-HELD_OUT:]
-    healer = Healer(checkpoint.folder, variant.skip, request.settings, overlay)
+    healer = Healer(checkpoint.folder, variant.skip, request.settings, overlay, request.device)
     base, before = healer.mean_loss(held_out, teacher=True), healer.mean_loss(held_out)
     train_loss = training.train(healer, tokens[:-HELD_OUT], partial)
     after = healer.mean_loss(held_out)

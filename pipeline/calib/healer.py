@@ -21,9 +21,9 @@ from transformers import set_seed
 
 from pipeline.calib.losses import cross_entropy, divergence, mismatch
 from pipeline.models import compensation, head, texts
-from pipeline.models.reference import FAST, Reference
+from pipeline.models.reference import FAST, Dtype, Reference
 from pipeline.store.records import HealSettings
-from pipeline.types import SkipSet, UserError
+from pipeline.types import Provider, SkipSet, UserError
 
 
 class Healer:
@@ -34,6 +34,7 @@ class Healer:
         skip: what the student lacks.
         settings: of the adapter and its training.
         overlay: what stands in for the sublayers, and the weights that they were folded into.
+        device: that it computes on.
 
     Attributes:
         student: the model with its adapter; the sublayers are there, and left out pass by pass.
@@ -44,11 +45,18 @@ class Healer:
     """
 
     def __init__(
-        self, folder: Path, skip: SkipSet, settings: HealSettings, overlay: Path | None = None
+        self,
+        folder: Path,
+        skip: SkipSet,
+        settings: HealSettings,
+        overlay: Path | None = None,
+        device: Provider = "cpu",
     ) -> None:
         set_seed(settings.seed)  # the adapter's first matrices are drawn now
         self.skip, self.settings = skip, settings
-        self.reference = Reference(folder, load={**FAST, **(_quantized() if settings.quantize else {})})
+        load = {**FAST, **(_quantized() if settings.quantize else {})}
+        dtype: Dtype = settings.precision  # type: ignore[assignment]
+        self.reference = Reference(folder, dtype=dtype, load=load, device=device)
         self.variant = StudentParts(self.reference, skip, overlay)
         if self.variant.weights and settings.quantize:
             raise UserError(f"{overlay} has folded weights, which cannot be 4-bit; leave --quantize out")

@@ -21,7 +21,7 @@ from pipeline import store
 from pipeline.calib.healer import Healer
 from pipeline.models import texts
 from pipeline.store.records import HealSettings
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError
 
 SAVED_EVERY = 20
 """Steps between two checkpoints."""
@@ -50,7 +50,7 @@ def train(healer: Healer, tokens: texts.Tokens, partial: Path) -> list[float]:
         watcher = _Watcher(bar, healer.settings.steps)
         trainer = _Trainer(
             model=healer.student,
-            args=_arguments(healer.settings, partial),
+            args=_arguments(healer.settings, partial, healer.reference.device),
             callbacks=[watcher],
             train_dataset=[{"input_ids": row} for row in rows],
         )
@@ -72,9 +72,13 @@ def _last_whole(partial: Path) -> str | None:
     return None
 
 
-def _arguments(settings: HealSettings, folder: Path) -> TrainingArguments:
-    has_gpu = torch.cuda.is_available()
-    return TrainingArguments(
+def _arguments(settings: HealSettings, folder: Path, device: Provider) -> TrainingArguments:
+    """Of transformers' trainer, which takes every GPU that it sees, if nobody says otherwise.
+
+    Its own mixed precision is left alone: it wraps the model's forward, which the objective does not call.
+    """
+    on_gpu = device == "cuda"
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch,
@@ -90,9 +94,11 @@ def _arguments(settings: HealSettings, folder: Path) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        bf16=has_gpu,
-        dataloader_pin_memory=has_gpu,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
     )
+    arguments._n_gpu = int(on_gpu)  # the healer's model is on one
+    return arguments
 
 
 class _Trainer(Trainer):

@@ -246,6 +246,8 @@ def heal(
         bool, typer.Option("--aux", help="Also mend the stream at the cut (Gromov et al., equation 8).")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the first matrices, dropout and order.")] = 0,
+    provider: ProviderOption = "cpu",
+    precision: Annotated[str, typer.Option(help="Of the model that is trained on: fp32 or bf16.")] = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Train again what is there and matches.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -272,11 +274,13 @@ def heal(
         lr=lr,
         targets=tuple(targets.split(",")),
         quantize=quantize,
+        precision=precision,
         seed=seed,
     )
+    device = arguments.torch_device(provider)
     text = _text_input(texts, dataset, "pipeline heal")
     unhealed = [graph for graph in graphs if not store.variant(graph).adapter] or graphs
-    places = [stage.heal(graph, settings, text, name, force) for graph in unhealed]
+    places = [stage.heal(graph, settings, text, name, force, device) for graph in unhealed]
     healed = {place: records.read(AdapterRecord, place / adapters.RECORD) for place in places}
     show_result(
         [{"path": str(place), **record.plain()} for place, record in healed.items()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,9 @@ import typer
 
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
-from pipeline.cli.app import CHOOSE, Json, app, show_result
+from pipeline.cli.app import CHOOSE, Json, ProviderOption, app, show_result
 from pipeline.cli.calib import Dataset, Texts
-from pipeline.types import UserError
+from pipeline.types import Devices, Provider, UserError
 
 if TYPE_CHECKING:
     from pipeline.calib.compensation.compensate import Means
@@ -53,6 +54,7 @@ def compensate(
         Path | None, typer.Option(help="Checkpoint of a graph that --from-onnx took over.")
     ] = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Time the result beside the rest.")] = True,
+    provider: ProviderOption = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Fit again what is there and matches.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -74,15 +76,22 @@ def compensate(
     if (budget_params or 0) < 0 or (budget_ms is not None and not budget_ms > 0):
         raise UserError("--budget-params must be at least 0 and --budget-ms above 0")
     settings = CompensationSettings(form=form, samples=samples, length=length, refit=refit)
+    is_timed = timed or budget_ms is not None
+    devices = Devices(arguments.provider(provider) if is_timed else "cpu", arguments.torch_device(provider))
     means = Means(
-        memory=memory * 1_000_000, moments=moments, budget_params=budget_params, budget_ms=budget_ms
+        memory=memory * 1_000_000,
+        moments=moments,
+        budget_params=budget_params,
+        budget_ms=budget_ms,
+        device=devices.torch,
     )
     text = TextInput(tuple(texts or ()), dataset)
     bare = [graph for graph in dict.fromkeys(graphs) if not store.variant(graph).compensation] or graphs
     sources = {graph: _source(graph, form, reference) for graph in bare}  # refused before anything is fitted
-    results = [_compensated(graph, source, settings, text, means, force) for graph, source in sources.items()]
+    make = partial(_compensated, means=means, force=force, provider=devices.graphs)
+    results = [make(graph, source, settings, text) for graph, source in sources.items()]
     if timed:
-        results = [one.timed() for one in results]
+        results = [one.timed(devices.graphs) for one in results]
     show_result([one.plain() for one in results], as_json, "\n".join(one.text() for one in results))
 
 
@@ -104,10 +113,10 @@ class Compensated:
     record: CompensationRecord
     milliseconds: tuple[float, float, float] | None = None
 
-    def timed(self) -> Compensated:
-        """The same, timed."""
+    def timed(self, provider: Provider) -> Compensated:
+        """The same, timed on a provider of ONNX Runtime."""
         with arguments.busy(f"timing {self.path}"):
-            times = prerequisites.milliseconds([self.bare, self.path], LENGTH)
+            times = prerequisites.milliseconds([self.bare, self.path], LENGTH, provider)
         base = next(ms for path, ms in times.items() if path not in (self.bare, self.path))
         return replace(self, milliseconds=(base, times[self.bare], times[self.path]))
 
@@ -197,8 +206,10 @@ def _compensated(
     source: Checkpoint,
     settings: CompensationSettings,
     text: TextInput,
+    *,
     means: Means,
     force: bool,
+    provider: Provider,
 ) -> Compensated:
     """Fits, writes the overlay, and cuts the graph that reads it."""
     from pipeline.calib.compensation import compensate as stage
@@ -209,13 +220,13 @@ def _compensated(
 
     def milliseconds(overlay: Path, chosen: str) -> float:
         path = surgery.compensate(base, variant.skip, overlay, chosen)
-        return prerequisites.milliseconds([path], LENGTH)[path]
+        return prerequisites.milliseconds([path], LENGTH, provider)[path]
 
     means = replace(
         means,
         folder=graph.parent,
         milliseconds=milliseconds,
-        timed_on=f"{store.sha256(base)} on {machine.device(base)}",
+        timed_on=f"{store.sha256(base)} on {machine.device(base, provider)}",
         folds=store.graph_sidecar(base).contract == "authored",
     )
     overlay = stage.compensate(source, variant.skip, settings, text, force, means)

@@ -58,6 +58,8 @@ def test_bad_input(base: Path) -> None:
         heal.heal(variant(base), HealSettings(**{**SMALL, "targets": ("nothing",)}))
     with pytest.raises(UserError, match="needs an NVIDIA GPU"):
         heal.heal(variant(base), HealSettings(quantize="4bit"))
+    with pytest.raises(UserError, match="--precision is fp32 or bf16, not 'fp16'"):
+        heal.heal(variant(base), HealSettings(precision="fp16"))
     with pytest.raises(UserError, match="at least 1"):
         heal.heal(variant(base), HealSettings(steps=0))
     Path("a.txt").write_text("short " * 40)

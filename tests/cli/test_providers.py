@@ -9,9 +9,10 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from pipeline import store
+from pipeline.calib import training
 from pipeline.cli import listing, prerequisites
 from pipeline.engines import taps
 from pipeline.evals.bench import memory
@@ -215,6 +216,54 @@ def test_a_time_is_kept_on_the_provider_that_is_named(
         assert f"{choice['skip']}.fp32.{kind}.cuda.json" in results()
 
 
+def test_a_compensation_on_cuda_is_another_one(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fitted and timed there; its sums and losses lie beside the CPU's, which are measured anew."""
+    graph, options = model / "mlp1.fp32.onnx", ("--with", "fold", *FITTED, "--json")
+    (answer,) = json.loads(run(capsys, "compensate", graph, *options, "--provider", "cuda"))
+    assert answer["device"] == "cuda" and cuda.models == ["cuda"] and set(cuda.sessions) == {"cuda"}
+    assert answer["milliseconds"].keys() == {"base", "none", "compensated"}
+    names = ("moments/mlp1.json", "compensation/losses.json")
+    for name in names:
+        on_cuda = store.measured_on(Path("calib/m", name), "cuda")
+        assert json.loads(on_cuda.read_text())["device"] == "cuda" and not Path("calib/m", name).exists()
+    (again,) = json.loads(run(capsys, "compensate", graph, *options, "--no-time"))
+    assert again["device"] == "cpu" and again["losses"] == answer["losses"]
+    assert all(Path("calib/m", name).is_file() for name in names) and cuda.models == ["cuda"]
+    assert set(cuda.sessions) == {"cuda"}
+
+
+def test_auto_chooses_and_times_on_cuda(model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("compensate", model / "mlp1.fp32.onnx", "--with", "auto", "--budget-ms", "1e6", *FITTED)
+    run(capsys, *line, "--no-time", "--provider", "cuda")
+    assert cuda.models == ["cuda"] and set(cuda.sessions) == {"cuda"}
+    file = Path("calib/m/compensation/mlp1.auto.cuda.json")
+    assert json.loads(file.read_text())["timed_on"].endswith(f"on {GPU}")
+
+
+HEAL = ("--steps", "1", "--batch", "1", "--length", "16", "--rank", "2", "--json")
+
+
+def test_healing_on_cuda_is_another_adapter(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cpu: list[bool] = []
+
+    def arguments(*, use_cpu: bool, **options: Any) -> TrainingArguments:
+        on_cpu.append(use_cpu)
+        return TrainingArguments(use_cpu=True, **options)
+
+    monkeypatch.setattr(training, "TrainingArguments", arguments)
+    line = ("heal", model / "mlp1.fp32.onnx", *HEAL)
+    for provider in ("cuda", "cuda", "cpu"):  # the second time it is there
+        (answer,) = json.loads(run(capsys, *line, "--provider", provider))
+        assert answer["device"] == provider
+    assert on_cpu == [False, True] and cuda.models[0] == "cuda"
+    (answer,) = json.loads(run(capsys, *line, "--precision", "bf16"))
+    assert answer["settings"]["precision"] == "bf16" and on_cpu == [False, True, True]
+
+
 def test_generate_on_cuda(model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "generate", model / "base.fp32.onnx", PROMPT, "--max-tokens", "1", "--provider", "cuda")
     assert cuda.sessions == ["cuda"]
@@ -261,7 +310,29 @@ def test_a_score_on_cuda_has_answers_and_a_result_of_its_own(
         assert (records.read(ScoreRecord, file).config.device == GPU) == (provider == "cuda")
 
 
+TORCH = {
+    "heal": (),
+    "compensate": ("--no-time",),
+}
+
+
+@pytest.mark.parametrize("command", TORCH)
+def test_without_cuda_in_pytorch_nothing_is_fitted_or_trained(
+    command: str, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "refusal", lambda provider: "none here" if provider == "cuda" else None)
+    line = (command, model / "mlp1.fp32.onnx", *TORCH[command])
+    for options in (("--provider", "cuda"), ()):
+        monkeypatch.setenv("PIPELINE_PROVIDER", "" if options else "cuda")
+        with pytest.raises(UserError, match="none here"):
+            run(capsys, *line, *options)
+    with pytest.raises(UserError, match="--provider is cpu, cuda or auto, not 'gpu'"):
+        run(capsys, *line, "--provider", "gpu")
+    assert not Path("calib").exists() and not list(model.glob("*~*"))
+
+
 COMMANDS = {
+    "compensate": (),
     "check": (),
     "bench": BENCH,
     "score": ("--tasks", "smoke-loss", "--limit", "1", "--unchecked"),

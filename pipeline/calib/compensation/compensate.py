@@ -30,7 +30,7 @@ from pipeline.store.records import (
     CompensationSettings,
     MapRecord,
 )
-from pipeline.types import BASE, SkipSet, UserError, Variant
+from pipeline.types import BASE, Provider, SkipSet, UserError, Variant
 
 log = logging.getLogger(__name__)
 RANKS = (16, 64)
@@ -39,7 +39,7 @@ RANKS = (16, 64)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Where and with what a compensation is made; nothing of it changes the numbers.
+    """Where and with what a compensation is made; only the device changes the numbers, in their last digits.
 
     Attributes:
         folder: where the overlay goes; None: beside the checkpoint.
@@ -50,6 +50,7 @@ class Means:
         milliseconds: measures that, given an overlay and its form.
         timed_on: the graph and the machine that they are of.
         folds: whether the graph can read folded weights.
+        device: that the model runs on.
     """
 
     folder: Path | None = None
@@ -60,6 +61,7 @@ class Means:
     milliseconds: Callable[[Path, str], float] | None = None
     timed_on: str | None = None
     folds: bool = True
+    device: Provider = "cpu"
 
 
 def compensate(
@@ -89,7 +91,7 @@ def compensate(
     """
     _check(checkpoint, skip, settings, means)
     text = moment_files.MomentsText.cut(checkpoint, text_input, settings.samples, settings.length)
-    bench = Workbench(checkpoint, skip, text, means.moments, means.memory)
+    bench = Workbench(checkpoint, skip, text, means.moments, means.memory, means.device)
     variant = Variant(checkpoint.model, skip).file
     with store.lock(checkpoint.calib / variant, make=False):
         if settings.form != AUTO:
@@ -127,7 +129,7 @@ def _made(bench: Workbench, settings: CompensationSettings, folder: Path | None,
     """The overlay of one form, written where it is not there yet."""
     path = _overlay_path(bench, settings.form, folder)
     record = store.sidecar_path(path)
-    origin = bench.text.origin(bench.checkpoint, record)
+    origin = bench.text.origin(bench.checkpoint, record, bench.device)
     request = CompensationRequest(**origin, variant=bench.skip.name, settings=settings)
     known = records.read_same(CompensationRecord, record, request)
     if not force and known and path.is_file() and store.sha256(path) == known.sha256:
@@ -183,9 +185,10 @@ def _map_record(place: MapPlace, fitted: Fit, plan: VariantFit) -> MapRecord:
 def _chosen(bench: Workbench, settings: CompensationSettings, means: Means, force: bool) -> str:
     """The form of the lowest loss on held-back text that keeps the budgets, from the record or tried now."""
     checkpoint = bench.checkpoint
-    record = checkpoint.calib / "compensation" / f"{Variant(checkpoint.model, bench.skip).file}.auto.json"
+    name = f"{Variant(checkpoint.model, bench.skip).file}.auto.json"
+    record = store.measured_on(checkpoint.calib / "compensation" / name, bench.device)
     request = AutoRequest(
-        **bench.text.origin(checkpoint, record),
+        **bench.text.origin(checkpoint, record, bench.device),
         variant=bench.skip.name,
         settings=settings,
         budget_params=means.budget_params,

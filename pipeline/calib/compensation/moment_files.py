@@ -257,8 +257,8 @@ class MomentFiles:
         for place in places:
             if not self.record(place).is_file():
                 raise UserError(
-                    f"{self.folder} has no moments of {place.name} ({place.name}.json); leave --moments out, "
-                    "and they are gathered"
+                    f"{self.folder} has no moments of {place.name} ({self.record(place).name}); leave "
+                    "--moments out, and they are gathered"
                 )
             record = records.read(MomentsRecord, self.record(place))
             request = self._request(place)

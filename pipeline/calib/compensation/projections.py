@@ -68,7 +68,9 @@ class Projections:
             for part in ("weight", "bias"):
                 if (tensor := getattr(module, part)) is not None:
                     name = f"{self._name(sublayer)}.{part}"
-                    tensors[name] = self._stored(name, maps.folded(tensor.detach().double().numpy(), matrix))
+                    tensors[name] = self._stored(
+                        name, maps.folded(tensor.detach().cpu().double().numpy(), matrix)
+                    )
         return tensors
 
     def _stored(self, name: str, values: Array) -> torch.Tensor:

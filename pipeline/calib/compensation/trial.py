@@ -24,13 +24,15 @@ def installed(reference: Reference, overlay: Overlay) -> Iterator[None]:
 
     Args:
         reference: the whole model.
-        overlay: what is left out, and what stands in for it.
+        overlay: what is left out, and what stands in for it; its weights may be on another device.
     """
     changed = {name: reference.model.get_parameter(name) for name in overlay.weights}
     kept = {name: parameter.data for name, parameter in changed.items()}
     try:
         for name, parameter in changed.items():
-            parameter.data = overlay.weights[name].to(parameter.dtype)
+            with torch.inference_mode(False):  # no parameter takes on what was copied in it
+                weight = overlay.weights[name].to(parameter.device, parameter.dtype)
+            parameter.data = weight
         with reference.without(overlay.skip, overlay.parts()):
             yield
     finally:
@@ -50,7 +52,8 @@ class Trial:
 
     def __init__(self, reference: Reference, tokens: texts.Tokens) -> None:
         self.reference = reference
-        self._rows = [ids[None] for ids in torch.from_numpy(np.ascontiguousarray(tokens))]
+        ids = torch.from_numpy(np.ascontiguousarray(tokens)).to(reference.model.device)
+        self._rows = [row[None] for row in ids]
         self._layer = 0
         self._streams: list[torch.Tensor | None] = [None] * len(self._rows)
 

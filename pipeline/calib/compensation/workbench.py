@@ -17,7 +17,7 @@ from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.reference import FAST, Reference
 from pipeline.store import records
 from pipeline.store.records import BareLossesRecord, BareLossesRequest
-from pipeline.types import SkipSet
+from pipeline.types import Provider, SkipSet
 
 
 class Workbench:
@@ -29,6 +29,7 @@ class Workbench:
         text: the text.
         moments: a folder in which the moments must be.
         memory: bytes that moments may take.
+        device: that the model runs on.
     """
 
     def __init__(
@@ -38,15 +39,16 @@ class Workbench:
         text: MomentsText,
         moments: Path | None = None,
         memory: int = MEMORY,
+        device: Provider = "cpu",
     ) -> None:
-        self.checkpoint, self.skip, self.text = checkpoint, skip, text
-        self.moments = MomentFiles(checkpoint, text, lambda: self.reference, moments, memory)
+        self.checkpoint, self.skip, self.text, self.device = checkpoint, skip, text, device
+        self.moments = MomentFiles(checkpoint, text, lambda: self.reference, moments, memory, device)
         self._plans: dict[str, VariantFit] = {}
 
     @cached_property
     def reference(self) -> Reference:
         """The whole model, in fp32."""
-        return Reference(self.checkpoint.folder, load=FAST)
+        return Reference(self.checkpoint.folder, load=FAST, device=self.device)
 
     @cached_property
     def projections(self) -> Projections:
@@ -65,10 +67,10 @@ class Workbench:
         Args:
             skip: what it leaves out.
         """
-        record = self.checkpoint.calib / "compensation" / "losses.json"
+        record = store.measured_on(self.checkpoint.calib / "compensation" / "losses.json", self.device)
         samples, length = self.text.fitted.shape
         request = BareLossesRequest(
-            **self.text.origin(self.checkpoint, record),
+            **self.text.origin(self.checkpoint, record, self.device),
             samples=samples,
             length=length,
         )

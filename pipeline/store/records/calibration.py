@@ -132,6 +132,7 @@ class HealSettings(Record):
         targets: 'mlp' and 'attn' (every linear module of them), or modules' own names; those of skipped
             sublayers never are.
         quantize: '4bit' for QLoRA, where there is a GPU.
+        precision: of the model's weights and activations, 'fp32' or 'bf16'; the adapter's are in fp32.
         seed: of the first matrices, dropout and order.
     """
 
@@ -146,6 +147,7 @@ class HealSettings(Record):
     warmup: int = 5
     targets: tuple[str, ...] = ("mlp",)
     quantize: str | None = None
+    precision: str = "fp32"
     seed: int = 0
 
 
@@ -157,6 +159,7 @@ class HealRequest(TextBasedRequest):
         weights: identity of the checkpoint.
         contents: digest of all its bytes; None in files of 0.1 and 0.2.
         compensation: SHA-256 of the overlay that it is trained on; None where nothing stands in.
+        device: that the model is on; 'cpu' where an older file does not say.
     """
 
     what: Literal["adapter"] = "adapter"
@@ -167,6 +170,7 @@ class HealRequest(TextBasedRequest):
     compensation: Digest | None = None
     settings: HealSettings
     texts: TextSource
+    device: Provider = "cpu"
 
 
 class AdapterRecord(HealRequest):

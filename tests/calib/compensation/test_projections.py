@@ -59,3 +59,12 @@ def test_where_nothing_can_be_folded(tmp_path: Path) -> None:
     for model_type in ("gemma2", "gemma3_text", "olmo2"):
         why = opened(tmp_path / model_type, model_type).refusal((1, "attn"))
         assert why == "a norm stands behind the projection of layer 1's attn"
+
+
+def test_a_projection_on_a_device_is_folded_into_on_the_host(elsewhere: Reference) -> None:
+    """Every weight of it reads as one."""
+    projections = Projections(open_checkpoint(Path(elsewhere.model.name_or_path)), elsewhere)
+    (tensor,) = projections.folded({(1, "mlp"): T}).values()
+    wanted = torch.from_numpy(1 + T.sum(axis=0)).float()
+    assert tensor.device.type == "cpu"
+    torch.testing.assert_close(tensor, wanted[:, None].expand_as(tensor))

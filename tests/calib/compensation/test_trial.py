@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,14 @@ def test_layers_below_the_first_change_are_run_once(tmp_path: Path, model_type: 
         wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         assert shared.loss(one) == pytest.approx(float(wanted), rel=1e-5), one.skip.name
         assert shared.loss(one) == trial.Trial(reference, tokens).loss(one)
+
+
+def test_a_trial_is_where_the_model_is(elsewhere: Reference) -> None:
+    """Its ids, the maps and the folded weights, which are computed on the host, are moved there."""
+    made, model = overlay(elsewhere.model), elsewhere.model
+    on_host = replace(made, weights={name: torch.zeros(one.shape) for name, one in made.weights.items()})
+    with torch.inference_mode(), trial.installed(elsewhere, on_host):
+        parts = (*model.parameters(), *model.buffers())
+        assert {one.device.type for one in parts} == {"meta"}
+    rows = trial.Trial(elsewhere, RNG.integers(3, 96, (2, 10)))._rows
+    assert {row.device.type for row in rows} == {"meta"} and len(rows) == 2

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import store
-from pipeline.types import Failed, UserError
+from pipeline.types import Failed, UserError, first_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +37,14 @@ ProviderOption = Annotated[
         "--provider",
         envvar="PIPELINE_PROVIDER",
         help="What computes: cpu, cuda, or auto, which is CUDA where it works. An engine has its own GPU.",
+    ),
+]
+DeviceMemory = Annotated[
+    float | None,
+    typer.Option(
+        envvar="PIPELINE_DEVICE_MEMORY",
+        help="GB (10^9 bytes) of the GPU's memory that may be loaded at once, on CUDA and of engines; by "
+        "default all that is free.",
     ),
 ]
 Model = Annotated[
@@ -90,6 +98,12 @@ def main() -> None:
         if error.errno in _IN_THE_WAY:
             mend = "move away what lies there"
         sys.exit(fail(f"{verb}{where}: {error.strerror}; {mend}, then run the command again"))
+    except Exception as error:
+        from pipeline.runtime import device_memory
+
+        if not device_memory.ran_out(error):
+            raise
+        sys.exit(fail(f"the GPU's memory, or what --device-memory gives of it, is full: {first_line(error)}"))
 
 
 def fail(message: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,15 +118,44 @@ def devices(name: str, must: bool) -> Devices:
     return Devices(graphs, _taken("cuda" if must else "auto", "PyTorch", refusal))
 
 
-def torch_device(name: str) -> Provider:
+def torch_device(name: str, gigabytes: float | None = None) -> Provider:
     """PyTorch's device alone, where no graph runs.
 
+    Args:
+        name: what --provider names.
+        gigabytes: what --device-memory says.
+
     Raises:
-        UserError: it is none of the three, or PyTorch has no CUDA (why, and what mends it).
+        UserError: it is none of the three, or PyTorch has no CUDA (why, and what mends it); as
+            `bound_device_memory`.
     """
     from pipeline.models.devices import refusal
 
-    return _taken(name, "PyTorch", refusal)
+    device = _taken(name, "PyTorch", refusal)
+    bound_device_memory(gigabytes, [device])
+    return device
+
+
+def bound_device_memory(gigabytes: float | None, on: Iterable[Provider], paths: Iterable[Path] = ()) -> None:
+    """Bounds what this command loads on the GPU at once.
+
+    Args:
+        gigabytes: what --device-memory or its variable says.
+        on: where graphs and PyTorch compute.
+        paths: of artefacts; engines run on the GPU.
+
+    Raises:
+        UserError: no number above 0; or the command line has it, and nothing runs on a GPU.
+    """
+    from pipeline.runtime import device_memory
+
+    if gigabytes is None:
+        return
+    device_memory.parsed(str(gigabytes))
+    if "cuda" in on or any(path.suffix == ".plan" for path in paths):
+        os.environ[device_memory.VARIABLE] = str(gigabytes)
+    elif device_memory.bound() != int(gigabytes * device_memory.GB):  # it does not come from the environment
+        raise UserError("--device-memory bounds a GPU's memory, and this runs on the CPU: --provider cuda")
 
 
 def _taken(name: str, what: str, refusal: Callable[[Provider], str | None]) -> Provider:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import arguments, extras, prerequisites
-from pipeline.cli.app import MEASURE, Json, Paths, ProviderOption, app, show_result
+from pipeline.cli.app import MEASURE, DeviceMemory, Json, Paths, ProviderOption, app, show_result
 
 Tasks = Annotated[
     str,
@@ -37,6 +37,7 @@ def check(
         Path | None, typer.Option(help="Folder of the checkpoint, for graphs exported elsewhere.")
     ] = None,
     provider: ProviderOption = "cpu",
+    device_memory: DeviceMemory = None,
     as_json: Json = False,
 ) -> None:
     """Runs artefacts beside PyTorch, with Polygraphy; exit 1 where one fails.
@@ -46,7 +47,9 @@ def check(
     from pipeline.evals.check import check as stage
 
     results, chosen = [], arguments.devices(provider, must=provider == "cuda")
-    for path in arguments.artefacts(paths, engines=prerequisites.has_gpu()):
+    artefacts = arguments.artefacts(paths, engines=prerequisites.has_gpu())
+    arguments.bound_device_memory(device_memory, [chosen.graphs, chosen.torch], artefacts)
+    for path in artefacts:
         with arguments.busy(f"checking {path}"):
             results.append(
                 stage.check(path, localize=localize, force=force, reference=reference, devices=chosen)
@@ -82,6 +85,7 @@ def bench(
         bool, typer.Option("--unchecked", help="Measure what has passed no check, and record that.")
     ] = False,
     provider: ProviderOption = "cpu",
+    device_memory: DeviceMemory = None,
     as_json: Json = False,
 ) -> None:
     """The papers' measurement: the time to predict 1 token for each of 1000 sequences, interleaved with base.
@@ -102,6 +106,7 @@ def bench(
     from pipeline.evals.score.settings import ScoreSettings
 
     artefacts = arguments.artefacts(paths, engines=prerequisites.has_gpu(), precision="fp32")
+    arguments.bound_device_memory(device_memory, [chosen.graphs], artefacts)
     if tasks:
         prerequisites.known_tasks(tasks, artefacts)  # a misspelt name costs no hour of timing
     settings = stage.BenchSettings(
@@ -158,6 +163,7 @@ def score(
         bool, typer.Option("--unchecked", help="Score what has passed no check, and record that.")
     ] = False,
     provider: ProviderOption = "cpu",
+    device_memory: DeviceMemory = None,
     as_json: Json = False,
 ) -> None:
     """Scores artefacts on benchmarks: prompts, shots and metrics are lm-evaluation-harness's own.
@@ -172,6 +178,7 @@ def score(
     from pipeline.evals.score import score as stage
 
     names, graphs_on = benchmarks.check_names(tasks), arguments.provider(provider)
+    arguments.bound_device_memory(device_memory, [graphs_on], artefacts)
     merged = prerequisites.merged(artefacts, unchecked, graphs_on) if together else None
     settings = stage.ScoreSettings(
         limit=limit,

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from pipeline import store
 from pipeline.calib.streams import Streams
+from pipeline.engines import opening
 from pipeline.graphs import anatomy, graphfile
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 from pipeline.runtime.runner import Array
@@ -27,10 +28,14 @@ def tapped(path: Path, model: ir.Model, values: Iterable[ir.Value], provider: Pr
         model: the same, loaded.
         values: of `model`, to be outputs.
         provider: of ONNX Runtime.
+
+    Raises:
+        UserError: its weights are more than --device-memory gives.
     """
     for value in dict.fromkeys(values):
         if value not in model.graph.outputs:
             model.graph.outputs.append(value)
+    opening.require_room([path], provider)
     proto = ir.to_proto(model).SerializeToString()
     return OnnxRunner(path, open_session(proto, path.parent, provider=provider))
 

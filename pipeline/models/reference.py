@@ -54,8 +54,8 @@ class Reference:
         skip: what is left out for good; `without` leaves out more for a while.
 
     Raises:
-        UserError: as `pretrained.load`, `devices.require`; a layer does not exist, or is built in an unknown
-            way; the overlays' tensors are not this model's, or a map stands where nothing is skipped.
+        UserError: as `pretrained.load`, `devices.require_room`; a layer does not exist, or is built in an
+            unknown way; overlays' tensors are not this model's, or a map stands where nothing is skipped.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Reference:
         load: dict[str, Any] | None = None,
         device: Provider = "cpu",
     ) -> None:
-        devices.require(device)
+        devices.require_room(device, folder, skip, None if "quantization_config" in (load or {}) else dtype)
         self.device = device
         options = {"attn_implementation": "eager", "dtype": _DTYPES[dtype]}
         self.model: Any = pretrained.load(folder, skip, **options | (load or {}))

@@ -10,13 +10,13 @@ import pytest
 
 from pipeline import store
 from pipeline.engines import build, opening
-from pipeline.graphs import export
+from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
-from pipeline.runtime import tensorrt_library
+from pipeline.runtime import device_memory, tensorrt_library
 from pipeline.runtime.onnxruntime import OnnxRunner
 from pipeline.runtime.runner import Limits
 from pipeline.store.records import EngineRecord
-from pipeline.types import UserError
+from pipeline.types import SkipSet, UserError
 from tests import needs, tiny
 from tests.tiny_engines import HERE, graph
 
@@ -47,6 +47,32 @@ def test_a_graph_opens_in_onnx_runtime_with_the_threads_that_are_named(workdir: 
     with opening.open_runner(path, threads=1) as runner:
         assert isinstance(runner, OnnxRunner) and runner.path == path
         assert runner.session.get_session_options().intra_op_num_threads == 1
+
+
+def test_what_is_larger_than_the_bound_is_refused_before_it_is_opened(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are counted in the graph's precision, whatever the checkpoint's."""
+    base, half = (
+        export.export_base(checkpoint.resolve(str(tiny.checkpoint(workdir / "tiny"))), precision)
+        for precision in ("fp32", "fp16")
+    )
+    cut = variants.cut(base, SkipSet.parse("mlp1"))
+    sizes = [opening.weight_bytes(path) for path in (base, half, cut)]
+    assert sizes[0] == 2 * sizes[1] > sizes[2] > sizes[1]
+    monkeypatch.setattr(opening, "_graph", lambda path, *_: path)
+    monkeypatch.setenv(device_memory.VARIABLE, str(sizes[2] / device_memory.GB))
+    with pytest.raises(
+        UserError, match=r"^the weights of .*base\.fp32\.onnx need .* GB of the GPU's memory, and"
+    ):
+        opening.open_runner(base, provider="cuda")
+    assert opening.open_runner(base) == base  # on the CPU
+    assert [opening.open_runner(path, provider="cuda") for path in (half, cut)] == [half, cut]
+    opening.require_room([half], "cuda")
+    with pytest.raises(UserError, match="the weights of 2 artefacts need"):
+        opening.require_room([half, cut], "cuda")
+    with pytest.raises(UserError, match=r"the weights of .*base\.fp16\.onnx need"):
+        opening.require_room([half], "cuda", models=2)
 
 
 def test_what_is_no_artefact_is_refused(workdir: Path) -> None:

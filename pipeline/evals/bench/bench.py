@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipeline import store
+from pipeline.engines import opening
 from pipeline.evals import machine, passed
 from pipeline.evals.bench import contestants, memory, stopwatch
 from pipeline.evals.bench.contestants import Contestant, RunSequence
@@ -96,13 +97,14 @@ def bench(
 
     Raises:
         UserError: an artefact has not passed its check, does not run here, or all of them do not fit into
-            memory at once.
+            memory at once, the machine's or what --device-memory gives.
     """
     paths, clock = contestants.with_bases(paths), clock or stopwatch.SystemClock()
     settings = settings or BenchSettings()
     settings = dataclasses.replace(settings, threads=settings.threads or clock.processors)
     for path in () if settings.unchecked else paths:
         passed.require_check(path, provider=settings.provider)
+    opening.require_room(paths, settings.provider, 1 + len(settings.compare))
     sizes = (settings.batch, max(settings.lengths), settings.threads, settings.provider)
     resident = {path: memory.resident(path, *sizes) for path in paths}
     memory.require_room(resident)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import store
-from pipeline.evals.bench import bench, memory
+from pipeline.engines import opening
+from pipeline.evals.bench import bench, gpu_watch, memory
 from pipeline.evals.bench.bench import BenchSettings
 from pipeline.graphs import merge, variants
-from pipeline.store.records import BenchRecord, read
+from pipeline.runtime import device_memory, onnxruntime, tensorrt_library
+from pipeline.store.records import BenchRecord, GpuState, read
 from pipeline.types import UserError
 from tests import tiny
 from tests.timing import FakeClock, graph
@@ -179,3 +183,79 @@ def test_a_model_without_a_tokenizer_gets_random_ids_and_says_so(model: Path) ->
     for file in model.glob("tokenizer*"):
         file.unlink()
     assert measured([graph(model, "mlp2")]).conditions.tokens.startswith("random ids")
+
+
+# ---- on a GPU -------------------------------------------------------------------------------------------
+
+
+class Seen(gpu_watch.Watch):
+    """A watch that reads a GPU at its full clock."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def readings(self) -> list[GpuState]:
+        return [GpuState(sm_mhz=1980.0, watts=300.0)] * 3
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+    """A GPU that is the CPU in truth, and the watches of it; process 7 uses it from the third look on."""
+    watches: list[Seen] = []
+    looks = iter([(), (), ("7 python",), ("7 python",)])
+    opened = onnxruntime.open_session
+
+    @contextmanager
+    def watching() -> Iterator[Seen]:
+        watches.append(Seen())
+        yield watches[-1]
+
+    monkeypatch.setattr(onnxruntime, "open_session", lambda model, folder, threads, _: opened(model, folder))
+    monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: "NVIDIA X")
+    monkeypatch.setattr(gpu_watch, "state", lambda: GpuState(busy=1.0))
+    monkeypatch.setattr(gpu_watch, "others", lambda: next(looks))
+    monkeypatch.setattr(gpu_watch, "watching", watching)
+    told = memory.Resident(300.0, 100.0, 900.0, {4: "Flash Attention"}, {"Shape": 2})
+    monkeypatch.setattr(memory, "resident", lambda *_: told)
+    return watches
+
+
+def test_what_a_gpu_did_is_written(model: Path, gpu: list[Seen]) -> None:
+    settings = BenchSettings(**{**QUICK, "sequences": 2, "lengths": (4, 6), "provider": "cuda"})
+    clock = Ticking(has_idle=False)
+    report = bench.bench([graph(model, "mlp2")], settings, clock=clock)
+    how = report.conditions
+    assert how.device == "NVIDIA X" and how.warm_up == bench.WARM_UP and "waits for all" in how.timing
+    assert [watch.begun for watch in gpu] == [1, 1] and clock.slept >= 4 * gpu_watch.REST
+    assert list(how.gpu) == ["4", "6"] and how.gpu["4"].sm_mhz == (1980.0, 1980.0, 1980.0)
+    assert how.gpu["4"].problems == () and how.gpu["6"].problems == ("other processes use it: 7 python",)
+    assert [(row.length, row.enough_clean) for row in report.rows] == [
+        (4, True),
+        (4, True),
+        (6, False),
+        (6, False),
+    ]
+    assert [row.attention for row in report.rows] == ["Flash Attention"] * 2 + [None] * 2
+    assert {(row.device_mb, row.on_host["Shape"]) for row in report.rows if row.on_host} == {(900.0, 2)}
+    record = read(BenchRecord, report.results[1])
+    assert record.conditions.gpu == how.gpu and record.rows[0].on_host == {"Shape": 2}
+
+
+def test_on_the_cpu_no_gpu_is_looked_at(model: Path, gpu: list[Seen]) -> None:
+    how = measured([graph(model, "mlp2")]).conditions
+    assert (how.gpu, how.warm_up, gpu) == ({}, 0.0, []) and how.timing.startswith("wall time")
+
+
+def test_more_than_the_bound_is_not_started(
+    model: Path, gpu: list[Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each artefact would fit alone, and both beside PyTorch do not."""
+    path = graph(model, "mlp2")
+    size = opening.weight_bytes(path.with_name("base.fp32.onnx"))
+    monkeypatch.setenv(device_memory.VARIABLE, str(3 * size / device_memory.GB))
+    monkeypatch.setattr(memory, "resident", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(UserError, match=r"^the weights of 2 artefacts need .* and --device-memory gives"):
+        measured([path], provider="cuda", compare=("torch",))

@@ -135,3 +135,18 @@ def test_the_machines_own_clock_goes_on() -> None:
     clock.sleep(0.02)
     assert clock.wall() - wall >= 0.02 and clock.own() >= own
     assert (idle is None) == (clock.idle() is None) and clock.processors >= 1
+
+
+def test_a_warm_up_goes_on_for_its_time_in_whole_rounds() -> None:
+    clock, order = FakeClock(), list[str]()
+
+    def run_of(name: str) -> stopwatch.Run:
+        def run(k: int) -> None:
+            assert k == 0
+            order.append(name)
+            clock.spend(0.3)
+
+        return run
+
+    stopwatch.warm_up([run_of("a"), run_of("b")], 1.0, clock)
+    assert order == ["a", "b"] * 2

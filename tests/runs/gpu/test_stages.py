@@ -84,6 +84,8 @@ def test_a_stage_that_takes_too_long_is_ended_with_its_children(conductor: Condu
 
 
 def test_ctrl_c_ends_what_runs(conductor: Conductor, tmp_path: Path) -> None:
+    """Also in tests that a shell has put into the background, where it lets them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     number = tmp_path / "child"
 
     def interrupt() -> None:
@@ -93,8 +95,11 @@ def test_ctrl_c_ends_what_runs(conductor: Conductor, tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        conductor.run(act("hangs", str(number)))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            conductor.run(act("hangs", str(number)))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert has_ended(number.read_text())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from pipeline.runtime import cache_graphs, device_memory, tensorrt_library
+from pipeline.runtime import cache_graphs, device_memory, ort_placement, tensorrt_library
 from pipeline.runtime.cache import Cache
 from pipeline.runtime.ort_cache import CacheSurgeon, OrtCache, run_bound, uploaded
 from pipeline.runtime.runner import Array, Limits, Pass, Runner, TensorInfo
@@ -82,6 +82,11 @@ class OnnxRunner(Runner):
         """Frees the session."""
         del self.session
 
+    @property
+    def on_host(self) -> dict[str, int] | None:
+        """Operator → nodes that run on the CPU though the session is on CUDA; None on the CPU."""
+        return None if self.device == "cpu" else ort_placement.nodes_on(self.session, PROVIDERS["cpu"])
+
     @cached_property
     def _surgeon(self) -> CacheSurgeon:
         dtypes = {name: dtype for name, (_, _, dtype) in self.cache_shapes().items()}
@@ -122,6 +127,7 @@ def open_session(
     if reason := refusal(provider):
         raise UserError(reason)
     options = _options(threads)
+    options.add_session_config_entry(*ort_placement.RECORD)
     if isinstance(model, bytes):
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder.resolve())

@@ -68,6 +68,16 @@ def gpu_name() -> str | None:
     return None if failed else name.value.decode(errors="replace")
 
 
+def gpu_bus() -> str | None:
+    """Where CUDA's device 0 sits, as '0000:65:00.0'; None without a GPU or its driver."""
+    driver, device, bus = _driver(), ctypes.c_int(), ctypes.create_string_buffer(64)
+    if driver is None:
+        return None
+    failed = driver.cuDeviceGet(ctypes.byref(device), 0)
+    failed = failed or driver.cuDeviceGetPCIBusId(bus, len(bus), device)
+    return None if failed else bus.value.decode(errors="replace")
+
+
 def _driver() -> Any:
     """CUDA's driver, ready; None where it is missing or sees no GPU."""
     try:

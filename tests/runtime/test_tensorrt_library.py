@@ -45,12 +45,19 @@ def test_target_and_name_of_the_gpu_are_the_drivers(monkeypatch: pytest.MonkeyPa
             name.value = b"NVIDIA L4"
             return 0
 
+        def cuDeviceGetPCIBusId(self, bus: Any, size: int, device: Any) -> int:  # noqa: N802 - CUDA's name
+            bus.value = b"0000:65:00.0"
+            return 0
+
     def no_library(name: str) -> Any:
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(0))
     assert (tensorrt_library.gpu_target(), tensorrt_library.gpu_name()) == ("sm89", "NVIDIA L4")
+    assert tensorrt_library.gpu_bus() == "0000:65:00.0"
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(100))  # CUDA_ERROR_NO_DEVICE
     assert tensorrt_library.gpu_target() is None is tensorrt_library.gpu_name()
+    assert tensorrt_library.gpu_bus() is None
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     assert tensorrt_library.gpu_target() is None is tensorrt_library.gpu_name()
+    assert tensorrt_library.gpu_bus() is None

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from pipeline import store
 from pipeline.engines import opening
 from pipeline.evals import machine, passed
-from pipeline.evals.bench import contestants, memory, stopwatch
+from pipeline.evals.bench import contestants, gpu_watch, memory, stopwatch
 from pipeline.evals.bench.contestants import Contestant, RunSequence
 from pipeline.evals.bench.latency import latency
 from pipeline.evals.bench.memory import Resident
@@ -28,7 +28,7 @@ from pipeline.evals.bench.table import RECOGNISED, BenchReport
 from pipeline.models import texts
 from pipeline.models.costs import Workload
 from pipeline.store import records
-from pipeline.store.records import BenchRecord, Conditions, Latency
+from pipeline.store.records import BenchRecord, Conditions, GpuLoad, Latency
 from pipeline.types import Provider, UserError
 
 _PACKAGES = (
@@ -40,6 +40,11 @@ _PACKAGES = (
     "optimum-onnx",
     "numpy",
 )
+
+WARM_UP = 2.0
+"""Seconds of runs before the first sample on a GPU, whose clocks rise within one."""
+_TIMING = "wall time, from tokens to logits on the host"
+_ON_GPU = ", which waits for all that the GPU does"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +110,8 @@ def bench(
     for path in () if settings.unchecked else paths:
         passed.require_check(path, provider=settings.provider)
     opening.require_room(paths, settings.provider, 1 + len(settings.compare))
-    sizes = (settings.batch, max(settings.lengths), settings.threads, settings.provider)
-    resident = {path: memory.resident(path, *sizes) for path in paths}
+    passes = memory.Passes(settings.batch, settings.lengths, settings.threads, settings.decode)
+    resident = {path: memory.resident(path, passes, settings.provider) for path in paths}
     memory.require_room(resident)
     everyone = contestants.line_up(
         paths,
@@ -137,6 +142,7 @@ class _Run:
     def measured(self) -> tuple[tuple[Latency, ...], Conditions]:
         """All rows, length by length, and how they came to be."""
         settings, rows, agreement, source = self.settings, list[Latency](), {}, ""
+        loads = dict[str, GpuLoad]()
         folder = store.checkpoint_folder(self.everyone[0].path)
         settle = contestants.SETTLE if "torch" in settings.compare else 0.0
         with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
@@ -145,16 +151,24 @@ class _Run:
                 tokens, source = texts.sequences(folder, length + settings.decode, count)
                 batches = tokens.reshape(settings.sequences, settings.batch, -1)
                 runs = [contestant.start(batches) for contestant in self.everyone]
-                agreement[str(length)] = self._warm_up(runs)
-                tick = _ticker(bar, f"{length} tokens", settings.sequences)
-                samples = stopwatch.interleave(
-                    runs, settings.sequences, tick, settle=settle, clock=self.clock
-                )
-                rows += self._rows(samples, length)
-        return tuple(rows), self._conditions(agreement, source)
+                with gpu_watch.observing(self._is_on_gpu, self.clock.sleep) as seen:
+                    agreement[str(length)] = self._warm_up(runs)
+                    seen.begin()
+                    tick = _ticker(bar, f"{length} tokens", settings.sequences)
+                    samples = stopwatch.interleave(
+                        runs, settings.sequences, tick, settle=settle, clock=self.clock
+                    )
+                if seen.load:
+                    loads[str(length)] = seen.load
+                rows += self._rows(samples, length, bool(seen.load and seen.load.problems))
+        return tuple(rows), self._conditions(agreement, source, loads)
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self.settings.provider == "cuda" or self.everyone[0].path.suffix == ".plan"
 
     def _warm_up(self, runs: list[RunSequence]) -> dict[str, float]:
-        """Two runs each, so that kernels are chosen and memory is there.
+        """Two runs each, so that kernels are chosen and memory is there; on a GPU more, for its clocks.
 
         Returns:
             Name of PyTorch's or optimum's contestant → largest difference of its logits from the artefact's.
@@ -179,9 +193,12 @@ class _Run:
                     "run `pipeline check --force`"
                 )
             differences[contestant.name] = difference
+        if self._is_on_gpu:
+            stopwatch.warm_up(runs, WARM_UP, self.clock)
         return differences
 
-    def _rows(self, samples: list[stopwatch.Samples], length: int) -> list[Latency]:
+    def _rows(self, samples: list[stopwatch.Samples], length: int, is_disturbed: bool) -> list[Latency]:
+        """A row for each contestant; what disturbed the GPU disturbed all of them."""
         work = Workload(length, self.settings.decode, self.settings.batch)
         own = {
             contestant.path: one
@@ -193,10 +210,13 @@ class _Run:
             base = contestants.base_of(contestant.path)
             resident = self.resident.get(contestant.path) if contestant.kind == "artefact" else None
             skip = store.variant(base, quick=True).skip
-            rows.append(latency(contestant, one, own[base], work, resident, skip))
+            row = latency(contestant, one, own[base], work, resident, skip)
+            rows.append(row.replaced(enough_clean=row.enough_clean and not is_disturbed))
         return rows
 
-    def _conditions(self, agreement: dict[str, dict[str, float]], source: str) -> Conditions:
+    def _conditions(
+        self, agreement: dict[str, dict[str, float]], source: str, loads: dict[str, GpuLoad]
+    ) -> Conditions:
         settings, is_recognised = self.settings, self.clock.idle() is not None
         bases = [contestants.base_of(contestant.path) for contestant in self.everyone]
         allowance = f"max({stopwatch.TICK} s, {stopwatch.SHARE:.0%} of the processors' time)"
@@ -219,6 +239,9 @@ class _Run:
             tokens=source,
             against=", ".join(dict.fromkeys(store.variant(base, quick=True).name for base in bases)),
             provider=store.provider_of(self.everyone[0].path, settings.provider),
+            timing=_TIMING + (_ON_GPU if self._is_on_gpu else ""),
+            warm_up=WARM_UP if self._is_on_gpu else 0.0,
+            gpu=loads,
         )
 
 

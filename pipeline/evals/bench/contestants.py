@@ -10,6 +10,7 @@ Legend: B batch, S tokens of a sequence, N sequences, K wanted positions, V voca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ import numpy as np
 from pipeline import store
 from pipeline.engines import opening
 from pipeline.evals import passed
+from pipeline.evals.bench.memory import TorchMemory
 from pipeline.runtime.runner import Array
 from pipeline.store import records
 from pipeline.types import Provider, UserError, Variant
@@ -45,6 +47,8 @@ class Contestant:
         start: takes the tokens, and gives what is timed.
         how: how it is run, in words.
         provider: that it runs on, ONNX Runtime's or PyTorch's device.
+        attention: its kernel, where that is fixed; None: it is measured, or not known.
+        memory: of PyTorch on a GPU.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Contestant:
     start: Start
     how: str
     provider: Provider = "cpu"
+    attention: str | None = None
+    memory: TorchMemory | None = None
 
 
 def name_of(path: Path) -> str:
@@ -182,7 +188,10 @@ def of_optimum(path: Path, graph: Path, threads: int, decode: bool, provider: Pr
 
 
 def of_torch(path: Path, threads: int, decode: bool, provider: Provider = "cpu") -> Contestant:
-    """PyTorch eager as Hugging Face runs it: use_cache=True, the LM head at the last token only."""
+    """PyTorch eager as Hugging Face runs it: use_cache=True, the LM head at the last token only.
+
+    Its logits come to the host before a sample ends, and with them all that was queued on a GPU before.
+    """
     import torch
 
     from pipeline.models.reference import Reference
@@ -190,14 +199,22 @@ def of_torch(path: Path, threads: int, decode: bool, provider: Provider = "cpu")
     torch.set_num_threads(threads)
     variant = store.variant(path, quick=True)
     folder, overlays = store.checkpoint_folder(path), store.overlays(path)
-    model = Reference(folder, variant.skip, variant.precision, overlays, device=provider).model
+    memory = TorchMemory() if provider == "cuda" else None
+    with memory.loading() if memory else nullcontext():
+        model = Reference(folder, variant.skip, variant.precision, overlays, device=provider).model
 
     def start(tokens: Array) -> RunSequence:
         rows = [torch.from_numpy(np.ascontiguousarray(part)).to(model.device) for part in tokens]
-        return _torch_decode(model, rows) if decode else _torch_prefill(model, rows)
+        run = _torch_decode(model, rows) if decode else _torch_prefill(model, rows)
+        if memory:
+            memory.measure(run)
+        return run
 
     how = "transformers, attn_implementation='eager', use_cache=True, logits_to_keep=1"
-    return Contestant(f"{name_of(path)} (torch)", path, variant, "torch", start, how, provider)
+    kernel = f"{model.config._attn_implementation}: matmul, softmax, matmul"
+    return Contestant(
+        f"{name_of(path)} (torch)", path, variant, "torch", start, how, provider, kernel, memory
+    )
 
 
 def _graph_start(path: Path, threads: int, decode: bool, provider: Provider = "cpu") -> Start:

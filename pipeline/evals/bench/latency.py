@@ -83,7 +83,7 @@ def latency(
         disturbed=samples.disturbed,
         clean=samples.clean.count(True),
         enough_clean=samples.enough,
-        **_memory(cost, resident),
+        **_memory(cost, resident) | _on_device(contestant, resident, work.length),
     )
 
 
@@ -99,6 +99,19 @@ def _memory(cost: Costs, resident: Resident | None) -> dict[str, Any]:
         "before_mb": resident.before if resident else None,
         "weight_mb": cost.weight_mb,
         "cache_bytes_per_token": cost.cache_bytes_per_token,
+    }
+
+
+def _on_device(contestant: Contestant, resident: Resident | None, length: int) -> dict[str, Any]:
+    """The fields of a row that tell how a GPU ran it."""
+    if contestant.memory:
+        return {"device_mb": contestant.memory.mb, "attention": contestant.attention}
+    if resident is None:
+        return {"attention": contestant.attention}
+    return {
+        "device_mb": resident.device,
+        "attention": resident.attention.get(length, contestant.attention),
+        "on_host": resident.on_host,
     }
 
 

@@ -198,6 +198,20 @@ def interleave(
     return samples
 
 
+def warm_up(runs: Sequence[Run], seconds: float, clock: Clock) -> None:
+    """Runs all contestants in turn for some time: a GPU at rest takes a while to raise its clocks.
+
+    Args:
+        runs: the contestants; each runs its first sequence.
+        seconds: after which no further round begins.
+        clock: the machine's.
+    """
+    start = clock.wall()
+    while clock.wall() - start < seconds:
+        for run in runs:
+            run(0)
+
+
 def _round(work: list[tuple[Run, int]], repeats_left: int, settle: float, clock: Clock) -> list[list[Try]]:
     """All tries of one sequence by every contestant, in the order of `work`."""
     tries: list[list[Try]] = [[] for _ in work]

@@ -8,12 +8,15 @@ from typing import Any
 
 from rich.table import Table
 
+from pipeline.evals.bench import device_notes as device
 from pipeline.store.records import Conditions, Latency
 
 COLUMNS = ("variant", "tokens", "p50 ms", "saved %", "ceiling %", "of it", "peak MB", "KV\nB/token")
 """What a reader needs, in 100 columns; --json and the result files have everything."""
 BY_BYTES = "by\nbytes %"
 """Stands behind `ceiling %` where bytes bind a prefill."""
+ON_GPU = "GPU\nMB"
+"""Stands in the place of `peak MB` where a GPU ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +44,30 @@ def table(report: BenchReport) -> Table:
     )
     rows = Table(title=title, caption=_caption(report))
     has_bytes = any(row.byte_ceiling is not None for row in report.rows)
-    for heading in _headings(has_bytes):
+    has_gpu = any(row.device_mb is not None for row in report.rows)
+    for heading in _headings(has_bytes, has_gpu):
         is_name = heading == "variant"
         rows.add_column(heading, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for row in report.rows:
         rows.add_row(
             row.name + ("" if row.enough_clean else " ?"),
             str(row.length),
-            f"{row.p50:.1f}",
+            f"{row.p50:.2f}" if has_gpu else f"{row.p50:.1f}",
             f"{row.improvement:.1f}",
             _number(row.ceiling, ".1f"),
             *([_number(row.byte_ceiling, ".1f")] if has_bytes else []),
             _number(row.share, ".0%") + (" !" if row.above_ceiling else ""),
-            _number(row.peak_mb, ".0f"),
+            _number(row.device_mb if has_gpu else row.peak_mb, ".0f"),
             _number(row.cache_bytes_per_token, "d"),
         )
     return rows
 
 
-def _headings(has_bytes: bool) -> list[str]:
-    place = COLUMNS.index("ceiling %") + 1
-    return [*COLUMNS[:place], *([BY_BYTES] if has_bytes else []), *COLUMNS[place:]]
+def _headings(has_bytes: bool, has_gpu: bool) -> list[str]:
+    headings = [ON_GPU if has_gpu and one == "peak MB" else one for one in COLUMNS]
+    if has_bytes:
+        headings.insert(headings.index("ceiling %") + 1, BY_BYTES)
+    return headings
 
 
 def short(report: BenchReport) -> dict[str, dict[str, str]]:
@@ -106,10 +112,16 @@ def _caption(report: BenchReport) -> str:
             "! above its ceiling beyond noise: a bug in the measurement, or time that is not spent on "
             f"{how.ceiling_of}"
         )
-    if any(not row.enough_clean for row in report.rows):
+    problems = {int(length): load.problems for length, load in how.gpu.items() if load.problems}
+    if any(not row.enough_clean and row.length not in problems for row in report.rows):
         notes.append(
             "? too few undisturbed samples: other work used the processors, so do not quote this row"
         )
+    notes += [
+        f"? at {length} tokens the GPU was disturbed, so do not quote these rows: {'; '.join(words)}"
+        for length, words in problems.items()
+    ]
+    notes += device.notes(report.rows, how)
     if not how.checked:
         notes.append("unchecked: nothing says that these artefacts compute the right thing")
     if how.foreign_load != RECOGNISED:

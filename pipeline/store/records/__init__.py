@@ -73,6 +73,7 @@ from pipeline.store.records.deployment import (
     ShipRecord,
     ShipSettings,
 )
+from pipeline.store.records.gpu import GpuLoad, GpuState
 from pipeline.store.records.results import (
     RESULT,
     AgreementRecord,
@@ -124,6 +125,8 @@ __all__ = [
     "EngineRecord",
     "FileDigest",
     "FileState",
+    "GpuLoad",
+    "GpuState",
     "GraphRecord",
     "GreedyRecord",
     "GreedyRequest",

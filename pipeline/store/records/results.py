@@ -8,6 +8,7 @@ from pydantic import Discriminator, Tag, TypeAdapter
 
 from pipeline.store.records.artefacts import VariantRecord, Weights
 from pipeline.store.records.base import Count, Digest, FileState, Record, Seconds
+from pipeline.store.records.gpu import GpuLoad
 from pipeline.store.records.scores import ScoreRecord
 from pipeline.types import Provider
 
@@ -179,6 +180,12 @@ class Latency(Record):
         peak_mb: resident memory of a fresh process that runs this artefact alone.
         before_mb: the same before it loads the artefact.
         weight_mb, cache_bytes_per_token: of the variant.
+        device_mb: MiB of the GPU: of an artefact, by which its used memory grew when a fresh process ran it
+            (CUDA's own part included); of PyTorch, the most that its allocator gave this model. None on the
+            CPU.
+        attention: the kernels that attention ran on, with how often where there are several; None where the
+            runtime does not tell.
+        on_host: operator → nodes of a graph on CUDA that ONNX Runtime runs on the CPU; None of all others.
     """
 
     artefact: str
@@ -202,6 +209,9 @@ class Latency(Record):
     before_mb: float | None = None
     weight_mb: float | None = None
     cache_bytes_per_token: Count | None = None
+    device_mb: float | None = None
+    attention: str | None = None
+    on_host: dict[str, Count] | None = None
 
 
 class Conditions(Record):
@@ -218,6 +228,9 @@ class Conditions(Record):
         tokens: where they came from.
         against: the variant that time is saved over; another than the base where the checkpoint holds none.
         provider: 'cuda' where a graph ran on ONNX Runtime's CUDA provider; None on the CPU, and of engines.
+        timing: in words, what a sample's time is.
+        warm_up: seconds of runs before the first sample of each length, at least; 0 for two runs each.
+        gpu: length → the GPU around and during its measurement; none on the CPU, and where nothing tells.
     """
 
     measure: str = ""
@@ -236,6 +249,9 @@ class Conditions(Record):
     tokens: str = ""
     against: str = "base"
     provider: Literal["cuda"] | None = None
+    timing: str = ""
+    warm_up: Seconds = 0.0
+    gpu: dict[str, GpuLoad] = {}
 
 
 class BenchRecord(VariantRecord):

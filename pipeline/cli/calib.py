@@ -11,7 +11,7 @@ import typer
 
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
-from pipeline.cli.app import CHOOSE, Json, Model, ProviderOption, app, show_result
+from pipeline.cli.app import CHOOSE, DeviceMemory, Json, Model, ProviderOption, app, show_result
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, ChoiceRecord, HealSettings, SublayerTimes
 from pipeline.types import CPU, Provider, UserError
@@ -40,6 +40,7 @@ def calibrate(
     buckets: Annotated[int, typer.Option(help="Position buckets.")] = 4,
     runner: Annotated[str, typer.Option(help="torch, or a base graph.")] = "torch",
     provider: ProviderOption = "cpu",
+    device_memory: DeviceMemory = None,
     precision: Annotated[str, typer.Option(help="That torch computes in: fp32, fp16 or bf16.")] = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Measure again what is there and matches.")] = False,
     as_json: Json = False,
@@ -57,6 +58,7 @@ def calibrate(
     text = _text_input(texts, dataset, "pipeline calibrate")
     graph = None if runner == "torch" else Path(runner)
     device = arguments.provider(provider) if graph else arguments.torch_device(provider)
+    arguments.bound_device_memory(device_memory, [device])
     settings = stage.CalibrationSettings(samples, length, buckets, device, precision)  # type: ignore[arg-type]
     source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
     graph_streams = partial(taps.graph_streams, provider=device)
@@ -109,6 +111,7 @@ def select(
         float | None, typer.Option(help="Instead of a count: so many milliseconds for --length tokens.")
     ] = None,
     provider: ProviderOption = "cpu",
+    device_memory: DeviceMemory = None,
     as_json: Json = False,
 ) -> None:
     """Prints what a rule would leave out, and the statistic of each sublayer that is chosen, or nearly so.
@@ -128,6 +131,7 @@ def select(
     devices = arguments.devices(provider, must=False) if is_timed else CPU
     runs_the_model = selector in selectors.RUN_THE_MODEL and not is_timed
     device: Provider = arguments.torch_device(provider) if runs_the_model else "cpu"
+    arguments.bound_device_memory(device_memory, [device, devices.graphs, devices.torch])
     source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
     if is_timed:
         budget = TimeBudget(kind or "any", speedup, latency_ms, length or 100, devices)
@@ -247,6 +251,7 @@ def heal(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the first matrices, dropout and order.")] = 0,
     provider: ProviderOption = "cpu",
+    device_memory: DeviceMemory = None,
     precision: Annotated[str, typer.Option(help="Of the model that is trained on: fp32 or bf16.")] = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Train again what is there and matches.")] = False,
     as_json: Json = False,
@@ -277,7 +282,7 @@ def heal(
         precision=precision,
         seed=seed,
     )
-    device = arguments.torch_device(provider)
+    device = arguments.torch_device(provider, device_memory)
     text = _text_input(texts, dataset, "pipeline heal")
     unhealed = [graph for graph in graphs if not store.variant(graph).adapter] or graphs
     places = [stage.heal(graph, settings, text, name, force, device) for graph in unhealed]

@@ -11,7 +11,7 @@ import typer
 
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
-from pipeline.cli.app import CHOOSE, Json, ProviderOption, app, show_result
+from pipeline.cli.app import CHOOSE, DeviceMemory, Json, ProviderOption, app, show_result
 from pipeline.cli.calib import Dataset, Texts
 from pipeline.types import Devices, Provider, UserError
 
@@ -55,6 +55,7 @@ def compensate(
     ] = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Time the result beside the rest.")] = True,
     provider: ProviderOption = "cpu",
+    device_memory: DeviceMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Fit again what is there and matches.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -77,7 +78,8 @@ def compensate(
         raise UserError("--budget-params must be at least 0 and --budget-ms above 0")
     settings = CompensationSettings(form=form, samples=samples, length=length, refit=refit)
     is_timed = timed or budget_ms is not None
-    devices = Devices(arguments.provider(provider) if is_timed else "cpu", arguments.torch_device(provider))
+    device = arguments.torch_device(provider, device_memory)
+    devices = Devices(arguments.provider(provider) if is_timed else "cpu", device)
     means = Means(
         memory=memory * 1_000_000,
         moments=moments,

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
+import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from pipeline import store
@@ -17,7 +18,7 @@ from pipeline.cli import listing, prerequisites
 from pipeline.engines import taps
 from pipeline.evals.bench import memory
 from pipeline.models import devices
-from pipeline.runtime import onnxruntime, tensorrt_library
+from pipeline.runtime import device_memory, onnxruntime, tensorrt_library
 from pipeline.store import records
 from pipeline.store.records import BenchRecord, CheckRecord, ScoreRecord, SublayerTimes, TimesRecord
 from pipeline.types import UserError
@@ -371,3 +372,48 @@ def test_a_pytorch_without_cuda_is_said_before_the_check(
     assert cuda.sessions == ["cuda"] and not cuda.models
     record = records.read(CheckRecord, Path("evals/results/m/base.fp32.check.cuda.json"))
     assert (record.provider, record.torch_device) == ("cuda", "cpu")
+
+
+# ---- the bound ------------------------------------------------------------------------------------------
+
+
+def commands(model: Path) -> list[list[object]]:
+    """One of each that loads a model."""
+    graph = model / "base.fp32.onnx"
+    return [
+        ["check", graph],
+        [*CALIBRATE],
+        [*CALIBRATE, "--runner", graph],
+        ["bench", graph, *BENCH, "--unchecked"],
+        ["score", graph, "--tasks", "smoke", "--limit", "1", "--unchecked"],
+        ["compensate", model / "mlp1.fp32.onnx", "--with", "bias", "--samples", "32", "--length", "8"],
+        ["select", "m", "--count", "1", "--select", "greedy", "--samples", "2", "--length", "8"],
+    ]
+
+
+def test_a_model_that_does_not_fit_is_refused_by_every_command(
+    model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**9, 10**9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda _: None)
+    for command in commands(model):
+        monkeypatch.setenv(device_memory.VARIABLE, "")
+        with pytest.raises(
+            UserError, match=r"^the weights of .* need .* GB of the GPU's memory, and --device"
+        ):
+            run(capsys, *command, "--provider", "cuda", "--device-memory", "0.0001")
+    assert not cuda.sessions and not cuda.models and not cuda.processes
+
+
+def test_the_bound_is_refused_on_the_cpu(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the command line; in the environment it waits for a command that runs on CUDA."""
+    for command in commands(model):
+        monkeypatch.setenv(device_memory.VARIABLE, "")
+        with pytest.raises(UserError, match="bounds a GPU's memory, and this runs on the CPU"):
+            run(capsys, *command, "--device-memory", "0.0001")
+    monkeypatch.setenv(device_memory.VARIABLE, "0.0001")
+    run(capsys, *commands(model)[0])
+    with pytest.raises(UserError, match=r"is a number of GB above 0, not '-1\.0'"):
+        run(capsys, *commands(model)[0], "--device-memory", "-1")

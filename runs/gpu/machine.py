@@ -124,15 +124,20 @@ def _known_as(gpu: str | None) -> str | None:
 
 
 def _device_bytes(torch_lack: str | None, gpu: str | None) -> float | None:
-    """Free memory of the GPU: PyTorch's answer, else what the datasheet says of all of it."""
+    """Free memory of the GPU: PyTorch's answer, else what the datasheet says of all of it.
+
+    PIPELINE_DEVICE_MEMORY bounds it, as it bounds the commands that the stages run.
+    """
     if torch_lack is None:
-        import torch
+        from pipeline.models import devices
 
-        return float(torch.cuda.mem_get_info()[0])
+        return float(devices.free_bytes("cuda"))
     from pipeline.evals import gpus
+    from pipeline.runtime import device_memory
 
-    known = gpus.of_device(gpu or "")
-    return known.memory if known else None
+    known, given = gpus.of_device(gpu or ""), device_memory.bound()
+    bounds = [one for one in (known.memory if known else None, given) if one is not None]
+    return float(min(bounds)) if bounds else None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.report import papers
 from runs.gpu.proof import CACHED, TOKENS, Proof
-from runs.gpu.results import DemoRow, Findings, TextRow, TimeRow
+from runs.gpu.results import DemoRow, Findings, LoadRow, TextRow, TimeRow
 from runs.gpu.stages import Outcome
 
 NOTHING = "–"
@@ -66,6 +66,10 @@ def markdown(proof: Proof, found: Findings, started: str) -> str:
     for length, is_decode in sorted({(one.length, one.is_decode) for one in found.times}, key=_order):
         rows = [one for one in found.times if (one.length, one.is_decode) == (length, is_decode)]
         parts.append(_times(proof, rows, length, is_decode))
+    if any(one.device_mb is not None or one.attention or one.on_host for one in found.times):
+        parts.append(_kernels(found.times))
+    if found.loads:
+        parts.append(_loads(found.loads))
     if found.texts:
         parts.append(_texts(found.texts))
     if found.demo:
@@ -153,11 +157,13 @@ def _times(proof: Proof, rows: Sequence[TimeRow], length: int, is_decode: bool) 
         notes.append(f"Paper: {papers.citation('tyukin', 'tables 7 and 9')}; it names no GPU.")
     if not all(one.is_checked for one in rows):
         notes.append("`*`: not every artefact of that run had passed its check.")
+    if any(one.is_disturbed for one in rows):
+        notes.append("`?`: other work or heat disturbed it; do not quote it.")
     if not any(one.engine_ms is not None for one in rows):
         notes.append("Nothing is predicted: see the stage `predict`.")
     cells = [
         (
-            one.variant + ("" if one.is_checked else " *"),
+            one.variant + ("" if one.is_checked else " *") + (" ?" if one.is_disturbed else ""),
             one.runtime,
             _number(one.ms, ".2f"),
             NOTHING if one.variant == "base" else f"{one.saved:.1f} [{one.low:.1f}, {one.high:.1f}]",
@@ -178,6 +184,33 @@ def _times(proof: Proof, rows: Sequence[TimeRow], length: int, is_decode: bool) 
 def _of_variant(row: TimeRow, value: float | None) -> str:
     """The base saves nothing."""
     return NOTHING if row.variant == "base" else _number(value)
+
+
+def _kernels(times: Iterable[TimeRow]) -> str:
+    cells = [
+        (
+            one.variant,
+            one.runtime,
+            f"{one.length} cached" if one.is_decode else str(one.length),
+            one.attention or NOTHING,
+            _number(one.device_mb, ".0f"),
+            one.on_host or NOTHING,
+        )
+        for one in times
+    ]
+    headings = ("variant", "runs in", "tokens", "attention", "GPU MB", "computes on the CPU")
+    text = (
+        "Which kernel attention ran on, where the runtime tells (an engine does not); the memory of the GPU "
+        "that a process took which ran this artefact alone; and what ONNX Runtime left on the CPU: it slows."
+    )
+    return f"## Kernels and memory\n\n{text}\n\n{_table(headings, cells)}"
+
+
+def _loads(loads: Iterable[LoadRow]) -> str:
+    cells = [(one.run, str(one.length), one.text, one.problems or NOTHING) for one in loads]
+    text = "As nvidia-smi told it twice a second: median clock and power (lowest to highest), highest heat."
+    headings = ("run", "tokens", "GPU", "disturbed")
+    return f"## The GPU while it was timed\n\n{text}\n\n{_table(headings, cells)}"
 
 
 def _texts(texts: Iterable[TextRow]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.evals.bench.device_notes import load_text
 from pipeline.report import papers
+from pipeline.runtime.ort_placement import HEAVY
+from pipeline.store.records import GpuLoad
 from pipeline.types import count_of
 from runs.gpu.proof import CACHED, Proof
 from runs.gpu.shapes import FRACTIONS, KINDS, ModelShape
@@ -47,6 +51,9 @@ class TimeRow:
         paper_saved: of Tyukin et al., where they have it.
         engine_ms, engine_saved, eager_ms, eager_saved: that `pipeline predict` says.
         is_checked: every artefact of the run had passed its check.
+        is_disturbed: other work, or heat, disturbed the samples.
+        device_mb: MiB of the GPU; attention: the kernels that it ran on, where that is told.
+        on_host: operators that compute, and that ONNX Runtime ran on the CPU, with their number.
     """
 
     variant: str
@@ -66,6 +73,25 @@ class TimeRow:
     eager_ms: float | None
     eager_saved: float | None
     is_checked: bool
+    is_disturbed: bool = False
+    device_mb: float | None = None
+    attention: str | None = None
+    on_host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRow:
+    """The GPU while one length was timed.
+
+    Attributes:
+        run: the stage.
+        text: clocks, power and heat; problems: what disturbed it, '' where nothing did.
+    """
+
+    run: str
+    length: int
+    text: str
+    problems: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +127,20 @@ class Findings:
 
     checks: tuple[CheckRow, ...]
     times: tuple[TimeRow, ...]
+    loads: tuple[LoadRow, ...]
     texts: tuple[TextRow, ...]
     demo: tuple[DemoRow, ...]
 
 
 def findings(proof: Proof) -> Findings:
     """Reads what the stages printed."""
-    return Findings(tuple(_checks(proof)), tuple(_times(proof)), tuple(_texts(proof)), tuple(_demo(proof)))
+    return Findings(
+        tuple(_checks(proof)),
+        tuple(_times(proof)),
+        tuple(_loads(proof)),
+        tuple(_texts(proof)),
+        tuple(_demo(proof)),
+    )
 
 
 def paper_saved(shape: ModelShape, variant: str, length: int) -> float | None:
@@ -180,7 +213,23 @@ def _times(proof: Proof) -> Iterator[TimeRow]:
                 eager_ms=eager and eager[0],
                 eager_saved=eager and eager[1],
                 is_checked=bool(report["conditions"]["checked"]),
+                is_disturbed=not row.get("enough_clean", True),
+                device_mb=row.get("device_mb"),
+                attention=row.get("attention"),
+                on_host=_heavy(row.get("on_host") or {}),
             )
+
+
+def _heavy(on_host: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in on_host.items() if name in HEAVY)
+
+
+def _loads(proof: Proof) -> Iterator[LoadRow]:
+    for name in proof.benches:
+        report = proof.conductor.output(name)
+        for length, plain in (report["conditions"].get("gpu") or {}).items() if report else ():
+            load = GpuLoad.model_validate_json(json.dumps(plain))
+            yield LoadRow(name, int(length), load_text(load), "; ".join(load.problems))
 
 
 def _torch(rows: Sequence[dict[str, Any]], own: dict[str, Any]) -> tuple[float | None, float | None]:

@@ -11,6 +11,8 @@ from pipeline.store.records import Conditions, GpuLoad, Latency
 def notes(rows: Sequence[Latency], how: Conditions) -> list[str]:
     """The lines; none of what ran on the CPU."""
     loads = [f"GPU at {length} tokens: {load_text(load)}" for length, load in how.gpu.items()]
+    if how.warm_up and not loads:
+        loads = ["the GPU's clocks and who else uses it were not read: there is no nvidia-smi that answers"]
     timing = [how.timing] if how.warm_up else []
     return [*timing, *_attention(rows), *_on_host(rows), *loads]
 

@@ -32,6 +32,11 @@ def test_the_cpu_has_no_notes() -> None:
     )
 
 
+def test_clocks_that_nothing_told_are_not_passed_over() -> None:
+    (timing, unread) = device_notes.notes([row("base.fp16")], HOW.replaced(warm_up=2.0, timing="wall time"))
+    assert timing == "wall time" and "no nvidia-smi that answers" in unread
+
+
 def test_kernels_are_told_by_length_with_who_ran_them() -> None:
     rows = [
         row("base.fp16", 50, attention="unified unfused path"),

@@ -51,11 +51,19 @@ def _bench(command: tuple[str, ...]) -> dict[str, Any]:
             own = {"artefact": path, "length": int(length), "interval": [9.0 * number, 11.0 * number]}
             own |= {"improvement": 10.0 * number, "ceiling": 20.0, "byte_ceiling": None}
             name = "base.fp16" if number == 0 else "other.fp16"
-            rows.append({**own, "name": name, "kind": "artefact", "p50": 10.0 - number})
+            device = {"device_mb": 900.0, "attention": "Flash | split", "enough_clean": length != "100"}
+            device["on_host"] = {"Shape": 7, "MatMul": 2} if number == 1 else None
+            rows.append({**own, **device, "name": name, "kind": "artefact", "p50": 10.0 - number})
             if "--compare" in command:
                 rows.append({**own, "name": f"{name} (torch)", "kind": "torch", "p50": 40.0 - 10 * number})
-    conditions = {"decode": "--decode" in command, "checked": "--unchecked" not in command}
-    return {"conditions": conditions, "rows": rows}
+    still: dict[str, Any] = {
+        "before": {"sm_most_mhz": 1410.0},
+        "after": {},
+        "sm_mhz": [1395.0, 1400.0, 1410.0],
+    }
+    gpu = {"50": still, "100": {**still, "problems": ["it was slowed by heat"]}}
+    conditions: dict[str, Any] = {"decode": "--decode" in command, "checked": "--unchecked" not in command}
+    return {"conditions": {**conditions, "gpu": gpu}, "rows": rows}
 
 
 def _predict() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.engines import builder
 from pipeline.models import devices
-from pipeline.runtime import onnxruntime, tensorrt_library
+from pipeline.runtime import device_memory, onnxruntime, tensorrt_library
 from pipeline.types import UserError
 from runs.gpu import machine
 
@@ -63,6 +63,16 @@ def test_a_gpu(h200: pytest.MonkeyPatch) -> None:
     assert (here.gpu, here.known_as, here.graphs_on) == ("NVIDIA H200", "h200", "cuda")
     assert (here.backend, here.engines_lack, here.target) == ("tensorrt", None, None)
     assert here.torch_lack == "built without CUDA" and here.device_bytes == 141 * 2**30  # the datasheet's
+
+
+def test_memory_is_what_is_free_and_given(h200: pytest.MonkeyPatch) -> None:
+    h200.setenv(device_memory.VARIABLE, "20")
+    assert machine.look("cuda").device_bytes == 20e9
+    h200.setenv(device_memory.VARIABLE, "1000")
+    assert machine.look("cuda").device_bytes == 141 * 2**30
+    h200.setattr(devices, "refusal", lambda provider: None)
+    h200.setattr(devices, "free_bytes", lambda provider: 7)
+    assert machine.look("cuda").device_bytes == 7
 
 
 def test_a_gpu_that_nobody_predicts_for(h200: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,17 @@ def test_numbers_stand_beside_the_papers_and_the_predicted() -> None:
     assert "Paris \\| a city" in text and "125.0" in text  # tokens a second
 
 
+def test_how_the_gpu_ran_it_is_said() -> None:
+    text = written(played(GPU))
+    assert "| base ? | onnxruntime |" in text and "`?`: other work or heat disturbed it" in text
+    assert "`?`" not in text.split("## 1 token from 50")[1].split("##")[0]
+    kernels = text.split("## Kernels and memory")[1].split("##")[0]
+    assert "| attn24-31 | onnxruntime | 50 | Flash \\| split | 900 | 2 MatMul |" in kernels
+    assert "| base | tensorrt | 100 cached | Flash \\| split | 900 | – |" in kernels
+    loads = text.split("## The GPU while it was timed")[1].split("##")[0]
+    assert "| bench graphs | 100 | 1400 MHz (1395 to 1410) of 1410 | it was slowed by heat |" in loads
+
+
 def test_every_table_has_as_many_cells_in_each_row() -> None:
     for block in written(played(GPU)).split("\n\n"):
         if block.startswith("|"):

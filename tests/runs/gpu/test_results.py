@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from runs.gpu import results, shapes
-from runs.gpu.results import CheckRow, DemoRow, TextRow
+from runs.gpu.results import CheckRow, DemoRow, LoadRow, TextRow
 from tests.runs.gpu.played import GPU, NO_GPU, played
 
 
@@ -62,6 +62,18 @@ def test_a_base_that_was_timed_four_times_has_one_row() -> None:
 def test_what_had_not_passed_is_marked() -> None:
     rows = results.findings(played(GPU, failing=frozenset({"check base"}))).times
     assert {row.runtime: row.is_checked for row in rows} == {"onnxruntime": False, "tensorrt": True}
+
+
+def test_how_the_gpu_ran_it() -> None:
+    found = results.findings(played(GPU))
+    base, first = found.times[0], found.times[1]
+    assert (base.device_mb, base.attention, base.on_host) == (900.0, "Flash | split", "")
+    assert first.on_host == "2 MatMul"
+    assert {(one.length, one.is_disturbed) for one in found.times} == {(50, False), (100, True)}
+    assert found.loads[:2] == (
+        LoadRow("bench graphs", 50, "1400 MHz (1395 to 1410) of 1410", ""),
+        LoadRow("bench graphs", 100, "1400 MHz (1395 to 1410) of 1410", "it was slowed by heat"),
+    )
 
 
 def test_texts() -> None:

@@ -6,7 +6,7 @@ Graphs and engines lie in a project of the proof's own, whose checkpoint has ran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.models import costs
@@ -21,6 +21,8 @@ from runs.gpu.stages import Conductor, Outcome, Stage
 PROMPT = "The capital of France is"
 TOKENS, DEMO_TOKENS = 128, 32
 """That are decoded with the cache on the device: of random weights, and of the demo model."""
+PLACES = 256
+"""Of a static cache: for the prompt and what is decoded."""
 LENGTHS, CACHED = "50,100", "100"
 """Tokens of a prefill, and of the cache of a decoding step."""
 DEMO = "graphs/SmolLM2-135M-Instruct/base.fp32.onnx"
@@ -85,6 +87,9 @@ class Proof:
         engines = [self._engine(graph) for graph in graphs]
         self._examine("engines", engines)
         self._generate(engines[0], f"{TOKENS} tokens engine")
+        static = self._static(graphs[0])
+        self._run(static.check, ("check", static.path), [static.stage], static.lack)
+        self._generate(static, f"{TOKENS} tokens static engine")
         self.is_finished = True
 
     @property
@@ -122,15 +127,28 @@ class Proof:
             Artefact(variant, "onnxruntime", path, stage, f"check {variant}", self.machine.graphs_lack)
         )
 
-    def _engine(self, graph: Artefact) -> Artefact:
-        machine, stage = self.machine, f"build {graph.variant}"
-        backend = machine.backend or "tensorrt"
+    def _static(self, graph: Artefact) -> Artefact:
+        """The engine of a graph's twin, whose cache is written in place."""
+        twin = replace(
+            graph,
+            path=f"{graph.path.removesuffix('.onnx')}.static{PLACES}.onnx",
+            stage=f"export {graph.variant} static",
+        )
+        form = ("--skip", graph.variant, "--cache", "static", "--max-tokens", str(PLACES))
+        command = ("export", self._folder, "--in-place", "--precision", self.precision, *form)
+        self._run(twin.stage, command, [graph.stage])
+        return self._engine(twin, f"{graph.variant} static", "static cache")
+
+    def _engine(self, graph: Artefact, name: str = "", form: str = "") -> Artefact:
+        """The engine of a graph; `name` and `form` tell it from that of its twin."""
+        machine, name = self.machine, name or graph.variant
+        backend, stage = machine.backend or "tensorrt", f"build {name}"
         target = ("--target", machine.target) if machine.target else ()
         command = ("build-engine", graph.path, "--backend", backend, *target, *ENGINE_SHAPES)
         outcome = self._run(stage, command, [graph.stage], None if machine.backend else machine.engines_lack)
         path = outcome.output[0]["path"] if outcome.status == "done" else ""
-        check = f"check engine {graph.variant}"
-        return self._added(Artefact(graph.variant, backend, path, stage, check, machine.engines_lack))
+        check, runtime = f"check engine {name}", ", ".join(filter(None, (backend, form)))
+        return self._added(Artefact(graph.variant, runtime, path, stage, check, machine.engines_lack))
 
     def _added(self, artefact: Artefact) -> Artefact:
         self.artefacts.append(artefact)

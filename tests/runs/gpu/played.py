@@ -87,8 +87,8 @@ def output(stage: Stage) -> Any:
     if kind == "predict":
         return _predict()
     if kind == "build-engine":
-        variant = Path(rest[0]).name.split(".")[0]
-        return [{"path": f"engines/model/{variant}/tensorrt-sm80-fp16.plan"}]
+        variant, form = Path(rest[0]).name.removesuffix(".onnx").split(".", maxsplit=1)
+        return [{"path": f"engines/model/{variant}/tensorrt-sm80-{form}.plan"}]
     if kind == "generate":
         return {"tokens": [1, 2, 3], "text": "Paris | a city", "first_ms": 9.0, "ms_a_token": 8.0}
     return None

@@ -47,8 +47,12 @@ def test_on_a_gpu_everything_is_done() -> None:
     assert "--decode" in ran["decode engines"] and "--decode" not in ran["bench engines"]
     assert ran["predict"][2:4] == ("--gpu", "a100")
     assert {name for name in ran if name.startswith("128 tokens")} == {
-        f"128 tokens {name}" for name in ("base", "attn21-31", "mlp21-31", "engine")
+        f"128 tokens {name}" for name in ("base", "attn21-31", "mlp21-31", "engine", "static engine")
     }
+    static = "graphs/llama-2-7b-shape/base.fp16.static256.onnx"
+    assert ran["export base static"][-5:-1] == ("--cache", "static", "--max-tokens", "256")
+    assert ran["build base static"][:4] == ("build-engine", static, "--backend", "tensorrt")
+    assert ran["128 tokens static engine"][1] == ran["check engine base static"][1]
     assert ran["demo cuda"][1] == proofs.DEMO == ran["demo cpu"][1]
 
 
@@ -60,7 +64,8 @@ def test_a_rehearsal_builds_engines_and_runs_none() -> None:
     skipped = outcomes(proof, "skipped")
     assert set(skipped) == {
         *(f"check engine {name}" for name in ("base", *VARIANTS)),
-        *("bench engines", "decode engines", "128 tokens engine"),
+        *("check engine base static", "bench engines", "decode engines"),
+        *("128 tokens engine", "128 tokens static engine"),
     }
     assert set(skipped.values()) == {NO_GPU.engines_lack}
     assert "demo cuda" not in ran and "demo cpu" in ran

@@ -11,7 +11,7 @@ import typer
 
 from pipeline import store
 from pipeline.cli import arguments
-from pipeline.cli.app import DELIVER, Json, ProviderOption, app, show_result
+from pipeline.cli.app import DELIVER, DeviceMemory, Json, ProviderOption, app, show_result
 from pipeline.store.records import MergedRecord
 from pipeline.types import UserError
 
@@ -48,6 +48,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Ends the text; repeat for several.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text as it comes.")] = False,
     provider: ProviderOption = "cpu",
+    device_memory: DeviceMemory = None,
     as_json: Json = False,
 ) -> None:
     """Continues a text, with the code that the shipped Triton model runs.
@@ -63,6 +64,7 @@ def generate(
     from pipeline.runtime.generation.writer import Piece
 
     graphs_on = arguments.provider(provider)
+    arguments.bound_device_memory(device_memory, [graphs_on], [artefact])
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=temperature,

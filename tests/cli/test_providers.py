@@ -387,6 +387,7 @@ def commands(model: Path) -> list[list[object]]:
         ["bench", graph, *BENCH, "--unchecked"],
         ["score", graph, "--tasks", "smoke", "--limit", "1", "--unchecked"],
         ["compensate", model / "mlp1.fp32.onnx", "--with", "bias", "--samples", "32", "--length", "8"],
+        ["generate", graph, PROMPT, "--max-tokens", "1"],
         ["select", "m", "--count", "1", "--select", "greedy", "--samples", "2", "--length", "8"],
     ]
 

@@ -89,15 +89,22 @@ def artefacts(paths: list[Path] | None, *, engines: bool = False, precision: str
     return chosen
 
 
-def provider(name: str) -> Provider:
+def provider(name: str, elsewhere: Callable[[Provider], str | None] | None = None) -> Provider:
     """The provider of ONNX Runtime that --provider names; what `auto` is here is said on stderr.
+
+    Args:
+        name: cpu, cuda or auto.
+        elsewhere: why a provider cannot run graphs in another environment that will run some too.
 
     Raises:
         UserError: it is none of the three, or CUDA runs no graphs here (why, and what mends it).
     """
     from pipeline.runtime import onnxruntime
 
-    return _taken(name, "graphs", onnxruntime.refusal)
+    def refusal(one: Provider) -> str | None:
+        return onnxruntime.refusal(one) or (elsewhere(one) if elsewhere else None)
+
+    return _taken(name, "graphs", refusal)
 
 
 def devices(name: str, must: bool) -> Devices:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import arguments, extras
-from pipeline.cli.app import DELIVER, Json, app, show_result
+from pipeline.cli.app import DELIVER, Json, ProviderOption, app, show_result
 from pipeline.types import UserError
 
 
@@ -64,11 +64,13 @@ def serve(
     metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
     openai_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 9000,
     log_file: Annotated[Path | None, typer.Option(help="Keep Triton's own output here.")] = None,
+    provider: ProviderOption = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Starts the real Triton server on this machine, on the CPU (fetched once, 400 MB); Ctrl-C stops it.
+    """Starts the real Triton server on this machine (fetched once, 400 MB); Ctrl-C stops it.
 
-    Example: `pipeline serve engines/triton --smoke`
+    Graphs run on the CPU, or on CUDA with --provider (some GB more, once); of a plan the graph that it was
+    built from. Example: `pipeline serve engines/triton --smoke`
     """
     import shlex
     from dataclasses import asdict
@@ -76,19 +78,22 @@ def serve(
     from pipeline.ship.ports import Ports
     from pipeline.ship.triton import page, repository
 
+    record = repository.read(folder)
     if docker:
-        print(page.docker(shlex.quote(str(folder.resolve())), repository.read(folder)))
+        print(page.docker(shlex.quote(str(folder.resolve())), record))
         return
     extras.needs("serve", "pipeline serve")
     from pipeline.ship import serve as stage
+    from pipeline.ship.triton import wheel
 
+    graphs_on = arguments.provider(provider, wheel.refusal)
     if not smoke:
-        stage.serve(
-            folder, Ports(http_port, grpc_port, metrics_port), openai_port if openai else None, log_file
-        )
+        ports = Ports(http_port, grpc_port, metrics_port)
+        stage.serve(folder, ports, openai_port if openai else None, log_file, graphs_on)
         return
-    checks = stage.smoke(folder)
+    checks = stage.smoke(folder, graphs_on)
     failed = sum(not check.passed for check in checks)
     text = f"{len(checks) - failed} checks passed, {failed} failed"
     show_result([asdict(check) for check in checks], as_json, text)
-    sys.exit(1 if failed else 0)
+    if failed:
+        sys.exit(1)

@@ -1,7 +1,7 @@
 """Stage: a model repository → the real Triton server on this machine, checked and watched.
 
-ONNX graphs run on the CPU behind stand-ins for Triton's own backends. A plan is not executed here: the graph
-that it was built from is.
+ONNX graphs run behind stand-ins for Triton's own backends. A plan is not executed here: the graph that it was
+built from is.
 """
 
 from __future__ import annotations
@@ -15,28 +15,33 @@ from pathlib import Path
 
 from pipeline import store
 from pipeline.ship.ports import Ports
-from pipeline.ship.triton import checks, http, install, page, repository, served, wheel
+from pipeline.ship.triton import checks, http, install, page, repository, served, versions, wheel
 from pipeline.ship.triton.checks import ServingCheck
 from pipeline.ship.triton.served import ServedModel
 from pipeline.ship.triton.server import Server
 from pipeline.store.processes import stoppable
 from pipeline.store.records import ShipRecord
-from pipeline.types import Failed, UserError, first_line
+from pipeline.types import Failed, Provider, UserError, first_line
 
 log = logging.getLogger(__name__)
 WATCH = 5.0
 """Seconds between two questions whether each text model still answers."""
 
 
-def smoke(folder: Path) -> list[ServingCheck]:
+def smoke(folder: Path, provider: Provider = "cpu") -> list[ServingCheck]:
     """Starts the server on free ports, runs every check, stops it.
 
+    Args:
+        folder: a model repository that `pipeline ship` wrote.
+        provider: of ONNX Runtime, that runs the graphs.
+
     Raises:
-        UserError: no repository, or a file in it is not what was shipped.
+        UserError: no repository, a file in it is not what was shipped, or a model knows the CPU alone.
         Failed: the server did not become ready.
     """
-    models = _verified(folder)
-    with Server(wheel.find(), folder, [model.name for model in models], Ports(0, 0, 0)) as server:
+    models = _verified(folder, provider)
+    names = [model.name for model in models]
+    with Server(wheel.find(provider), folder, names, Ports(0, 0, 0)) as server:
         results = []
         for check in _smoke_checks(folder, models, server):
             log.info("%s", check.line())
@@ -45,7 +50,7 @@ def smoke(folder: Path) -> list[ServingCheck]:
 
 
 def _smoke_checks(folder: Path, models: list[ServedModel], server: Server) -> Iterator[ServingCheck]:
-    yield from checks.examine(folder, models, server.http, server.grpc)
+    yield from checks.examine(folder, models, server.http, server.grpc, server.wheel.provider)
     model = models[-1].name
     body = {"text_input": "a", "max_tokens": -1}
     status, answer = http.post(f"{server.http}/v2/models/{model}/generate", body)
@@ -54,7 +59,13 @@ def _smoke_checks(folder: Path, models: list[ServedModel], server: Server) -> It
     yield ServingCheck("server", "is healthy after all that", server.is_healthy())
 
 
-def serve(folder: Path, ports: Ports, openai_port: int | None = None, log_file: Path | None = None) -> None:
+def serve(
+    folder: Path,
+    ports: Ports,
+    openai_port: int | None = None,
+    log_file: Path | None = None,
+    provider: Provider = "cpu",
+) -> None:
     """Serves until Ctrl-C or SIGTERM.
 
     Ready means: healthy, every model READY, one inference of each as run directly. A text model whose process
@@ -65,16 +76,17 @@ def serve(folder: Path, ports: Ports, openai_port: int | None = None, log_file: 
         ports: where the server listens.
         openai_port: where the OpenAI front listens; None for no front.
         log_file: of the server's own output.
+        provider: of ONNX Runtime, that runs the graphs.
 
     Raises:
-        UserError: no repository, a file in it is not what was shipped, or a port is taken.
+        UserError: as `smoke`; or a port is taken.
         Failed: a check failed, or the server ended by itself.
     """
-    models = _verified(folder)
+    models = _verified(folder, provider)
     names = [model.name for model in models]
     texts = [model.name for model in models if model.is_text]
     try:
-        with stoppable(), Server(wheel.find(), folder, names, ports, log_file) as server:
+        with stoppable(), Server(wheel.find(provider), folder, names, ports, log_file) as server:
             _require_checks(folder, models, server)
             with _front(server, texts, openai_port) as front:
                 _print_addresses(server, names, front)
@@ -83,7 +95,7 @@ def serve(folder: Path, ports: Ports, openai_port: int | None = None, log_file: 
         log.info("stopped")
 
 
-def _verified(folder: Path) -> list[ServedModel]:
+def _verified(folder: Path, provider: Provider) -> list[ServedModel]:
     """What the repository serves, once each byte of it is what was shipped."""
     record = repository.read(folder)
     if not record.models:
@@ -93,9 +105,22 @@ def _verified(folder: Path) -> list[ServedModel]:
         record = _switched(folder)
     models = served.models(folder, record)
     repository.verify(folder, record, [model.version for model in models])
+    for model in models:
+        if provider != "cpu" and model.is_text and not _takes_provider(folder, model):
+            raise UserError(
+                f"{model.name} was shipped by a version whose text models run on the CPU here; ship it again "
+                "into a new folder, or take --provider cpu"
+            )
     if any(model.version.plan for model in models):
-        log.info("plans are not executed here: the graphs that they were built from run on the CPU")
+        place = "the CPU" if provider == "cpu" else "CUDA"
+        log.info("plans are not executed here: the graphs that they were built from run on %s", place)
     return models
+
+
+def _takes_provider(folder: Path, model: ServedModel) -> bool:
+    """Whether the code that a text model carries reads what the server tells it."""
+    code = folder / model.name / str(model.number) / "pipeline" / versions.IN_TRITON / "generate_model.py"
+    return "PIPELINE_PROVIDER" in code.read_text()
 
 
 def _switched(folder: Path) -> ShipRecord:
@@ -112,7 +137,7 @@ def _switched(folder: Path) -> ShipRecord:
 
 def _require_checks(folder: Path, models: list[ServedModel], server: Server) -> None:
     failures = []
-    for check in checks.examine(folder, models, server.http, server.grpc):
+    for check in checks.examine(folder, models, server.http, server.grpc, server.wheel.provider):
         log.info("%s", check.line())
         failures += [] if check.passed else [check]
     if failures:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.runtime import onnxruntime
+from pipeline.ship import serve
+from pipeline.ship.triton import wheel
 from pipeline.types import UserError
 from tests import tiny
 from tests.commands import run
@@ -29,3 +32,51 @@ def test_what_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(UserError, match="has passed no check"):
         run(capsys, "ship", model / "base.fp32.onnx", "--to", "triton", "repo")
     assert not Path("repo").exists()
+
+
+@pytest.fixture
+def repo(model: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A repository of one variant."""
+    tiny.passed(model / "mlp1.fp32.onnx")
+    run(capsys, "ship", model / "mlp1.fp32.onnx", "--to", "triton", "repo")
+    return Path("repo")
+
+
+def test_serve_hands_the_provider_on(
+    repo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the server and to the smoke run; `auto` is what both environments have."""
+    asked: list[object] = []
+    monkeypatch.setattr(serve, "smoke", lambda _, provider: asked.append(provider) or [])
+    monkeypatch.setattr(serve, "serve", lambda *arguments: asked.append(arguments[-1]))
+    reasons: dict[object, str | None] = {onnxruntime: None, wheel: None}
+    for module in reasons:
+        monkeypatch.setattr(module, "refusal", lambda one, module=module: reasons[module])
+    run(capsys, "serve", repo, "--provider", "cuda")
+    monkeypatch.setenv("PIPELINE_PROVIDER", "auto")
+    run(capsys, "serve", repo, "--smoke")
+    reasons[wheel] = "no CUDA in the server's environment"
+    run(capsys, "serve", repo, "--smoke")
+    assert asked == ["cuda", "cuda", "cpu"]
+    monkeypatch.delenv("PIPELINE_PROVIDER")
+    run(capsys, "serve", repo)
+    assert asked == ["cuda", "cuda", "cpu", "cpu"]
+    with pytest.raises(UserError, match="no CUDA in the server's environment"):
+        run(capsys, "serve", repo, "--smoke", "--provider", "cuda")
+    with pytest.raises(UserError, match="--provider is cpu, cuda or auto, not 'gpu'"):
+        run(capsys, "serve", repo, "--provider", "gpu")
+    assert len(asked) == 4
+
+
+def test_without_a_gpu_no_server_is_looked_for(
+    repo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, before gigabytes are fetched for an environment that could not run."""
+    monkeypatch.setattr(onnxruntime, "refusal", lambda _: "needs an NVIDIA GPU")
+    monkeypatch.setattr(wheel, "find", None)
+    for options in (("--provider", "cuda"), ()):
+        monkeypatch.setenv("PIPELINE_PROVIDER", "" if options else "cuda")
+        for command in (("--smoke",), ()):
+            with pytest.raises(UserError, match="needs an NVIDIA GPU"):
+                run(capsys, "serve", repo, *command, *options)
+    assert "docker run" in run(capsys, "serve", repo, "--docker", "--provider", "cuda")

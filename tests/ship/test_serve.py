@@ -41,6 +41,9 @@ class FakeServer:
     grpc: str = "127.0.0.1:8001"
     metrics: str = "http://127.0.0.1:8002/metrics"
     reloaded: list[str] = field(default_factory=list)
+    wheel: wheel.Wheel = field(
+        default_factory=lambda: wheel.Wheel(Path("p"), Path("r"), (), Path("s"), "cuda")
+    )
 
     def is_running(self) -> bool:
         self.lives -= 1
@@ -67,11 +70,13 @@ def test_what_does_not_answer_is_loaded_again_until_the_server_ends(monkeypatch:
 
 def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     results = [checks.ServingCheck("m", what, what == "is READY") for what in ("is READY", "x", "y")]
-    monkeypatch.setattr(checks, "examine", lambda *arguments: iter(results))
+    asked: list[object] = []
+    monkeypatch.setattr(checks, "examine", lambda *arguments: iter(asked.append(arguments[-1]) or results))
     with pytest.raises(Failed, match="2 checks failed; the first: FAILED  m: x"):
         serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
     results = results[:1]
     serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
+    assert asked == ["cuda"] * 2  # compared with what runs where the server's graphs do
 
 
 def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +93,37 @@ def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
     store.write_json(tmp_path / "my repo" / "SHIP.json", ship_record().plain())
     with pytest.raises(UserError, match=r"holds no model; ship one with `.* --to triton '.*my repo'`"):
         serve.smoke(tmp_path / "my repo")
+
+
+def test_a_model_that_knows_no_provider_is_refused_on_cuda(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an earlier version shipped would run on the CPU, and say nothing."""
+    folder = Path("engines/triton").resolve()
+    ship.ship(serving.project(workdir, ("base",)), folder)
+    assert [model.name for model in serve._verified(folder, "cuda")] == ["tiny-base", TEXT]
+    monkeypatch.setattr(repository, "verify", lambda *_: None)
+    code = folder / TEXT / "1/pipeline/ship/triton/in_triton/generate_model.py"
+    code.write_text(code.read_text().replace("PIPELINE_PROVIDER", ""))
+    assert serve._verified(folder, "cpu")
+    with pytest.raises(UserError, match=r"tiny-base_generate was shipped by a version .*; ship it again"):
+        serve._verified(folder, "cuda")
+
+
+def test_the_server_is_that_of_the_provider(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("engines/triton").resolve()
+    ship.ship(serving.project(workdir, ("base",)), folder)
+    monkeypatch.setattr(wheel, "find", lambda provider: wheel.Wheel(workdir, workdir, (), workdir, provider))
+
+    def started(found: wheel.Wheel, *_: object) -> None:
+        raise Failed(f"on {found.provider}")
+
+    monkeypatch.setattr(serve, "Server", started)
+    for provider in ("cuda", "cpu"):
+        with pytest.raises(Failed, match=f"on {provider}"):
+            serve.smoke(folder, provider)
+        with pytest.raises(Failed, match=f"on {provider}"):
+            serve.serve(folder, Ports(0, 0, 0), provider=provider)
 
 
 @pytest.mark.triton

@@ -23,7 +23,7 @@ from pipeline.runtime.runner import Runner
 from pipeline.ship.triton import http, text_model
 from pipeline.ship.triton.served import ServedModel
 from pipeline.store.records import ShippedVersion
-from pipeline.types import first_line
+from pipeline.types import Provider, first_line
 
 PROMPT = "The capital of France is"
 TOKENS = 8
@@ -67,7 +67,9 @@ def problem(address: str, model: str) -> str | None:
     return None if "queue is full" in str(reason) else f"HTTP {status}: {reason}"
 
 
-def examine(folder: Path, models: Sequence[ServedModel], address: str, grpc: str) -> Iterator[ServingCheck]:
+def examine(
+    folder: Path, models: Sequence[ServedModel], address: str, grpc: str, provider: Provider = "cpu"
+) -> Iterator[ServingCheck]:
     """Each model's checks, as they are done.
 
     Args:
@@ -75,6 +77,7 @@ def examine(folder: Path, models: Sequence[ServedModel], address: str, grpc: str
         models: those that are served.
         address: URL of the server's HTTP.
         grpc: host:port of its gRPC.
+        provider: of ONNX Runtime, that the server's graphs run on, and what they are compared with.
     """
     with client.InferenceServerClient(address.removeprefix("http://")) as triton:
         states = {
@@ -87,7 +90,7 @@ def examine(folder: Path, models: Sequence[ServedModel], address: str, grpc: str
         for _, group in groupby(models, key=lambda model: model.version.graph):
             texts = list[tuple[str, str]]()
             of_graph = list(group)
-            with open_graph(folder, of_graph[0].version) as runner:
+            with open_graph(folder, of_graph[0].version, provider) as runner:
                 for model in of_graph:
                     if not model.is_text:
                         yield _same_logits(triton, model.name, runner)
@@ -101,10 +104,10 @@ def examine(folder: Path, models: Sequence[ServedModel], address: str, grpc: str
                 yield _streams_over_grpc(grpc, name, expected)
 
 
-def open_graph(folder: Path, version: ShippedVersion) -> OnnxRunner:
-    """The graph of a version, in ONNX Runtime on the CPU."""
+def open_graph(folder: Path, version: ShippedVersion, provider: Provider = "cpu") -> OnnxRunner:
+    """The graph of a version, in ONNX Runtime."""
     path = folder / version.graph
-    return OnnxRunner(path, open_session(path, path.parent))
+    return OnnxRunner(path, open_session(path, path.parent, provider=provider))
 
 
 def direct(runner: Runner, prompts: Prompts, text: str, sampling: Sampling) -> str:

@@ -89,7 +89,7 @@ On a machine with an NVIDIA GPU; take an image whose Python is 3.11 or newer (24
 $docker
 ```
 
-On this machine, with ONNX Runtime on the CPU: `pipeline serve FOLDER`.
+On this machine, with ONNX Runtime on the CPU, or on a GPU with `--provider cuda`: `pipeline serve FOLDER`.
 
 ```
 $curl

@@ -90,7 +90,7 @@ class Server:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=self._environment(),
+                env=self.wheel.environment(),
                 start_new_session=True,
                 preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),
             )
@@ -203,14 +203,3 @@ class Server:
             "--exit-timeout-secs=5",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
         ]
-
-    def _environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
-        libraries = [*map(str, self.wheel.libraries), *filter(None, [kept.get("LD_LIBRARY_PATH")])]
-        return {
-            **kept,
-            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-            # The stub runs the first `python3` of PATH.
-            "PATH": f"{self.wheel.python.parent}{os.pathsep}{kept.get('PATH', '')}",
-            "PIPELINE_STANDIN": "1",
-        }

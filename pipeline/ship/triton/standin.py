@@ -1,19 +1,27 @@
 """A Python backend in place of Triton's own `onnxruntime` and `tensorrt` backends, on a machine without them.
 
 `pipeline serve` installs this file under both names, so that the shipped config.pbtxt loads unchanged. It
-runs the ONNX graph on the CPU. For a plan it runs the graph that the plan was built from, not the plan.
+runs the ONNX graph on the provider of ONNX Runtime that `serve` was told. For a plan it runs the graph that
+the plan was built from, not the plan.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+
+if root := os.environ.get("PIPELINE_ROOT"):
+    sys.path.append(root)  # behind the environment's own packages
+
+from pipeline.runtime.onnxruntime import open_session
+from pipeline.types import UserError
 
 FILES = ("model.onnx/model.onnx", "graph/model.onnx")
 """Where the graph lies in a version's folder: a shipped graph's own, or the one beside a plan."""
@@ -27,11 +35,12 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         path = next((folder / name for name in FILES if (folder / name).is_file()), None)
         if path is None:
-            raise pb_utils.TritonModelException(f"{folder} holds no graph that could run on a CPU")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            raise pb_utils.TritonModelException(f"{folder} holds no graph that could run here")
+        try:
+            provider = os.environ.get("PIPELINE_PROVIDER", "cpu")
+            self.session = open_session(path, path.parent, provider=provider)
+        except UserError as error:
+            raise pb_utils.TritonModelException(str(error)) from None
         config = json.loads(args["model_config"])
         for kind, values in (("input", self.session.get_inputs()), ("output", self.session.get_outputs())):
             configured = {entry["name"]: [int(dim) for dim in entry["dims"]] for entry in config[kind]}
@@ -40,7 +49,7 @@ class TritonPythonModel:
                 raise pb_utils.TritonModelException(f"config.pbtxt names other {kind}s than the graph has")
         self.inputs = [value.name for value in self.session.get_inputs()]
         name = args["model_name"]
-        pb_utils.Logger.log_info(f"{name}: stand-in for its backend; runs {path.name} on the CPU")
+        pb_utils.Logger.log_info(f"{name}: stand-in for its backend; {self.session.get_providers()[0]}")
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Runs requests of equal shapes together."""

@@ -1,6 +1,7 @@
-"""The real Triton server of the `nvidia-pytriton` wheel: CPU, HTTP, gRPC, Python backend.
+"""The real Triton server of the `nvidia-pytriton` wheel: HTTP, gRPC, Python backend.
 
-It has an environment of its own, because the wheel's Python stub needs numpy below 2.
+It has an environment of its own, because the wheel's Python stub needs numpy below 2; and one more for CUDA,
+whose ONNX Runtime brings gigabytes.
 """
 
 from __future__ import annotations
@@ -15,14 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import store
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError, first_line
 
 log = logging.getLogger(__name__)
 PYTRITON = "nvidia-pytriton==0.7.0"
 """Triton 2.51.0 (24.10)."""
-PACKAGES = ("numpy==1.26.4", "onnxruntime==1.31.1", "tokenizers==0.22.2", "jinja2==3.1.6")
+RUNTIMES: dict[Provider, str] = {
+    "cpu": "onnxruntime==1.31.1",
+    "cuda": "onnxruntime-gpu[cuda,cudnn]==1.31.1",
+}
 PYTHONS = ("3.11", "3.12")
 """Those that our code and the wheel's stubs both run on."""
+
+ROOT = Path(__file__).parents[3]
+"""Where this package lies."""
 
 _PROBE = """
 import importlib.util as u, json, sys, sysconfig
@@ -31,6 +38,12 @@ print(json.dumps({
     "origin": u.find_spec("pytriton").origin, "version": "%d.%d" % sys.version_info[:2],
     "python": sys.executable, "libdir": sysconfig.get_config_var("LIBDIR"), "numpy": version("numpy"),
 }))
+"""
+_REFUSAL = """
+import json, sys
+sys.path.append(sys.argv[1])
+from pipeline.runtime.onnxruntime import refusal
+print(json.dumps(refusal(sys.argv[2])))
 """
 
 
@@ -43,45 +56,94 @@ class Wheel:
         root: the wheel's `tritonserver` folder.
         libraries: folders for LD_LIBRARY_PATH: that of the interpreter's libpython, then the wheel's.
         stub: the Python backend's stub for this interpreter.
+        provider: of ONNX Runtime, that runs the graphs.
     """
 
     python: Path
     root: Path
     libraries: tuple[Path, ...]
     stub: Path
+    provider: Provider = "cpu"
+
+    def environment(self) -> dict[str, str]:
+        """The variables of a process that runs in it."""
+        kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
+        libraries = [*map(str, self.libraries), *filter(None, [kept.get("LD_LIBRARY_PATH")])]
+        # Triton starts a model on every GPU that it sees. All that computes here is on one, or on none.
+        first = kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        return {
+            **kept,
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            # The stub runs the first `python3` of PATH.
+            "PATH": f"{self.python.parent}{os.pathsep}{kept.get('PATH', '')}",
+            "CUDA_VISIBLE_DEVICES": first if self.provider == "cuda" else "",
+            "PIPELINE_PROVIDER": self.provider,
+            "PIPELINE_STANDIN": "1",
+            "PIPELINE_ROOT": str(ROOT),
+        }
 
 
-def find() -> Wheel:
-    """The server's environment: that of TRITON_PYTHON, else the cached one.
+def packages(provider: Provider) -> tuple[str, ...]:
+    """What is in the environment of a provider, beside the server."""
+    return "numpy==1.26.4", RUNTIMES[provider], "tokenizers==0.22.2", "jinja2==3.1.6"
 
-    A missing one is made, which takes a minute and 400 MB.
+
+def refusal(provider: Provider) -> str | None:
+    """Why no graph runs on a provider in the server's environment; None where it does.
+
+    Args:
+        provider: 'cpu' or 'cuda', whose environment is made where it is missing.
+    """
+    if provider == "cpu":
+        return None
+    try:
+        wheel = find(provider)
+    except UserError as error:
+        return str(error)
+    done = subprocess.run(
+        [str(wheel.python), "-c", _REFUSAL, str(ROOT), provider],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=wheel.environment(),
+    )
+    reason: str | None = json.loads(done.stdout) if done.returncode == 0 else first_line(done.stderr[-200:])
+    return reason and f"in the Triton server's environment ({wheel.python}): {reason}"
+
+
+def find(provider: Provider = "cpu") -> Wheel:
+    """The server's environment: that of TRITON_PYTHON, else the cached one of a provider.
+
+    A missing one is made, which takes a minute and 400 MB; some GB with CUDA's libraries.
 
     Raises:
         UserError: no Python that the wheel runs on, no packages, or a TRITON_PYTHON that is of no use.
     """
     if named := os.environ.get("TRITON_PYTHON"):
-        return _probe(Path(named))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skip-pipeline" / "triton"
+        return _probe(Path(named), provider)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skip-pipeline"
+    folder = cache / ("triton" if provider == "cpu" else f"triton-{provider}")
     ready = folder / ".ready"
-    wanted = " ".join((PYTRITON, *PACKAGES))
+    wanted = " ".join((PYTRITON, *packages(provider)))
     with store.lock(folder):
         if not ready.is_file() or ready.read_text() != wanted:
             # A venv that is half made must not stand under the word of the one before it.
             ready.unlink(missing_ok=True)
-            _make(folder / "venv")
+            _make(folder / "venv", provider)
             with store.atomic(ready) as temporary:
                 temporary.write_text(wanted)
-    return _probe(folder / "venv" / "bin" / "python")
+    return _probe(folder / "venv" / "bin" / "python", provider)
 
 
-def _make(venv: Path) -> None:
-    log.info("making the Triton server's environment in %s (once; a minute, 400 MB)", venv)
+def _make(venv: Path, provider: Provider) -> None:
+    size = "a minute, 400 MB" if provider == "cpu" else "some minutes, some GB: CUDA's libraries"
+    log.info("making the Triton server's environment in %s (once; %s)", venv, size)
     shutil.rmtree(venv, ignore_errors=True)
     pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for command in (
         [_interpreter(), "-m", "venv", venv],
         [*pip, "--no-deps", PYTRITON],  # its dependencies are those of a client that is not used here
-        [*pip, *PACKAGES],
+        [*pip, *packages(provider)],
     ):
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -104,7 +166,7 @@ def _interpreter() -> str:
     )
 
 
-def _probe(python: Path) -> Wheel:
+def _probe(python: Path, provider: Provider) -> Wheel:
     done = subprocess.run([str(python), "-c", _PROBE], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(
@@ -123,4 +185,4 @@ def _probe(python: Path) -> Wheel:
             f"the Triton wheel has no Python stub for Python {facts['version']}; use {' or '.join(PYTHONS)}"
         )
     libraries = Path(facts["libdir"]), package.parent / "nvidia_pytriton.libs"
-    return Wheel(Path(facts["python"]), root, libraries, stub)
+    return Wheel(Path(facts["python"]), root, libraries, stub, provider)

@@ -37,7 +37,8 @@ def test_tensors_over_both_protocols(healthy: Served, protocol: str, client: Any
     ids, mask = np.arange(3, 15).reshape(2, 6), np.array([[0, 0, 1, 1, 1, 1], [1] * 6])
     first = runner.feeds(ids, attention_mask=mask)
     _, cache = runner.forward(ids, attention_mask=mask)
-    second = runner.feeds(np.array([[7], [9]]), cache, np.concatenate([mask, np.ones((2, 1), int)], axis=1))
+    longer = np.concatenate([mask, np.ones((2, 1), int)], axis=1)
+    second = runner.feeds(np.array([[7], [9]]), cache, attention_mask=longer)
     address = healthy.server.http.removeprefix("http://") if protocol == "http" else healthy.server.grpc
     with client.InferenceServerClient(address) as triton:
         for feeds in (first, second):

@@ -12,6 +12,7 @@ import triton_python_backend_utils as pb_utils
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
+from pipeline.runtime import onnxruntime
 from pipeline.ship import ship
 from pipeline.ship.triton import checks, repository, standin
 from tests import serving, triton_backend
@@ -74,6 +75,30 @@ def test_an_error_goes_to_those_who_asked(repo: Path) -> None:
     right, wrong = opened.execute(requests)
     assert right.error is None and right.output_tensors
     assert wrong.error is not None and not wrong.output_tensors
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_it_runs_on_the_provider_that_serve_names(
+    repo: Path, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, asked = standin.open_session, list[str]()
+
+    def open_session(path: Path, folder: Path, provider: str) -> Any:
+        asked.append(provider)
+        return opened(path, folder)
+
+    monkeypatch.setattr(standin, "open_session", open_session)
+    monkeypatch.setenv("PIPELINE_PROVIDER", provider)
+    assert model(repo).inputs and asked == [provider]
+    monkeypatch.delenv("PIPELINE_PROVIDER")
+    assert model(repo).inputs and asked[1:] == ["cpu"]
+
+
+def test_a_provider_that_is_not_there_is_triton_s_error(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "refusal", lambda provider: f"no {provider} here")
+    monkeypatch.setenv("PIPELINE_PROVIDER", "cuda")
+    with pytest.raises(pb_utils.TritonModelException, match="no cuda here"):
+        model(repo)
 
 
 def test_another_config_and_a_missing_graph_are_refused(repo: Path, tmp_path: Path) -> None:

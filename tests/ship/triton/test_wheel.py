@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.runtime import onnxruntime
 from pipeline.ship.triton import wheel
-from pipeline.types import UserError
+from pipeline.types import Provider, UserError
 from tests.interrupted import every_kill
 
 
@@ -74,13 +76,13 @@ def test_a_venv_that_is_half_made_is_never_taken(tmp_path: Path, monkeypatch: py
     folder = tmp_path / "skip-pipeline/triton"
     parts = folder / "venv/bin/python", folder / "venv/packages"
 
-    def make(venv: Path) -> None:
+    def make(venv: Path, _provider: Provider) -> None:
         shutil.rmtree(venv, ignore_errors=True)
         parts[0].parent.mkdir(parents=True)
         for part in parts:
             part.write_text(wheel.PYTRITON)
 
-    def probe(path: Path) -> str:
+    def probe(path: Path, _provider: Provider) -> str:
         return " ".join(part.read_text() for part in (path, parts[1]))
 
     def use(pytriton: str) -> str:
@@ -94,6 +96,60 @@ def test_a_venv_that_is_half_made_is_never_taken(tmp_path: Path, monkeypatch: py
     for next_one in ("old", "new"):
         for left in every_kill(tmp_path, lambda: use("old"), lambda: use("new")):
             assert use(next_one) == f"{next_one} {next_one}", left
+
+
+def test_cuda_has_an_environment_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making one leaves the other as it is."""
+    monkeypatch.delenv("TRITON_PYTHON", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[tuple[Path, Provider]] = []
+    monkeypatch.setattr(wheel, "_make", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(wheel, "_probe", lambda *arguments: arguments)
+    providers: tuple[Provider, ...] = ("cpu", "cuda", "cpu", "cuda")
+    found = [wheel.find(one) for one in providers]
+    folder = tmp_path / "skip-pipeline"
+    assert made == [(folder / "triton/venv", "cpu"), (folder / "triton-cuda/venv", "cuda")]
+    assert found == [(venv / "bin/python", one) for venv, one in made] * 2
+    assert "onnxruntime==1.31.1" in wheel.packages("cpu")
+    assert "onnxruntime-gpu[cuda,cudnn]==1.31.1" in wheel.packages("cuda")
+
+
+def test_the_variables_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider that was named reaches the models, whatever the user's own variable says."""
+    monkeypatch.setenv("PIPELINE_PROVIDER", "auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/own")
+    monkeypatch.setenv("PYTHONPATH", "/other")
+    on_cpu = wheel.Wheel(tmp_path / "bin/python", tmp_path, (Path("/lib"),), tmp_path / "stub").environment()
+    assert (on_cpu["PIPELINE_PROVIDER"], on_cpu["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
+    assert on_cpu["LD_LIBRARY_PATH"] == "/lib:/own" and on_cpu["PATH"].startswith(f"{tmp_path}/bin:")
+    assert on_cpu["PIPELINE_STANDIN"] == "1" and "PYTHONPATH" not in on_cpu
+    cuda = wheel.Wheel(tmp_path / "bin/python", tmp_path, (), tmp_path / "stub", "cuda").environment()
+    assert (cuda["PIPELINE_PROVIDER"], cuda["CUDA_VISIBLE_DEVICES"]) == ("cuda", "3")
+
+
+def test_the_servers_environment_is_asked_for_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own interpreter, with this package's code; here that is this one, whose machine has no GPU."""
+    environment = wheel.Wheel(Path(sys.executable), tmp_path, (), tmp_path / "stub", "cuda")
+    monkeypatch.setattr(wheel, "find", lambda _: environment)
+    assert wheel.refusal("cpu") is None
+    reason = onnxruntime.refusal("cuda")
+    said = f"in the Triton server's environment ({sys.executable}): {reason}"
+    assert wheel.refusal("cuda") == (said if reason else None)
+    (tmp_path / "python").write_text("#!/bin/sh\necho '\"no such library\"'\n")
+    (tmp_path / "python").chmod(0o755)
+    environment = replace(environment, python=tmp_path / "python")
+    assert wheel.refusal("cuda") == f"in the Triton server's environment ({tmp_path}/python): no such library"
+    (tmp_path / "python").write_text("#!/bin/sh\necho null\n")
+    assert wheel.refusal("cuda") is None
+    (tmp_path / "python").write_text("#!/bin/sh\necho 'ImportError: no numpy' >&2\nexit 1\n")
+    assert str(wheel.refusal("cuda")).endswith("python): ImportError: no numpy")
+
+    def failed(_: Provider) -> wheel.Wheel:
+        raise UserError("cannot make it: no room")
+
+    monkeypatch.setattr(wheel, "find", failed)
+    assert wheel.refusal("cuda") == "cannot make it: no room"
 
 
 def test_an_interpreter_that_the_wheel_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:

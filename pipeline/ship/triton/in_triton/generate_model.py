@@ -133,15 +133,15 @@ def _polled(sender: Any) -> Callable[[], bool]:
 
 
 def _open(repository: Path, artefact: ServedArtefact, parameters: Parameters) -> Runner:
-    """The plan on its GPU, or the graph in ONNX Runtime: on the CPU where `pipeline serve` says so."""
-    on_cpu = os.environ.get("PIPELINE_STANDIN") == "1"
-    if artefact.plan and artefact.engine and not on_cpu:
+    """The plan on its GPU, or the graph in ONNX Runtime; in `pipeline serve` the graph, where that says."""
+    stands_in = os.environ.get("PIPELINE_STANDIN") == "1"
+    if artefact.plan and artefact.engine and not stands_in:
         from pipeline.runtime.tensorrt import TrtRunner
 
         return TrtRunner(repository / artefact.plan, artefact.engine)
     from pipeline.runtime.onnxruntime import OnnxRunner, open_session, refusal
 
-    provider = "cpu" if on_cpu else parameters.provider
+    provider = os.environ.get("PIPELINE_PROVIDER", "cpu") if stands_in else parameters.provider
     if provider == "auto":
         reason = refusal("cuda")
         provider = "cpu" if reason else "cuda"

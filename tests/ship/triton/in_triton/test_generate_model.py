@@ -16,11 +16,15 @@ import pytest
 import triton_python_backend_utils as pb_utils
 import tritonclient.grpc as grpcclient
 
+from pipeline.runtime import onnxruntime
 from pipeline.runtime.generation.prompts import Conventions, Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.ship import ship
 from pipeline.ship.triton import checks, http, repository, text_model
+from pipeline.ship.triton.in_triton import generate_model
+from pipeline.ship.triton.in_triton.artefact import ServedArtefact
 from pipeline.ship.triton.in_triton.generate_model import TritonPythonModel
+from pipeline.ship.triton.in_triton.parameters import Parameters
 from tests import serving, soak
 from tests.serving import BASE, NARROW, PROMPTS, Served, until
 from tests.triton_backend import Request
@@ -79,6 +83,40 @@ def test_in_this_process(repo: Path, arguments: dict[str, str]) -> None:
     (response,) = endless.sender.responses
     assert response.error.message() == "the text could not be written: the model is being unloaded"
     assert not model.thread.is_alive() and not hasattr(model, "metrics")
+
+
+@pytest.mark.parametrize(
+    ("variables", "configured", "opened_on"),
+    [
+        ({"PIPELINE_STANDIN": "1", "PIPELINE_PROVIDER": "cuda"}, "cpu", "cuda"),
+        ({"PIPELINE_STANDIN": "1", "PIPELINE_PROVIDER": "cpu"}, "cuda", "cpu"),
+        ({"PIPELINE_STANDIN": "1"}, "cuda", "cpu"),
+        ({"PIPELINE_PROVIDER": "cpu"}, "cuda", "cuda"),  # a Triton of the user's own
+        ({}, "auto", "cuda"),
+    ],
+)
+def test_the_provider_is_that_of_serve_or_of_the_config(
+    repo: Path,
+    variables: dict[str, str],
+    configured: str,
+    opened_on: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, asked = onnxruntime.open_session, list[str]()
+
+    def open_session(path: Path, folder: Path, threads: int, provider: str) -> Any:
+        asked.append(provider)
+        return opened(path, folder, threads)
+
+    monkeypatch.setattr(onnxruntime, "open_session", open_session)
+    monkeypatch.setattr(onnxruntime, "refusal", lambda _: None)
+    for name in ("PIPELINE_STANDIN", "PIPELINE_PROVIDER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    artefact = ServedArtefact.read(repo / f"{BASE}_generate" / "1")
+    with generate_model._open(repo, artefact, Parameters(1, 64, 1, configured, threads=1)):
+        assert asked == [opened_on]
 
 
 def test_a_full_queue_is_unavailable(arguments: dict[str, str]) -> None:

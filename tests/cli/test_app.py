@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import cli
 from pipeline.store import sidecar
@@ -39,6 +40,11 @@ application = importlib.import_module("pipeline.cli.app")  # pipeline.cli.app is
             2,
             "error: cannot read or write at calib/m: Not a directory; move away what lies there",
         ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"),
+            2,
+            "error: the GPU's memory, or what --device-memory gives of it, is full: CUDA out of memory.",
+        ),
     ],
 )
 def test_how_a_command_ends(
@@ -54,12 +60,13 @@ def test_how_a_command_ends(
     assert capsys.readouterr().err.startswith(line)
 
 
-def test_an_error_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), RuntimeError("out of memory, I guess")])
+def test_an_error_of_another_kind_is_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
-        raise OSError(errno.EIO, "I/O error")
+        raise error
 
     monkeypatch.setattr(application, "app", command)
-    with pytest.raises(OSError, match="I/O error"):
+    with pytest.raises(type(error), match=str(error.args[-1])):
         application.main()
 
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from pipeline.cli import arguments
 from pipeline.models import devices
-from pipeline.runtime import onnxruntime
-from pipeline.types import Devices, UserError
+from pipeline.runtime import device_memory, onnxruntime
+from pipeline.types import Devices, Provider, UserError
 
 
 def test_numbers_and_triples() -> None:
@@ -110,3 +110,25 @@ def test_cuda_that_was_named_is_taken_or_refused(
     monkeypatch.setattr(onnxruntime, "refusal", lambda _: "no GPU is seen")
     with pytest.raises(UserError, match="no GPU is seen"):
         arguments.provider("cuda")
+
+
+def test_the_bound_lies_in_the_environment_where_something_runs_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An engine runs on its GPU whatever the provider is."""
+    places: list[tuple[list[Provider], list[Path]]] = [
+        (["cuda"], []),
+        (["cpu", "cuda"], []),
+        (["cpu"], [Path("a.onnx"), Path("b.plan")]),
+    ]
+    for on, paths in places:
+        monkeypatch.setenv(device_memory.VARIABLE, "")
+        arguments.bound_device_memory(1.5, on, paths)
+        assert device_memory.bound() == 1_500_000_000
+        arguments.bound_device_memory(None, on, paths)
+        assert device_memory.bound() == 1_500_000_000
+    arguments.bound_device_memory(1.5, ["cpu"])  # it came from the environment
+    with pytest.raises(UserError, match="and this runs on the CPU"):
+        arguments.bound_device_memory(2.0, ["cpu"], [Path("a.onnx")])
+    with pytest.raises(UserError, match="is a number of GB above 0"):
+        arguments.bound_device_memory(0.0, ["cuda"])

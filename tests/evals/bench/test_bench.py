@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import store
 from pipeline.engines import opening
-from pipeline.evals.bench import bench, gpu_watch, memory
+from pipeline.evals.bench import bench, gpu_watch, memory, stopwatch
 from pipeline.evals.bench.bench import BenchSettings
 from pipeline.graphs import merge, variants
 from pipeline.runtime import device_memory, onnxruntime, tensorrt_library
@@ -223,13 +223,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     return watches
 
 
-def test_what_a_gpu_did_is_written(model: Path, gpu: list[Seen]) -> None:
+def test_what_a_gpu_did_is_written(model: Path, gpu: list[Seen], monkeypatch: pytest.MonkeyPatch) -> None:
+    warm: list[tuple[int, float, int]] = []
+    monkeypatch.setattr(
+        stopwatch, "warm_up", lambda runs, seconds, _: warm.append((len(runs), seconds, gpu[-1].begun))
+    )
     settings = BenchSettings(**{**QUICK, "sequences": 2, "lengths": (4, 6), "provider": "cuda"})
     clock = Ticking(has_idle=False)
     report = bench.bench([graph(model, "mlp2")], settings, clock=clock)
     how = report.conditions
     assert how.device == "NVIDIA X" and how.warm_up == bench.WARM_UP and "waits for all" in how.timing
     assert [watch.begun for watch in gpu] == [1, 1] and clock.slept >= 4 * gpu_watch.REST
+    assert warm == [(2, bench.WARM_UP, 0)] * 2  # watched, and not yet measured
     assert list(how.gpu) == ["4", "6"] and how.gpu["4"].sm_mhz == (1980.0, 1980.0, 1980.0)
     assert how.gpu["4"].problems == () and how.gpu["6"].problems == ("other processes use it: 7 python",)
     assert [(row.length, row.enough_clean) for row in report.rows] == [

@@ -449,6 +449,14 @@ class IBuilderConfig(_Bound):
         return self._timings
 
 
+class IStreamWriter:  # Python subclasses it, and takes `data` as bytes, without `size`
+    def __init__(self) -> None:
+        pass
+
+    def write(self, data: Any, size: int) -> int:
+        raise NotImplementedError
+
+
 class Builder(_Bound):
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
@@ -464,12 +472,12 @@ class Builder(_Bound):
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile()
 
-    def build_serialized_network(
-        self, network: INetworkDefinition, config: IBuilderConfig
-    ) -> IHostMemory | None:
-        """The plan: JSON. The kernels that it times go into the timing cache."""
-        if not machine.works("build_serialized_network", self._logger):
-            return None
+    def build_serialized_network_to_stream(
+        self, network: INetworkDefinition, config: IBuilderConfig, writer: Any
+    ) -> bool:
+        """The plan: JSON, in pieces. The kernels that it times go into the timing cache."""
+        if not machine.works("build_serialized_network_to_stream", self._logger):
+            return False
         known = b"" if config._timings is None else config._timings._timings
         flags = {flag.name for flag in config._flags}
         profiles = [profile._shapes for profile in config._profiles]
@@ -482,4 +490,6 @@ class Builder(_Bound):
             self._logger.log(ILogger.Severity.INFO, f"Total {kind} Memory: {size} bytes")
         self._logger.log(ILogger.Severity.VERBOSE, "a line too many")
         weight = None if "STRIP_PLAN" in flags else network._weight
-        return IHostMemory(json.dumps({"weight": weight, "profiles": len(profiles)}).encode())
+        plan = json.dumps({"weight": weight, "profiles": len(profiles)}).encode()
+        pieces = [plan[start : start + 10] for start in range(0, len(plan), 10)]
+        return all(writer.write(piece) == len(piece) for piece in pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.engines import lint, profiles
+from pipeline.engines import layout, lint, profiles, room
 from pipeline.engines.builder import Builder
+from pipeline.engines.layout import Layout
 from pipeline.engines.settings import DEFAULTS, BuildSettings, choose_targets
 from pipeline.graphs import graphfile
 from pipeline.runtime import tensorrt_library
@@ -53,8 +55,8 @@ def build(graph: Path, settings: BuildSettings = DEFAULTS) -> Path:
     """Writes engines/<model>/<variant>/<backend>-<targets>-<precision>.plan and its sidecar, or finds it.
 
     Raises:
-        UserError: the graph is not for TensorRT, the backend is missing, or parser or builder fail. No plan
-            is left then.
+        UserError: the graph is not for TensorRT, the backend is missing, the machine lacks memory or disk, or
+            parser or builder fail. No plan is left then.
     """
     record = store.sidecar(graph)
     if isinstance(record, EngineRecord):
@@ -69,10 +71,11 @@ def build(graph: Path, settings: BuildSettings = DEFAULTS) -> Path:
     _refuse_others(job)
     profiles.log_cut(job.ranges, settings.length, settings.past, job.wanted.get("max_tokens"))
     lint.require(graphfile.load(graph), graph, job.decomposed)
+    laid_out = _layout(job, settings.backend)
     with store.lock(job.path.parent):
         store.sweep_temporaries(job.path.parent)
         log.info("building %s from %s", job.path, graph)
-        _write(builder, job)
+        _write(builder, job, laid_out)
     return job.path
 
 
@@ -163,26 +166,39 @@ def _refer_to(path: Path, folder: Path) -> None:
         store.write_sidecar(path, record.replaced(folder=place).plain())
 
 
-def _write(builder: Builder, job: _Job) -> None:
+def _layout(job: _Job, backend: str) -> Layout | None:
+    """The graph as TensorRT-RTX reads it, after a check that there is room for the build.
+
+    TensorRT itself takes the file: what it copies was not measured. So does a plan without weights, into
+    which they are put back by their names in the graph.
+    """
+    if backend != "tensorrt-rtx" or job.stripped:
+        return None
+    laid_out = layout.laid_out(graphfile.load(job.graph))
+    room.require(job.path, room.needs(laid_out.weight_bytes, laid_out.merged_bytes, laid_out.stacked_bytes))
+    return laid_out
+
+
+def _write(builder: Builder, job: _Job, laid_out: Layout | None) -> None:
     """Parses, builds, writes plan, sidecar and log; on failure the log alone."""
     log_file = job.path.with_suffix(".log")
     started = time.monotonic()
-    try:
-        builder.parse(job.graph, job.decomposed)
-        parsed = time.monotonic()
-        shapes = profiles.profiles(builder.inputs(), job.ranges)
-        plan = builder.build(shapes, job.targets, job.stripped, _timing_cache(builder, job))
-    except UserError as error:
-        raise UserError(f"{error}; TensorRT's own log: {log_file}") from None
-    finally:
-        with store.atomic(log_file) as temporary:
-            temporary.write_text("\n".join(builder.lines) + "\n")
-    seconds = (parsed - started, time.monotonic() - parsed)
-    if changed := store.weights.changed(job.files, job.graph.parent):
-        raise UserError(f"{changed} was written to while {job.path} was built; run the command again")
-    with store.atomic(job.path) as temporary:
-        temporary.write_bytes(plan)
-    _write_sidecar(job, shapes, _figures(builder, *seconds))
+    with contextlib.ExitStack() as stack:
+        plan = stack.enter_context(store.atomic(job.path))
+        try:
+            source = stack.enter_context(layout.written(laid_out, plan.parent)) if laid_out else None
+            builder.parse(job.graph, job.decomposed, source)
+            parsed = time.monotonic()
+            shapes = profiles.profiles(builder.inputs(), job.ranges)
+            builder.build(shapes, job.targets, job.stripped, _timing_cache(builder, job), plan)
+        except UserError as error:
+            raise UserError(f"{error}; TensorRT's own log: {log_file}") from None
+        finally:
+            with store.atomic(log_file) as temporary:
+                temporary.write_text("\n".join(builder.lines) + "\n")
+        if changed := store.weights.changed(job.files, job.graph.parent):
+            raise UserError(f"{changed} was written to while {job.path} was built; run the command again")
+    _write_sidecar(job, shapes, _figures(builder, parsed - started, time.monotonic() - parsed))
 
 
 def _timing_cache(builder: Builder, job: _Job) -> Path | None:

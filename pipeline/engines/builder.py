@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline import store
+from pipeline.engines.layout import Source
 from pipeline.runtime.tensorrt_library import Profile, Shape, library, logger_of, one_line, started
 from pipeline.types import UserError
 
@@ -65,12 +66,13 @@ class Builder:
         names = [name for name in dir(self.trt.ComputeCapability) if name.startswith("SM")]
         return sorted((name.lower() for name in names), key=lambda name: int(name[2:]))
 
-    def parse(self, graph: Path, decomposable: bool) -> None:
-        """Reads the graph into a network, its external weights from the files beside it.
+    def parse(self, graph: Path, decomposable: bool, source: Source | None = None) -> None:
+        """Reads the graph into a network, its external weights from the files beside it, which it maps.
 
         Args:
             graph: an ONNX file.
             decomposable: attention may be taken apart into other operators.
+            source: what is read instead of the file; its weights must lie there until `build` ends.
 
         Raises:
             UserError: the parser refuses it; names node, operator and TensorRT's reason.
@@ -80,7 +82,7 @@ class Builder:
         self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self.parser = trt.OnnxParser(self.network, self.logger)
         with _native_stderr(self.lines):
-            parsed = self.parser.parse_from_file(str(graph))
+            parsed = self._parse_source(graph, source) if source else self.parser.parse_from_file(str(graph))
         if not parsed:
             errors = [self.parser.get_error(i) for i in range(self.parser.num_errors)]
             named = bool(errors) and bool(errors[0].node_name() or errors[0].node_operator())
@@ -89,6 +91,18 @@ class Builder:
             raise UserError(f"{self.backend} cannot parse {graph}: {where}{reason}")
         if decomposable:
             self._decompose_attention()
+
+    def _parse_source(self, graph: Path, source: Source) -> bool:
+        """Whether a graph in memory is parsed, with weights from memory."""
+        parser = self.parser
+        return (
+            parser.load_model_proto(source.proto, str(graph))
+            and all(
+                parser.load_initializer(name, weight.ctypes.data, weight.nbytes)
+                for name, weight in source.weights.items()
+            )
+            and parser.parse_model_proto()
+        )
 
     def _decompose_attention(self) -> None:
         """Allows TensorRT to take attention apart, for which FP32 has no fused kernel."""
@@ -134,17 +148,20 @@ class Builder:
         targets: Sequence[str],
         strip_weights: bool,
         timing_cache: Path | None,
-    ) -> memoryview:
-        """The serialised engine.
+        plan: Path,
+    ) -> None:
+        """Writes the serialised engine, piece by piece: it is never in memory as a whole.
 
         Args:
             profiles: shapes of the inputs, one mapping a profile.
             targets: compute capabilities of TensorRT-RTX; TensorRT builds for the GPU here.
             strip_weights: leave the weights out.
             timing_cache: read before the build and written after it; None for no cache.
+            plan: the file.
 
         Raises:
             UserError: the builder fails; gives its first error.
+            OSError: the plan cannot be written.
         """
         config = self._config(profiles, targets, strip_weights)
         if timing_cache is not None:
@@ -153,14 +170,17 @@ class Builder:
             # A cache of another GPU or version is refused.
             if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
                 config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-        with _native_stderr(self.lines):
-            plan = self.builder.build_serialized_network(self.network, config)
-        if plan is None:
+        with plan.open("wb") as file:
+            writer = _plan_stream(self.trt, file)
+            with _native_stderr(self.lines):
+                done = self.builder.build_serialized_network_to_stream(self.network, config, writer)
+            if writer.error is not None:
+                raise writer.error
+        if not done:
             raise UserError(f"{self.backend} cannot build this network: {self.first_error()}")
         if timing_cache is not None:
             with store.atomic(timing_cache) as temporary:
                 temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
-        return memoryview(plan)
 
     def _config(self, profiles: Sequence[Profile], targets: Sequence[str], strip_weights: bool) -> Any:
         """TensorRT's IBuilderConfig."""
@@ -175,11 +195,30 @@ class Builder:
         if self.backend == "tensorrt-rtx":
             config.num_compute_capabilities = len(targets)
             for k, target in enumerate(targets):
-                config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), k)
+                if not config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), k):
+                    raise UserError(f"{self.backend} refuses the target {target}: {self.first_error()}")
         if strip_weights:
             config.set_flag(trt.BuilderFlag.STRIP_PLAN)
             config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
         return config
+
+
+def _plan_stream(trt: Any, file: IO[bytes]) -> Any:
+    """TensorRT's IStreamWriter into a file."""
+
+    class PlanStream(trt.IStreamWriter):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.error: OSError | None = None
+
+        def write(self, data: bytes) -> int:
+            try:
+                return file.write(data)
+            except OSError as error:  # none can pass through TensorRT, which ends where less is written
+                self.error = self.error or error
+                return 0
+
+    return PlanStream()
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline import store
-from pipeline.engines import build, builder, opening
+from pipeline.engines import build, builder, layout, opening
 from pipeline.engines.settings import BuildSettings
+from pipeline.graphs import graphfile
 from pipeline.types import UserError
 from tests import fake_gpu, fake_tensorrt, needs
 from tests.fake_tensorrt import Machine
@@ -70,6 +71,30 @@ def test_builder_error_is_one_line_with_the_log_at_hand(
     assert "\n" not in message and "cannot build this network: ERROR" in message and str(log) in message
     assert "not supported by a dedicated kernel" in log.read_text() and leftovers() == []
     assert capfd.readouterr() == ("", "")
+
+
+@needs.rtx
+def test_a_target_that_is_refused_is_one_line(project: Path) -> None:
+    """As TensorRT-RTX refuses its own ComputeCapability.NONE: it answers False, and goes on."""
+    one = builder.Builder("tensorrt-rtx")
+    one.parse(graph(), False)
+    with pytest.raises(UserError, match="tensorrt-rtx refuses the target none: ERROR") as caught:
+        one.build([], ["none"], False, None, project / "a.plan")
+    assert "\n" not in str(caught.value)
+
+
+@needs.rtx
+def test_weights_from_memory_come_before_those_of_a_file(project: Path) -> None:
+    """What the parser is given stands for a file that is not there; what it does not know is refused."""
+    laid_out = layout.laid_out(graphfile.load(graph()))
+    assert laid_out.stacks
+    with layout.written(laid_out, project) as source:
+        one = builder.Builder("tensorrt-rtx")
+        one.parse(graph(), False, source)
+        assert one.layers()["MATRIX_MULTIPLY"] == 9
+        for weights in ({}, {"strange": np.zeros(4, np.uint8)}):
+            with pytest.raises(UserError, match=r"tensorrt-rtx cannot parse .*base\.fp16\.onnx"):
+                builder.Builder("tensorrt-rtx").parse(graph(), False, layout.Source(source.proto, weights))
 
 
 @pytest.fixture
@@ -138,7 +163,10 @@ def test_attention_in_fp32_is_taken_apart(machine: Machine) -> None:
         ("Builder", "does not start on this machine, .*: ERROR the toy's Builder fails"),
         ("parse_from_file", r"cannot parse .*: node '/layers.0/x' \(Bernoulli\): types differ"),
         ("add_optimization_profile", "refuses the shapes .*: ERROR the toy's add_optimization_profile fails"),
-        ("build_serialized_network", "cannot build this network: ERROR the toy's build_serialized_network"),
+        (
+            "build_serialized_network_to_stream",
+            "cannot build this network: ERROR the toy's build_serialized_network_to_stream fails",
+        ),
     ],
 )
 def test_what_tensorrt_refuses_to_build_is_one_line(fails: str, why: str, machine: Machine) -> None:

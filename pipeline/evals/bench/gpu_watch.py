@@ -6,6 +6,7 @@ package. Where there is no nvidia-smi, nothing is told.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -103,7 +104,9 @@ def watching() -> Iterator[Watch]:
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "readings.csv").open("wb") as output:
         reasons, child = next((one for one in _REASONS if _rows(_query(one))), None), None
         if reasons:
-            command = [*_query(reasons), f"--loop-ms={_PERIOD_MS}"]
+            # Into a file a program may write only when its buffer is full; stdbuf makes it write each line.
+            by_line = ["stdbuf", "-oL"] if shutil.which("stdbuf") else []
+            command = [*by_line, *_query(reasons), f"--loop-ms={_PERIOD_MS}"]
             child = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
         try:
             yield Watch(Path(output.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -169,3 +170,15 @@ def test_heat_and_others_are_problems() -> None:
         "it was 97 % busy when nothing was timed",
     )
     assert _load(before=GpuState(busy=gpu_watch.BUSY)).problems == ()
+
+
+@pytest.mark.skipif(shutil.which("stdbuf") is None, reason="no stdbuf")
+def test_a_tool_that_fills_its_buffer_first_is_read_too(smi: Path) -> None:
+    """A C program's output into a file is buffered, and lost when it is ended."""
+    tool = smi / "bin" / "nvidia-smi"
+    loop = f"while true; do cat {smi}/row; sleep 0.05; done"
+    assert loop in tool.read_text()
+    rows = f"mkfifo {smi}/rows; while cat {smi}/row; do sleep 0.7; done > {smi}/rows &"
+    tool.write_text(tool.read_text().replace(loop, f"{rows} exec cut -d, -f1-9 < {smi}/rows"))
+    with gpu_watch.watching() as watch:
+        assert _awaited(watch)[0].sm_mhz == 1980.0

@@ -78,8 +78,8 @@ def compensate(
         raise UserError("--budget-params must be at least 0 and --budget-ms above 0")
     settings = CompensationSettings(form=form, samples=samples, length=length, refit=refit)
     is_timed = timed or budget_ms is not None
-    device = arguments.torch_device(provider, device_memory)
-    devices = Devices(arguments.provider(provider) if is_timed else "cpu", device)
+    graphs_on = arguments.provider(provider) if is_timed else "cpu"
+    devices = Devices(graphs_on, arguments.torch_device(provider, device_memory))
     means = Means(
         memory=memory * 1_000_000,
         moments=moments,

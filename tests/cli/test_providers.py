@@ -64,6 +64,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Asked:
         monkeypatch.setattr(module, "refusal", lambda _: None)
     monkeypatch.setattr(devices, "free_bytes", lambda _: 0)
     monkeypatch.setattr(PreTrainedModel, "to", place)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)  # of a PyTorch without CUDA
     monkeypatch.setattr(memory, "resident", resident)
     monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: GPU)
     return asked

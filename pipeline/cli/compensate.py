@@ -78,7 +78,7 @@ def compensate(
         raise UserError("--budget-params must be at least 0 and --budget-ms above 0")
     settings = CompensationSettings(form=form, samples=samples, length=length, refit=refit)
     is_timed = timed or budget_ms is not None
-    graphs_on = arguments.provider(provider) if is_timed else "cpu"
+    graphs_on: Provider = arguments.provider(provider) if is_timed else "cpu"
     devices = Devices(graphs_on, arguments.torch_device(provider, device_memory))
     means = Means(
         memory=memory * 1_000_000,

@@ -63,6 +63,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Asked:
     for module in (onnxruntime, devices):
         monkeypatch.setattr(module, "refusal", lambda _: None)
     monkeypatch.setattr(devices, "free_bytes", lambda _: 0)
+    for number, call in enumerate(("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats")):
+        monkeypatch.setattr(torch.cuda, call, lambda number=number: number * memory.MB)
     monkeypatch.setattr(PreTrainedModel, "to", place)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)  # of a PyTorch without CUDA
     monkeypatch.setattr(memory, "resident", resident)
@@ -283,6 +285,10 @@ def test_bench_on_cuda_checks_there_and_keeps_its_rows_apart(
     record = records.read(BenchRecord, Path("evals/results/m/mlp1.fp32.bench.cuda.json"))
     assert (record.conditions.device, record.conditions.provider) == (GPU, "cuda")
     assert {row.kind for row in record.rows} == {"artefact", "torch"}
+    assert [(row.device_mb, row.attention) for row in record.rows] == [
+        (None, None),
+        (1.0, "eager: matmul, softmax, matmul"),
+    ]
     run(capsys, "bench", graph, *BENCH, "--unchecked")
     record = records.read(BenchRecord, Path("evals/results/m/mlp1.fp32.bench.json"))
     assert record.conditions.device != GPU and record.conditions.provider is None

@@ -66,7 +66,6 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Asked:
     for number, call in enumerate(("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats")):
         monkeypatch.setattr(torch.cuda, call, lambda number=number: number * memory.MB)
     monkeypatch.setattr(PreTrainedModel, "to", place)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)  # of a PyTorch without CUDA
     monkeypatch.setattr(memory, "resident", resident)
     monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: GPU)
     return asked

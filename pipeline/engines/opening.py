@@ -80,11 +80,14 @@ def weight_bytes(path: Path) -> int:
 
 def _graph(path: Path, threads: int, provider: str) -> Runner:
     """A graph file, after a check that its external data stays in its folder."""
+    from pipeline.engines import folding
     from pipeline.graphs import embedding, graphfile
     from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 
-    rows = embedding.rows(graphfile.load(path))
-    runner = OnnxRunner(path, open_session(path, path.parent, threads, provider))
+    model = graphfile.load(path)
+    rows = embedding.rows(model)
+    unfolded = {} if folding.folds(model) else {"fold": False}
+    runner = OnnxRunner(path, open_session(path, path.parent, threads, provider, **unfolded))
     runner.embedding_rows = rows
     return runner
 

@@ -111,7 +111,7 @@ class OnnxRunner(Runner):
 
 
 def open_session(
-    model: Path | bytes, folder: Path, threads: int = 0, provider: str = "cpu"
+    model: Path | bytes, folder: Path, threads: int = 0, provider: str = "cpu", fold: bool = True
 ) -> ort.InferenceSession:
     """A session for a graph file, or for a graph in memory whose weights lie in `folder`.
 
@@ -120,6 +120,7 @@ def open_session(
         folder: of the weights.
         threads: of one operator; 0 is one a core.
         provider: 'cpu' or 'cuda'.
+        fold: whether what depends on constants alone is computed now, and not in every run.
 
     Raises:
         UserError: ONNX Runtime refuses the graph, or lacks the provider.
@@ -133,7 +134,7 @@ def open_session(
             "session.model_external_initializers_file_folder_path", str(folder.resolve())
         )
     try:
-        session = _session(model if isinstance(model, bytes) else str(model), options, provider)
+        session = _session(model if isinstance(model, bytes) else str(model), options, provider, fold)
     except Exception as error:  # onnxruntime's own exceptions share no other base class
         name = model if isinstance(model, Path) else "the graph"
         raise UserError(f"ONNX Runtime refuses {name}: {first_line(error)}") from error
@@ -195,7 +196,12 @@ def _limit(provider: str) -> dict[str, str]:
     return {} if limit is None else {"gpu_mem_limit": str(limit)}
 
 
-def _session(model: bytes | str, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+def _session(
+    model: bytes | str, options: ort.SessionOptions, provider: str, fold: bool = True
+) -> ort.InferenceSession:
     """A session on a provider; one that fails raises, where onnxruntime would print it and take the CPU."""
     providers = [(PROVIDERS[provider], _OPTIONS[provider] | _limit(provider))]
-    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    left_out = [] if fold else ["ConstantFolding"]
+    return ort.InferenceSession(
+        model, options, providers=providers, enable_fallback=0, disabled_optimizers=left_out
+    )

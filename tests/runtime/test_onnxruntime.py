@@ -66,8 +66,11 @@ class FakeSession:
     keeps: ClassVar[list[list[str]]] = []
     opened: ClassVar[list[Any]] = []
 
-    def __init__(self, model: Any, options: Any, providers: Any, enable_fallback: int) -> None:
+    def __init__(
+        self, model: Any, options: Any, providers: Any, enable_fallback: int, disabled_optimizers: list[str]
+    ) -> None:
         assert not enable_fallback  # onnxruntime would print to stdout, and take the CPU
+        assert not disabled_optimizers
         self.opened.append((model, [name for name, _ in providers]))
         self.providers = self.keeps[len(self.opened) - 1]
         self.provider_options = dict(providers)

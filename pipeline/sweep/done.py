@@ -25,6 +25,8 @@ from pipeline.types import BASE, UserError, Variant
 
 HEAL_SETTINGS = {"loss", "steps", "batch", "length", "rank", "lr", "quantize", "seed", "targets"}
 """Those of a recipe that an adapter's record must have; the rest is its name and its text."""
+_ON: dict[str, object] = {"device": "cpu"}
+"""Of records that name a device: the jobs of a sweep compute on the CPU."""
 
 
 def is_done(job: Job, recipe: Recipe) -> bool:
@@ -108,7 +110,7 @@ def _is_same_text(source: TextSource, settings: TextSection, record: Path) -> bo
 
 def _select(job: Job, _: Recipe) -> bool:
     record = records.read(records.ChoiceRecord, job.outputs[0])
-    return record.matches({"kind": job.cell.kind, "select": job.cell.select})
+    return record.matches({"kind": job.cell.kind, "select": job.cell.select, **_ON})
 
 
 def _check(job: Job, _: Recipe) -> bool:
@@ -174,8 +176,12 @@ def _bench(job: Job, recipe: Recipe) -> bool:
 def _heal(job: Job, recipe: Recipe) -> bool:
     settings, graph = recipe.heal, job.inputs[0]
     _, record = adapters.read(open_checkpoint(graph.parent), store.variant(graph), settings.name)
-    wanted = settings.model_dump(mode="json", include=HEAL_SETTINGS)
-    return record.settings.matches(wanted) and _is_same_text(record.texts, settings, job.outputs[0])
+    wanted = settings.model_dump(mode="json", include=HEAL_SETTINGS) | {"precision": "fp32"}
+    return (
+        record.settings.matches(wanted)
+        and record.matches(_ON)
+        and _is_same_text(record.texts, settings, job.outputs[0])
+    )
 
 
 def _compensate(job: Job, recipe: Recipe) -> bool:
@@ -188,6 +194,7 @@ def _compensate(job: Job, recipe: Recipe) -> bool:
         "weights": checkpoint.identity,
         "contents": checkpoint.contents,
         "sha256": store.sha256(overlay),
+        **_ON,
     }
     fitted = {"form": graph.compensation, **settings.model_dump(include={"samples", "length", "refit"})}
     base = store.graph_path(path.parent, Variant(graph.model, BASE, graph.precision))

@@ -214,8 +214,13 @@ def test_an_adapter_is_done_for_its_variant_settings_and_text(project: Path) -> 
     )
     store.write_json(job.outputs[0], trained.plain())
     assert done.is_done(job, settings)
-    store.write_json(job.outputs[0], trained.replaced(settings=HealSettings(steps=61)).plain())
-    assert not done.is_done(job, settings)
+    for change in (
+        {"settings": HealSettings(steps=61)},
+        {"settings": HealSettings(precision="bf16")},
+        {"device": "cuda"},
+    ):
+        store.write_json(job.outputs[0], trained.replaced(**change).plain())
+        assert not done.is_done(job, settings), change
     store.write_json(job.outputs[0], trained.plain())
     weights.write_bytes(b"y")
     assert not done.is_done(job, settings)
@@ -256,6 +261,7 @@ def test_a_compensation_is_done_for_its_settings_its_text_and_the_graph_that_rea
         {"texts": records.TextSource(origin=("a.txt",))},
         {"sha256": NO_DIGEST},
         {"contents": NO_DIGEST},
+        {"device": "cuda"},
     ):
         store.write_json(sidecar, record.replaced(**change).plain())
         assert not done.is_done(job, settings), change

@@ -42,6 +42,9 @@ def build_engine(
 ) -> None:
     """Builds TensorRT engines; an fp32 graph's fp16 twin is cut first.
 
+    With TensorRT-RTX it says what memory and disk it needs, the weights once and about twice, and does not
+    begin where they lack.
+
     Example: `pipeline build-engine graphs/*/attn19-28.fp16.onnx --target sm80`
     """
     if backend in BACKEND_EXTRAS:

@@ -78,11 +78,11 @@ def serve(
     from pipeline.ship.ports import Ports
     from pipeline.ship.triton import page, repository
 
-    record = repository.read(folder)
     if docker:
-        print(page.docker(shlex.quote(str(folder.resolve())), record))
+        print(page.docker(shlex.quote(str(folder.resolve())), repository.read(folder)))
         return
     extras.needs("serve", "pipeline serve")
+    repository.read(folder)  # a wrong folder is said before CUDA is asked for
     from pipeline.ship import serve as stage
     from pipeline.ship.triton import wheel
 

@@ -62,7 +62,10 @@ def find(name: str) -> NamedConfig:
     if path.is_file():
         raise UserError(f"{path} is no config; name a config.json, a checkpoint's folder or a .gguf file")
     if match := origins.HUB_ID.fullmatch(name):
-        file = hub.config(name)
+        try:
+            file = hub.config(name)
+        except UserError as error:
+            raise UserError(f"{error}; a config.json serves as well, by its path") from None
         return NamedConfig(match["name"], normalised(records.read_object(file), file), file)
     known = ", ".join([*demo.MODELS, *store.models()])
     raise UserError(

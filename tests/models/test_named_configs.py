@@ -75,3 +75,12 @@ def test_what_is_no_config(name: str, message: str, workdir: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         named_configs.find(name)
     assert "\n" not in str(caught.value)
+
+
+def test_an_id_that_cannot_be_fetched_is_told_of_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str) -> Path:
+        raise UserError(f"cannot fetch {name!r}")
+
+    monkeypatch.setattr(hub, "config", offline)
+    with pytest.raises(UserError, match=r"cannot fetch 'org/model'; a config\.json serves as well"):
+        named_configs.find("org/model")

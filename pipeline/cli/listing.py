@@ -48,7 +48,9 @@ def inventory(project: store.Project | None = None) -> Inventory:
     """The models of a project; by default of that in the current directory."""
     return {
         model: [
-            _entry(path) for path in [*store.graphs_of(model, project), *store.engines_of(model, project)]
+            _entry(path)
+            for files in (store.graphs_of, store.engines_of)
+            for path in files(model, project, twins=True)
         ]
         for model in store.models(project)
     }

@@ -29,19 +29,29 @@ def default_model() -> str:
     return names[0] if names else DEMO
 
 
-def graphs_of(model: str, project: Project | None = None) -> list[Path]:
-    """The graphs that stages work on, base first, then by name; no `--head all` twins, no merged graphs."""
+def graphs_of(model: str, project: Project | None = None, twins: bool = False) -> list[Path]:
+    """The graphs that stages work on, base first, then by name; no merged graphs.
+
+    Args:
+        model: its name.
+        project: by default that in the current directory.
+        twins: those of another form, too: `--head all`, a static cache.
+    """
     graphs = [
         path
         for path in (project or Project()).graphs(model).glob("*.onnx")
-        if path.stem.split(".")[-1] in PRECISIONS
+        if set(path.stem.split(".")[1:] if twins else path.stem.split(".")[-1:]) & set(PRECISIONS)
         and not path.name.startswith("merged-")
         and sidecar_path(path).exists()
     ]
     return sorted(graphs, key=lambda path: (not path.name.startswith("base."), path.name))
 
 
-def engines_of(model: str, project: Project | None = None) -> list[Path]:
-    """The model's engines that stages work on; none of merged graphs."""
+def engines_of(model: str, project: Project | None = None, twins: bool = False) -> list[Path]:
+    """The model's engines that stages work on; none of merged graphs. Arguments as `graphs_of`."""
     plans = ((project or Project()).root / "engines" / plain_name(model)).glob("*/*.plan")
-    return sorted(path for path in plans if not path.parent.name.startswith("merged-"))
+    return sorted(
+        path
+        for path in plans
+        if not path.parent.name.startswith("merged-") and (twins or "." not in path.stem)
+    )

@@ -42,13 +42,16 @@ def test_the_default_model_is_the_only_one_or_the_named_one_or_demo(
 
 def test_graphs_are_those_that_stages_work_on_base_first(workdir: Path) -> None:
     folder = model("a")
-    written = ["base.fp16", "attn2.fp32", "base.fp32", "base.fp32.all", "merged-2-abc.fp32", "model"]
+    twins = ["attn2.fp32.static128", "base.fp32.all"]
+    written = ["base.fp16", "attn2.fp32", "base.fp32", *twins, "merged-2-abc.fp32", "model"]
     for stem in [*written, "bare.fp32"]:
         (folder / f"{stem}.onnx").touch()
     for stem in written:
         (folder / f"{stem}.json").touch()
     names = [path.name for path in store.graphs_of("a")]
     assert names == ["base.fp16.onnx", "base.fp32.onnx", "attn2.fp32.onnx"]
+    everything = [path.stem for path in store.graphs_of("a", twins=True)]
+    assert sorted(everything) == sorted([*twins, "base.fp16", "base.fp32", "attn2.fp32"])
 
 
 def test_engines_are_those_of_variants(workdir: Path) -> None:
@@ -57,5 +60,7 @@ def test_engines_are_those_of_variants(workdir: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "tensorrt-rtx-sm80-fp16.plan").touch()
         (folder / "tensorrt-rtx-sm80-fp16.json").touch()
+    (store.Project().engines("a", "base") / "tensorrt-rtx-sm80-fp16.static128.plan").touch()
     assert [path.parent.name for path in store.engines_of("a")] == ["attn2", "base"]
+    assert [path.stem.split(".")[1:] for path in store.engines_of("a", twins=True)] == [[], [], ["static128"]]
     assert store.engines_of("none") == [] and store.graphs_of("none") == []

@@ -1,0 +1,192 @@
+"""A variant as other engines take it: what is left of its tensors, and what stands in for the rest.
+
+Legend: C hidden size, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import store
+from pipeline.evals import passed
+from pipeline.models import compensation, identity, safetensors_index
+from pipeline.models.checkpoint import Checkpoint, open_checkpoint
+from pipeline.models.compensation import MapPlace
+from pipeline.models.config import Config
+from pipeline.models.sizes import SizeRules, rules_of
+from pipeline.models.tensor_names import is_left_out, is_table
+from pipeline.store.records import EngineRecord, GraphRecord
+from pipeline.types import SkipSet, TensorSlice, UserError, Variant
+
+Array = npt.NDArray[Any]
+_NUMBERS: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where one tensor lies.
+
+    Attributes:
+        file: safetensors.
+        slice: its byte range there.
+    """
+
+    file: Path
+    slice: TensorSlice
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of its axes."""
+        return self.slice.shape
+
+    def array(self) -> Array:
+        """Its numbers, in the type of the file; read from the disk when they are used."""
+        kind = _NUMBERS[self.slice.dtype]
+        return np.memmap(self.file, kind, "r", self.slice.offset, self.slice.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMap:
+    """What stands in for a skipped sublayer: h · factors[0] (· factors[1]) + bias, of its normed input h.
+
+    Attributes:
+        factors: none, [C, C], or [C, R] and [R, C].
+        bias: [C].
+    """
+
+    factors: tuple[StoredTensor, ...]
+    bias: StoredTensor
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """A variant, by the tensors of its checkpoint.
+
+    Attributes:
+        graph: of the variant.
+        record: the graph's sidecar.
+        checkpoint: that it was cut from.
+        everything: name → tensor of the whole model, where a fold or an adapter changed one the changed one.
+        replaced: names of those that were changed.
+        maps: what stands in for skipped sublayers, or for runs of whole layers.
+    """
+
+    graph: Path
+    record: GraphRecord
+    checkpoint: Checkpoint
+    everything: Mapping[str, StoredTensor]
+    replaced: frozenset[str]
+    maps: Mapping[MapPlace, LinearMap]
+
+    @property
+    def variant(self) -> Variant:
+        """What it is."""
+        return self.record.as_variant()
+
+    @property
+    def skip(self) -> SkipSet:
+        """What is left out."""
+        return self.record.skip_set
+
+    @property
+    def config(self) -> Config:
+        """config.json of the whole model, normalised."""
+        return self.checkpoint.config
+
+    @property
+    def rules(self) -> SizeRules:
+        """What its architecture's tensors are called."""
+        return rules_of(self.config["model_type"])
+
+    @property
+    def num_layers(self) -> int:
+        """L of the whole model."""
+        return self.record.num_layers
+
+    @property
+    def whole_blocks(self) -> bool:
+        """Whether nothing but whole layers goes, and nothing stands in for them."""
+        return self.skip.attention == self.skip.mlp and not self.maps
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers of which something is left or mapped, by their indices in the whole model."""
+        mapped = {one for place in self.maps for one in place.sublayers}
+        return tuple(
+            i
+            for i in range(self.num_layers)
+            if any((i, kind) not in self.skip or (i, kind) in mapped for kind in ("attn", "mlp"))
+        )
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Name → tensor, of those that are left."""
+        return {
+            name: tensor
+            for name, tensor in self.everything.items()
+            if not is_left_out(name, self.skip, self.rules)
+        }
+
+    def norm(self, place: MapPlace) -> StoredTensor:
+        """The norm [C] whose output a map of one sublayer reads."""
+        kind: Any = place.kind
+        return self.everything[f"{self.rules.layers}.{place.first}.{self.rules.norms(kind)[0]}.weight"]
+
+    def digest(self, form: str) -> str:
+        """What a file made of it depends on, as one number: graph, weights, and the form of the file."""
+        return store.text_digest(f"{self.record.sha256} {store.contents(self.graph)} {form}")
+
+
+def read(graph: Path, unchecked: bool = False) -> PrunedModel:
+    """The variant of a graph, whose weights are still those that it was checked with.
+
+    Args:
+        graph: of any variant, compensated and healed ones too; no engine, and no merged graph.
+        unchecked: also one that has passed no check.
+
+    Raises:
+        UserError: another artefact, one that has passed no check, or one whose weights are not those of a
+            checkpoint; or a file is damaged.
+    """
+    record = store.sidecar(graph, quick=True)
+    if isinstance(record, EngineRecord):
+        raise UserError(f"{graph} is an engine; name the graph that it was built from, {record.graph.file}")
+    if not isinstance(record, GraphRecord):
+        raise UserError(f"{graph} is a merged graph; name one of its variants: {', '.join(record.variants)}")
+    passed.variants(graph, unchecked, provider=None)  # hashes the graph, refuses a static cache
+    if record.contract != "authored":
+        raise UserError(
+            f"{graph} was exported elsewhere and keeps its weights in another form; export its checkpoint"
+        )
+    store.refuse_damaged(graph)
+    identity.refuse_other_sums(graph.parent, store.weights.states(store.weight_paths(graph), full=True))
+    checkpoint, overlays = open_checkpoint(graph.parent), store.overlays(graph)
+    everything, maps = _tensors(checkpoint), dict[MapPlace, LinearMap]()
+    replaced: set[str] = set()
+    for file in overlays:
+        slices = safetensors_index.read_index([file])
+        tensors = {name: StoredTensor(file, one) for name, one in slices.items()}
+        changed = {name: one for name, one in tensors.items() if not compensation.is_map(name)}
+        everything |= changed
+        replaced |= set(changed)
+        for place, factors in compensation.places(tensors, file).items():
+            compensation.refuse_kept(place, record.skip_set, file)
+            maps[place] = LinearMap(tuple(tensors[n] for n in factors), tensors[place.tensor("bias")])
+    return PrunedModel(graph, record, checkpoint, everything, frozenset(replaced), maps)
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """The tensors that the model reads: no tables, and no second copy of a tied embedding."""
+    head = f"{rules_of(checkpoint.config['model_type']).head}.weight"
+    return {
+        name: StoredTensor(checkpoint.folder / one.file, one)
+        for name, one in checkpoint.tensors.items()
+        if not is_table(name) and not (name == head and checkpoint.config["tie_word_embeddings"])
+    }

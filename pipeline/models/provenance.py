@@ -11,8 +11,8 @@ from pipeline import store
 
 NAME = "skip_pipeline"
 """In front of the keys of a GGUF; the key of config.json."""
-VARIANT, NUM_LAYERS, LAYERS, DIGEST = "variant", "num_layers", "layers", "digest"
-"""The variant's name; L of the whole model; the index there of each layer of the file; `digest`."""
+VARIANT, NUM_LAYERS, LAYERS, FORM, DIGEST = "variant", "num_layers", "layers", "form", "digest"
+"""The variant's name; L of the whole model; the index there of each layer of the file; the form; `digest`."""
 
 
 def digest(graph: Path, form: str) -> str:

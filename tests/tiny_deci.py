@@ -40,10 +40,17 @@ def of(folder: Path, skip: SkipSet, noughts: bool = True, originals: bool = True
             continue
         target = f"blk.{kept.index(int(number))}.{place}"
         tensors[target] = nought(array, place) if (int(number), kind) in skip else array
-    heads, groups, width = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size"))
+    heads, groups, width = (
+        config[key] for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+    )
+    first = [0 if (i, "attn") in skip else heads for i in kept]
+    if not first[0]:  # llama.cpp takes the size of a head from the first layer: a map of noughts
+        first[0], hidden = heads, config["hidden_size"]
+        tensors["blk.0.attn_norm.weight"] = np.ones(hidden, np.float32)
+        tensors["blk.0.attn_output.weight"] = np.zeros((hidden, hidden), np.float32)
     keys: dict[str, Any] = {
         "deci.block_count": len(kept),
-        "deci.attention.head_count": [0 if (i, "attn") in skip else heads for i in kept],
+        "deci.attention.head_count": first,
         "deci.attention.head_count_kv": [0 if (i, "attn") in skip else groups for i in kept],
         "deci.feed_forward_length": [(ROWS if noughts else 0) if (i, "mlp") in skip else width for i in kept],
     }

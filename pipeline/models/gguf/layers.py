@@ -9,7 +9,7 @@ Source: llama.cpp's `src/models/deci.cpp` and `conversion/deci.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.models.gguf import originals
@@ -35,6 +35,7 @@ class Layers:
         total: L of the original model.
         absent: of the file's layers, those without attention, and those without an MLP.
         noughts: layer of the file → the width of a feed-forward that adds nothing.
+        hollow: layers of the file whose attention is a linear map that adds nothing.
     """
 
     heads: int
@@ -44,6 +45,7 @@ class Layers:
     total: int
     absent: SkipSet = BASE
     noughts: Mapping[int, int] = field(default_factory=dict)
+    hollow: tuple[int, ...] = ()
 
     @property
     def skip(self) -> SkipSet:
@@ -90,7 +92,8 @@ def of(header: GgufHeader, arch: str) -> Layers:
         heads = numbers.size(HEADS)
         layers = Layers(heads, numbers.size(GROUPS, heads), numbers.size(WIDTH), (), count)
     present = {tensor.name.split(".")[1] for tensor in header.tensors if tensor.name.startswith("blk.")}
-    wanted = count - len(set(layers.absent.attention) & set(layers.absent.mlp))
+    empty = set(layers.absent.attention) & set(layers.absent.mlp) - {*layers.noughts, *layers.hollow}
+    wanted = count - len(empty)
     if len(present) != wanted:  # before anything loops over what a scalar claims
         raise UserError(
             f"{header.file}: {arch}.block_count is {count:,}"
@@ -98,7 +101,7 @@ def of(header: GgufHeader, arch: str) -> Layers:
             f"{len(present)}"
         )
     total, indices = originals.read(header, count)
-    return Layers(layers.heads, layers.groups, layers.width, indices, total, layers.absent, layers.noughts)
+    return replace(layers, numbers=indices, total=total)
 
 
 def _pruned(header: GgufHeader, numbers: Numbers, count: int) -> Layers:
@@ -106,31 +109,31 @@ def _pruned(header: GgufHeader, numbers: Numbers, count: int) -> Layers:
     heads = numbers.sizes(HEADS, count)
     groups = numbers.sizes(GROUPS, count, heads)
     widths = numbers.sizes(WIDTH, count)
+    stored = {tensor.name: tensor for tensor in header.tensors}
     for i in range(count):
         _refuse_odd(numbers, i, heads[i], groups[i], widths[i])
-    attention = [i for i in range(count) if heads[i]]
+    hollow = tuple(i for i in range(count) if heads[i] and not groups[i])
+    for i in hollow:
+        if not _is_nought(stored.get(f"blk.{i}.attn_output.weight")):
+            raise UserError(f"{header.file}: blk.{i} has a linear map in the place of attention; {_MAP}")
+    attention = [i for i in range(count) if groups[i]]
     if not attention or not any(widths):
         raise UserError(f"{header.file}: no layer of it has {'an MLP' if attention else 'attention'}; {TAKE}")
     for key, counts in ((HEADS, heads), (GROUPS, groups)):
         if len({counts[i] for i in attention}) > 1:
             raise UserError(f"{header.file}: {numbers.arch}.{key}: layers differ, {counts!r:.60}; {TAKE}")
     width = max(widths)
-    noughts = _noughts(header, numbers, widths, width)
+    noughts = _noughts(stored, numbers, widths, width)
     absent = SkipSet(
-        tuple(i for i in range(count) if not heads[i]),
+        tuple(i for i in range(count) if not groups[i]),
         tuple(i for i in range(count) if not widths[i] or i in noughts),
     )
-    return Layers(heads[attention[0]], groups[attention[0]], width, (), count, absent, noughts)
+    return Layers(heads[attention[0]], groups[attention[0]], width, (), count, absent, noughts, hollow)
 
 
 def _refuse_odd(numbers: Numbers, i: int, heads: int, groups: int, width: int) -> None:
-    """Refuses counts of one layer that say what is not read here, or what llama.cpp does not run."""
+    """Refuses counts of one layer that contradict each other, or that llama.cpp does not run."""
     place = f"{numbers.file}: {numbers.arch}.{HEADS}"
-    if heads and not groups:
-        raise UserError(
-            f"{place} is {heads} in layer {i} and {GROUPS} is 0: a linear map in the place of attention; "
-            f"{_MAP}"
-        )
     if groups and not heads:
         raise UserError(f"{place} is 0 in layer {i} and {GROUPS} is {groups}: is its attention there or not?")
     if heads and not width:
@@ -140,19 +143,20 @@ def _refuse_odd(numbers: Numbers, i: int, heads: int, groups: int, width: int) -
         )
 
 
-def _noughts(header: GgufHeader, numbers: Numbers, widths: list[int], width: int) -> dict[int, int]:
+def _noughts(
+    stored: Mapping[str, GgufTensor], numbers: Numbers, widths: list[int], width: int
+) -> dict[int, int]:
     """Layer → width of its feed-forward, of those that are narrower than the others and add nothing."""
-    stored = {tensor.name: tensor for tensor in header.tensors}
     narrow = {i: one for i, one in enumerate(widths) if 0 < one < width}
     for i in narrow:
         if not any(_is_nought(stored.get(f"blk.{i}.{part}.weight")) for part in _FEED_FORWARD):
             raise UserError(
-                f"{header.file}: {numbers.arch}.{WIDTH}: layers differ, {widths!r:.60}, and blk.{i}, of "
+                f"{numbers.file}: {numbers.arch}.{WIDTH}: layers differ, {widths!r:.60}, and blk.{i}, of "
                 f"another width, does something; {TAKE}"
             )
         biases = (stored.get(f"blk.{i}.{part}.bias") for part in _FEED_FORWARD)
         if not all(bias is None or _is_nought(bias) for bias in biases):
-            raise UserError(f"{header.file}: blk.{i} has biases alone in the place of an MLP; {_MAP}")
+            raise UserError(f"{numbers.file}: blk.{i} has biases or a map in the place of an MLP; {_MAP}")
     return narrow
 
 

@@ -123,16 +123,17 @@ def _places(config: Mapping[str, Any], dialect: Dialect, layers: Layers) -> Plac
 
 
 def _noughts(config: Mapping[str, Any], layers: Layers) -> Places:
-    """The tensors of a feed-forward that adds nothing: they must be there, and are not taken."""
+    """The tensors that stand for a skipped sublayer and add nothing: they are there, and not taken."""
     hidden = config["hidden_size"]
-    places: Places = {}
+    shapes = {f"blk.{i}.attn_{part}.weight": shape for i in layers.hollow
+              for part, shape in (("norm", (hidden,)), ("output", (hidden, hidden)))}  # fmt: skip
     for i, width in layers.noughts.items():
-        shapes = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width), "norm": (hidden,)}
-        for part, shape in shapes.items():
-            places[f"blk.{i}.ffn_{part}.weight"] = ("the place of a skipped MLP", shape)
+        parts = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width), "norm": (hidden,)}
+        for part, shape in parts.items():
+            shapes[f"blk.{i}.ffn_{part}.weight"] = shape
             if part != "norm":
-                places[f"blk.{i}.ffn_{part}.bias"] = ("the place of a skipped MLP", shape[:1])
-    return places
+                shapes[f"blk.{i}.ffn_{part}.bias"] = shape[:1]
+    return {name: ("in the place of a skipped sublayer", shape) for name, shape in shapes.items()}
 
 
 def _kind(name: str) -> Literal["attn", "mlp"]:

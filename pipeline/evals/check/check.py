@@ -211,7 +211,7 @@ def _examine(path: Path, folder: Path, localize: bool, devices: Devices) -> tupl
 
 
 def _is_the_files(variant: Variant, folder: Path) -> bool:
-    """Whether a variant is what the checkpoint's own files say: all of it, or what config.json leaves of it."""
+    """Whether a variant is all that the checkpoint's own files hold, or what config.json leaves of it."""
     own = drop_lists.skip_set(read_config(folder), folder / "config.json")
     return variant.skip == own and not variant.adapter and not variant.compensation
 

@@ -65,15 +65,16 @@ def _from_pretrained(
     if options.get("attn_implementation") == "sdpa" and not _has_sdpa(config):
         options = {**options, "attn_implementation": "eager"}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused by name
-            **options,
-        )
+        with _without_report():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused by name
+                **options,
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{folder} holds no checkpoint that transformers can load ({first_line(error)}); "
@@ -81,6 +82,20 @@ def _from_pretrained(
         ) from None
     model, report = loaded
     return model, report
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keeps transformers from printing its table of tensors that are missing.
+
+    Those of skipped sublayers may be; every other is an error here.
+    """
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def _has_sdpa(config: PretrainedConfig) -> bool:

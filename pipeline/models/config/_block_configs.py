@@ -153,12 +153,13 @@ def _sizes(config: Mapping[str, Any], blocks: _Blocks, file: Path) -> dict[str, 
     widths = {_width(part, blocks.hidden_size, f"{file}: block_configs[{i}].ffn")
               for i, part in feed_forward.items()}  # fmt: skip
     acts = {part.hidden_act for part in feed_forward.values() if part.hidden_act is not None}
-    one: dict[str, set[Any]] = {
+    every: dict[str, set[Any]] = {
         "num_key_value_heads": groups,
         "intermediate_size": widths,
         "hidden_act": acts,
     }
-    return {key: size for key, values in one.items() if (size := _one(config, key, values, file)) is not None}
+    sizes = {key: _one(config, key, values, file) for key, values in every.items()}
+    return {key: size for key, size in sizes.items() if size is not None}
 
 
 def _one(config: Mapping[str, Any], key: str, values: set[Any], file: Path) -> Any:

@@ -91,7 +91,7 @@ def _without_report() -> Iterator[None]:
     Those of skipped sublayers may be; every other is an error here.
     """
     before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity(transformers.logging.ERROR)
     try:
         yield
     finally:

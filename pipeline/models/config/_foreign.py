@@ -30,8 +30,8 @@ _HARMLESS = re.compile(
     r"|(encoder_)?no_repeat_ngram_size|bad_words_ids|num_return_sequences|remove_invalid_values"
     r"|exponential_decay_length_penalty|(begin_)?suppress_tokens|rope_type|mrope_.*"
 )
-"""Of tools, training, generation and tokenizers; of the window, what `_windows` has already judged; of skipped
-layers, what `drop_lists` reads."""
+"""Of tools, training, generation and tokenizers; of the window, what `_windows` has already judged; of
+skipped layers, what `drop_lists` reads."""
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
 _SCALES = re.compile(
     r".*(multiplier|scaling|scalar|scaling_factor|_scale)|scale_.*|full_attn_mod|interpolate_factor|.*rezero.*"

@@ -168,21 +168,17 @@ class _ExportRequest:
 
 
 def _say_dropped(source: Checkpoint, graph: Path) -> None:
-    """Says what was written of a model whose config.json drops sublayers."""
+    """Says what was written of a model whose own files leave sublayers out."""
     from pipeline.models import drop_lists
 
-    file, written = source.folder / "config.json", store.graph_sidecar(graph)
-    dropped = drop_lists.of(source)
+    written, dropped = store.graph_sidecar(graph), drop_lists.of(source)
+    is_gguf = source.source.kind == "gguf"
+    file = source.origin if is_gguf else source.folder / "config.json"
     if dropped and dropped != written.skip_set:
         log.info("%s drops %s; --skip says %s, and that is written", file, dropped.name, written.variant)
     elif dropped:
         whole = "--skip base takes it whole" if written.base else "its weights hold no base"
-        log.info(
-            "%s drops %s (drop_attn_list, drop_mlp_list), and so does the graph; %s",
-            file,
-            dropped.name,
-            whole,
-        )
+        log.info("%s drops %s, and so does the graph; %s", file, dropped.name, whole)
 
 
 def _warn_of_tokenizer(folder: Path) -> None:

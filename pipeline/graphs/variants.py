@@ -138,8 +138,13 @@ def base_of(graph: Path) -> Path:
         raise UserError(f"{graph} is compensated or healed already; name the variant that was cut")
     if not record.skip_set:
         raise UserError(f"{graph} skips nothing: there is nothing to compensate; name a variant that was cut")
-    base = graph.parent / record.base.file if record.base else None
-    if base is None or not base.is_file():
+    if record.base is None:
+        raise UserError(
+            f"{graph} has no base: the weights of what it leaves out are gone from its model's files; take a "
+            "variant that was cut from the whole model"
+        )
+    base = graph.parent / record.base.file
+    if not base.is_file():
         raise UserError(
             f"{graph} has no base graph beside it, from which its norms are taken; "
             "run `pipeline export` of the whole model"

@@ -20,8 +20,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 from pipeline.models import config as configs
+from pipeline.models import drop_lists, safetensors_index, tensor_use, unusable, weight_files
 from pipeline.models import qwen as _qwen  # noqa: F401 - transformers knows its classes from now on
-from pipeline.models import safetensors_index, tensor_use, unusable, weight_files
 from pipeline.models.config import Config, read_config
 from pipeline.models.rope import AUTHORED, local_rope, rope
 from pipeline.models.sizes import rules_of
@@ -65,15 +65,16 @@ def _from_pretrained(
     if options.get("attn_implementation") == "sdpa" and not _has_sdpa(config):
         options = {**options, "attn_implementation": "eager"}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused by name
-            **options,
-        )
+        with _without_report():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused by name
+                **options,
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{folder} holds no checkpoint that transformers can load ({first_line(error)}); "
@@ -81,6 +82,20 @@ def _from_pretrained(
         ) from None
     model, report = loaded
     return model, report
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keeps transformers from printing its table of tensors that are missing.
+
+    Those of skipped sublayers may be; every other is an error here.
+    """
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def _has_sdpa(config: PretrainedConfig) -> bool:
@@ -151,6 +166,12 @@ def _prove_tensors(report: dict[str, Any], config: Config, folder: Path, skip: S
     """Every tensor of the model is the file's, but those of the skip set; every one of the file is used."""
     rules = rules_of(config.get("model_type"))
     missing = [name for name in report["missing_keys"] if not is_left_out(name, skip, rules)]
+    dropped = drop_lists.skip_set(config, folder / "config.json")
+    if missing and all(is_left_out(name, dropped, rules) for name in missing):
+        raise UserError(
+            f"{folder}: the weights of {dropped.name} are gone from its files, and this needs the whole "
+            "model: take the model that it was pruned from"
+        )
     _refuse_some(folder, "lacks", missing, "which transformers would draw at random")
     unused = [name for name in report["unexpected_keys"] if not is_table(name)]
     _refuse_some(folder, "holds", unused, f"which {config.get('model_type')} does not use")

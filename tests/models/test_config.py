@@ -109,7 +109,12 @@ def test_authored_code_reads_no_key_without_a_default(
     architectures.decoder(opened, "fp32", BASE).author()
     costs.sizes(recorder)
     decided = {*config.defaults(model_type), *config.fixed(model_type), "model_type", "layer_types"}
-    decided |= {"auto_map", drop_lists.ATTENTION, drop_lists.MLP}  # of other tools; none by default
+    decided |= {
+        "auto_map",
+        drop_lists.ATTENTION,
+        drop_lists.MLP,
+        drop_lists.LAYERS,
+    }  # of other tools; none by default
     assert recorder.keys_read <= decided
     assert {"rope_theta", "head_dim", "tie_word_embeddings", "num_hidden_layers"} <= recorder.keys_read
 

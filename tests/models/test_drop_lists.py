@@ -35,3 +35,45 @@ def test_no_lists() -> None:
 def test_what_is_no_list_of_layers_is_refused(value: object) -> None:
     with pytest.raises(UserError, match=r"^config\.json: drop_mlp_list "):
         drop_lists.skip_set({"num_hidden_layers": 4, "drop_mlp_list": value}, FILE)
+
+
+@pytest.mark.parametrize(
+    ("layers", "skip"),
+    [
+        ({"3": {"skip": ["attention", "mlp"]}, "1": {"skip": ["attention"]}}, SkipSet((1, 3), (3,))),
+        ({"0": {"skip": []}, "2": {}}, BASE),
+        ({}, BASE),
+        (None, BASE),
+    ],
+)
+def test_what_transformers_skips(layers: object, skip: SkipSet) -> None:
+    assert drop_lists.skip_set({"num_hidden_layers": 4, "per_layer_config": layers}, FILE) == skip
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [], {"4": {"skip": ["mlp"]}}, {"-1": {"skip": ["mlp"]}}, {"one": {"skip": ["mlp"]}},
+        {"1": {"skip": ["mlp"]}, "01": {"skip": ["mlp"]}}, {"1": {"skip": "mlp"}}, {"1": {"skip": ["ffn"]}},
+        {"1": {"skip": [["mlp"]]}}, {"1": ["mlp"]}, {"1": {"skip": ["mlp"], "intermediate_size": 64}},
+        {"1": {"intermediate_size": 64}}, {"1": {"skip": None}},
+    ],
+)  # fmt: skip
+def test_layers_that_differ_otherwise_are_refused(layers: object) -> None:
+    with pytest.raises(UserError, match=r"^config\.json: per_layer_config") as caught:
+        drop_lists.skip_set({"num_hidden_layers": 4, "per_layer_config": layers}, FILE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("lists", "agrees"), [([1], True), ([2], False), ([], False)])
+def test_lists_and_layers_must_agree(lists: list[int], agrees: bool) -> None:
+    both = {
+        "num_hidden_layers": 4,
+        "drop_attn_list": lists,
+        "per_layer_config": {"1": {"skip": ["attention"]}},
+    }
+    if agrees:
+        assert drop_lists.skip_set(both, FILE) == SkipSet((1,))
+        return
+    with pytest.raises(UserError, match="per_layer_config leaves out attn1, and what stands beside it"):
+        drop_lists.skip_set(both, FILE)

@@ -28,13 +28,13 @@ from pipeline.evals.check.agreement import LIMITS, NOT_FINITE, Agreements, Compa
 from pipeline.evals.check.crossings import Crossings, crossings, room
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
 from pipeline.graphs import graphfile
-from pipeline.models import identity, texts, weight_files
+from pipeline.models import drop_lists, identity, texts, weight_files
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.config import read_config
 from pipeline.runtime.runner import Array
 from pipeline.store import records
 from pipeline.store.records import CheckRecord, FileState, HealedProof, Ranges
-from pipeline.types import BASE, CPU, Devices, UserError, Variant
+from pipeline.types import CPU, Devices, UserError, Variant
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("skip-pipeline", "torch", "transformers", "polygraphy", "numpy")
@@ -177,7 +177,7 @@ def _examine(path: Path, folder: Path, localize: bool, devices: Devices) -> tupl
     log.info("%s: comparing with PyTorch on %d feeds", path, len(feeds))
     outputs, agreements, noise = _compare(path, folder, feeds, devices)
     verdict, beside, where = judge(agreements), None, None
-    if variant.skip == BASE and variant.adapter is None and folder == store.checkpoint_folder(path):
+    if _is_the_files(variant, folder) and folder == store.checkpoint_folder(path):
         beside = beside_llamacpp.compare(folder, SEED, devices.torch)
     if localize or not verdict.passed:
         where = localizing.place(path, folder, feeds, agreements, devices)
@@ -208,6 +208,12 @@ def _examine(path: Path, folder: Path, localize: bool, devices: Devices) -> tupl
         seconds=round(time.perf_counter() - start, 1),
     )
     return record, outputs
+
+
+def _is_the_files(variant: Variant, folder: Path) -> bool:
+    """Whether a variant is all that the checkpoint's own files hold, or what config.json leaves of it."""
+    own = drop_lists.skip_set(read_config(folder), folder / "config.json")
+    return variant.skip == own and not variant.adapter and not variant.compensation
 
 
 def _proof(path: Path, variant: Variant) -> HealedProof | None:

@@ -22,14 +22,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.config import _foreign, _names, _numbers, _rope, _ropeless, _windows
+from pipeline.models.config import _block_configs, _foreign, _names, _numbers, _rope, _ropeless, _windows
 from pipeline.store import records
 from pipeline.types import UserError
 
 Config = Mapping[str, Any]
 """config.json of a checkpoint. Its keys are transformers' and differ from architecture to architecture."""
 _KEPT_HERE = {
-    "auto_map", "quantization_config", "drop_attn_list", "drop_mlp_list",
+    "auto_map", "quantization_config", "drop_attn_list", "drop_mlp_list", "per_layer_config",
+    "skip_pipeline",
     "dtype", "torch_dtype", "attn_implementation",
 }  # fmt: skip
 """Keys that transformers is not given: the code that runs and its precision are not the file's to choose."""
@@ -97,9 +98,9 @@ def normalised(config: Config, file: Path) -> Config:
         file: for messages.
 
     Returns:
-        transformers 4's keys. Of a known model_type, `head_dim`, `num_key_value_heads`, `layer_types`,
-        `no_rope_layers` and `sliding_window` are those in effect; `rope_scaling` is None or has `rope_type`
-        and its numbers.
+        transformers 4's keys; a `nemotron-nas` is a `llama` with drop lists. Of a known model_type,
+        `head_dim`, `num_key_value_heads`, `layer_types`, `no_rope_layers` and `sliding_window` are those in
+        effect; `rope_scaling` is None or has `rope_type` and its numbers.
 
     Raises:
         UserError: a value is of another type, no model has it, or two contradict each other.
@@ -107,6 +108,8 @@ def normalised(config: Config, file: Path) -> Config:
     model_type = config.get("model_type")
     if model_type is not None and not isinstance(model_type, str):
         raise UserError(f"{file}: model_type is {model_type!r:.60}, not a name")
+    if model_type == _block_configs.MODEL_TYPE:
+        config, model_type = _block_configs.as_llama(config, file), "llama"
     if not is_known(model_type):
         _numbers.refuse_odd_sizes(config, file)
         return config

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _HARMLESS = re.compile(
     r"_.*|architectures|model_type|transformers.*|unsloth.*|is_llama_config|auto_map|layer_types"
-    r"|drop_(attn|mlp)_list|(torch_)?dtype|use_cache|initializer_range|.*dropout|.*_pdrop|pretraining_tp"
+    r"|drop_(attn|mlp)_list|per_layer_config|skip_pipeline|(torch_)?dtype|use_cache|initializer_range|.*dropout|.*_pdrop|pretraining_tp"
     r"|.*token_ids?|.*tokenizer.*|max_sequence_length|model_max_length|(use_)?flash_att.*|attn_implementation"
     r"|gradient_checkpointing|return_dict.*|output_.*|id2label|label2id|num_labels|problem_type"
     r"|finetuning_task|task_specific_params|prefix|tf_legacy_loss|use_bfloat16|torchscript|is_decoder"
@@ -30,7 +30,8 @@ _HARMLESS = re.compile(
     r"|(encoder_)?no_repeat_ngram_size|bad_words_ids|num_return_sequences|remove_invalid_values"
     r"|exponential_decay_length_penalty|(begin_)?suppress_tokens|rope_type|mrope_.*"
 )
-"""Of tools, training, generation and tokenizers; of the window, what `_windows` has already judged."""
+"""Of tools, training, generation and tokenizers; of the window, what `_windows` has already judged; of
+skipped layers, what `drop_lists` reads."""
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
 _SCALES = re.compile(
     r".*(multiplier|scaling|scalar|scaling_factor|_scale)|scale_.*|full_attn_mod|interpolate_factor|.*rezero.*"

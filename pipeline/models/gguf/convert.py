@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from pipeline import store
-from pipeline.models.gguf import keys, longrope, parts, rope, sizes, tensors, tokenizer, vocabulary
+from pipeline.models.gguf import keys, layers, longrope, parts, rope, sizes, tensors, tokenizer, vocabulary
 from pipeline.models.gguf.dialects import DIALECTS
 from pipeline.models.gguf.header import GgufHeader
 from pipeline.models.gguf.numbers import Numbers
@@ -62,12 +62,13 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
     tokenizer.refuse_odd(file, fields)
     # Where the file names no padding, the class of Phi-3 would have 32,000 of any vocabulary.
     ids = {"pad_token_id": None, **tokenizer.ids(file, fields)}
-    config = {**sizes.config(header, arch), **tensors.biases(header, arch), **ids}
+    own = layers.of(header, arch)
+    config = {**sizes.config(header, arch, own), **tensors.biases(header, arch), **ids}
     if (scaling := _table_scaling(header, arch, config)) is not None:
         if config["rope_scaling"] is not None:
             raise UserError(f"{file} has tensors and {arch}.rope.scaling for its rope; one is too many")
         config["rope_scaling"] = scaling
-    return config
+    return own.of_original(config)
 
 
 def _table_scaling(header: GgufHeader, arch: str, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -82,7 +83,8 @@ def _table_scaling(header: GgufHeader, arch: str, config: dict[str, Any]) -> dic
 
 
 def _save(header: GgufHeader, config: dict[str, Any], path: Path) -> None:
-    arrays = dict(tensors.arrays(header, config))
+    own = layers.of(header, header.fields["general.architecture"])
+    arrays = dict(tensors.arrays(header, config, own))
     with store.atomic(path) as temporary:
         try:
             save_file(arrays, temporary, metadata={"format": "pt"})

@@ -72,10 +72,12 @@ def _gemma(number: int, keys: set[str], places: Mapping[str, str], **parts: Any)
     )  # fmt: skip
 
 
+_OF_LLAMA = Dialect(
+    "LlamaForCausalLM", "llama", permuted=True, biases=(("attention_bias", _QKVO), ("mlp_bias", _MLP))
+)
 DIALECTS = {
-    "llama": Dialect(
-        "LlamaForCausalLM", "llama", permuted=True, biases=(("attention_bias", _QKVO), ("mlp_bias", _MLP))
-    ),
+    "llama": _OF_LLAMA,
+    "deci": _OF_LLAMA,  # with one count a layer (`layers`), where sublayers were left out
     "qwen2": Dialect("Qwen2ForCausalLM", "qwen2", biases=((None, _QKVO[:3]),)),
     "qwen3": Dialect(
         "Qwen3ForCausalLM", "qwen3", places={**_LLAMA, **_HEAD_NORMS}, biases=(("attention_bias", _QKVO),)

@@ -46,6 +46,29 @@ class Numbers:
             raise UserError(f"{self.file}: {key} is {value!r:.60}")
         return value
 
+    def sizes(self, name: str, layers: int, default: list[int] | None = None) -> list[int]:
+        """Sizes of one a layer, of which some may be 0; a scalar is the size of all.
+
+        Args:
+            name: of the key.
+            layers: how many there are; no more than the file has room for.
+            default: where the key is missing.
+
+        Raises:
+            UserError: they are none, are not one a layer, or are missing and have no default.
+        """
+        key = f"{self.arch}.{name}"
+        value = self.fields.get(key, default)
+        if value is None:
+            raise UserError(f"{self.file} lacks the key {key}")
+        if not isinstance(value, list):
+            return [self.size(name)] * layers
+        if len(value) != layers:
+            raise UserError(f"{self.file}: {key} has {len(value)} numbers for {layers} layers")
+        if odd := [one for one in value if type(one) is not int or not 0 <= one <= 2**31]:
+            raise UserError(f"{self.file}: {key} has {odd[0]!r:.60}, which is no size")
+        return value
+
     def number(self, name: str, default: float | None = None) -> float:
         """A positive number; `size`'s errors.
 

@@ -7,20 +7,25 @@ from typing import Any
 from pipeline.models.gguf import rope
 from pipeline.models.gguf.dialects import DIALECTS
 from pipeline.models.gguf.header import GgufHeader
+from pipeline.models.gguf.layers import Layers
 from pipeline.models.gguf.numbers import TAKE, Numbers
 from pipeline.types import UserError
 
 
-def config(header: GgufHeader, arch: str) -> dict[str, Any]:
-    """config.json but for its biases and what tensors say of its rope.
+def config(header: GgufHeader, arch: str, layers: Layers) -> dict[str, Any]:
+    """config.json of the layers in the file, but for its biases and what tensors say of its rope.
+
+    Args:
+        header: of the file.
+        arch: its architecture.
+        layers: of the file.
 
     Raises:
         UserError: a number is missing or has another type, or layers differ in size.
     """
     numbers, dialect = Numbers(header.file, header.fields, arch), DIALECTS[arch]
-    hidden, heads = numbers.size("embedding_length"), numbers.size("attention.head_count")
-    layers = _layers(numbers, header)
-    head = numbers.size("attention.key_length", hidden // heads)
+    hidden = numbers.size("embedding_length")
+    head = numbers.size("attention.key_length", hidden // layers.heads)
     _refuse_odd_heads(numbers, head, dialect.partly_rotated)
     words = len(header.fields["tokenizer.ggml.tokens"])
     if numbers.size("vocab_size", words) != words:
@@ -32,10 +37,10 @@ def config(header: GgufHeader, arch: str) -> dict[str, Any]:
         "architectures": [dialect.class_name],
         "model_type": dialect.model_type,
         "hidden_size": hidden,
-        "intermediate_size": numbers.size("feed_forward_length"),
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": numbers.size("attention.head_count_kv", heads),
+        "intermediate_size": layers.width,
+        "num_hidden_layers": len(layers.numbers),
+        "num_attention_heads": layers.heads,
+        "num_key_value_heads": layers.groups,
         "head_dim": head,
         "max_position_embeddings": numbers.size("context_length"),
         "rms_norm_eps": numbers.number("attention.layer_norm_rms_epsilon"),
@@ -47,17 +52,6 @@ def config(header: GgufHeader, arch: str) -> dict[str, Any]:
         "rope_scaling": rope.scaling(header.file, header.fields, arch),
     }
     return {**whole, **(dialect.further(numbers, whole) if dialect.further else {})}
-
-
-def _layers(numbers: Numbers, header: GgufHeader) -> int:
-    """How many layers there are; the tensors must agree, before anything loops over them."""
-    layers = numbers.size("block_count")
-    present = {t.name.split(".")[1] for t in header.tensors if t.name.startswith("blk.")}
-    if layers != len(present):
-        raise UserError(
-            f"{numbers.file}: {numbers.arch}.block_count is {layers:,}, and it has tensors of {len(present)}"
-        )
-    return layers
 
 
 def _refuse_odd_heads(numbers: Numbers, head: int, partly_rotated: bool) -> None:

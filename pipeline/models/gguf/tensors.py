@@ -8,8 +8,9 @@ stay float32.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import gguf as library
 import ml_dtypes
@@ -19,6 +20,9 @@ import numpy.typing as npt
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, of_model_type
 from pipeline.models.gguf.header import GgufHeader, GgufTensor
 from pipeline.types import UserError, first_line
+
+if TYPE_CHECKING:
+    from pipeline.models.gguf.layers import Layers
 
 Array = npt.NDArray[Any]
 Kind = library.GGMLQuantizationType
@@ -47,26 +51,27 @@ def table(header: GgufHeader, name: str) -> npt.NDArray[np.float64] | None:
     return None
 
 
-def arrays(header: GgufHeader, config: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
-    """Each tensor of the Hugging Face model, one after another.
+def arrays(header: GgufHeader, config: Mapping[str, Any], layers: Layers) -> Iterator[tuple[str, Array]]:
+    """Each tensor of the Hugging Face model that the file has, one after another.
 
     Args:
         header: of the GGUF.
         config: config.json.
+        layers: of the file.
 
     Raises:
         UserError: one is missing, has another shape or is of a type that cannot be read; nothing uses one.
     """
     dialect = of_model_type(config["model_type"])
     stored = {tensor.name: tensor for tensor in header.tensors}
-    places = _places(config, dialect)
+    places, noughts = _places(config, dialect, layers), _noughts(config, layers)
     for name in stored:
-        if name not in places and name not in dialect.tables:
+        if name not in places and name not in dialect.tables and name not in noughts:
             raise UserError(
                 f"{header.file} holds the tensor {name}, which {config['model_type']} does not use "
-                "here; take the safetensors checkpoint of this model"
+                f"here{_absence(name, layers)}; take the safetensors checkpoint of this model"
             )
-    for name, (theirs, shape) in places.items():
+    for name, (theirs, shape) in {**places, **noughts}.items():
         if name not in stored and not name.endswith(".bias"):
             raise UserError(f"the GGUF file {header.file} lacks the tensor {name} ({theirs})")
         if name in stored and stored[name].shape != shape:
@@ -91,8 +96,12 @@ def _as_theirs(array: Array, name: str, config: Mapping[str, Any], dialect: Dial
     return array
 
 
-def _places(config: Mapping[str, Any], dialect: Dialect) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """llama.cpp's name → (Hugging Face's, shape)."""
+Places = dict[str, tuple[str, tuple[int, ...]]]
+"""llama.cpp's name → (Hugging Face's, shape)."""
+
+
+def _places(config: Mapping[str, Any], dialect: Dialect, layers: Layers) -> Places:
+    """The tensors that are taken."""
     hidden, words = config["hidden_size"], config["vocab_size"]
     biased = [place for key, places in dialect.biases if key is None or config[key] for place in places]
     places = {
@@ -102,13 +111,42 @@ def _places(config: Mapping[str, Any], dialect: Dialect) -> dict[str, tuple[str,
     if not config["tie_word_embeddings"]:
         places["output.weight"] = ("lm_head.weight", (words, hidden))
     shapes = _shapes(config)
-    for i in range(config["num_hidden_layers"]):
+    for i, original in enumerate(layers.numbers):
         for place, theirs in dialect.places.items():
-            name, shape = f"model.layers.{i}.{place}", shapes[place]
+            if (i, _kind(theirs)) in layers.absent:
+                continue
+            name, shape = f"model.layers.{original}.{place}", shapes[place]
             places[f"blk.{i}.{theirs}.weight"] = (f"{name}.weight", shape)
             if place in biased:
                 places[f"blk.{i}.{theirs}.bias"] = (f"{name}.bias", shape[:1])
     return places
+
+
+def _noughts(config: Mapping[str, Any], layers: Layers) -> Places:
+    """The tensors that stand for a skipped sublayer and add nothing: they are there, and not taken."""
+    hidden = config["hidden_size"]
+    shapes = {f"blk.{i}.attn_{part}.weight": shape for i in layers.hollow
+              for part, shape in (("norm", (hidden,)), ("output", (hidden, hidden)))}  # fmt: skip
+    for i, width in layers.noughts.items():
+        parts = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width), "norm": (hidden,)}
+        for part, shape in parts.items():
+            shapes[f"blk.{i}.ffn_{part}.weight"] = shape
+            if part != "norm":
+                shapes[f"blk.{i}.ffn_{part}.bias"] = shape[:1]
+    return {name: ("in the place of a skipped sublayer", shape) for name, shape in shapes.items()}
+
+
+def _kind(name: str) -> Literal["attn", "mlp"]:
+    """The kind of sublayer that llama.cpp's name of a place is of."""
+    return "mlp" if name.startswith(("ffn_", "post_ffw_")) else "attn"
+
+
+def _absence(name: str, layers: Layers) -> str:
+    """Why a tensor is not used, where its layer has no such sublayer."""
+    match = re.fullmatch(r"blk\.(\d{1,9})\.(\w+)\..*", name)
+    if match is None or (int(match[1]), _kind(match[2])) not in layers.absent:
+        return ""
+    return f": its keys say that layer {match[1]} has no {'MLP' if _kind(match[2]) == 'mlp' else 'attention'}"
 
 
 def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -14,12 +14,12 @@ from typing import Any
 from transformers import LlamaConfig
 
 
-class DeciLMConfig(LlamaConfig):
+class DeciLMConfig(LlamaConfig):  # type: ignore[no-untyped-call]
     """Llama's configuration, with what each layer has: `block_configs`, one entry a layer.
 
     Args:
-        block_configs: for each layer `attention` (`no_op`, `n_heads_in_group`, `replace_with_linear`) and `ffn`
-            (`no_op`, `ffn_mult`, `replace_with_linear`).
+        block_configs: for each layer `attention` (`no_op`, `n_heads_in_group`, `replace_with_linear`)
+            and `ffn` (`no_op`, `ffn_mult`, `replace_with_linear`).
         kwargs: of LlamaConfig.
     """
 

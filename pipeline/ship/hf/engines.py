@@ -14,7 +14,11 @@ _COMMANDS = {
     "TensorRT-LLM": "trtllm-serve {folder}",
     "mlx-lm": "mlx_lm.generate --model {folder} --prompt …",
 }
-_REMOTE = {"vLLM": " --trust-remote-code", "SGLang": " --trust-remote-code", "TensorRT-LLM": " --trust_remote_code"}
+_REMOTE = {
+    "vLLM": " --trust-remote-code",
+    "SGLang": " --trust-remote-code",
+    "TensorRT-LLM": " --trust_remote_code",
+}
 """What lets the configuration class of the folder run."""
 _BY_INDEX = {"gemma2": ("SGLang",), "gemma3_text": ("SGLang", "mlx-lm")}
 """model_type → engines that take a layer's window from its index, and pass over `layer_types`.
@@ -52,7 +56,7 @@ class Engine:
 
 
 def of_own_class(variant: Outline) -> tuple[Engine, ...]:
-    """The engines for a checkpoint of the model's own class with fewer layers: those that load the whole one."""
+    """Of a checkpoint of the model's own class with fewer layers: the engines that load the whole model."""
     model_type = variant.config["model_type"]
     by_index = () if pattern(variant) is not None else _BY_INDEX.get(model_type, ())
     engines = []
@@ -77,7 +81,11 @@ def pattern(variant: Outline) -> int | None:
         return 1
     given = variant.config.get("sliding_window_pattern")
     # mlx-lm lets a config say the pattern; what SGLang has of Gemma 2 is fixed.
-    choices = (given or every, *range(1, len(left) + 1)) if variant.config["model_type"] == "gemma3_text" else (every,)
+    choices = (
+        (given or every, *range(1, len(left) + 1))
+        if variant.config["model_type"] == "gemma3_text"
+        else (every,)
+    )
     for n in choices:
         if all((kind == _SLIDING) == bool((i + 1) % n) for i, kind in enumerate(left)):
             return int(n)

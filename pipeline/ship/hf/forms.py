@@ -51,9 +51,8 @@ class Verdict:
     def plain(self) -> dict[str, Any]:
         """As JSON takes it."""
         engines = [engine.plain() for engine in self.engines]
-        return {
-            "form": self.form, "refusal": self.refusal, "unless_forced": self.unless_forced, "engines": engines,
-        }  # fmt: skip
+        words = {"refusal": self.refusal, "unless_forced": self.unless_forced}
+        return {"form": self.form, **words, "engines": engines}
 
 
 def verdict(variant: Outline) -> Verdict:
@@ -64,7 +63,9 @@ def verdict(variant: Outline) -> Verdict:
     refusal = _refused_maps(variant) or _refused_model(variant)
     headless = None if refusal else _headless(variant)
     engines = () if refusal else of_sublayers(bool(variant.maps), headless)
-    return Verdict("nemotron-nas", refusal, headless and f"{headless}; --force writes it for the others", engines)
+    return Verdict(
+        "nemotron-nas", refusal, headless and f"{headless}; --force writes it for the others", engines
+    )
 
 
 def _refused_maps(variant: Outline) -> str | None:
@@ -74,8 +75,8 @@ def _refused_maps(variant: Outline) -> str | None:
         return f"a map stands in for {shown(runs)}; nemotron-nas has one for a single sublayer alone"
     if variant.constants:
         return (
-            f"a constant stands in for {shown(one.name for one in variant.constants)}, and nemotron-nas has no "
-            "biases; compensate with --with fold, or ship it with --to gguf"
+            f"a constant stands in for {shown(one.name for one in variant.constants)}, and nemotron-nas has "
+            "no biases; compensate with --with fold, or ship it with --to gguf"
         )
     if biased := [place.name for place, is_biased in variant.maps.items() if is_biased]:
         return (
@@ -105,7 +106,9 @@ def _refused_model(variant: Outline) -> str | None:
     width = config["intermediate_size"]
     has_mlp = len(variant.skip.mlp) < variant.num_layers
     if has_mlp and ffn_width.multiplier(width, hidden) is None:
-        return f"intermediate_size {width} is not a multiple of {ffn_width.STEP}, as nemotron-nas has it; {_WAY}"
+        return (
+            f"intermediate_size {width} is not a multiple of {ffn_width.STEP}, as nemotron-nas has it; {_WAY}"
+        )
     if len(variant.skip.attention) == variant.num_layers:
         return f"no attention is left, without which none of its engines makes a cache; {_WAY}"
     return None
@@ -117,6 +120,6 @@ def _headless(variant: Outline) -> str | None:
     if variant.is_there((first, "attn")):
         return None
     return (
-        f"attention of layer {first}, the first that has anything left, is left out, and vLLM and SGLang have "
-        "no residual stream before the first attention"
+        f"attention of layer {first}, the first that has anything left, is left out, and vLLM and SGLang "
+        "have no residual stream before the first attention"
     )

@@ -88,24 +88,19 @@ def _per_layer(variant: Outline) -> dict[str, dict[str, list[str]]]:
 
     It has no word for a map: a sublayer with one is not skipped.
     """
-    skips = {}
-    for i in range(variant.num_layers):
-        kinds = [
-            word for word, kind in (("attention", "attn"), ("mlp", "mlp")) if not variant.is_there((i, kind))  # type: ignore[arg-type]
-        ]
-        if kinds:
-            skips[str(i)] = {"skip": kinds}
+    gone = without_maps(variant)
+    skips: dict[str, dict[str, list[str]]] = {}
+    for i in sorted({*gone.attention, *gone.mlp}):
+        words = [*(["attention"] if i in gone.attention else []), *(["mlp"] if i in gone.mlp else [])]
+        skips[str(i)] = {"skip": words}
     return skips
 
 
 def without_maps(variant: Outline) -> SkipSet:
     """The sublayers of which nothing is there, not their norms either."""
     every = range(variant.num_layers)
-    attention, mlp = (
-        tuple(i for i in every if not variant.is_there((i, kind)))  # type: ignore[arg-type]
-        for kind in ("attn", "mlp")
-    )
-    return SkipSet(attention, mlp)
+    attention = tuple(i for i in every if not variant.is_there((i, "attn")))
+    return SkipSet(attention, tuple(i for i in every if not variant.is_there((i, "mlp"))))
 
 
 def map_name(place: MapPlace, layers: str) -> str:

@@ -48,7 +48,9 @@ class Outline:
     @property
     def kept_layers(self) -> tuple[int, ...]:
         """Layers of which a sublayer is left or mapped, by their indices in the whole model."""
-        return tuple(i for i in range(self.num_layers) if self.is_there((i, "attn")) or self.is_there((i, "mlp")))
+        return tuple(
+            i for i in range(self.num_layers) if self.is_there((i, "attn")) or self.is_there((i, "mlp"))
+        )
 
     def is_there(self, sublayer: Sublayer) -> bool:
         """Whether a sublayer is kept, or a matrix stands in for it."""

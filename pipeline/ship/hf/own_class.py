@@ -78,7 +78,7 @@ def _say_pattern(fewer: dict[str, Any], every: int | None) -> None:
 
 
 def _older_rope(whole: Config, given: Config) -> dict[str, Any]:
-    """transformers 4's keys beside version 5's, which version 4 passes over: its class would take a default."""
+    """The keys of transformers 4 beside version 5's, which version 4 passes over for a default."""
     if not given.get("rope_parameters"):
         return {}
     theirs = configs.for_transformers(whole)

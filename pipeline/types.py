@@ -204,11 +204,11 @@ class SkipSet:
 
 
 BASE = SkipSet()
-_COMPENSATION = re.compile(r"bias|linear|rank[1-9]\d{0,5}|fold(?:\+rank[1-9]\d{0,5})?")
+_COMPENSATION = re.compile(r"bias|linear|matrix|rank[1-9]\d{0,5}|fold(?:\+rank[1-9]\d{0,5})?")
 
 
 def is_compensation(name: str) -> bool:
-    """Whether a word names a compensation: bias, linear, rank16, fold, fold+rank16."""
+    """Whether a word names a compensation: bias, linear, matrix, rank16, fold, fold+rank16."""
     return _COMPENSATION.fullmatch(name) is not None
 
 

@@ -30,8 +30,7 @@ import psutil
 
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
-from pipeline.ship import ship
-from pipeline.ship.triton import checks, http, repository
+from pipeline.ship.triton import checks, http, repository, ship
 from tests import serving, tiny
 
 CLIENTS = 12

@@ -31,7 +31,8 @@ def compensate(
         list[Path], typer.Argument(help="Variants' graphs; those that have a compensation are passed over.")
     ],
     form: Annotated[
-        str, typer.Option("--with", help="bias, rank16 (any rank), linear, fold, fold+rank16, or auto.")
+        str,
+        typer.Option("--with", help="bias, rank16 (any rank), linear, matrix, fold, fold+rank16, auto."),
     ] = "linear",
     texts: Texts = None,
     dataset: Dataset = None,

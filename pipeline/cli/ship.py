@@ -1,10 +1,10 @@
-"""Commands that put variants to work: a Triton repository, the server."""
+"""Commands that put variants to work: Triton, other engines' formats, the server."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,41 +12,112 @@ from pipeline.cli import arguments, extras
 from pipeline.cli.app import DELIVER, Json, ProviderOption, app, show_result
 from pipeline.types import UserError
 
+if TYPE_CHECKING:
+    from pipeline.ship.gguf.ship import GgufShipment
+    from pipeline.ship.hf.ship import HfShipment
+
+
+TARGETS = {
+    "triton": {"name", "rows", "cache_tokens", "queue"},
+    "gguf": {"kind"},
+    "hf": {"force"},
+}
+"""Where to → the options that are of it alone."""
+
 
 @app.command(rich_help_panel=DELIVER)
 def ship(
-    artefacts: Annotated[list[Path], typer.Argument(help="Graphs and engines that have passed their check.")],
+    context: typer.Context,
+    artefacts: Annotated[
+        list[Path], typer.Argument(help="Graphs that have passed their check; engines too, for triton.")
+    ],
     to: Annotated[
         tuple[str, Path],
-        typer.Option(help="triton, and the folder of the model repository.", metavar="triton DIR"),
+        typer.Option(
+            help="triton and the folder of a model repository; gguf and a file; hf and a folder.",
+            metavar="triton|gguf|hf PATH",
+        ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Of the model; of several the beginning of their names.")
+        str | None, typer.Option(help="triton: of the model; of several the beginning of their names.")
     ] = None,
-    rows: Annotated[int, typer.Option(help="Requests side by side at most.")] = 16,
+    rows: Annotated[int, typer.Option(help="triton: requests side by side at most.")] = 16,
     cache_tokens: Annotated[
-        int, typer.Option(help="Tokens of keys and values at most, padding included.")
+        int, typer.Option(help="triton: tokens of keys and values at most, padding included.")
     ] = 16_384,
-    queue: Annotated[int, typer.Option(help="Requests that wait at most; one more gets an error.")] = 128,
+    queue: Annotated[
+        int, typer.Option(help="triton: requests that wait at most; one more gets an error.")
+    ] = 128,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            help="gguf: f32, f16, bf16, q8_0, …; source: the bytes of the GGUF that the model came from, "
+            "which is the default there.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="hf: also what only some of the engines load.")
+    ] = False,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Also what has passed no check; it is recorded.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Writes a Triton model repository: each variant as NAME (tensors) and NAME_generate (text, streamed).
+    """Writes variants for where they are served: a Triton repository, a GGUF file, a Hugging Face folder.
 
-    Example: `pipeline ship graphs/*/base.fp32.onnx graphs/*/attn22-29.fp32.onnx --to triton engines/triton`
+    A Triton repository has each as NAME (tensors) and NAME_generate (text, streamed); docs/guide/elsewhere.md
+    says which engine runs which variant from the other two.
+    Example: `pipeline ship graphs/*/base.fp32.onnx graphs/*/attn22-29.fp32.onnx --to triton engines/triton`;
+    `pipeline ship graphs/*/attn22-29.fp32.onnx --to gguf attn22-29.gguf`
     """
-    extras.needs("serve", "pipeline ship")
+    target, place = to
+    _refuse_options(context, target)
     arguments.without_torch()
-    from pipeline.ship import ship as stage
+    if target != "triton":
+        _ship_elsewhere(
+            artefacts, target, place, {"kind": kind, "force": force, "unchecked": unchecked}, as_json
+        )
+        return
+    extras.needs("serve", "pipeline ship")
+    from pipeline.ship.triton import ship as stage
 
-    if to[0] != "triton":
-        raise UserError(f"--to takes triton and a folder, not {to[0]!r}")
     with arguments.busy(f"shipping {len(artefacts)} artefacts"):
         settings = stage.settings_of(rows, cache_tokens, queue)
-        shipment = stage.ship(artefacts, to[1], name, unchecked, settings)
-    show_result(shipment.plain(), as_json, f"{shipment.described()}\n{to[1]}")
+        shipment = stage.ship(artefacts, place, name, unchecked, settings)
+    show_result(shipment.plain(), as_json, f"{shipment.described()}\n{place}")
+
+
+def _refuse_options(context: typer.Context, target: str) -> None:
+    """Refuses a target that there is not, and an option of another one, which would do nothing."""
+    if target not in TARGETS:
+        raise UserError(f"--to takes triton, gguf or hf and a path, not {target!r}")
+    for other, options in TARGETS.items():
+        for option in sorted(options - TARGETS[target]):
+            source = context.get_parameter_source(option)
+            if source is not None and source.name == "COMMANDLINE":
+                word = "type" if option == "kind" else option.replace("_", "-")
+                raise UserError(f"--{word} is of --to {other}, not of --to {target}; leave it out")
+
+
+def _ship_elsewhere(
+    artefacts: list[Path], target: str, place: Path, options: dict[str, Any], as_json: bool
+) -> None:
+    """One variant as a GGUF file or a Hugging Face folder."""
+    if len(artefacts) != 1:
+        raise UserError(f"--to {target} takes one graph at a time, and {len(artefacts)} are named")
+    graph, unchecked = artefacts[0], options["unchecked"]
+    with arguments.busy(f"writing {place}"):
+        shipment: GgufShipment | HfShipment
+        if target == "gguf":
+            from pipeline.ship.gguf import ship as gguf
+
+            shipment = gguf.ship(graph, place, options["kind"], unchecked)
+        else:
+            from pipeline.ship.hf import ship as hf
+
+            shipment = hf.ship(graph, place, options["force"], unchecked)
+    show_result(shipment.plain(), as_json, f"{shipment.described()}\n{place}")
 
 
 @app.command(rich_help_panel=DELIVER)

@@ -69,7 +69,7 @@ def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
         raise UserError(f"{overlay} is no file beside {base}: graphs read weights in their own folder alone")
     if not is_compensation(form):
         raise UserError(
-            f"{form!r:.40} names no compensation; choose bias, linear, rank16, fold or fold+rank16"
+            f"{form!r:.40} names no compensation; choose bias, linear, matrix, rank16, fold or fold+rank16"
         )
     names = safetensors_index.read_index([overlay])
     folded = [name for name in names if not compensation.is_map(name)]

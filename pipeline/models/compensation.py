@@ -106,9 +106,9 @@ def rank_of(form: str) -> int | None:
     """R of the map that a form puts in a place: 0 of a bias alone, None of a whole matrix.
 
     Args:
-        form: 'bias', 'linear', 'rank16', 'fold', 'fold+rank16'.
+        form: 'bias', 'linear', 'matrix', 'rank16', 'fold', 'fold+rank16'.
     """
-    if form == "linear":
+    if form in ("linear", "matrix"):
         return None
     match = re.search(r"rank(\d+)", form)
     return int(match[1]) if match else 0

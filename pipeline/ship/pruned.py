@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline import store
 from pipeline.evals import passed
-from pipeline.models import compensation, identity, safetensors_index
+from pipeline.models import compensation, identity, provenance, safetensors_index
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import Config
@@ -53,7 +53,7 @@ class StoredTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class LinearMap:
+class StoredMap:
     """What stands in for a skipped sublayer: h · factors[0] (· factors[1]) + bias, of its normed input h.
 
     Attributes:
@@ -83,7 +83,7 @@ class PrunedModel:
     checkpoint: Checkpoint
     everything: Mapping[str, StoredTensor]
     replaced: frozenset[str]
-    maps: Mapping[MapPlace, LinearMap]
+    maps: Mapping[MapPlace, StoredMap]
 
     @property
     def variant(self) -> Variant:
@@ -140,8 +140,8 @@ class PrunedModel:
         return self.everything[f"{self.rules.layers}.{place.first}.{self.rules.norms(kind)[0]}.weight"]
 
     def digest(self, form: str) -> str:
-        """What a file made of it depends on, as one number: graph, weights, and the form of the file."""
-        return store.text_digest(f"{self.record.sha256} {store.contents(self.graph)} {form}")
+        """What a file of a form that is made of it depends on, as one number."""
+        return provenance.digest(self.graph, form)
 
 
 def read(graph: Path, unchecked: bool = False) -> PrunedModel:
@@ -168,7 +168,7 @@ def read(graph: Path, unchecked: bool = False) -> PrunedModel:
     store.refuse_damaged(graph)
     identity.refuse_other_sums(graph.parent, store.weights.states(store.weight_paths(graph), full=True))
     checkpoint, overlays = open_checkpoint(graph.parent), store.overlays(graph)
-    everything, maps = _tensors(checkpoint), dict[MapPlace, LinearMap]()
+    everything, maps = _tensors(checkpoint), dict[MapPlace, StoredMap]()
     replaced: set[str] = set()
     for file in overlays:
         slices = safetensors_index.read_index([file])
@@ -178,7 +178,7 @@ def read(graph: Path, unchecked: bool = False) -> PrunedModel:
         replaced |= set(changed)
         for place, factors in compensation.places(tensors, file).items():
             compensation.refuse_kept(place, record.skip_set, file)
-            maps[place] = LinearMap(tuple(tensors[n] for n in factors), tensors[place.tensor("bias")])
+            maps[place] = StoredMap(tuple(tensors[n] for n in factors), tensors[place.tensor("bias")])
     return PrunedModel(graph, record, checkpoint, everything, frozenset(replaced), maps)
 
 

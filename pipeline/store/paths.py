@@ -99,6 +99,18 @@ class Project:
         """engines/<model>/<variant>/<backend>-<targets>-<precision>.plan"""
         return self.engines(model, variant) / f"{backend}-{targets}-{precision}.plan"
 
+    def shipped(self, variant: Variant, form: str, kind: str | None = None) -> Path:
+        """engines/<model>/<variant>/<model>-<variant>[.<type>].gguf, or the folder …/hf.
+
+        Args:
+            variant: that is shipped.
+            form: 'gguf' or 'hf'.
+            kind: type of a GGUF's tensors, where it is chosen.
+        """
+        folder = self.engines(variant.model, variant.name)
+        name = file_name(f"{variant.model}-{variant.file}", MAX_STEM)
+        return folder / form if form == "hf" else folder / f"{name}{f'.{kind}' if kind else ''}.gguf"
+
     def result(self, artefact: Path, what: str, provider: Provider = "cpu") -> Path:
         """evals/results/<model>/<variant>.<precision>[-<engine>].<what>.json, for what = check, bench, …
 

@@ -80,6 +80,13 @@ def compensate(graph: Path, form: str, settings: sections.CompensateSection) -> 
     return ("pipeline", "compensate", str(graph), "--with", form, *options, *_text(settings), "--no-time")
 
 
+def ship(graph: Path, form: str, place: Path, recipe: Recipe) -> Command:
+    """`pipeline ship` to another engine's form; place: the file or the folder that it writes."""
+    kind = ("--type", recipe.ship.type) if form == "gguf" and recipe.ship.type else ()
+    force = ("--force",) if form == "hf" and recipe.ship.force else ()
+    return ("pipeline", "ship", str(graph), "--to", form, str(place), *kind, *force, *_unchecked(recipe))
+
+
 def _unchecked(recipe: Recipe) -> tuple[str, ...]:
     return ("--unchecked",) if recipe.unchecked else ()
 

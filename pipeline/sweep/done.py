@@ -15,8 +15,9 @@ from pipeline import store
 from pipeline.calib import adapters, similarity
 from pipeline.engines import profiles
 from pipeline.graphs import graphfile
-from pipeline.models import identity, texts
+from pipeline.models import identity, provenance, texts
 from pipeline.models.checkpoint import open_checkpoint
+from pipeline.models.gguf import parts
 from pipeline.store import records
 from pipeline.store.records import DataSource, GraphRecord, TextSource
 from pipeline.sweep.jobs import Job
@@ -208,6 +209,18 @@ def _compensate(job: Job, recipe: Recipe) -> bool:
     )
 
 
+def _ship(job: Job, recipe: Recipe) -> bool:
+    """Whether a file for other engines was made of this graph and its weights, in the form of the recipe."""
+    graph, file = job.inputs[0], job.outputs[0]
+    digest(graph)
+    if file.suffix != ".gguf":
+        source = records.read_object(file).get(provenance.NAME)
+        return isinstance(source, dict) and source.get(provenance.DIGEST) == provenance.digest(graph, "hf")
+    fields = parts.read(file).fields
+    form, known = (fields.get(f"{provenance.NAME}.{key}") for key in (provenance.FORM, provenance.DIGEST))
+    return recipe.ship.type in (None, form) and known == provenance.digest(graph, str(form))
+
+
 _STAGES: dict[str, Callable[[Job, Recipe], bool]] = {
     "export": _export,
     "calibrate": _calibrate,
@@ -218,4 +231,5 @@ _STAGES: dict[str, Callable[[Job, Recipe], bool]] = {
     "bench": _bench,
     "heal": _heal,
     "compensate": _compensate,
+    "ship": _ship,
 }

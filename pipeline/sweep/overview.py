@@ -165,7 +165,7 @@ def _maps(config: Config, skip: SkipSet) -> int:
 def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None:
     """Bytes that these jobs of one model will write; None where the model's size is not known.
 
-    They are the checkpoint (16-bit, as published), the graphs, the overlays and the engines.
+    They are the checkpoint (16-bit, as published), the graphs, the overlays, the engines and what is shipped.
     """
     graphs = store.Project().graphs(model)
     is_there = (graphs / store.SOURCE).is_file()
@@ -179,7 +179,7 @@ def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None
             written += GRAPH
         if job.stage == "compensate" and config:
             written += _maps(config, SkipSet.parse(split_name(variant)[0]))
-        if not (is_checkpoint or is_adapter or job.stage == "build"):
+        if not (is_checkpoint or is_adapter or job.stage in ("build", "ship")):
             continue
         is_there = is_there or is_checkpoint
         skip = SkipSet.parse(split_name(variant)[0])

@@ -181,6 +181,16 @@ class ModelPlan:
         for task in self.recipe.tasks:
             self.plan.add(self.jobs.score(target, task, artefact, needs))
         self._bench(target, artefact, needs)
+        if target.variant.precision == self.recipe.precisions[0]:  # what is shipped has a type of its own
+            self._ship(target, maker)
+
+    def _ship(self, target: Target, maker: Job) -> None:
+        """Writes the variant for other engines, once the graph that the job `maker` writes is checked."""
+        graph = maker.outputs[0]
+        checks = (job.id for job in self.plan.jobs if job.stage == "check" and graph in job.inputs)
+        needs = tuple(checks) or (maker.id,)
+        for form in self.recipe.ship.to:
+            self.plan.add(self.jobs.ship(target, form, graph, needs))
 
     def _compensate_and_measure(self, skip: SkipSet, cell: GridCell, form: str) -> None:
         """Puts one form in the place of what a variant skips, and measures that in all precisions."""

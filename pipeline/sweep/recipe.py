@@ -15,8 +15,8 @@ from pipeline.models.origins import folder_name
 from pipeline.store.records import NumLayers, read_bytes
 from pipeline.types import Kind, Precision, UserError, is_compensation
 
-STAGES = ("calibrate", "select", "export", "compensate", "check", "build", "score", "bench", "heal")
-"""Of all jobs. `compensate` is asked for by its forms, and not among `stages`."""
+STAGES = ("calibrate", "select", "export", "compensate", "check", "build", "score", "bench", "heal", "ship")
+"""Of all jobs. `compensate` and `ship` are asked for by their forms, and not among `stages`."""
 Stage = Literal["calibrate", "select", "export", "check", "build", "score", "bench", "heal"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -156,12 +156,26 @@ class CompensateSection(TextSection):
     refit: bool = False
 
 
+class ShipSection(Section):
+    """Options of `pipeline ship` to other engines.
+
+    Attributes:
+        to: forms that each variant is written in, into engines/<model>/<variant>/.
+        type: of a GGUF; by default the command's own.
+        force: also a folder that only some engines load.
+    """
+
+    to: tuple[Literal["gguf", "hf"], ...] = ()
+    type: str | None = None
+    force: bool = False
+
+
 class Recipe(Section):
     """models × kinds × fractions × selectors × precisions through the stages.
 
     Attributes:
         measure: what score and bench run on: graphs, or the engines that `build` makes.
-        compensate: a table, or the forms alone.
+        compensate, ship: a table, or the forms alone.
     """
 
     models: Annotated[
@@ -186,6 +200,10 @@ class Recipe(Section):
         CompensateSection,
         BeforeValidator(lambda value: {"forms": value} if isinstance(value, list) else value),
     ] = CompensateSection()
+    ship: Annotated[
+        ShipSection,
+        BeforeValidator(lambda value: {"to": value} if isinstance(value, list) else value),
+    ] = ShipSection()
 
     @property
     def unchecked(self) -> bool:
@@ -275,6 +293,9 @@ def _wrong_forms(recipe: Recipe) -> str | None:
     forms = recipe.compensate.forms
     if unknown := [form for form in forms if not is_compensation(form)]:
         return f"compensate: {unknown[0]!r:.40} is no form; take bias, rank16, linear, fold or fold+rank16"
-    if len(set(forms)) < len(forms):
-        return f"compensate names {max(forms, key=forms.count)} twice"
+    for table, names in (("compensate", forms), ("ship", recipe.ship.to)):
+        if len(set(names)) < len(names):
+            return f"{table} names {max(names, key=names.count)} twice"
+    if recipe.ship.type is not None and "gguf" not in recipe.ship.to:
+        return 'ship.type is of a GGUF: add "gguf" to ship.to'
     return None

@@ -175,6 +175,19 @@ class StageJobs:
             needs=(export.id,),
         )
 
+    def ship(self, target: Target, form: str, graph: Path, needs: Needs) -> Job:
+        """The variant in the form of other engines."""
+        place = self.project.shipped(target.variant, form, self.recipe.ship.type)
+        return self._job(
+            "ship",
+            target,
+            name=f"ship.{form}",
+            command=commands.ship(graph, form, place, self.recipe),
+            inputs=(graph,),
+            outputs=(place if form == "gguf" else place / "config.json",),
+            needs=needs,
+        )
+
     def _job(self, stage: str, target: Target, name: str = "", **fields: Any) -> Job:
         """A job on one artefact of a variant; `name` stands in its id where the stage's would not do."""
         variant, inputs = target.variant, fields["inputs"]

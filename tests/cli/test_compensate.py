@@ -27,7 +27,7 @@ def compensate(capsys: pytest.CaptureFixture[str], graph: Path, *options: str) -
     return answer
 
 
-@pytest.mark.parametrize("form", ["bias", "rank2", "linear", "fold"])
+@pytest.mark.parametrize("form", ["bias", "rank2", "linear", "matrix", "fold"])
 def test_a_compensated_variant_passes_its_check(
     model: Path, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

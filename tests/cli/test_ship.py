@@ -27,7 +27,7 @@ def test_ship_writes_a_repository(model: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_what_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="--to takes triton and a folder, not 'vllm'"):
+    with pytest.raises(UserError, match=r"--to takes triton, gguf or hf and a path, not .vllm."):
         run(capsys, "ship", model / "base.fp32.onnx", "--to", "vllm", "repo")
     with pytest.raises(UserError, match="has passed no check"):
         run(capsys, "ship", model / "base.fp32.onnx", "--to", "triton", "repo")

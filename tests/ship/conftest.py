@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.runtime.generation.prompts import Prompts
-from pipeline.ship import ship
 from pipeline.ship.ports import Ports
-from pipeline.ship.triton import checks, repository
+from pipeline.ship.triton import checks, repository, ship
 from pipeline.ship.triton.served import models
 from pipeline.ship.triton.server import Server
 from tests import serving, triton_backend

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import store
-from pipeline.ship import serve, ship
+from pipeline.ship import serve
 from pipeline.ship.ports import Ports
-from pipeline.ship.triton import checks, http, repository, wheel
+from pipeline.ship.triton import checks, http, repository, ship, wheel
 from pipeline.ship.triton.server import Server
 from pipeline.types import Failed, UserError
 from tests import serving, soak

@@ -104,6 +104,10 @@ def test_every_kind_of_file_has_its_place() -> None:
     assert project.benchmarks() == Path("p/evals/benchmarks")
     assert project.prompts("a" * 64) == Path("p/evals/cache/prompts") / f"{'a' * 32}.json.gz"
     variant = Variant("m", SkipSet.parse("attn2"), "fp16", "heal", "all")
+    folder = Path("p/engines/m/attn2~heal")
+    assert project.shipped(variant, "hf") == folder / "hf"
+    assert project.shipped(variant, "gguf") == folder / "m-attn2~heal.gguf"
+    assert project.shipped(variant, "gguf", "q8_0") == folder / "m-attn2~heal.q8_0.gguf"
     assert store.graph_path(Path("g"), variant) == Path("g/attn2~heal.fp16.all.onnx")
     assert store.overlay_path(Path("g"), variant.name) == Path("g/attn2~heal.safetensors")
     assert store.sidecar_path(Path("g/attn2.fp16.onnx")) == Path("g/attn2.fp16.json")

@@ -133,3 +133,34 @@ def test_each_form_makes_a_variant_that_goes_through_all_stages(workdir: Path) -
     for job in plan.jobs:
         assert set(job.needs) <= seen, job.id
         seen.add(job.id)
+
+
+def test_each_variant_is_shipped_once_its_graph_is_checked(workdir: Path) -> None:
+    """In the first precision alone: what is shipped has a type of its own."""
+    text = GRID.replace("[score]", 'precisions = ["fp32", "fp16"]\ncompensate = ["linear"]\n[score]')
+    tables = '[ship]\nto = ["gguf", "hf"]\ntype = "q8_0"\nforce = true\n'
+    _, plan = planned(known(text + tables))
+    shipped = {job.id: job for job in plan.jobs if job.stage == "ship"}
+    exported = {job.variant for job in plan.jobs if job.stage in ("export", "compensate")}
+    assert {job.variant for job in shipped.values()} == exported and len(shipped) == 2 * len(exported)
+    gguf, hf = shipped["tiny.attn2~linear.fp32.ship.gguf"], shipped["tiny.attn2~linear.fp32.ship.hf"]
+    assert gguf.needs == hf.needs == ("tiny.attn2~linear.fp32.check",)
+    folder, graph = "engines/tiny/attn2~linear", "graphs/tiny/attn2~linear.fp32.onnx"
+    assert " ".join(gguf.command[1:]) == (
+        f"ship {graph} --to gguf {folder}/tiny-attn2~linear.q8_0.gguf --type q8_0"
+    )
+    assert " ".join(hf.command[1:]) == f"ship {graph} --to hf {folder}/hf --force"
+    assert gguf.outputs == (Path(f"{folder}/tiny-attn2~linear.q8_0.gguf"),)
+    assert hf.outputs == (Path(f"{folder}/hf/config.json"),)
+
+
+def test_what_is_measured_on_engines_is_shipped_from_its_checked_graph(workdir: Path) -> None:
+    text = GRID.replace('"check",', '"check", "build",')
+    text = text.replace("[score]", 'precisions = ["fp16"]\nmeasure = "engines"\nship = ["hf"]\n[score]')
+    _, plan = planned(known(text))
+    job = next(job for job in plan.jobs if job.id == "tiny.attn2.fp16.ship.hf")
+    assert job.needs == ("tiny.attn2.fp16.check",) and job.inputs == (Path("graphs/tiny/attn2.fp16.onnx"),)
+    unchecked = text.replace('"check", ', "")
+    _, plan = planned(known(unchecked))
+    job = next(job for job in plan.jobs if job.id == "tiny.attn2.fp16.ship.hf")
+    assert job.needs == ("tiny.attn2.fp16.export",) and job.command[-1] == "--unchecked"

@@ -18,7 +18,7 @@ from pipeline.models.compensation import rank_of
 from pipeline.types import UserError, is_compensation
 
 AUTO = "auto"
-KNOWN = f"bias, linear, rank16 (any rank), fold, fold+rank16, {AUTO}"
+KNOWN = f"bias, linear, matrix, rank16 (any rank), fold, fold+rank16, {AUTO}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Form:
     """A form in its parts.
 
     Attributes:
-        name: 'bias', 'linear', 'rank16', 'fold', 'fold+rank16'.
+        name: 'bias', 'linear', 'matrix', 'rank16', 'fold', 'fold+rank16'.
         folds: whether a matrix is folded into the projection before the place.
         rank: of the map that stands in the place; 0 for its bias alone, None for a whole matrix.
     """
@@ -52,6 +52,16 @@ class Form:
         if rank is not None and rank > width:
             raise UserError(f"{name}: a rank of {rank} is not between 1 and the hidden size {width}")
         return cls(name, name.startswith("fold"), rank)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether its maps have a bias, which engines that know linear maps have no place for."""
+        return self.name != "matrix"
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether one map may stand for a run of layers; biases of sublayers sum to that of their run."""
+        return self.has_bias and (self.rank != 0 or self.folds)
 
     @property
     def unfolded(self) -> Form:
@@ -105,15 +115,17 @@ def fit(moments: PlaceMoments, form: Form) -> Fit:
     if form.rank == 0:
         chosen, ridge = (maps.bias(moved) if fold is None else _nothing(fold)), None
     else:
-        chosen, ridge = _best(lambda ridge: _matrix(moved, ridge, form.rank), h, rest)
+        chosen, ridge = _best(lambda ridge: _map(moved, ridge, form), h, rest)
     spread = float(np.square(f - mean).sum())
     error = float(np.square(rest - chosen(h)).sum())
     r2 = 1 - error / spread if spread > 0 else None
     return Fit(form.name, chosen, fold, ridge, fold_ridge, r2)
 
 
-def _matrix(moments: Moments, ridge: float, rank: int | None) -> LinearMap:
-    return maps.linear(moments, ridge) if rank is None else maps.low_rank(moments, ridge, rank)
+def _map(moments: Moments, ridge: float, form: Form) -> LinearMap:
+    if form.rank is not None:
+        return maps.low_rank(moments, ridge, form.rank)
+    return maps.linear(moments, ridge) if form.has_bias else maps.matrix(moments, ridge)
 
 
 def _nothing(like: LinearMap) -> LinearMap:

@@ -3,10 +3,10 @@
 Legend: N tokens, C hidden size, R rank; h [N, C] what enters the sublayer (its norm's output), f [N, C] what
 it adds to the stream. X is h with a column of ones appended, [N, C + 1].
 
-`linear` is ridge regression of f on X (Hoerl & Kennard 1970), the bias not penalised. `rank` is reduced-rank
-regression (Izenman 1975): the linear prediction, projected on the R directions in which it varies most.
-`bias` is the mean of f. That a linear map in the place of whole blocks heals much of a cut: ReplaceMe
-(arXiv:2505.02819), Ghosted Layers (arXiv:2605.15491).
+`linear` is ridge regression of f on X (Hoerl & Kennard 1970), the bias not penalised; `matrix` the same on h
+alone. `rank` is reduced-rank regression (Izenman 1975): the linear prediction, projected on the R directions
+in which it varies most. `bias` is the mean of f. That a linear map in the place of whole blocks heals much of
+a cut: ReplaceMe (arXiv:2505.02819), Ghosted Layers (arXiv:2605.15491).
 """
 
 from __future__ import annotations
@@ -115,6 +115,20 @@ def linear(moments: Moments, ridge: float) -> LinearMap:
     return LinearMap((solution[:-1],), solution[-1])
 
 
+def matrix(moments: Moments, ridge: float) -> LinearMap:
+    """The matrix alone that minimises |f − hA|² + λ|A|², and a bias of zeros.
+
+    Args:
+        moments: as `linear`.
+        ridge: as `linear`.
+
+    Raises:
+        UserError: as `linear`.
+    """
+    solution = _solution(moments, ridge, has_bias=False)
+    return LinearMap((solution[:-1],), solution[-1])
+
+
 def low_rank(moments: Moments, ridge: float, rank: int) -> LinearMap:
     """The linear map at a rank: A·V·Vᵀ, V the leading eigenvectors of the prediction's covariance.
 
@@ -170,8 +184,8 @@ def unexplained(moments: Moments, energy: float, ridge: float) -> float:
     return max(float(energy - explained), 0.0)
 
 
-def _solution(moments: Moments, ridge: float) -> Array:
-    """[C + 1, C]: the matrix, and the bias below it."""
+def _solution(moments: Moments, ridge: float, has_bias: bool = True) -> Array:
+    """[C + 1, C]: the matrix, and the bias below it; zeros where there is to be none."""
     width = len(moments.gram) - 1
     if moments.tokens < 2 * width:
         raise UserError(
@@ -180,8 +194,12 @@ def _solution(moments: Moments, ridge: float) -> Array:
         )
     penalty = np.full(width + 1, ridge * float(np.median(moments.gram.diagonal()[:-1])))
     penalty[-1] = 0.0
+    unknowns = slice(None) if has_bias else slice(width)
+    gram, solution = moments.gram + np.diag(penalty), np.zeros_like(moments.cross)
     try:
-        solution: Array = scipy.linalg.solve(moments.gram + np.diag(penalty), moments.cross, assume_a="pos")
+        solution[unknowns] = scipy.linalg.solve(
+            gram[unknowns, unknowns], moments.cross[unknowns], assume_a="pos"
+        )
     except (ValueError, np.linalg.LinAlgError):
         raise UserError("no map can be fitted: activations are not finite, or all the same") from None
     return solution

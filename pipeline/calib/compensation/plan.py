@@ -96,7 +96,7 @@ class Planner:
                 "or a rank"
             )
         plan = VariantFit(fits, self._composed(fits))
-        if form.rank != 0 or form.folds:  # biases of sublayers sum to that of their run
+        if form.has_runs:
             for run in run_places(self.skip):
                 plan = self._better(plan, run, form)
         for place, fitted in plan.fits.items():

@@ -85,7 +85,7 @@ class CompensationSettings(Record):
     """What is to stand in for skipped sublayers, and how much text it is fitted on.
 
     Attributes:
-        form: 'bias', 'linear', 'rank16', 'fold', 'fold+rank16'; or 'auto', which takes one of them.
+        form: 'bias', 'linear', 'matrix', 'rank16', 'fold', 'fold+rank16'; or 'auto', which takes one of them.
         samples, length: N sequences of T tokens.
         refit: fit later maps and folds anew on what the variant itself computes, where that lowers the loss.
     """

@@ -181,7 +181,7 @@ def test_bad_input(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> N
     refused = [
         (("base", "linear"), {}, "base skips nothing"),
         (("mlp9", "linear"), {}, "layer 9 does not exist"),
-        (("mlp1", "cubic"), {}, "no compensation 'cubic'; choose from bias, linear, rank16"),
+        (("mlp1", "cubic"), {}, "no compensation 'cubic'; choose from bias, linear, matrix, rank16"),
         (("mlp1", "rank65"), {}, "a rank of 65 is not between 1 and the hidden size 64"),
         (("mlp1", "linear"), {"samples": 5}, "needs 128: take --samples 10"),
         (("mlp1", "linear"), {"budget_params": 5}, "are for --with auto"),

@@ -33,11 +33,18 @@ def drawn(seed: int = 0) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
 def test_names() -> None:
     assert Form.parse("bias", C) == Form("bias", False, 0)
     assert Form.parse("linear", C) == Form("linear", False, None)
+    assert Form.parse("matrix", C) == Form("matrix", False, None)
+    assert [Form.parse(name, C).has_bias for name in ("linear", "matrix", "bias")] == [True, False, True]
+    assert [Form.parse(name, C).has_runs for name in ("linear", "matrix", "bias", "fold", "rank2")] == [
+        True, False, False, True, True,
+    ]  # fmt: skip
     assert Form.parse("rank10", C) == Form("rank10", False, 10)
     assert Form.parse("fold", C) == Form("fold", True, 0)
     assert Form.parse("fold+rank3", C) == Form("fold+rank3", True, 3)
     for name in ("cubic", "rank0", "linear+rank3", "", "fold+linear"):
-        with pytest.raises(UserError, match=r"choose from bias, linear, rank16 .*, fold, fold\+rank16, auto"):
+        with pytest.raises(
+            UserError, match=r"choose from bias, linear, matrix, rank16 .*, fold\+rank16, auto"
+        ):
             Form.parse(name, C)
     with pytest.raises(UserError, match="a rank of 11 is not between 1 and the hidden size 10"):
         Form.parse("fold+rank11", C)

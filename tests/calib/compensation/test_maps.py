@@ -39,6 +39,18 @@ def test_the_linear_map_is_ridge_regression_with_a_free_bias() -> None:
     np.testing.assert_allclose(got(h), h @ expected[:-1] + expected[-1])
 
 
+def test_the_matrix_alone_is_ridge_regression_through_the_origin() -> None:
+    h, f = tokens(300)
+    f = f + 3.0
+    moments, ridge = moments_of(h, f), 0.03
+    got = maps.matrix(moments, ridge)
+    penalty = ridge * np.median(np.square(h).sum(0))
+    wanted = np.linalg.solve(h.T @ h + penalty * np.eye(C), h.T @ f)
+    np.testing.assert_allclose(got.factors[0], wanted, rtol=1e-9)
+    assert not got.bias.any() and got.bias.shape == (C,)
+    assert np.square(f - got(h)).sum() > np.square(f - maps.linear(moments, ridge)(h)).sum()
+
+
 def test_one_massive_activation_leaves_the_ridge_as_it_is() -> None:
     """A thousand times as large as all others, in one entry: the map of the others is what it was."""
     h, f = tokens()

@@ -12,9 +12,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 
-from pipeline.ship import ship
 from pipeline.ship.ports import Ports
-from pipeline.ship.triton import checks, http, repository, served
+from pipeline.ship.triton import checks, http, repository, served, ship
 from pipeline.ship.triton.server import Server
 from pipeline.types import Failed
 from tests import serving

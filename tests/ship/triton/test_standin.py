@@ -13,8 +13,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from pipeline.runtime import onnxruntime
-from pipeline.ship import ship
-from pipeline.ship.triton import checks, repository, standin
+from pipeline.ship.triton import checks, repository, ship, standin
 from tests import serving, triton_backend
 
 NAME = "tiny-attn2-3"

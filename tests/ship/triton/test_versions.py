@@ -12,8 +12,7 @@ import pytest
 from pipeline import store
 from pipeline.models import tokenizer
 from pipeline.runtime.generation.prompts import Prompts
-from pipeline.ship import ship
-from pipeline.ship.triton import repository, versions
+from pipeline.ship.triton import repository, ship, versions
 from pipeline.ship.triton.in_triton.artefact import ServedArtefact
 from tests import serving, tiny
 from tests.serving import plan

@@ -19,8 +19,7 @@ import tritonclient.grpc as grpcclient
 from pipeline.runtime import onnxruntime
 from pipeline.runtime.generation.prompts import Conventions, Prompts
 from pipeline.runtime.generation.sampling import Sampling
-from pipeline.ship import ship
-from pipeline.ship.triton import checks, http, repository, text_model
+from pipeline.ship.triton import checks, http, repository, ship, text_model
 from pipeline.ship.triton.in_triton import generate_model
 from pipeline.ship.triton.in_triton.artefact import ServedArtefact
 from pipeline.ship.triton.in_triton.generate_model import TritonPythonModel

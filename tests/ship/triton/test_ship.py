@@ -25,8 +25,7 @@ from pipeline.graphs import graphfile, variants
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
-from pipeline.ship import ship
-from pipeline.ship.triton import checks, page, repository, served
+from pipeline.ship.triton import checks, page, repository, served, ship
 from pipeline.types import UserError
 from tests import overlays, serving, tiny
 from tests.interrupted import every_kill
@@ -184,7 +183,7 @@ def test_plans_that_cannot_be_served_are_refused(graphs: list[Path]) -> None:
         (("BASE", "--rows", "0"), "--rows 0 is not above 0"),
         (("BASE", "--cache-tokens", "-5"), "--cache-tokens -5 is not above 0"),
         (("BASE", "--queue", str(1 << 70)), "is too large"),
-        (("BASE", "--to", "somewhere", "engines/triton"), "--to takes triton and a folder"),
+        (("BASE", "--to", "somewhere", "engines/triton"), "--to takes triton, gguf or hf and a path"),
         (("BASE", "--to", "triton", "models"), "holds no SHIP.json; ship into an empty or a new folder"),
     ],
 )

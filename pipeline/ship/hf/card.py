@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.ship.hf.engines import Engine
 from pipeline.ship.hf.forms import Verdict
+from pipeline.ship.hf.outline import Outline
 from pipeline.ship.pruned import PrunedModel
 from pipeline.types import format_layers
 
@@ -13,11 +14,12 @@ TensorRT-LLM need it to read `block_configs`; mlx-lm reads config.json itself.
 """
 
 
-def text(model: PrunedModel, verdict: Verdict, check: str) -> str:
+def text(model: PrunedModel, variant: Outline, verdict: Verdict, check: str) -> str:
     """The page.
 
     Args:
         model: the variant.
+        variant: its outline.
         verdict: its form, and who loads it.
         check: 'passed' or 'not checked'.
     """
@@ -39,7 +41,7 @@ library_name: transformers
 A depth-pruned model: {_left_out(model)}. Written by `pipeline ship --to hf`.
 
 - Source: {source.kind} {origin}
-- Form: {_form(model, verdict)}
+- Form: {_form(variant, verdict)}
 - Check of the variant's graph against PyTorch: {check}
 - `skip_pipeline` in config.json has the index in the source of every layer.
 
@@ -62,10 +64,10 @@ def _left_out(model: PrunedModel) -> str:
     return f"{' and '.join(parts)} (of {model.num_layers}) left out{healed}"
 
 
-def _form(model: PrunedModel, verdict: Verdict) -> str:
+def _form(variant: Outline, verdict: Verdict) -> str:
     if verdict.form == "own class":
-        kind, left = model.config["model_type"], len(model.layers)
-        return f"`{kind}` with {left} layers of {model.num_layers}, counted anew"
+        kind, left = variant.config["model_type"], len(variant.kept_layers)
+        return f"`{kind}` with {left} layers of {variant.num_layers}, counted anew"
     return "`nemotron-nas` (DeciLMForCausalLM); `block_configs` says what each layer has"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.models import checkpoint_files, safetensors_index, weight_files
+from pipeline.models import checkpoint_files, provenance, safetensors_index, weight_files
 from pipeline.models.config import Config
 from pipeline.models.tensor_names import is_left_out
 from pipeline.ship.hf import nemotron_nas, own_class
@@ -18,6 +18,8 @@ from pipeline.ship.hf.parts import Part
 from pipeline.ship.pruned import PrunedModel
 from pipeline.store import records
 
+FILES = "files"
+"""In config.json, beside where it comes from: a digest of all small files, and of the form that they have."""
 _VERSION = 1
 """Of what is written; raise it with every change."""
 
@@ -27,9 +29,9 @@ def given(model: PrunedModel) -> Config:
     return records.read_object(model.checkpoint.folder / "config.json")
 
 
-def layers(model: PrunedModel, verdict: Verdict) -> tuple[int, ...]:
+def layers(variant: Outline, verdict: Verdict) -> tuple[int, ...]:
     """The index in the whole model of each layer that is written."""
-    return model.layers if verdict.form == "own class" else tuple(range(model.num_layers))
+    return variant.kept_layers if verdict.form == "own class" else tuple(range(variant.num_layers))
 
 
 def config(model: PrunedModel, variant: Outline, verdict: Verdict) -> dict[str, Any]:
@@ -43,12 +45,14 @@ def config(model: PrunedModel, variant: Outline, verdict: Verdict) -> dict[str, 
     ]
     words = json.dumps([_VERSION, own, small], sort_keys=True)
     mark = {
-        "variant": model.variant.name,
-        "num_layers": model.num_layers,
-        "layers": list(layers(model, verdict)),
-        "digest": model.digest(f"hf {store.text_digest(words)}"),
+        provenance.VARIANT: model.variant.name,
+        provenance.NUM_LAYERS: model.num_layers,
+        provenance.LAYERS: list(layers(variant, verdict)),
+        provenance.FORM: verdict.form,
+        provenance.DIGEST: model.digest("hf"),
+        FILES: store.text_digest(words),
     }
-    return {**own, "skip_pipeline": mark}
+    return {**own, provenance.NAME: mark}
 
 
 def parts(model: PrunedModel, variant: Outline, verdict: Verdict) -> Iterator[Part]:
@@ -57,11 +61,16 @@ def parts(model: PrunedModel, variant: Outline, verdict: Verdict) -> Iterator[Pa
     gone = nemotron_nas.without_maps(variant)
     for name, tensor in model.everything.items():
         if not is_left_out(name, model.skip, model.rules):
-            new = own_class.renamed(name, model.layers, model.rules) if verdict.form == "own class" else name
+            new = (
+                own_class.renamed(name, variant.kept_layers, model.rules)
+                if verdict.form == "own class"
+                else name
+            )
             yield Part(new, tensor, homes.get(name))
         elif _is_norm(name, model) and not is_left_out(name, gone, model.rules):
             yield Part(name, tensor, homes.get(name))  # of a sublayer that has a map, which reads its output
-    for place, one in model.maps.items():
+    for place in variant.maps:
+        one = model.maps[place]
         yield Part(nemotron_nas.map_name(place, model.rules.layers), nemotron_nas.matrix(one), None)
 
 

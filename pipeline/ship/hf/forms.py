@@ -76,12 +76,12 @@ def _refused_maps(variant: Outline) -> str | None:
     if variant.constants:
         return (
             f"a constant stands in for {shown(one.name for one in variant.constants)}, and nemotron-nas has "
-            "no biases; compensate with --with fold, or ship it with --to gguf"
+            "no biases; compensate with --with matrix"
         )
     if biased := [place.name for place, is_biased in variant.maps.items() if is_biased]:
         return (
             f"the map for {shown(biased)} has a bias, for which nemotron-nas has no tensor; "
-            "compensate with --with fold, or ship it with --to gguf"
+            "compensate with --with matrix"
         )
     return None
 

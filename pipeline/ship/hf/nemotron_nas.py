@@ -18,7 +18,7 @@ from pipeline.models.config import Config
 from pipeline.ship.hf import ffn_width
 from pipeline.ship.hf.outline import Outline
 from pipeline.ship.hf.parts import Computed
-from pipeline.ship.pruned import Array, LinearMap
+from pipeline.ship.pruned import Array, StoredMap
 from pipeline.types import SkipSet, Sublayer
 
 MODEL_TYPE = "nemotron-nas"
@@ -113,7 +113,7 @@ def map_name(place: MapPlace, layers: str) -> str:
     return f"{layers}.{place.first}.{_LINEAR[place.kind]}.weight"
 
 
-def matrix(one: LinearMap) -> Computed:
+def matrix(one: StoredMap) -> Computed:
     """A map [C, C] as a layer of PyTorch's has it: [out, in]; that of rank R multiplied out."""
 
     def array() -> Array:

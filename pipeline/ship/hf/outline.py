@@ -14,7 +14,7 @@ from pipeline.models import compensation, safetensors_index
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import Config
-from pipeline.ship.pruned import LinearMap, PrunedModel, StoredTensor
+from pipeline.ship.pruned import PrunedModel, StoredMap, StoredTensor
 from pipeline.types import SkipSet, Sublayer
 
 
@@ -26,7 +26,7 @@ class Outline:
         config: config.json of the whole model, normalised.
         skip: what is left out.
         maps: where a matrix stands in, place → whether its bias has a number other than zero.
-        constants: where a bias alone stands in.
+        constants: where a bias alone stands in that has a number other than zero.
     """
 
     config: Config
@@ -68,14 +68,16 @@ def of_graph(graph: Path) -> Outline:
     Raises:
         UserError: it is no graph of one variant, or a file is damaged.
     """
-    record, maps = store.graph_sidecar(graph), dict[MapPlace, LinearMap]()
+    record, maps = store.graph_sidecar(graph), dict[MapPlace, StoredMap]()
     for file in store.overlays(graph):
         tensors = {n: StoredTensor(file, one) for n, one in safetensors_index.read_index([file]).items()}
         for place, factors in compensation.places(tensors, file).items():
-            maps[place] = LinearMap(tuple(tensors[n] for n in factors), tensors[place.tensor("bias")])
+            maps[place] = StoredMap(tuple(tensors[n] for n in factors), tensors[place.tensor("bias")])
     return _outline(open_checkpoint(graph.parent).config, record.skip_set, maps)
 
 
-def _outline(config: Config, skip: SkipSet, maps: Mapping[MapPlace, LinearMap]) -> Outline:
-    matrices = {place: bool(one.bias.array().any()) for place, one in maps.items() if one.factors}
-    return Outline(config, skip, matrices, tuple(place for place, one in maps.items() if not one.factors))
+def _outline(config: Config, skip: SkipSet, maps: Mapping[MapPlace, StoredMap]) -> Outline:
+    biased = {place: bool(one.bias.array().any()) for place, one in maps.items()}
+    matrices = {place: biased[place] for place, one in maps.items() if one.factors}
+    constants = tuple(place for place, one in maps.items() if not one.factors and biased[place])
+    return Outline(config, skip, matrices, constants)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.models import checkpoint_files
+from pipeline.models import checkpoint_files, provenance
 from pipeline.ship import pruned
 from pipeline.ship.hf import card, contents, forms, nemotron_nas, outline, parts, weights
 from pipeline.ship.hf.engines import Engine
@@ -28,8 +28,6 @@ from pipeline.store import records
 from pipeline.types import UserError, file_name
 
 log = logging.getLogger(__name__)
-MARK = "skip_pipeline"
-"""The key of config.json that says what the folder is."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -111,11 +109,11 @@ def ship(graph: Path, folder: Path, force: bool = False, unchecked: bool = False
     shards = parts.shards(contents.parts(model, variant, verdict), model.checkpoint.files)
     shipment = _shipment(folder, model, verdict, shards, check)
     with store.lock(folder, make=False):
-        if _is_there(folder, config[MARK]["digest"]):
+        if _is_there(folder, config[provenance.NAME]):
             log.info("%s holds this very variant; nothing to do", folder)
             return replace(shipment, is_new=False)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        files = {"config.json": config, "README.md": card.text(model, verdict, check)}
+        files = {"config.json": config, "README.md": card.text(model, variant, verdict, check)}
         _write(folder, files, shards, model, variant)
     return shipment
 
@@ -148,7 +146,7 @@ def _shipment(
         folder,
         model.variant.name,
         verdict.form,
-        contents.layers(model, verdict),
+        contents.layers(outline.of_model(model), verdict),
         model.num_layers,
         sum(shard.nbytes for shard in shards),
         whole,
@@ -160,7 +158,7 @@ def _shipment(
     )
 
 
-def _is_there(folder: Path, digest: str) -> bool:
+def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
     """Whether a folder holds this variant.
 
     Raises:
@@ -173,13 +171,13 @@ def _is_there(folder: Path, digest: str) -> bool:
     if not any(folder.iterdir()):
         return False
     file = folder / "config.json"
-    mark = records.read_object(file).get(MARK) if file.is_file() else None
+    mark = records.read_object(file).get(provenance.NAME) if file.is_file() else None
     if not isinstance(mark, dict):
         raise UserError(f"{folder} holds something else; name a folder that is new or empty")
-    if mark.get("digest") != digest:
+    if any(mark.get(key) != wanted[key] for key in (provenance.DIGEST, contents.FILES)):
         raise UserError(
-            f"{folder} holds another variant, {mark.get('variant')!r:.80}, or one of other weights; remove "
-            "it, or name another folder"
+            f"{folder} holds another variant ({mark.get(provenance.VARIANT)!r:.80}), or other weights or settings "
+            "of this one; remove it, or name another folder"
         )
     contents.refuse_damaged(folder)
     return True

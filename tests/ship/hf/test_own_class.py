@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import store
-from pipeline.graphs import variants
-from pipeline.models import weight_files
-from tests import tiny
+from pipeline.graphs import export, variants
+from pipeline.models import checkpoint, weight_files
+from pipeline.models import config as configs
+from pipeline.models.compensation import is_map
+from pipeline.types import SkipSet
+from tests import overlays, tiny
 from tests.graphs.test_architectures import LONG
 from tests.ship.hf import folders
 
@@ -84,14 +87,9 @@ def test_a_config_of_version_4_loads_too(case: str, workdir: Path) -> None:
     source = tiny.checkpoint(
         workdir / "models" / "tiny", model_type, dtype, vocab_size=tiny.WORDS, num_hidden_layers=6, **changes
     )
-    from pipeline.models import config as configs
-
     read = configs.for_transformers(configs.read_config(source))
     folders.set_config(source, rope_parameters=None, **read)
     tiny.tokenizer(source)
-    from pipeline.graphs import export
-    from pipeline.models import checkpoint
-
     graph = folders.variant(export.export_base(checkpoint.resolve("models/tiny")), "block0_3")
     folder = folders.shipped(graph).folder
     assert folders.difference(folders.transformers_logits(folder), folders.expected(graph)) < 1e-5
@@ -145,25 +143,32 @@ def test_bytes_and_types_are_not_changed(workdir: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_folded_and_healed(dtype: str, workdir: Path) -> None:
+    """Overlays have the checkpoint's types (`passes/graft.py` asks for it), and so has the folder."""
     base = folders.base(workdir, "llama", dtype, num_hidden_layers=4)
-    graph = folders.variant(base, "block1", "fold")
-    name = store.graph_sidecar(graph).variant
-    path = store.overlay_path(graph.parent, f"{name}~heal")
-    weight = load_file(graph.parent / "model.safetensors")["model.layers.3.mlp.up_proj.weight"].float()
-    # An adapter of another type than the checkpoint's: it keeps its own.
-    save_file({"model.layers.3.mlp.up_proj.weight": weight + torch.randn_like(weight) / 9}, path)
-    healed = variants.graft(graph, path, "heal")
-    for i, one in enumerate((graph, healed)):
-        shipment = folders.shipped(one, name=f"out{i}")
-        truth = folders.expected(one)
+    skip, down = SkipSet.parse("block1"), "model.layers.0.mlp.down_proj.weight"
+    path = overlays.of_form(base.parent, skip, "fold")
+    tensors = load_file(path)  # a fold whose constants are nought: nothing stands in the places
+    save_file({name: one * (not is_map(name)) for name, one in tensors.items()}, path)
+    folded = variants.compensate(base, skip, path, "fold")
+    healed = heal(folded, "model.layers.3.mlp.up_proj.weight")
+    for i, graph in enumerate((folded, healed, heal(folders.variant(base, "block1"), down))):
+        shipment = folders.shipped(graph, name=f"out{i}")
+        truth = folders.expected(graph)
+        assert shipment.form == "own class" and shipment.layers == (0, 2, 3)
         assert folders.difference(folders.transformers_logits(shipment.folder), truth) < 1e-5
-        plain = folders.expected(folders.variant(base, "block1"))
-        assert folders.difference(plain, truth) > 1e-3
-    tensors = load_file(Path("out1") / "model.safetensors")
-    assert tensors["model.layers.2.mlp.up_proj.weight"].dtype == torch.float32
-    if dtype == "bf16":  # by transformers' own choice of type
-        logits = folders.transformers_logits(Path("out1"), dtype="auto")
-        assert folders.difference(logits, folders.expected(healed)) < 0.1
+        assert folders.difference(folders.expected(folders.variant(base, "block1")), truth) > 1e-3
+        assert "changed to make up for it" in (shipment.folder / "README.md").read_text()
+        written = load_file(shipment.folder / "model.safetensors")
+        assert {one.dtype for one in written.values()} == {tiny.DTYPES[dtype]}
+
+
+def heal(graph: Path, name: str) -> Path:
+    """The graph with one weight changed, as an adapter changes it."""
+    record = store.graph_sidecar(graph)
+    path = store.overlay_path(graph.parent, f"{record.variant}~heal")
+    weight = load_file(graph.parent / "model.safetensors")[name]
+    save_file({name: weight + torch.randn_like(weight) / 9}, path)
+    return variants.graft(graph, path, "heal")
 
 
 def test_a_wrong_layer_is_seen_in_the_logits(workdir: Path) -> None:
@@ -184,14 +189,13 @@ def test_names_of_the_base_model_alone_get_their_prefix(workdir: Path) -> None:
     bare = {n.removeprefix("model."): t for n, t in tensors.items() if n != "lm_head.weight"}
     save_file(bare, source / "model.safetensors", metadata={"format": "pt"})
     tiny.tokenizer(source)
-    from pipeline.graphs import export
-    from pipeline.models import checkpoint
-
     base = export.export_base(checkpoint.resolve("models/tiny"))
     for i, name in enumerate(("base", "block0")):
         graph = folders.variant(base, name)
         shipment = folders.shipped(graph, name=f"out{i}")
-        assert folders.difference(folders.transformers_logits(shipment.folder), folders.expected(graph)) < 1e-5
+        assert (
+            folders.difference(folders.transformers_logits(shipment.folder), folders.expected(graph)) < 1e-5
+        )
         assert shipment.shared == 0
         assert "model.norm.weight" in load_file(shipment.folder / "model.safetensors")
 
@@ -206,9 +210,6 @@ def test_drop_lists_and_code_of_the_source_do_not_come_along(workdir: Path) -> N
         auto_map={"AutoModelForCausalLM": "modeling_x.X"},
     )
     (source / "modeling_x.py").write_text("raise SystemExit('run')")
-    from pipeline.graphs import export
-    from pipeline.models import checkpoint
-
     base = export.export_base(checkpoint.resolve("models/tiny"))
     graph = folders.variant(base, "block0-1")
     shipment = folders.shipped(graph)

@@ -176,8 +176,8 @@ def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
         raise UserError(f"{folder} holds something else; name a folder that is new or empty")
     if any(mark.get(key) != wanted[key] for key in (provenance.DIGEST, contents.FILES)):
         raise UserError(
-            f"{folder} holds another variant ({mark.get(provenance.VARIANT)!r:.80}), or other weights or settings "
-            "of this one; remove it, or name another folder"
+            f"{folder} holds another variant ({mark.get(provenance.VARIANT)!r:.80}), or other weights or "
+            "settings of this one; remove it, or name another folder"
         )
     contents.refuse_damaged(folder)
     return True

@@ -73,6 +73,11 @@ def difference(logits: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(logits - truth).max() / np.abs(truth).max())
 
 
+def agrees(folder: Path, graph: Path) -> bool:
+    """Whether stock transformers gives the logits of the graph's variant."""
+    return difference(transformers_logits(folder), expected(graph)) < 1e-5
+
+
 def config(folder: Path) -> dict[str, Any]:
     """Its config.json."""
     content: dict[str, Any] = json.loads((folder / "config.json").read_text())

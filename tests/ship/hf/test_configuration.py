@@ -59,7 +59,7 @@ def test_it_survives_every_way(folder: Path, tmp_path: Path) -> None:
     config = loaded(folder)
     refuse_other(config, folder)
     refuse_other(copy.deepcopy(config), folder)
-    refuse_other(pickle.loads(pickle.dumps(config)), folder)
+    refuse_other(pickle.loads(pickle.dumps(config)), folder)  # noqa: S301 - our own
     refuse_other(type(config).from_dict(config.to_dict()), folder)
     for use_diff in (True, False):
         text = json.loads(config.to_json_string(use_diff=use_diff))

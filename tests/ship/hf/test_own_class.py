@@ -95,6 +95,7 @@ def test_a_config_of_version_4_loads_too(case: str, workdir: Path) -> None:
     assert "rope_parameters" not in folders.config(folder)
 
 
+@pytest.mark.skipif(tiny.TRANSFORMERS == 4, reason="its configs have version 4's words alone")
 def test_the_rope_is_said_in_both_versions_words(workdir: Path) -> None:
     config = folders.config(folders.shipped(graph_of("gemma3-linear", workdir)).folder)
     assert config["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}

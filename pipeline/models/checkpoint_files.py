@@ -49,7 +49,7 @@ def copy(source: Path, target: Path, other_way: str = "") -> None:
         UserError: there is no room for them; nothing is written then.
     """
     files = files_of(source)
-    if not _shares_extents(max(files, key=_size), target):
+    if not shares_extents(max(files, key=_size), target):
         _require_room(files, target, other_way)
     for file in files:
         copy_file(file, target / file.name)
@@ -80,7 +80,7 @@ def copy_file(file: Path, target: Path) -> None:
         os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _shares_extents(file: Path, folder: Path) -> bool:
+def shares_extents(file: Path, folder: Path) -> bool:
     """Whether a copy of a file in a folder takes no room (btrfs, xfs)."""
     with tempfile.NamedTemporaryFile(prefix=".", suffix=".tmp", dir=folder) as trial:
         return _reflink(file, Path(trial.name))

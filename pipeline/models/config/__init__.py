@@ -84,6 +84,12 @@ def names(model_type: str) -> Mapping[str, str]:
     return table
 
 
+def older(model_type: str) -> Mapping[str, str]:
+    """Key of an earlier release → the class's key now."""
+    table: Mapping[str, str] = getattr(importlib.import_module(f"{__name__}.{model_type}"), "OLDER", {})
+    return table
+
+
 def derived(model_type: str) -> Collection[str]:
     """Keys of the heads' sizes that the class derives from others."""
     keys: Collection[str] = getattr(importlib.import_module(f"{__name__}.{model_type}"), "DERIVED", ())
@@ -116,7 +122,7 @@ def normalised(config: Config, file: Path) -> Config:
     assert isinstance(model_type, str)
     own = defaults(model_type)
     module = importlib.import_module(f"{__name__}.{model_type}")
-    newer = _names.newer(config, getattr(module, "OLDER", {}), file)
+    newer = _names.newer(config, older(model_type), file)
     renamed = _names.ours(newer, names(model_type), own, file)
     whole = {**fixed(model_type), **own, **_rope.one_form(renamed, file)}
     whole = _numbers.checked(whole, file, derived(model_type))

@@ -28,7 +28,7 @@ _HARMLESS = re.compile(
     r"|decoder_start_.*|(max|min)_length|do_sample|early_stopping|num_beams|num_beam_groups"
     r"|diversity_penalty|temperature|top_[kp]|typical_p|repetition_penalty|length_penalty"
     r"|(encoder_)?no_repeat_ngram_size|bad_words_ids|num_return_sequences|remove_invalid_values"
-    r"|exponential_decay_length_penalty|(begin_)?suppress_tokens|rope_type|mrope_.*"
+    r"|exponential_decay_length_penalty|(begin_)?suppress_tokens|rope_type|mrope_.*|skip_pipeline"
 )
 """Of tools, training, generation and tokenizers; of the window, what `_windows` has already judged; of
 skipped layers, what `drop_lists` reads."""

@@ -1,0 +1,101 @@
+"""What a folder holds: its config.json, its tensors and where each lies now, by the form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import store
+from pipeline.models import checkpoint_files, provenance, safetensors_index, weight_files
+from pipeline.models.config import Config
+from pipeline.models.tensor_names import is_left_out
+from pipeline.ship.hf import nemotron_nas, own_class
+from pipeline.ship.hf.forms import Verdict
+from pipeline.ship.hf.outline import Outline
+from pipeline.ship.hf.parts import Part
+from pipeline.ship.pruned import PrunedModel
+from pipeline.store import records
+
+FILES = "files"
+"""In config.json, beside where it comes from: a digest of all small files, and of the form that they have."""
+_VERSION = 1
+"""Of what is written; raise it with every change."""
+
+
+def given(model: PrunedModel) -> Config:
+    """config.json of the whole model, as the file has it."""
+    return records.read_object(model.checkpoint.folder / "config.json")
+
+
+def layers(variant: Outline, verdict: Verdict) -> tuple[int, ...]:
+    """The index in the whole model of each layer that is written."""
+    return variant.kept_layers if verdict.form == "own class" else tuple(range(variant.num_layers))
+
+
+def config(model: PrunedModel, variant: Outline, verdict: Verdict) -> dict[str, Any]:
+    """config.json of the folder; its last key says what the folder is."""
+    form = own_class if verdict.form == "own class" else nemotron_nas
+    own = form.config(variant, given(model))
+    small = [
+        f"{name} {store.sha256(file)}"
+        for name in checkpoint_files.SMALL_FILES
+        if name != "config.json" and (file := model.checkpoint.folder / name).is_file()
+    ]
+    words = json.dumps([_VERSION, own, small], sort_keys=True)
+    mark = {
+        provenance.VARIANT: model.variant.name,
+        provenance.NUM_LAYERS: model.num_layers,
+        provenance.LAYERS: list(layers(variant, verdict)),
+        provenance.FORM: verdict.form,
+        provenance.DIGEST: model.digest("hf"),
+        FILES: store.text_digest(words),
+    }
+    return {**own, provenance.NAME: mark}
+
+
+def parts(model: PrunedModel, variant: Outline, verdict: Verdict) -> Iterator[Part]:
+    """The tensors of the folder, in the order of the source's files."""
+    homes = {name: model.checkpoint.folder / one.file for name, one in model.checkpoint.tensors.items()}
+    gone = nemotron_nas.without_maps(variant)
+    for name, tensor in model.everything.items():
+        if not is_left_out(name, model.skip, model.rules):
+            new = (
+                own_class.renamed(name, variant.kept_layers, model.rules)
+                if verdict.form == "own class"
+                else name
+            )
+            yield Part(new, tensor, homes.get(name))
+        elif _is_norm(name, model) and not is_left_out(name, gone, model.rules):
+            yield Part(name, tensor, homes.get(name))  # of a sublayer that has a map, which reads its output
+    for place in variant.maps:
+        one = model.maps[place]
+        yield Part(nemotron_nas.map_name(place, model.rules.layers), nemotron_nas.matrix(one), None)
+
+
+def _is_norm(name: str, model: PrunedModel) -> bool:
+    """Whether a tensor is the norm before a sublayer."""
+    return name.endswith(tuple(f".{model.rules.norms(kind)[0]}.weight" for kind in ("attn", "mlp")))
+
+
+def remarks(model: PrunedModel, verdict: Verdict) -> tuple[str, ...]:
+    """What a user should know of a folder beside who loads it."""
+    words = []
+    if given(model).get("auto_map"):
+        words.append("code that lies beside the source was not copied and not run")
+    if verdict.form == "nemotron-nas":
+        words.append(f"{nemotron_nas.CODE} is a configuration class, no modelling code")
+    if verdict.unless_forced:
+        words.append(f"forced: {verdict.unless_forced}")
+    return tuple(words)
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Refuses a folder whose weights are not whole.
+
+    Raises:
+        UserError: a file is missing, or cut short.
+    """
+    files = weight_files.find(folder)
+    safetensors_index.read_index(files.files, files.named)

@@ -1,0 +1,222 @@
+"""Stage: a graph's variant → a folder that other engines load (`pipeline ship GRAPH --to hf FOLDER`).
+
+Everything is written beside the folder and proved there; then it takes its name.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import store
+from pipeline.models import checkpoint_files, provenance
+from pipeline.ship import pruned
+from pipeline.ship.hf import card, contents, forms, nemotron_nas, outline, parts, weights
+from pipeline.ship.hf.engines import Engine
+from pipeline.ship.hf.forms import Verdict
+from pipeline.ship.hf.outline import Outline
+from pipeline.ship.hf.parts import Shard
+from pipeline.ship.pruned import PrunedModel
+from pipeline.store import records
+from pipeline.types import UserError, file_name
+
+log = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class HfShipment:
+    """What one call did.
+
+    Attributes:
+        folder: where it lies.
+        variant: its name.
+        form: 'own class' or 'nemotron-nas'.
+        layers: index in the whole model of each layer that is written.
+        num_layers: L of the whole model.
+        bytes: of the weights.
+        shared: of the weights' files, those that are the source's as they are.
+        rewritten: the others.
+        engines: which load it.
+        check: 'passed' or 'not checked'.
+        is_new: False where the folder held this very variant.
+        remarks: what a user should know.
+    """
+
+    folder: Path
+    variant: str
+    form: str
+    layers: tuple[int, ...]
+    num_layers: int
+    bytes: int
+    shared: int
+    rewritten: int
+    engines: tuple[Engine, ...]
+    check: str
+    is_new: bool
+    remarks: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        own = {name: getattr(self, name) for name in self.__slots__}
+        engines = [engine.plain() for engine in self.engines]
+        lists = {"layers": list(self.layers), "remarks": list(self.remarks), "engines": engines}
+        return {**own, "folder": str(self.folder), **lists}
+
+    def described(self) -> str:
+        """What lies there, for a person."""
+        there = f"{self.folder}: {self.variant}, {self.form}, {len(self.layers)} of {self.num_layers} layers"
+        files = f"{self.bytes / 1e6:.0f} MB in {self.shared + self.rewritten} files"
+        lines = [
+            f"{there}, check {self.check}",
+            f"{files}, {self.shared} shared with the source, {self.rewritten} rewritten"
+            + ("" if self.is_new else "; it was there already, nothing to do"),
+        ]
+        for verb, does in (("loads in", True), ("not in", False)):
+            if engines := [engine.words() for engine in self.engines if engine.loads is does]:
+                lines.append(f"{verb}: {', '.join(engines)}")
+        return "\n".join([*lines, *self.remarks])
+
+
+def ship(graph: Path, folder: Path, force: bool = False, unchecked: bool = False) -> HfShipment:
+    """Writes the variant of a graph as a Hugging Face folder.
+
+    Args:
+        graph: of one variant, compensated and healed ones too.
+        folder: new, empty, or one that holds this very variant.
+        force: write also what some engines do not run (`Verdict.unless_forced`).
+        unchecked: take a graph that has passed no check.
+
+    Raises:
+        UserError: the variant has no such form, the folder holds something else or lies within the source's,
+            or the disk has no room. Nothing is changed then.
+        NotProved: transformers would read something else from it.
+    """
+    model = pruned.read(graph, unchecked)
+    variant = outline.of_model(model)
+    verdict = accepted(graph, variant, force)
+    folder = folder.resolve()
+    refuse_within(folder, model.checkpoint.folder)
+    check = "passed" if store.check_passed(graph, model.record.sha256, provider=None) else "not checked"
+    config = contents.config(model, variant, verdict)
+    shards = parts.shards(contents.parts(model, variant, verdict), model.checkpoint.files)
+    shipment = _shipment(folder, model, verdict, shards, check)
+    with store.lock(folder, make=False):
+        if _is_there(folder, config[provenance.NAME]):
+            log.info("%s holds this very variant; nothing to do", folder)
+            return replace(shipment, is_new=False)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        files = {"config.json": config, "README.md": card.text(model, variant, verdict, check)}
+        _write(folder, files, shards, model, variant)
+    return shipment
+
+
+def accepted(graph: Path, variant: Outline, force: bool) -> Verdict:
+    """The form of a variant.
+
+    Raises:
+        UserError: it has none, or one for which `force` is needed.
+    """
+    verdict = forms.verdict(variant)
+    if verdict.refusal:
+        raise UserError(f"{graph} cannot be shipped to hf: {verdict.refusal}")
+    if verdict.unless_forced and not force:
+        raise UserError(f"{graph}: {verdict.unless_forced}")
+    return verdict
+
+
+def refuse_within(folder: Path, source: Path) -> None:
+    """Refuses a folder within the checkpoint's, or the checkpoint's itself."""
+    if folder.is_relative_to(source.resolve()):
+        raise UserError(f"{folder} lies within {source}, the source's own folder; name another one")
+
+
+def _shipment(
+    folder: Path, model: PrunedModel, verdict: Verdict, shards: list[Shard], check: str
+) -> HfShipment:
+    whole = sum(shard.whole is not None for shard in shards)
+    return HfShipment(
+        folder,
+        model.variant.name,
+        verdict.form,
+        contents.layers(outline.of_model(model), verdict),
+        model.num_layers,
+        sum(shard.nbytes for shard in shards),
+        whole,
+        len(shards) - whole,
+        verdict.engines,
+        check,
+        True,
+        contents.remarks(model, verdict),
+    )
+
+
+def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a folder holds this variant.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder")
+    if not any(folder.iterdir()):
+        return False
+    file = folder / "config.json"
+    mark = records.read_object(file).get(provenance.NAME) if file.is_file() else None
+    if not isinstance(mark, dict):
+        raise UserError(f"{folder} holds something else; name a folder that is new or empty")
+    if any(mark.get(key) != wanted[key] for key in (provenance.DIGEST, contents.FILES)):
+        raise UserError(
+            f"{folder} holds another variant ({mark.get(provenance.VARIANT)!r:.80}), or other weights or "
+            "settings of this one; remove it, or name another folder"
+        )
+    contents.refuse_damaged(folder)
+    return True
+
+
+def _write(
+    folder: Path, files: Mapping[str, Any], shards: list[Shard], model: PrunedModel, variant: Outline
+) -> None:
+    """Writes all files beside the folder, and renames them into it."""
+    prefix = f".{file_name(folder.name, 80)}."
+    # Eight letters of mkdtemp's: a * would take what a running `ship` into NAME.x stages, too.
+    for unfinished in folder.parent.glob(f"{glob.escape(prefix)}????????.tmp"):
+        shutil.rmtree(unfinished)
+    staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        weights.require_room(shards, staging)
+        _fill(staging, files, shards, model)
+        if forms.verdict(variant).form == "own class":
+            from pipeline.ship.hf import proof
+
+            proof.prove(staging, variant, contents.given(model))
+        staging.replace(folder)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(f"{folder} cannot be written: {error.strerror}; free some space") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _fill(staging: Path, files: Mapping[str, Any], shards: list[Shard], model: PrunedModel) -> None:
+    """config.json last: what lies there before is no checkpoint."""
+    weights.write(shards, staging)
+    for name in checkpoint_files.SMALL_FILES:
+        if name != "config.json" and (file := model.checkpoint.folder / name).is_file():
+            checkpoint_files.copy_file(file, staging / name)
+    (staging / "README.md").write_text(files["README.md"])
+    config = files["config.json"]
+    if config["model_type"] == nemotron_nas.MODEL_TYPE:
+        checkpoint_files.copy_file(Path(__file__).parent / nemotron_nas.CODE, staging / nemotron_nas.CODE)
+    store.write_json(staging / "config.json", config)

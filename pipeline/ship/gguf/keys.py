@@ -25,7 +25,8 @@ DECI = "deci"
 """llama.cpp's architecture whose layers have counts of their own."""
 WIDTH = 32
 """Rows of a feed-forward that adds nothing; those of others are a multiple: blocks of quantised numbers."""
-_SLIDING = "sliding_attention"
+SLIDING = "sliding_attention"
+"""transformers' word for a layer with a window."""
 _PERIODS = {"gemma2": 2, "gemma3": 6}
 """Architecture → every which layer sees everything where no key says it."""
 
@@ -48,7 +49,7 @@ def cut(config: Config, kept: Sequence[int]) -> dict[str, Any]:
     kinds, window = config.get("layer_types"), config.get("sliding_window")
     kinds = [kinds[i] for i in kept] if kinds else None
     context = config["max_position_embeddings"]
-    slides = window and (kinds is None or _SLIDING in kinds)
+    slides = window and (kinds is None or SLIDING in kinds)
     if slides and not config["model_type"].startswith("gemma"):
         context = min(context, window)
     return {
@@ -148,21 +149,26 @@ def _scaling(config: Config) -> dict[str, Any]:
     if scaling.get("rope_type") == "linear":
         return {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}
     if scaling.get("rope_type") == "longrope":
-        return {
-            "rope.scaling.original_context_length": config["original_max_position_embeddings"],
-            "rope.scaling.attn_factor": rope.rope(config).factor,
-        }
+        return {"rope.scaling.attn_factor": rope.rope(config).factor}
     return {}
 
 
 def _windows(arch: str, config: Config) -> dict[str, Any]:
     """What Gemma has beyond the others, and the window that Phi-3's files name."""
+    if arch == "phi3":  # without these keys llama.cpp loads no such file
+        original = config["original_max_position_embeddings"]
+        return {
+            "attention.sliding_window": config["sliding_window"] or 0,
+            "rope.scaling.original_context_length": original,
+        }
     if arch not in _PERIODS:
         return {}
     names = ("attn_logit_softcapping", "final_logit_softcapping")
     caps = {name: float(config[name]) for name in names if config.get(name)}
     local = {"rope.freq_base_swa": float(config["rope_local_base_freq"])} if arch == "gemma3" else {}
-    period = _period([kind == _SLIDING for kind in config["layer_types"]], _PERIODS[arch])
+    if SLIDING not in config["layer_types"]:  # then Gemma 3 has neither a window nor a second rope
+        return {**local, **caps}
+    period = _period([kind == SLIDING for kind in config["layer_types"]], _PERIODS[arch])
     other = {} if period in (None, _PERIODS[arch]) else {"attention.sliding_window_pattern": period}
     return {"attention.sliding_window": config["sliding_window"], **other, **local, **caps}
 
@@ -174,7 +180,6 @@ def _period(has_window: list[bool], usual: int) -> int | None:
     code of Gemma 2 takes no list.
     """
     periods = [usual, 0, *range(1, len(has_window) + 1)]
-    for period in periods:
-        if has_window == [period == 0 or i % period < period - 1 for i in range(len(has_window))]:
-            return period
-    return None
+    layers = range(len(has_window))
+    fitting = (one for one in periods if has_window == [one == 0 or i % one < one - 1 for i in layers])
+    return next(fitting, None)

@@ -105,8 +105,8 @@ def refuse_no_room(file: Path, tensors: Sequence[Entry]) -> None:
     needed, free = sum(padded(tensor.size) for tensor in tensors), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{file} needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} are free there; choose another folder, "
-            "or a smaller --type"
+            f"{file} needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} are free there; choose another "
+            "folder, or a smaller --type"
         )
 
 

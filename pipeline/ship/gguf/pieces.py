@@ -1,4 +1,4 @@
-"""What a tokenizer.json says of its kind; scores and types of sentencepiece's tokens, which it does not say."""
+"""What a tokenizer.json says of its kind; scores and types of sentencepiece's tokens."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from pipeline.models import rope
 from pipeline.models.config import Config, normalised
 from pipeline.models.gguf import convert
 from pipeline.models.gguf.header import GgufHeader, GgufTensor
+from pipeline.ship.gguf.keys import SLIDING
 from pipeline.types import UserError
 
 _KEYS = (
@@ -23,7 +24,6 @@ _KEYS = (
     "final_logit_softcapping", "rope_local_base_freq",
 )  # fmt: skip
 """Of config.json: what the model computes depends on them."""
-_OF_WINDOWS = ("layer_types", "sliding_window")
 _CLOSE = 2e-6
 """Relative: the file holds float32."""
 
@@ -42,8 +42,7 @@ def difference(header: GgufHeader, expected: Config) -> str | None:
         config = normalised(convert.config_of(header), header.file)
     except UserError as error:
         return str(error)
-    windows = _OF_WINDOWS if expected["model_type"].startswith("gemma") else ()
-    for key in (*_KEYS, *windows):
+    for key in (*_KEYS, *_windows(expected)):
         if key in config and key in expected and not _equal(config[key], expected[key]):
             return f"{key} would be {config[key]!r:.60} in llama.cpp, and is {expected[key]!r:.60}"
     return None if _same_rope(config, expected) else "its rope would be another in llama.cpp"
@@ -68,6 +67,13 @@ def unwritten(keys: Mapping[str, Any], names: Collection[str], words: int) -> Gg
     kind = library.GGMLQuantizationType.F32
     tensors = tuple(GgufTensor(name, file, kind, (), 0, 0) for name in names)
     return GgufHeader(file, {"general.architecture": arch, **keys, **tokens}, tensors)
+
+
+def _windows(expected: Config) -> tuple[str, ...]:
+    """The keys that say which layers have which window, where llama.cpp's architecture has windows."""
+    if not expected["model_type"].startswith("gemma"):
+        return ()
+    return ("layer_types", "sliding_window") if SLIDING in expected["layer_types"] else ("layer_types",)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -40,6 +40,8 @@ def refusal(config: Config, skip: SkipSet, places: Collection[MapPlace] = ()) ->
     if len(skip.attention) == len(skip.mlp) == count and not places:
         return "every layer is skipped, and llama.cpp has no model without layers"
     if is_deci(skip, places):
+        if len(skip.attention) == count:
+            return "every attention is skipped, and llama.cpp has no model without keys and values"
         return _of_sublayers(arch, config, places)
     return _of_whole_layers(arch, config, [i for i in range(count) if (i, "attn") not in skip])
 
@@ -56,18 +58,16 @@ def _of_numbers(config: Config, dialect: Dialect) -> str | None:
     kind = (config["rope_scaling"] or {}).get("rope_type", "default")
     if kind not in rope.AUTHORED or not set(keys.tables(config)) <= dialect.tables:
         return f"rope scaling {kind!r:.40} of {config['model_type']} is not written as GGUF"
-    wide = config["num_attention_heads"] * config["head_dim"]
-    if config.get("attention_bias") and wide != config["hidden_size"]:
-        return (
-            f"biases of queries of {wide} numbers: llama.cpp reads them where heads and hidden size "
-            f"({config['hidden_size']}) are equally wide"
-        )
+    if config.get("attention_bias") and dialect.model_type != "llama":
+        return f"attention_bias is true, and llama.cpp's {dialect.model_type} has no such biases"
     return None
 
 
 def _of_whole_layers(arch: str, config: Config, kept: list[int]) -> str | None:
     """A key that llama.cpp derives from the number of layers may be another for fewer."""
     expected = keys.cut(config, kept)
+    if arch == "gemma2" and keys.SLIDING not in expected["layer_types"]:
+        return "no layer with a window is left, and llama.cpp's gemma2 always has one"
     if keys.tables(config):  # tensors, which have nothing to do with the layers
         expected = {**expected, "rope_scaling": None}
     names = tensors.places(expected, DIALECTS[arch])
@@ -85,13 +85,7 @@ def _of_sublayers(arch: str, config: Config, places: Collection[MapPlace]) -> st
         )
     if arch not in _OF_LLAMA:
         return (
-            f"sublayers of {config['model_type']} cannot be skipped alone: llama.cpp's architecture with counts "
-            "a layer (deci) has Llama's layers alone; skip whole blocks"
-        )
-    wide = config["num_attention_heads"] * config["head_dim"]
-    if arch == "qwen2" and wide != config["hidden_size"]:
-        return (
-            f"sublayers skipped in a model with biases of {wide} numbers: llama.cpp's deci reads them where "
-            f"heads and hidden size ({config['hidden_size']}) are equally wide; skip whole blocks"
+            f"sublayers of {config['model_type']} cannot be skipped alone: llama.cpp's architecture with "
+            "counts a layer (deci) has Llama's layers alone; skip whole blocks"
         )
     return None

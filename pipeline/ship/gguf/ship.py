@@ -180,7 +180,7 @@ def _notes(plan: _Plan) -> list[str]:
     notes = []
     if context < whole:
         notes.append(
-            f"the context is {context} tokens of {whole}, the model's window: llama.cpp's {plan.arch} has none"
+            f"the context is {context} of {whole} tokens, the model's window; {plan.arch} in llama.cpp has none"
         )
     if plan.how.is_source and plan.model.replaced:
         notes.append(

@@ -30,6 +30,7 @@ _PRE = ("llama-bpe", "qwen2", "smollm", "gpt-2")
 """Pre-tokenizers that differ, by llama.cpp's names."""
 _UNUSED = 5
 """llama.cpp's type of a token that no text has."""
+_PHI3_TOKENS = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
 _ENDS = ("eos", "eot", "eom")
 """llama.cpp's words for tokens that end something."""
 
@@ -66,9 +67,8 @@ def of_checkpoint(folder: Path, config: Config, name: str) -> Words:
         )
     described = json.loads(words.backend.to_str())
     is_bytes = pieces.is_byte_level(described, folder)
-    named = f"Phi-3 {name}" if config["model_type"] == "phi3" and "phi-3" not in name.lower() else name
     fields = {
-        "general.name": named,
+        "general.name": _name(name, config, words),
         "tokenizer.ggml.model": vocabulary.BYTE_LEVEL if is_bytes else vocabulary.SENTENCEPIECE,
         **_tokens(words, described, rows, is_bytes),
         **_frame(words, folder),
@@ -88,6 +88,15 @@ def of_checkpoint(folder: Path, config: Config, name: str) -> Words:
         candidates = [{**scored, "tokenizer.ggml.pre": "default", "tokenizer.ggml.add_space_prefix": prefix}]
     chosen, notes = _proved(folder, words, candidates, described)
     return Words({**chosen, **ends(folder, chosen)}, notes)
+
+
+def _name(name: str, config: Config, words: CheckpointTokenizer) -> str:
+    """The model's name. llama.cpp knows Phi-3's tokenizer by it, and then looks for tokens of Phi-3's."""
+    has_tokens = set(words.backend.get_vocab(with_added_tokens=True)) >= _PHI3_TOKENS
+    is_named = any(part in name.lower() for part in ("phi-3", "phi3"))
+    if config["model_type"] == "phi3" and has_tokens:
+        return name if is_named else f"Phi-3 {name}"
+    return "model" if is_named and not has_tokens else name
 
 
 def ends(folder: Path, fields: Fields) -> Fields:

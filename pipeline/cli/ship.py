@@ -13,7 +13,7 @@ from pipeline.cli.app import DELIVER, Json, ProviderOption, app, show_result
 from pipeline.types import UserError
 
 if TYPE_CHECKING:
-    from pipeline.ship.gguf.ship import GgufShipment
+    from pipeline.ship.gguf.shipment import GgufShipment
     from pipeline.ship.hf.ship import HfShipment
 
 

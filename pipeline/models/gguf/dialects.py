@@ -93,6 +93,16 @@ DIALECTS = {
 """By the GGUF's architecture. Mistral 7B's is `llama`: without its window, as llama.cpp runs it."""
 
 
+_SAME = {"mistral": "llama"}
+"""model_type → that of the dialect which llama.cpp has for it."""
+
+
 def of_model_type(model_type: str) -> Dialect:
     """The dialect by the Hugging Face name of its architecture."""
     return next(dialect for dialect in DIALECTS.values() if dialect.model_type == model_type)
+
+
+def architecture(model_type: str) -> str | None:
+    """llama.cpp's name of an architecture; None where its files are not read here."""
+    wanted = _SAME.get(model_type, model_type)
+    return next((arch for arch, dialect in DIALECTS.items() if dialect.model_type == wanted), None)

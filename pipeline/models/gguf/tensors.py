@@ -9,7 +9,7 @@ stay float32.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import gguf as library
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, of_model_type
 from pipeline.models.gguf.header import GgufHeader, GgufTensor
-from pipeline.types import UserError, first_line
+from pipeline.types import BASE, SkipSet, UserError, first_line
 
 if TYPE_CHECKING:
     from pipeline.models.gguf.layers import Layers
@@ -29,6 +29,10 @@ Kind = library.GGMLQuantizationType
 _FLOATS: dict[Kind, Any] = {
     Kind.F16: np.float16, Kind.BF16: ml_dtypes.bfloat16, Kind.F32: np.float32, Kind.F64: np.float64,
 }  # fmt: skip
+OUTSIDE = {
+    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
+}  # fmt: skip
+"""llama.cpp's name of a module outside the layers → Hugging Face's."""
 _LEAST, _MOST = 2.0**-14, 65504.0
 """The smallest and the largest normal number of float16."""
 
@@ -64,21 +68,21 @@ def arrays(header: GgufHeader, config: Mapping[str, Any], layers: Layers) -> Ite
     """
     dialect = of_model_type(config["model_type"])
     stored = {tensor.name: tensor for tensor in header.tensors}
-    places, noughts = _places(config, dialect, layers), _noughts(config, layers)
+    expected, noughts = places(config, dialect, layers.numbers, layers.absent), _noughts(config, layers)
     for name in stored:
-        if name not in places and name not in dialect.tables and name not in noughts:
+        if name not in expected and name not in dialect.tables and name not in noughts:
             raise UserError(
                 f"{header.file} holds the tensor {name}, which {config['model_type']} does not use "
                 f"here{_absence(name, layers)}; take the safetensors checkpoint of this model"
             )
-    for name, (theirs, shape) in {**places, **noughts}.items():
+    for name, (theirs, shape) in {**expected, **noughts}.items():
         if name not in stored and not name.endswith(".bias"):
             raise UserError(f"the GGUF file {header.file} lacks the tensor {name} ({theirs})")
         if name in stored and stored[name].shape != shape:
             raise UserError(
                 f"{stored[name].file}: {name} is {list(stored[name].shape)}, its keys say {list(shape)}"
             )
-    for name, (theirs, shape) in places.items():
+    for name, (theirs, shape) in expected.items():
         # llama.cpp adds no bias where there is none.
         array = values(stored[name]) if name in stored else np.zeros(shape, np.float16)
         yield theirs, np.ascontiguousarray(_as_theirs(array, theirs, config, dialect))
@@ -100,26 +104,36 @@ Places = dict[str, tuple[str, tuple[int, ...]]]
 """llama.cpp's name → (Hugging Face's, shape)."""
 
 
-def _places(config: Mapping[str, Any], dialect: Dialect, layers: Layers) -> Places:
-    """The tensors that are taken."""
+def places(
+    config: Mapping[str, Any], dialect: Dialect, numbers: Sequence[int] | None = None, absent: SkipSet = BASE
+) -> Places:
+    """The tensors of a model.
+
+    Args:
+        config: normalised, or what `sizes.config` and `biases` give.
+        dialect: of its architecture.
+        numbers: for each layer of the file, its index in Hugging Face's names; by default the same.
+        absent: sublayers of the file's layers that are not there.
+    """
+    numbers = range(config["num_hidden_layers"]) if numbers is None else numbers
     hidden, words = config["hidden_size"], config["vocab_size"]
     biased = [place for key, places in dialect.biases if key is None or config[key] for place in places]
-    places = {
-        "token_embd.weight": ("model.embed_tokens.weight", (words, hidden)),
-        "output_norm.weight": ("model.norm.weight", (hidden,)),
+    sizes = {"token_embd": (words, hidden), "output_norm": (hidden,), "output": (words, hidden)}
+    named = {
+        f"{name}.weight": (f"{OUTSIDE[name]}.weight", shape)
+        for name, shape in sizes.items()
+        if name != "output" or not config["tie_word_embeddings"]
     }
-    if not config["tie_word_embeddings"]:
-        places["output.weight"] = ("lm_head.weight", (words, hidden))
     shapes = _shapes(config)
-    for i, original in enumerate(layers.numbers):
+    for i, original in enumerate(numbers):
         for place, theirs in dialect.places.items():
-            if (i, _kind(theirs)) in layers.absent:
+            if (i, _kind(theirs)) in absent:
                 continue
             name, shape = f"model.layers.{original}.{place}", shapes[place]
-            places[f"blk.{i}.{theirs}.weight"] = (f"{name}.weight", shape)
+            named[f"blk.{i}.{theirs}.weight"] = (f"{name}.weight", shape)
             if place in biased:
-                places[f"blk.{i}.{theirs}.bias"] = (f"{name}.bias", shape[:1])
-    return places
+                named[f"blk.{i}.{theirs}.bias"] = (f"{name}.bias", shape[:1])
+    return named
 
 
 def _noughts(config: Mapping[str, Any], layers: Layers) -> Places:
@@ -221,3 +235,16 @@ def undo_permutation(weight: Array, heads: int) -> Array:
     """
     rows, *rest = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
+
+
+def row_order(rows: int, heads: int) -> npt.NDArray[np.intp]:
+    """[rows]: for each row of Llama's q or k in llama.cpp's order its place in Hugging Face's.
+
+    The inverse of `undo_permutation`: `weight[row_order(...)]` is llama.cpp's (`permute` of
+    conversion/llama.py).
+
+    Args:
+        rows: heads · D.
+        heads: of queries, or of keys.
+    """
+    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)

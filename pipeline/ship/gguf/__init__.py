@@ -1,0 +1,1 @@
+"""A variant as a GGUF file, which stock llama.cpp runs."""

@@ -1,0 +1,106 @@
+"""The tensors of the file: what each is called there, how it is stored, and where its bytes come from.
+
+Legend: C hidden size, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from pipeline.models.gguf.header import GgufTensor
+from pipeline.ship.gguf import kinds
+from pipeline.ship.gguf.kinds import Array, FileKind, Kind
+
+Way = Literal["copied", "converted", "new"]
+_CHUNK = 1 << 24
+"""Bytes that are copied at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor of the file.
+
+    Attributes:
+        name: in llama.cpp's words.
+        shape: rows first.
+        kind: how it is stored.
+        way: 'copied' byte for byte from the user's own GGUF, 'converted', or 'new': the model has no such
+            tensor.
+        chunks: its bytes, a part at a time.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    way: Way
+    chunks: Callable[[], Iterator[bytes]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return kinds.size(self.shape, self.kind)
+
+
+def copied(name: str, tensor: GgufTensor, order: Array | None = None) -> Entry:
+    """A tensor of the user's own GGUF under another name, its rows in another order perhaps.
+
+    Args:
+        name: in the new file.
+        tensor: of the GGUF.
+        order: for each row of the new tensor its place in the old.
+    """
+
+    def chunks() -> Iterator[bytes]:
+        rows = tensor.stored() if len(tensor.shape) > 1 else tensor.stored().reshape(tensor.shape[0], -1)
+        step = max(1, _CHUNK // rows[0].size)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            yield (rows[part] if order is None else rows[order[part]]).tobytes()
+
+    return Entry(name, tensor.shape, tensor.kind, "copied", chunks)
+
+
+def converted(
+    name: str, read: Callable[[], Array], shape: tuple[int, ...], kind: Kind, offset: float = 0.0
+) -> Entry:
+    """A tensor of the checkpoint.
+
+    Args:
+        name: in the new file, and for messages.
+        read: gives its numbers when they are written.
+        shape: rows first.
+        kind: how it is stored.
+        offset: what is added to each number.
+    """
+
+    def chunks() -> Iterator[bytes]:
+        return kinds.converted(name, read(), kind, offset)
+
+    return Entry(name, shape, kind, "converted", chunks)
+
+
+def new(name: str, array: Array, kind: Kind) -> Entry:
+    """A tensor that the model has not, of numbers that are at hand."""
+    return Entry(name, array.shape, kind, "new", partial(kinds.converted, name, array, kind))
+
+
+def zeros(name: str, shape: tuple[int, ...], how: FileKind) -> Entry:
+    """A matrix of zeros: zero bytes, whatever its type."""
+    kind = how.of(shape)
+    whole = kinds.size(shape, kind)
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, whole, _CHUNK):
+            yield bytes(min(_CHUNK, whole - start))
+
+    return Entry(name, shape, kind, "new", chunks)
+
+
+def ones(name: str, width: int) -> Entry:
+    """The norm [C] before what reads nothing of it."""
+    return new(name, np.ones(width, np.float32), Kind.F32)

@@ -1,0 +1,156 @@
+"""The bytes of a GGUF file: header, keys, and one tensor after another, never two of them in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf as library
+import numpy as np
+
+from pipeline import store
+from pipeline.models.gguf import header, names, parts
+from pipeline.models.gguf.header import GgufHeader
+from pipeline.ship.gguf.entries import Entry
+from pipeline.types import UserError, first_line
+
+_ALIGN = library.GGUF_DEFAULT_ALIGNMENT
+QUANTISATION = library.GGML_QUANT_VERSION
+_DIGEST, _VARIANT = "skip_pipeline.digest", "skip_pipeline.variant"
+Fields = Mapping[str, Any]
+
+
+def refuse_name(file: Path) -> None:
+    """Refuses a name by which llama.cpp finds no file, or looks for others beside it.
+
+    Raises:
+        UserError: with the reason.
+    """
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; name the file in it, {file / 'model.gguf'} say")
+    if file.suffix != ".gguf":
+        raise UserError(f"{file} does not end in .gguf, by which llama.cpp's tools know a model")
+    if names.model_name(file) != file.stem:
+        raise UserError(f"{file} is the name of one of several files of a model; choose another")
+
+
+def is_there(file: Path, digest: str) -> bool:
+    """Whether the file is there and is what would be written.
+
+    Args:
+        file: OUT.gguf.
+        digest: of what it would be made of.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not file.exists() and not file.is_symlink():
+        return False
+    try:
+        fields = header.read(file).fields
+    except UserError:
+        fields = {}
+    if fields.get(_DIGEST) == digest:
+        return True
+    other = fields.get(_VARIANT) or fields.get("general.name")
+    what = f"another file, of {other!r:.60}" if other else "something else"
+    raise UserError(f"{file} exists and is {what}; remove it or choose another name")
+
+
+@contextlib.contextmanager
+def beside(file: Path) -> Iterator[Path]:
+    """A temporary name beside the file, which is renamed to it on success; else nothing is left.
+
+    Raises:
+        UserError: the disk is full, or nothing can be written there.
+    """
+    made = [place for place in file.absolute().parents if not place.exists()]
+    try:
+        with store.atomic(file) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or first_line(error)}") from None
+    finally:
+        if not file.exists():
+            for place in made:
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+
+
+def read_back(file: Path, tensors: Sequence[Entry]) -> GgufHeader:
+    """The header of a file that was just written, which must have these tensors."""
+    written = parts.read(file)
+    there = [(one.name, one.shape, one.kind, one.size) for one in written.tensors]
+    assert there == [(one.name, one.shape, one.kind, one.size) for one in tensors], (
+        f"{file} has other tensors"
+    )
+    return written
+
+
+def padded(size: int) -> int:
+    """Bytes that a tensor of this size takes."""
+    return -(-size // _ALIGN) * _ALIGN
+
+
+def refuse_no_room(file: Path, tensors: Sequence[Entry]) -> None:
+    """Refuses a file for which its disk has no room.
+
+    Raises:
+        UserError: with what it needs, and what there is.
+    """
+    folder = next(place for place in file.absolute().parents if place.exists())
+    needed, free = sum(padded(tensor.size) for tensor in tensors), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{file} needs {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} are free there; choose another "
+            "folder, or a smaller --type"
+        )
+
+
+def write(file: Path, arch: str, fields: Fields, tensors: Sequence[Entry]) -> None:
+    """Writes a file; it is not synced, and not renamed.
+
+    Args:
+        file: that is there, and empty.
+        arch: the architecture.
+        fields: key → value: an int is a uint32, a float a float32, a list of ints int32.
+        tensors: in the order of the file.
+
+    Raises:
+        OSError: the disk is full, say.
+        UserError: a number is beyond what a type can hold.
+    """
+    writer = library.GGUFWriter(file, arch)
+    for key, value in fields.items():
+        _add(writer, key, value)
+    for tensor in tensors:
+        # the type of the array is not looked at where the stored type is given
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.size, tensor.kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+    with file.open("ab") as out:
+        out.write(bytes(-out.tell() % _ALIGN))
+        for tensor in tensors:
+            size = sum(out.write(chunk) for chunk in tensor.chunks())
+            assert size == tensor.size, f"{tensor.name} has {size} bytes, not {tensor.size}"
+            out.write(bytes(-size % _ALIGN))
+
+
+def _add(writer: library.GGUFWriter, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, value)

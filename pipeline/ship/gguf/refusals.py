@@ -1,0 +1,91 @@
+"""Which variants a GGUF can say, by what their graphs say of them: no weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pipeline.models import rope
+from pipeline.models.compensation import MapPlace
+from pipeline.models.config import Config
+from pipeline.models.gguf import tensors
+from pipeline.models.gguf.dialects import DIALECTS, Dialect, architecture
+from pipeline.ship.gguf import keys, readback
+from pipeline.types import SkipSet
+
+_OF_LLAMA = ("llama", "qwen2")
+"""llama.cpp's architectures whose layers `deci` can say, biases included."""
+
+
+def refusal(config: Config, skip: SkipSet, places: Collection[MapPlace] = ()) -> str | None:
+    """Why llama.cpp has no form for a variant.
+
+    Args:
+        config: of the whole model, normalised.
+        skip: what is left out.
+        places: of the maps that stand for it.
+
+    Returns:
+        None where it has one.
+    """
+    model_type, count = config.get("model_type"), config["num_hidden_layers"]
+    arch = architecture(model_type) if isinstance(model_type, str) else None
+    if arch is None:
+        return (
+            f"GGUF files of {model_type} are not written here ({', '.join(DIALECTS)} and mistral are); ship "
+            "whole blocks with --to hf, and convert that with llama.cpp's convert_hf_to_gguf.py"
+        )
+    dialect = DIALECTS[arch]
+    if reason := _of_numbers(config, dialect):
+        return reason
+    if len(skip.attention) == len(skip.mlp) == count and not places:
+        return "every layer is skipped, and llama.cpp has no model without layers"
+    if is_deci(skip, places):
+        if len(skip.attention) == count:
+            return "every attention is skipped, and llama.cpp has no model without keys and values"
+        return _of_sublayers(arch, config, places)
+    return _of_whole_layers(arch, config, [i for i in range(count) if (i, "attn") not in skip])
+
+
+def is_deci(skip: SkipSet, places: Collection[MapPlace]) -> bool:
+    """Whether a variant needs llama.cpp's architecture with counts a layer."""
+    return skip.attention != skip.mlp or bool(places)
+
+
+def _of_numbers(config: Config, dialect: Dialect) -> str | None:
+    key, function = dialect.activation
+    if config.get(key, function) != function:
+        return f"{key} is {config[key]!r:.40}, and llama.cpp's {dialect.model_type} has {function}"
+    kind = (config["rope_scaling"] or {}).get("rope_type", "default")
+    if kind not in rope.AUTHORED or not set(keys.tables(config)) <= dialect.tables:
+        return f"rope scaling {kind!r:.40} of {config['model_type']} is not written as GGUF"
+    if config.get("attention_bias") and dialect.model_type != "llama":
+        return f"attention_bias is true, and llama.cpp's {dialect.model_type} has no such biases"
+    return None
+
+
+def _of_whole_layers(arch: str, config: Config, kept: list[int]) -> str | None:
+    """A key that llama.cpp derives from the number of layers may be another for fewer."""
+    expected = keys.cut(config, kept)
+    if arch == "gemma2" and keys.SLIDING not in expected["layer_types"]:
+        return "no layer with a window is left, and llama.cpp's gemma2 always has one"
+    if keys.tables(config):  # tensors, which have nothing to do with the layers
+        expected = {**expected, "rope_scaling": None}
+    names = tensors.places(expected, DIALECTS[arch])
+    header = readback.unwritten(keys.of_whole_layers(arch, expected), names, config["vocab_size"])
+    reason = readback.difference(header, expected)
+    return reason and f"llama.cpp would run another model of these layers: {reason}"
+
+
+def _of_sublayers(arch: str, config: Config, places: Collection[MapPlace]) -> str | None:
+    run = next((place for place in places if place.kind == "block"), None)
+    if run:
+        return (
+            f"the map of {run.layers} reads the stream without a norm, and llama.cpp has no such layer; "
+            "compensate without runs of blocks"
+        )
+    if arch not in _OF_LLAMA:
+        return (
+            f"sublayers of {config['model_type']} cannot be skipped alone: llama.cpp's architecture with "
+            "counts a layer (deci) has Llama's layers alone; skip whole blocks"
+        )
+    return None

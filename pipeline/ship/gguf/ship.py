@@ -1,0 +1,191 @@
+"""`pipeline ship GRAPH --to gguf OUT.gguf`: a variant as a GGUF file, which stock llama.cpp runs.
+
+Whole blocks leave a model of its own architecture with fewer layers. Everything else is llama.cpp's `deci`,
+whose layers have counts of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import store
+from pipeline.models.compensation import MapPlace
+from pipeline.models.gguf.dialects import architecture
+from pipeline.ship import pruned
+from pipeline.ship.gguf import choice, keys, origins, output, readback, refusals, words
+from pipeline.ship.gguf.entries import Entry
+from pipeline.ship.gguf.kinds import FileKind
+from pipeline.ship.gguf.layers import Layer, MapShape, layers
+from pipeline.ship.gguf.origins import Origin
+from pipeline.ship.gguf.shipment import GgufShipment
+from pipeline.ship.gguf.tensors import VariantTensors
+from pipeline.ship.pruned import PrunedModel
+from pipeline.types import UserError
+
+FORM = 1
+"""Of what is written; raise it with every change that gives another file of the same variant."""
+_OWN_KEYS = ("general.architecture", "general.file_type", "general.alignment", "general.quantization_version")
+"""Keys of a GGUF that are not taken over: they say how that file is stored."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is written.
+
+    Attributes:
+        model: the variant.
+        how: the type.
+        origin: the user's own GGUF, whatever the type.
+        layers: of `deci`; None: the architecture is the model's own.
+        maps: that the layers hold.
+        config: config.json of the layers that are left.
+    """
+
+    model: PrunedModel
+    how: FileKind
+    origin: Origin | None
+    layers: tuple[Layer, ...] | None
+    maps: dict[MapPlace, MapShape]
+    config: dict[str, Any]
+
+    @property
+    def arch(self) -> str:
+        return keys.DECI if self.layers is not None else str(architecture(self.config["model_type"]))
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """For each layer of the file, the layer of the whole model."""
+        return tuple(one.index for one in self.layers) if self.layers is not None else self.model.layers
+
+    @property
+    def digest(self) -> str:
+        return self.model.digest(f"gguf {FORM} {self.how.name}")
+
+    def tensors(self) -> list[Entry]:
+        copied = self.origin if self.how.is_source else None
+        return VariantTensors(self.model, self.how, copied, self.layers, self.maps).entries()
+
+
+def ship(graph: Path, file: Path, kind: str | None = None, unchecked: bool = False) -> GgufShipment:
+    """Writes a variant as a GGUF file.
+
+    Args:
+        graph: of the variant.
+        file: OUT.gguf.
+        kind: llama.cpp's name of a type in lower case, or 'source'; None for what loses nothing.
+        unchecked: also a graph that has passed no check.
+
+    Raises:
+        UserError: llama.cpp has no form for it, the file is there and is something else, a type is not made
+            here, or the disk is full. Nothing is left then.
+    """
+    output.refuse_name(file)
+    plan = _plan(pruned.read(graph, unchecked), kind)
+    tensors = plan.tensors()
+    is_new = not output.is_there(file, plan.digest)
+    fields, notes = _fields(plan, tensors) if is_new else ({}, ())
+    if is_new:
+        output.refuse_no_room(file, tensors)
+        with output.beside(file) as temporary:
+            output.write(temporary, plan.arch, fields, tensors)
+            _refuse_other(plan, temporary, tensors)
+    ways = [tensor.way for tensor in tensors]
+    return GgufShipment(
+        file=str(file),
+        variant=plan.model.variant.name,
+        architecture=plan.arch,
+        type=plan.how.name,
+        bytes=file.stat().st_size,
+        num_layers=plan.model.num_layers,
+        layers=plan.indices,
+        copied=ways.count("copied"),
+        converted=ways.count("converted"),
+        new=ways.count("new"),
+        checked=store.check_passed(graph, None, None),
+        written=is_new,
+        notes=(*_notes(plan), *notes),
+    )
+
+
+def _plan(model: PrunedModel, kind: str | None) -> _Plan:
+    if reason := refusals.refusal(model.config, model.skip, model.maps):
+        raise UserError(f"{model.graph} cannot be written as GGUF: {reason}")
+    origin = origins.of_checkpoint(model.checkpoint)
+    how = choice.chosen(kind, model, origin)
+    shapes = {place: _shape(one) for place, one in model.maps.items()}
+    is_deci = refusals.is_deci(model.skip, model.maps)
+    own = layers(model.skip, model.num_layers, shapes) if is_deci else None
+    config = keys.cut(model.config, model.layers)
+    if own is not None and not own:
+        raise UserError(f"{model.graph} cannot be written as GGUF: nothing is left of its layers")
+    return _Plan(model, how, origin if isinstance(origin, Origin) else None, own, shapes, config)
+
+
+def _shape(one: pruned.StoredMap) -> MapShape:
+    ranks = {0: 0, 1: None, 2: one.factors[0].shape[1] if one.factors else 0}
+    return MapShape(ranks[len(one.factors)], bool(np.any(one.bias.array())))
+
+
+def _fields(plan: _Plan, tensors: list[Entry]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The keys, and what a person should know of the tokenizer."""
+    model, folder = plan.model, plan.model.checkpoint.folder
+    of_model = (
+        keys.of_whole_layers(plan.arch, plan.config)
+        if plan.layers is None
+        else keys.of_sublayers(plan.config, plan.layers, plan.maps)
+    )
+    if plan.origin:
+        given = {
+            key: value
+            for key, value in plan.origin.fields.items()
+            if key.startswith(("general.", "tokenizer.")) and key not in _OWN_KEYS
+        }
+        tokens = words.Words({**given, **words.ends(folder, given)})
+    else:
+        tokens = words.of_checkpoint(folder, model.config, model.checkpoint.model)
+    provenance = {
+        "variant": model.variant.name,
+        "num_layers": model.num_layers,
+        "layers": list(plan.indices),
+        "digest": plan.digest,
+    }
+    own = {f"skip_pipeline.{key}": value for key, value in provenance.items()}
+    return {**_storage(plan, tensors), **tokens.fields, **of_model, **own}, tokens.notes
+
+
+def _storage(plan: _Plan, tensors: list[Entry]) -> dict[str, Any]:
+    """How the file is stored, in the keys that llama.cpp has for it."""
+    given = plan.origin.fields.get("general.file_type") if plan.origin else None
+    number = given if plan.how.is_source else plan.how.file_type
+    has_blocks = any(tensor.kind.name not in ("F32", "F16", "BF16") for tensor in tensors)
+    return {
+        **({"general.file_type": number} if isinstance(number, int) else {}),
+        **({"general.quantization_version": output.QUANTISATION} if has_blocks else {}),
+    }
+
+
+def _refuse_other(plan: _Plan, written: Path, tensors: list[Entry]) -> None:
+    """Refuses a file that does not say, read back, what was meant."""
+    header = output.read_back(written, tensors)
+    if plan.layers is None and (reason := readback.difference(header, plan.config)):
+        raise UserError(f"{plan.model.graph} cannot be written as GGUF: {reason}")
+
+
+def _notes(plan: _Plan) -> list[str]:
+    context, whole = plan.config["max_position_embeddings"], plan.model.config["max_position_embeddings"]
+    notes = []
+    if context < whole:
+        notes.append(
+            f"the context is {context} of {whole} tokens, the model's window; {plan.arch} in llama.cpp has none"
+        )
+    if plan.how.is_source and plan.model.replaced:
+        notes.append(
+            f"{len(plan.model.replaced)} tensors were changed by a compensation or an adapter: they are f16"
+        )
+    if plan.how.is_quantised and plan.origin and plan.origin.kind:
+        notes.append(f"the weights were {plan.origin.kind} before, and are rounded once more")
+    return notes

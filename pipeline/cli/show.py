@@ -1,4 +1,4 @@
-"""One artefact in full: what it leaves out, what that saves, and its skip set as other tools write it."""
+"""One artefact in full: what it leaves out, what that saves, and which engines run it."""
 
 from __future__ import annotations
 
@@ -17,54 +17,12 @@ from pipeline.types import BASE, SkipSet, Variant, shown
 if TYPE_CHECKING:
     from pipeline.models.compensation import MapGroup, MapSizes
     from pipeline.models.config import Config
+    from pipeline.ship.engines import EngineUse
 
 LENGTHS = (50, 100)
 """Tokens of the sequences whose FLOPs are given: those of the papers."""
 UNITS = {"parameters": (1e6, "M"), "weight_bytes": (1e6, "MB"), "cache_bytes_per_token": (1, "B")}
 """Of the costs' lines; all others are GFLOP."""
-
-
-@dataclass(frozen=True, slots=True)
-class OtherTools:
-    """A skip set as other tools take it.
-
-    Attributes:
-        attention, mlp: indices of the layers whose sublayer is left out.
-        prune_layers: the list for `llama-quantize --prune-layers`, which takes whole blocks only; None where
-            other sublayers go too.
-        block_configs: one entry a layer, as TensorRT-LLM's nemotron_nas configs have them.
-    """
-
-    attention: tuple[int, ...]
-    mlp: tuple[int, ...]
-    prune_layers: str | None
-    block_configs: list[dict[str, dict[str, bool]]]
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON, under the tools' own names."""
-        return {
-            "indices": self.indices(),
-            "llama.cpp": self.prune_layers,
-            "block_configs": self.block_configs,
-        }
-
-    def indices(self) -> dict[str, list[int]]:
-        """The two lists, under the names that pruning scripts use."""
-        return {"drop_attn_list": list(self.attention), "drop_mlp_list": list(self.mlp)}
-
-
-def other_tools(skip: SkipSet, layers: int) -> OtherTools:
-    """The skip set of a model with L layers, for other tools."""
-    whole = skip.attention == skip.mlp
-    return OtherTools(
-        skip.attention,
-        skip.mlp,
-        ",".join(map(str, skip.attention)) if whole else None,
-        [
-            {"attention": {"no_op": (i, "attn") in skip}, "ffn": {"no_op": (i, "mlp") in skip}}
-            for i in range(layers)
-        ],
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +77,7 @@ class Description:
         check: 'passed' or 'not passed yet'.
         layers: L of the original model.
         base, costs: what the base and the variant cost.
-        tools: the skip set for other tools.
+        engines: which run it, by which command.
         sidecar: what its sidecar says.
         maps: what stands in for skipped sublayers.
         folded: names of the weights that its compensation replaces.
@@ -131,7 +89,7 @@ class Description:
     layers: int
     base: VariantCosts
     costs: VariantCosts
-    tools: OtherTools
+    engines: tuple[EngineUse, ...]
     sidecar: Sidecar
     maps: tuple[MapGroup, ...] = ()
     folded: tuple[str, ...] = ()
@@ -149,7 +107,8 @@ class Description:
             },
             "costs": {"base": self.base.plain(), "variant": self.costs.plain()},
             "disk_bytes": self.sidecar.bytes,
-            "other_tools": self.tools.plain(),
+            "indices": self._indices(),
+            "engines": [engine.plain() for engine in self.engines],
             "sidecar": self.sidecar.plain(),
         }
 
@@ -163,8 +122,8 @@ class Description:
             *self._compensation_lines(),
             *self._cost_lines(),
             f"{'file on disk':<22} {self.sidecar.bytes / 1e6:12,.2f} MB",
-            f"llama.cpp   {self._prune_words()}",
-            f"indices     {self.tools.indices()}",
+            f"indices     {self._indices()}",
+            *self._engine_lines(),
         ]
         if isinstance(self.sidecar, EngineRecord) and (build := self.sidecar.build):
             figures = f"{build.num_layers} TensorRT layers, {build.build_seconds} s"
@@ -191,10 +150,15 @@ class Description:
             )
         return lines
 
-    def _prune_words(self) -> str:
-        if self.tools.prune_layers is None:
-            return "takes whole blocks only; this skip set has others"
-        return self.tools.prune_layers or "nothing to prune"
+    def _engine_lines(self) -> list[str]:
+        from pipeline.ship import engines
+
+        return [f"{'' if i else 'engines':<12}{line}" for i, line in enumerate(engines.lines(self.engines))]
+
+    def _indices(self) -> dict[str, list[int]]:
+        """The skip set under the names that pruning scripts use, LLM-Drop's."""
+        skip = self.variant.skip
+        return {"drop_attn_list": list(skip.attention), "drop_mlp_list": list(skip.mlp)}
 
 
 def describe(path: Path) -> Description | MergedDescription:
@@ -205,6 +169,7 @@ def describe(path: Path) -> Description | MergedDescription:
     """
     from pipeline.models import compensation, costs
     from pipeline.models.config import read_config
+    from pipeline.ship import engines
 
     sidecar = store.sidecar(path)
     if isinstance(sidecar, MergedRecord) or (isinstance(sidecar, EngineRecord) and sidecar.variants):
@@ -220,7 +185,7 @@ def describe(path: Path) -> Description | MergedDescription:
         layers,
         _costs(config, BASE, variant.precision, compensation.NO_MAPS),
         _costs(config, variant.skip, variant.precision, compensation.sizes(overlays)),
-        other_tools(variant.skip, layers),
+        engines.of_artefact(path),
         sidecar,
         maps,
         folded,
@@ -240,7 +205,7 @@ def _costs(config: Config, skip: SkipSet, precision: str, maps: MapSizes) -> Var
 
 @app.command(rich_help_panel=LOOK)
 def show(path: Annotated[Path, typer.Argument(help="Graph or engine.")], as_json: Json = False) -> None:
-    """One artefact in full: what is left out, what that saves, and its skip set as other tools take it.
+    """One artefact in full: what is left out, what that saves, and which engines run it, by which command.
 
     Example: `pipeline show graphs/*/attn22-29.fp32.onnx`
     """

@@ -26,6 +26,7 @@ from pipeline.store.records import EngineRecord, GraphRecord
 from pipeline.types import SkipSet, TensorSlice, UserError, Variant
 
 Array = npt.NDArray[Any]
+EXPORTED_ELSEWHERE = "it was exported elsewhere and keeps its weights in another form; export its checkpoint"
 _NUMBERS: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
@@ -162,9 +163,7 @@ def read(graph: Path, unchecked: bool = False) -> PrunedModel:
         raise UserError(f"{graph} is a merged graph; name one of its variants: {', '.join(record.variants)}")
     passed.variants(graph, unchecked, provider=None)  # hashes the graph, refuses a static cache
     if record.contract != "authored":
-        raise UserError(
-            f"{graph} was exported elsewhere and keeps its weights in another form; export its checkpoint"
-        )
+        raise UserError(f"{graph}: {EXPORTED_ELSEWHERE}")
     store.refuse_damaged(graph)
     identity.refuse_other_sums(graph.parent, store.weights.states(store.weight_paths(graph), full=True))
     checkpoint, overlays = open_checkpoint(graph.parent), store.overlays(graph)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _HARMLESS = re.compile(
     r"_.*|architectures|model_type|transformers.*|unsloth.*|is_llama_config|auto_map|layer_types"
-    r"|drop_(attn|mlp)_list|per_layer_config|skip_pipeline|(torch_)?dtype|use_cache|initializer_range|.*dropout|.*_pdrop|pretraining_tp"
+    r"|drop_(attn|mlp)_list|per_layer_config|(torch_)?dtype|use_cache|initializer_range|.*dropout|.*_pdrop|pretraining_tp"
     r"|.*token_ids?|.*tokenizer.*|max_sequence_length|model_max_length|(use_)?flash_att.*|attn_implementation"
     r"|gradient_checkpointing|return_dict.*|output_.*|id2label|label2id|num_labels|problem_type"
     r"|finetuning_task|task_specific_params|prefix|tf_legacy_loss|use_bfloat16|torchscript|is_decoder"

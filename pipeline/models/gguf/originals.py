@@ -9,13 +9,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, TypeGuard
 
+from pipeline.models import provenance
 from pipeline.models.gguf.header import GgufHeader
 from pipeline.store.records import MAX_LAYERS
 from pipeline.types import UserError
 
-PREFIX = "skip_pipeline."
-TOTAL, LAYERS, VARIANT = f"{PREFIX}num_layers", f"{PREFIX}layers", f"{PREFIX}variant"
-"""L of the original model; one of its indices for each layer of the file; the variant's name, for people."""
+TOTAL, LAYERS = f"{provenance.NAME}.{provenance.NUM_LAYERS}", f"{provenance.NAME}.{provenance.LAYERS}"
+"""L of the original model; one of its indices for each layer of the file."""
 
 
 def read(header: GgufHeader, count: int) -> tuple[int, tuple[int, ...]]:
@@ -29,8 +29,6 @@ def read(header: GgufHeader, count: int) -> tuple[int, tuple[int, ...]]:
         UserError: a key is odd, or they contradict each other or the file.
     """
     file, fields = header.file, header.fields
-    if odd := [key for key in fields if key.startswith(PREFIX) and key not in (TOTAL, LAYERS, VARIANT)]:
-        raise UserError(f"{file}: {odd[0]:.100} is not understood here; a newer version may have written it")
     total, layers = fields.get(TOTAL), fields.get(LAYERS)
     if total is None and layers is None:
         return count, tuple(range(count))

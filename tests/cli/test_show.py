@@ -1,4 +1,4 @@
-"""One artefact in full, and its skip set as other tools write it."""
+"""One artefact in full, and which engines run it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import store
-from pipeline.cli import show
 from pipeline.graphs import merge, variants
 from pipeline.types import SkipSet, UserError
 from tests import overlays, tiny
 from tests.commands import run
-
-
-def test_the_skip_set_for_other_tools() -> None:
-    whole = show.other_tools(SkipSet((1, 2), (1, 2)), 4)
-    assert whole.prune_layers == "1,2" and len(whole.block_configs) == 4
-    assert whole.block_configs[2] == {"attention": {"no_op": True}, "ffn": {"no_op": True}}
-    part = show.other_tools(SkipSet((1,), ()), 2)
-    assert part.prune_layers is None and part.indices() == {"drop_attn_list": [1], "drop_mlp_list": []}
-    assert part.block_configs == [
-        {"attention": {"no_op": False}, "ffn": {"no_op": False}},
-        {"attention": {"no_op": True}, "ffn": {"no_op": False}},
-    ]
-    assert show.other_tools(SkipSet(), 1).prune_layers == ""
 
 
 def test_a_variant_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +23,9 @@ def test_a_variant_as_json(model: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert list(cut) == ["parameters", "weight_bytes", "flops_at_50", "flops_at_100", "cache_bytes_per_token"]
     assert cut["weight_bytes"] == 4 * cut["parameters"] < base["weight_bytes"]
     assert 2 * cut["cache_bytes_per_token"] == base["cache_bytes_per_token"]
-    assert shown["other_tools"]["llama.cpp"] == "1" and len(shown["other_tools"]["block_configs"]) == 2
+    assert shown["indices"] == {"drop_attn_list": [1], "drop_mlp_list": [1]}
+    runs = {engine["name"]: engine["runs"] for engine in shown["engines"]}
+    assert set(runs) > {"ONNX Runtime", "Triton", "llama.cpp", "vLLM", "mlx-lm"} and all(runs.values())
     assert shown["disk_bytes"] == graph.stat().st_size
     assert shown["sidecar"] == store.sidecar(graph).plain()
 
@@ -50,11 +38,16 @@ def test_a_variant_for_a_person(model: Path, capsys: pytest.CaptureFixture[str])
         f"{graph}: mlp1, check passed",
         "left out    attention none, MLP [1] of 2 layers",
     ]
-    assert "llama.cpp   takes whole blocks only; this skip set has others" in words
+    assert "pipeline ship GRAPH --to gguf FILE.gguf  llama.cpp: llama-cli -m FILE.gguf (as its arch" in words
+    assert (
+        "not in transformers, vLLM, SGLang, TensorRT-LLM, mlx-lm (head_dim is 32, and mlx-lm takes 64 / 4"
+        in words
+    )
     assert "indices     {'drop_attn_list': [], 'drop_mlp_list': [1]}" in words
     cache = next(line for line in words.splitlines() if line.startswith("cache_bytes_per_token"))
-    assert "100.0% of base's" in cache and "build" not in words
-    assert "nothing to prune" in run(capsys, "show", model / "base.fp32.onnx")
+    assert "100.0% of base's" in cache and "build       " not in words
+    base = run(capsys, "show", model / "base.fp32.onnx")
+    assert "pipeline ship GRAPH --to hf DIR          transformers: AutoModel" in base and "not in" not in base
 
 
 def test_what_stands_where(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,9 @@ from pipeline.store.records import MAX_LAYERS
 from pipeline.types import UserError
 
 PREFIX = "skip_pipeline."
-TOTAL, LAYERS, VARIANT = f"{PREFIX}num_layers", f"{PREFIX}layers", f"{PREFIX}variant"
-"""L of the original model; one of its indices for each layer of the file; the variant's name, for people."""
+TOTAL, LAYERS = f"{PREFIX}num_layers", f"{PREFIX}layers"
+"""L of the original model; one of its indices for each layer of the file. Texts beside them are for
+people."""
 
 
 def read(header: GgufHeader, count: int) -> tuple[int, tuple[int, ...]]:
@@ -29,8 +30,9 @@ def read(header: GgufHeader, count: int) -> tuple[int, tuple[int, ...]]:
         UserError: a key is odd, or they contradict each other or the file.
     """
     file, fields = header.file, header.fields
-    if odd := [key for key in fields if key.startswith(PREFIX) and key not in (TOTAL, LAYERS, VARIANT)]:
-        raise UserError(f"{file}: {odd[0]:.100} is not understood here; a newer version may have written it")
+    for key, value in fields.items():
+        if key.startswith(PREFIX) and key not in (TOTAL, LAYERS) and not isinstance(value, str):
+            raise UserError(f"{file}: {key:.100} is not understood here; a newer version may have written it")
     total, layers = fields.get(TOTAL), fields.get(LAYERS)
     if total is None and layers is None:
         return count, tuple(range(count))

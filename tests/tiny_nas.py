@@ -44,7 +44,7 @@ def blocks(skip: SkipSet, layers: int, group: int = 2, **ffn: Any) -> list[dict[
 
 
 def written(source: Path, folder: Path, skip: SkipSet, **changes: Any) -> Path:
-    """The variant of a whole checkpoint, in this form; keys of its config.json may be changed, None removes."""
+    """The variant of a whole checkpoint, in this form; keys of its config.json change, None removes one."""
     folder.mkdir(parents=True)
     for file in source.iterdir():
         if file.name.startswith(("tokenizer", "special", "generation")):

@@ -87,5 +87,5 @@ def _of_file(file: Path) -> NamedConfig:
 def _of_gguf(name: str, file: Path) -> NamedConfig:
     from pipeline.models.gguf import convert, parts
 
-    config = convert.config_of(parts.read(file))
+    config = convert.original_config(parts.read(file))
     return NamedConfig(name, normalised(config, file), file)

@@ -32,7 +32,7 @@ def convert(file: Path, folder: Path) -> None:
         UserError: no GGUF, a part of it is missing, or something in it is not understood here.
     """
     header = parts.read(file)
-    config = config_of(header)
+    config = original_config(header)
     fields, context = header.fields, config["max_position_embeddings"]
     words = tokenizer.tokenizer(file, fields)  # refuses before the weights are read
     settings = tokenizer.settings(file, fields, context)
@@ -45,12 +45,18 @@ def convert(file: Path, folder: Path) -> None:
     store.write_json(folder / "config.json", config)
 
 
-def config_of(header: GgufHeader) -> dict[str, Any]:
-    """config.json of the Hugging Face model.
+def original_config(header: GgufHeader) -> dict[str, Any]:
+    """config.json of the Hugging Face model, with LLM-Drop's lists of what the file has not of it.
 
     Raises:
         UserError: the architecture is not read, or a key is not understood here.
     """
+    config = config_of(header)
+    return layers.of(header, header.fields["general.architecture"]).of_original(config)
+
+
+def config_of(header: GgufHeader) -> dict[str, Any]:
+    """config.json of a model with the file's layers alone, each of them whole; `original_config`'s errors."""
     file, fields = header.file, header.fields
     arch = fields.get("general.architecture")
     if arch not in DIALECTS:
@@ -62,13 +68,12 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
     tokenizer.refuse_odd(file, fields)
     # Where the file names no padding, the class of Phi-3 would have 32,000 of any vocabulary.
     ids = {"pad_token_id": None, **tokenizer.ids(file, fields)}
-    own = layers.of(header, arch)
-    config = {**sizes.config(header, arch, own), **tensors.biases(header, arch), **ids}
+    config = {**sizes.config(header, arch, layers.of(header, arch)), **tensors.biases(header, arch), **ids}
     if (scaling := _table_scaling(header, arch, config)) is not None:
         if config["rope_scaling"] is not None:
             raise UserError(f"{file} has tensors and {arch}.rope.scaling for its rope; one is too many")
         config["rope_scaling"] = scaling
-    return own.of_original(config)
+    return config
 
 
 def _table_scaling(header: GgufHeader, arch: str, config: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,7 +15,8 @@ from pipeline.store.records import MAX_LAYERS
 from pipeline.types import UserError
 
 TOTAL, LAYERS = f"{provenance.NAME}.{provenance.NUM_LAYERS}", f"{provenance.NAME}.{provenance.LAYERS}"
-"""L of the original model; one of its indices for each layer of the file."""
+"""L of the original model; one of its indices for each layer of the file. Texts beside them are for
+people."""
 
 
 def read(header: GgufHeader, count: int) -> tuple[int, tuple[int, ...]]:
@@ -29,6 +30,10 @@ def read(header: GgufHeader, count: int) -> tuple[int, tuple[int, ...]]:
         UserError: a key is odd, or they contradict each other or the file.
     """
     file, fields = header.file, header.fields
+    prefix = f"{provenance.NAME}."
+    for key, value in fields.items():
+        if key.startswith(prefix) and key not in (TOTAL, LAYERS) and not isinstance(value, str):
+            raise UserError(f"{file}: {key:.100} is not understood here; a newer version may have written it")
     total, layers = fields.get(TOTAL), fields.get(LAYERS)
     if total is None and layers is None:
         return count, tuple(range(count))

@@ -1,6 +1,8 @@
 """Which layers of a GGUF model attend within a window.
 
-Source: llama.cpp's `llama_hparams::set_swa_pattern`.
+Source: llama.cpp's `llama_hparams::set_swa_pattern`. A list is taken as it is there too, one entry a layer,
+held to xllamacpp 2026.10 (tests/models/gguf/test_dialects.py). It fills a shorter list up and cuts a longer
+one, which are refused here, and it runs no model without any window.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from pipeline.models import checkpoint, demo
 from pipeline.models.config import read_config
 from pipeline.store import records
 from pipeline.store.records import LlamaCppRecord
-from tests import tiny, tiny_gguf
+from pipeline.types import SkipSet
+from tests import tiny, tiny_deci, tiny_gguf
 from tests.tiny_gguf import Kind, Tiny
 
 LLAMA3 = {**tiny.LLAMA3, "factor": 32.0}
+PRUNED = SkipSet((1,), (2,))
 
 
 def opened(folder: Path, model_type: str = "llama", how: Tiny | None = None, **changes: Any) -> Path:
@@ -67,6 +70,46 @@ def test_check_says_so(workdir: Path) -> None:
     assert outcome.passed and outcome.record.llamacpp is not None and outcome.record.llamacpp.passed
     assert outcome.record.llamacpp.kinds == ("F32", "Q8_0")
     assert folder.name == "m"
+
+
+@pytest.fixture
+def pruned(workdir: Path) -> Path:
+    """graphs/m of a GGUF of four layers, without attention 1 and MLP 2."""
+    source = tiny_gguf.source(workdir / "s", num_hidden_layers=4)
+    file = tiny_gguf.write(source, workdir / "m.gguf", tiny_deci.of(source, PRUNED))
+    return checkpoint.resolve(str(file)).folder
+
+
+def test_check_of_a_pruned_file_leaves_out_what_the_file_has_not(pruned: Path) -> None:
+    variants = [PRUNED, PRUNED | SkipSet((3,))]
+    graphs = [export.export(checkpoint.resolve("m"), "fp32", skip) for skip in variants]
+    own, smaller = (check.check(graph).record for graph in graphs)
+    assert own.passed and own.llamacpp is not None and own.llamacpp.passed
+    assert own.llamacpp.distance is not None and own.llamacpp.distance < 0.005
+    assert smaller.passed and smaller.llamacpp is None  # the file is another model
+
+
+@pytest.mark.parametrize("fault", ["swapped layers", "one more is left out", "another is left out"])
+def test_a_wrong_layer_of_a_pruned_file_shows(fault: str, pruned: Path) -> None:
+    file = pruned / "model.safetensors"
+    tensors = load_file(file)
+    if fault == "one more is left out":
+        config = json.loads((pruned / "config.json").read_text())
+        (pruned / "config.json").write_text(json.dumps({**config, "drop_attn_list": [1, 2]}))
+    else:
+        other = {"swapped layers": {"2": "3", "3": "2"}, "another is left out": {"0": "1", "1": "0"}}[fault]
+        part = "self_attn." if fault == "swapped layers" else ""
+        renamed = {}
+        for name, numbers in tensors.items():
+            layer = name.split(".")[2] if name.startswith("model.layers.") and part in name else ""
+            new = other.get(layer, layer)
+            renamed[name.replace(f"layers.{layer}.", f"layers.{new}.")] = numbers
+        save_file(renamed, file, metadata={"format": "pt"})
+        if fault == "another is left out":
+            config = json.loads((pruned / "config.json").read_text())
+            (pruned / "config.json").write_text(json.dumps({**config, "drop_attn_list": [0]}))
+    record = beside_llamacpp.compare(pruned)
+    assert isinstance(record, LlamaCppRecord) and not record.passed
 
 
 def test_check_says_that_llama_cpp_was_not_asked(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ LONGROPE = {
     "long_factor": [2.0 + i for i in range(8)],
 }
 LINEAR = {"rope_type": "linear", "factor": 8.0}
+WINDOW, WHOLE = "sliding_attention", "full_attention"
 GEMMA = {"query_pre_attn_scalar": 32}
 SOURCES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama": ("llama", {"num_key_value_heads": 4}, {}),
@@ -41,14 +42,25 @@ SOURCES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gemma3 stretched": ("gemma3_text", {**GEMMA, "num_hidden_layers": 7, "sliding_window_pattern": 6,
                                          "rope_scaling": LINEAR},
                          {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 8.0}),
+    "gemma3 of another pattern": ("gemma3_text",
+                                  {**GEMMA, "num_hidden_layers": 4, "sliding_window_pattern": 2},
+                                  {"gemma3.attention.sliding_window_pattern": 2}),
+    "gemma3 with a window in every layer": (
+        "gemma3_text", {**GEMMA, "layer_types": [WINDOW] * 2},
+        {"gemma3.attention.sliding_window_pattern": 0}),
+    "gemma2 with a list of windows": (
+        "gemma2", {**GEMMA, "num_hidden_layers": 5, "layer_types": [WHOLE, WINDOW, WINDOW, WHOLE, WHOLE]},
+        {"gemma2.attention.sliding_window_pattern": [False, True, True, False, False]}),
+    "gemma3 with a list of numbers": (
+        "gemma3_text",
+        {**GEMMA, "num_hidden_layers": 5, "layer_types": [WINDOW, WHOLE, WHOLE, WINDOW, WINDOW]},
+        {"gemma3.attention.sliding_window_pattern": [1, 0, 0, 1, 1]}),
 }  # fmt: skip
 """What it is → (model_type, what its config has, further keys of its GGUF). llama.cpp runs these alike."""
 ALONE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "phi3 with a window": ("phi3", {"sliding_window": 9}, {}),  # llama.cpp takes no notice of it
     "phi3 beyond longrope's switch": (
         "phi3", {**SOURCES["phi3 longrope"][1], "original_max_position_embeddings": 64}, {}),
-    "gemma3 of another pattern": ("gemma3_text", {**GEMMA, "sliding_window_pattern": 2},
-                                  {"gemma3.attention.sliding_window_pattern": 2}),
 }  # fmt: skip
 """Those that are compared with transformers only."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.ship.hf.engines import Engine
-from pipeline.ship.hf.forms import Verdict
+from pipeline.ship.hf.forms import FormVerdict
 from pipeline.ship.hf.outline import Outline
 from pipeline.ship.pruned import PrunedModel
 from pipeline.types import format_layers
@@ -14,7 +14,7 @@ TensorRT-LLM need it to read `block_configs`; mlx-lm reads config.json itself.
 """
 
 
-def text(model: PrunedModel, variant: Outline, verdict: Verdict, check: str) -> str:
+def text(model: PrunedModel, variant: Outline, verdict: FormVerdict, check: str) -> str:
     """The page.
 
     Args:
@@ -64,7 +64,7 @@ def _left_out(model: PrunedModel) -> str:
     return f"{' and '.join(parts)} (of {model.num_layers}) left out{healed}"
 
 
-def _form(variant: Outline, verdict: Verdict) -> str:
+def _form(variant: Outline, verdict: FormVerdict) -> str:
     if verdict.form == "own class":
         kind, left = variant.config["model_type"], len(variant.kept_layers)
         return f"`{kind}` with {left} layers of {variant.num_layers}, counted anew"

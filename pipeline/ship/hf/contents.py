@@ -12,7 +12,7 @@ from pipeline.models import checkpoint_files, provenance, safetensors_index, wei
 from pipeline.models.config import Config
 from pipeline.models.tensor_names import is_left_out
 from pipeline.ship.hf import nemotron_nas, own_class
-from pipeline.ship.hf.forms import Verdict
+from pipeline.ship.hf.forms import FormVerdict
 from pipeline.ship.hf.outline import Outline
 from pipeline.ship.hf.parts import Part
 from pipeline.ship.pruned import PrunedModel
@@ -29,12 +29,12 @@ def given(model: PrunedModel) -> Config:
     return records.read_object(model.checkpoint.folder / "config.json")
 
 
-def layers(variant: Outline, verdict: Verdict) -> tuple[int, ...]:
+def layers(variant: Outline, verdict: FormVerdict) -> tuple[int, ...]:
     """The index in the whole model of each layer that is written."""
     return variant.kept_layers if verdict.form == "own class" else tuple(range(variant.num_layers))
 
 
-def config(model: PrunedModel, variant: Outline, verdict: Verdict) -> dict[str, Any]:
+def config(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> dict[str, Any]:
     """config.json of the folder; its last key says what the folder is."""
     form = own_class if verdict.form == "own class" else nemotron_nas
     own = form.config(variant, given(model))
@@ -55,7 +55,7 @@ def config(model: PrunedModel, variant: Outline, verdict: Verdict) -> dict[str, 
     return {**own, provenance.NAME: mark}
 
 
-def parts(model: PrunedModel, variant: Outline, verdict: Verdict) -> Iterator[Part]:
+def parts(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> Iterator[Part]:
     """The tensors of the folder, in the order of the source's files."""
     homes = {name: model.checkpoint.folder / one.file for name, one in model.checkpoint.tensors.items()}
     gone = nemotron_nas.without_maps(variant)
@@ -79,7 +79,7 @@ def _is_norm(name: str, model: PrunedModel) -> bool:
     return name.endswith(tuple(f".{model.rules.norms(kind)[0]}.weight" for kind in ("attn", "mlp")))
 
 
-def remarks(model: PrunedModel, verdict: Verdict) -> tuple[str, ...]:
+def remarks(model: PrunedModel, verdict: FormVerdict) -> tuple[str, ...]:
     """What a user should know of a folder beside who loads it."""
     words = []
     if given(model).get("auto_map"):

@@ -33,7 +33,7 @@ _WAY = "leave out whole blocks, or ship it with --to gguf"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FormVerdict:
     """How a variant can be written.
 
     Attributes:
@@ -55,15 +55,15 @@ class Verdict:
         return {"form": self.form, **words, "engines": engines}
 
 
-def verdict(variant: Outline) -> Verdict:
+def verdict(variant: Outline) -> FormVerdict:
     """Asks it of a variant."""
     if variant.whole_blocks:
         nothing = None if variant.kept_layers else "no layer is left"
-        return Verdict("own class", nothing, None, of_own_class(variant))
+        return FormVerdict("own class", nothing, None, of_own_class(variant))
     refusal = _refused_maps(variant) or _refused_model(variant)
     headless = None if refusal else _headless(variant)
     engines = () if refusal else of_sublayers(bool(variant.maps), headless)
-    return Verdict(
+    return FormVerdict(
         "nemotron-nas", refusal, headless and f"{headless}; --force writes it for the others", engines
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.models import pretrained as _pretrained  # noqa: F401 - transforme
 from pipeline.models import safetensors_index, weight_files
 from pipeline.models.config import Config
 from pipeline.models.sizes import rules_of
+from pipeline.ship.hf import ffn_width
 from pipeline.ship.hf.outline import Outline
 from pipeline.store import records
 from pipeline.types import UserError, first_line, shown
@@ -61,6 +63,51 @@ def prove(folder: Path, variant: Outline, given: Config) -> None:
     }
     if variant.config["tie_word_embeddings"]:
         wanted.pop(f"{head}.weight", None)
+    _compare(wanted, folder)
+
+
+def prove_sublayers(folder: Path) -> None:
+    """Compares the tensors in a folder of nemotron-nas with those that its config.json asks for.
+
+    Raises:
+        NotProved: one is missing, unused, or of another shape.
+    """
+    config = records.read_object(folder / "config.json")
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    wanted = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
+    if not config["tie_word_embeddings"]:
+        wanted["lm_head.weight"] = (vocabulary, hidden)
+    for i, block in enumerate(config["block_configs"]):
+        for part, shape in _of_layer(block, hidden).items():
+            wanted[f"model.layers.{i}.{part}.weight"] = shape
+    _compare(wanted, folder)
+
+
+def _of_layer(block: dict[str, Any], hidden: int) -> dict[str, tuple[int, ...]]:
+    """Name within the layer → shape."""
+    attention, ffn = block["attention"], block["ffn"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    if not attention["no_op"]:
+        shapes["input_layernorm"] = (hidden,)
+        if attention["replace_with_linear"]:
+            shapes["self_attn.linear_attn"] = (hidden, hidden)
+        else:
+            narrow = hidden // attention["n_heads_in_group"]
+            rows = {"q": hidden, "k": narrow, "v": narrow, "o": hidden}
+            shapes |= {f"self_attn.{part}_proj": (count, hidden) for part, count in rows.items()}
+    if not ffn["no_op"]:
+        shapes["post_attention_layernorm"] = (hidden,)
+        if ffn["replace_with_linear"]:
+            shapes["mlp.linear_mlp"] = (hidden, hidden)
+        else:
+            width = ffn_width.width(ffn["ffn_mult"], hidden)
+            shapes |= {"mlp.gate_proj": (width, hidden), "mlp.up_proj": (width, hidden)}
+            shapes["mlp.down_proj"] = (hidden, width)
+    return shapes
+
+
+def _compare(wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Compares names and shapes of a model's tensors with those in a folder."""
     files = weight_files.find(folder)
     tensors = safetensors_index.read_index(files.files, files.named)
     present = {name: tensor.shape for name, tensor in tensors.items()}
@@ -81,6 +128,4 @@ def _read(config: Config, file: Path) -> PretrainedConfig:
 
 def _refuse(names: Any) -> None:
     if names := sorted(names):
-        raise NotProved(
-            f"transformers reads another {shown(names)} from the folder than from the whole model"
-        )
+        raise NotProved(f"{shown(names)}: not in the folder as the variant has it")

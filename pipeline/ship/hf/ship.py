@@ -20,7 +20,7 @@ from pipeline.models import checkpoint_files, provenance
 from pipeline.ship import pruned
 from pipeline.ship.hf import card, contents, forms, nemotron_nas, outline, parts, weights
 from pipeline.ship.hf.engines import Engine
-from pipeline.ship.hf.forms import Verdict
+from pipeline.ship.hf.forms import FormVerdict
 from pipeline.ship.hf.outline import Outline
 from pipeline.ship.hf.parts import Shard
 from pipeline.ship.pruned import PrunedModel
@@ -91,7 +91,7 @@ def ship(graph: Path, folder: Path, force: bool = False, unchecked: bool = False
     Args:
         graph: of one variant, compensated and healed ones too.
         folder: new, empty, or one that holds this very variant.
-        force: write also what some engines do not run (`Verdict.unless_forced`).
+        force: write also what some engines do not run (`FormVerdict.unless_forced`).
         unchecked: take a graph that has passed no check.
 
     Raises:
@@ -118,7 +118,7 @@ def ship(graph: Path, folder: Path, force: bool = False, unchecked: bool = False
     return shipment
 
 
-def accepted(graph: Path, variant: Outline, force: bool) -> Verdict:
+def accepted(graph: Path, variant: Outline, force: bool) -> FormVerdict:
     """The form of a variant.
 
     Raises:
@@ -139,7 +139,7 @@ def refuse_within(folder: Path, source: Path) -> None:
 
 
 def _shipment(
-    folder: Path, model: PrunedModel, verdict: Verdict, shards: list[Shard], check: str
+    folder: Path, model: PrunedModel, verdict: FormVerdict, shards: list[Shard], check: str
 ) -> HfShipment:
     whole = sum(shard.whole is not None for shard in shards)
     return HfShipment(
@@ -196,10 +196,7 @@ def _write(
         staging.chmod(0o755)
         weights.require_room(shards, staging)
         _fill(staging, files, shards, model)
-        if forms.verdict(variant).form == "own class":
-            from pipeline.ship.hf import proof
-
-            proof.prove(staging, variant, contents.given(model))
+        _prove(staging, variant, model)
         staging.replace(folder)
     except OSError as error:
         if error.errno not in _FULL:
@@ -207,6 +204,15 @@ def _write(
         raise UserError(f"{folder} cannot be written: {error.strerror}; free some space") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _prove(staging: Path, variant: Outline, model: PrunedModel) -> None:
+    from pipeline.ship.hf import proof
+
+    if variant.whole_blocks:
+        proof.prove(staging, variant, contents.given(model))
+    else:
+        proof.prove_sublayers(staging)
 
 
 def _fill(staging: Path, files: Mapping[str, Any], shards: list[Shard], model: PrunedModel) -> None:

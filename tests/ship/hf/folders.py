@@ -84,6 +84,11 @@ def config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def set_config(folder: Path, **changes: Any) -> None:
     """Changes keys of config.json; None removes one."""
     content = {**config(folder), **changes}

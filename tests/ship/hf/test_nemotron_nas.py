@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.graphs import variants
 from pipeline.models import weight_files
-from pipeline.ship.hf import ffn_width
 from pipeline.types import SkipSet
 from tests import overlays, tiny
 from tests.ship.hf import folders
@@ -119,20 +118,3 @@ def test_config_says_it_in_every_readers_words(workdir: Path) -> None:
     assert config["rope_scaling"].items() <= config["rope_parameters"].items()
     assert config["auto_map"] == {"AutoConfig": "configuration_decilm.DeciLMConfig"}
     assert "sliding_window" not in config and config["num_hidden_layers"] == 4
-
-
-@pytest.mark.parametrize(
-    ("intermediate", "hidden", "mult"),
-    [(11008, 4096, 4.03125), (14336, 4096, 5.25), (1536, 576, 4.0), (28672, 8192, 5.25), (8192, 2048, 6.0)],
-)
-def test_published_multipliers(intermediate: int, hidden: int, mult: float) -> None:
-    assert ffn_width.multiplier(intermediate, hidden) == mult
-
-
-def test_every_width_that_is_a_multiple_of_256_has_one() -> None:
-    for hidden in (*range(64, 1024, 64), 576, 960, 2048, 3072, 4096, 5120, 7168, 8192, 16384):
-        for intermediate in range(256, 8 * hidden, 256):
-            mult = ffn_width.multiplier(intermediate, hidden)
-            assert mult is not None
-            assert ffn_width.width(mult, hidden) == ffn_width.width(round(mult, 6), hidden) == intermediate
-    assert ffn_width.multiplier(1000, 512) is None

@@ -1,0 +1,38 @@
+"""What a folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.ship.hf import contents
+from pipeline.types import UserError
+from tests.ship.hf import folders
+
+
+def test_a_changed_tokenizer_is_another_folder(workdir: Path) -> None:
+    graph = folders.variant(folders.base(workdir), "block0")
+    folders.shipped(graph)
+    (graph.parent / "generation_config.json").write_text('{"temperature": 0.5}')
+    with pytest.raises(UserError, match="other weights or settings"):
+        folders.shipped(graph)
+
+
+def test_the_small_files_come_along(workdir: Path) -> None:
+    graph = folders.variant(folders.base(workdir), "block0")
+    (graph.parent / "chat_template.jinja").write_text("{{ messages }}")
+    (graph.parent / "generation_config.json").write_text('{"temperature": 0.5}')
+    folder = folders.shipped(graph).folder
+    for name in ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (folder / name).read_bytes() == (graph.parent / name).read_bytes()
+    assert not (folder / "source.json").exists() and not list(folder.glob("*.onnx"))
+
+
+def test_a_folder_is_damaged_where_a_shard_is_missing(workdir: Path) -> None:
+    graph = folders.variant(folders.base(workdir, max_shard_size="60KB"), "block0")
+    folder = folders.shipped(graph).folder
+    contents.refuse_damaged(folder)
+    next(folder.glob("model-00001-*")).unlink()
+    with pytest.raises(UserError, match="is missing"):
+        contents.refuse_damaged(folder)

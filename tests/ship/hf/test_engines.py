@@ -1,0 +1,23 @@
+"""Which engines load what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.ship.hf import folders
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text"])
+def test_engines_that_take_windows_from_an_index(model_type: str, workdir: Path) -> None:
+    """Where every n-th of the layers that are left sees everything they are right; else they are named."""
+    base = folders.base(workdir, model_type, num_hidden_layers=6)
+    right, wrong = folders.variant(base, "block0-1"), folders.variant(base, "block0_5")
+    assert all(engine.loads for engine in folders.shipped(right, name="right").engines)
+    shipment = folders.shipped(wrong, name="wrong")
+    named = {engine.name for engine in shipment.engines if not engine.loads}
+    assert named == ({"SGLang"} if model_type == "gemma2" else {"SGLang", "mlx-lm"})
+    assert "windows from their new indices" in shipment.described()
+    patterns = [folders.config(Path(name)).get("sliding_window_pattern") for name in ("right", "wrong")]
+    assert patterns == ([None, None] if model_type == "gemma2" else [2, None])

@@ -67,25 +67,25 @@ def of_checkpoint(folder: Path, config: Config, name: str) -> Words:
         )
     described = json.loads(words.backend.to_str())
     is_bytes = pieces.is_byte_level(described, folder)
+    own = None if is_bytes else pieces.read(folder)
     fields = {
         "general.name": _name(name, config, words),
         "tokenizer.ggml.model": vocabulary.BYTE_LEVEL if is_bytes else vocabulary.SENTENCEPIECE,
-        **_tokens(words, described, rows, is_bytes),
+        **_tokens(words, described, rows, own),
         **_frame(words, folder),
         **_templates(words),
     }
-    if is_bytes:
-        merges = [
-            merge if isinstance(merge, str) else " ".join(merge) for merge in described["model"]["merges"]
-        ]
-        candidates = [{**fields, "tokenizer.ggml.merges": merges, "tokenizer.ggml.pre": pre} for pre in _PRE]
+    merges = described["model"]["merges"]
+    if own is None:
+        pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+        candidates = [{**fields, "tokenizer.ggml.merges": pairs, "tokenizer.ggml.pre": pre} for pre in _PRE]
     else:
-        scored = {
-            **fields,
-            "tokenizer.ggml.scores": pieces.scores(fields["tokenizer.ggml.tokens"], described, folder),
+        scores = {
+            "tokenizer.ggml.pre": "default",
+            "tokenizer.ggml.scores": own.scored(fields["tokenizer.ggml.tokens"], merges),
+            "tokenizer.ggml.add_space_prefix": pieces.has_prefix(described),
         }
-        prefix = pieces.has_prefix(described)
-        candidates = [{**scored, "tokenizer.ggml.pre": "default", "tokenizer.ggml.add_space_prefix": prefix}]
+        candidates = [fields | scores]
     chosen, notes = _proved(folder, words, candidates, described)
     return Words({**chosen, **ends(folder, chosen)}, notes)
 
@@ -120,7 +120,9 @@ def ends(folder: Path, fields: Fields) -> Fields:
     return {f"tokenizer.ggml.{name}_token_id": end for name, end in zip(free, missing, strict=False)}
 
 
-def _tokens(words: CheckpointTokenizer, described: Mapping[str, Any], rows: int, is_bytes: bool) -> Fields:
+def _tokens(
+    words: CheckpointTokenizer, described: Mapping[str, Any], rows: int, own: pieces.Pieces | None
+) -> Fields:
     """The tokens and their types; rows of the embedding without a token have one that no text has."""
     ids = words.backend.get_vocab(with_added_tokens=True)
     tokens = {number: token for token, number in ids.items()}
@@ -132,12 +134,15 @@ def _tokens(words: CheckpointTokenizer, described: Mapping[str, Any], rows: int,
         names.append(f"[PAD{number}]" if token is None else token)
         if token is None:
             types.append(_UNUSED)
-        elif token == unknown and not is_bytes:
+        elif token == unknown and own:
             types.append(vocabulary.UNKNOWN)
         elif number in added:
             types.append(vocabulary.CONTROL if added[number]["special"] else vocabulary.USER_DEFINED)
+        elif own:
+            names[-1], kind = own.named(token)
+            types.append(kind)
         else:
-            types.append(vocabulary.NORMAL if is_bytes else pieces.type_of(token))
+            types.append(vocabulary.NORMAL)
     fields: Fields = {"tokenizer.ggml.tokens": names, "tokenizer.ggml.token_type": types}
     for ours, theirs in (("unk_token", "unknown"), ("pad_token", "padding")):
         named = words.special.get(ours)
@@ -202,7 +207,7 @@ def _proved(
             else []
         )
         if text := _first_other(words, read, odd_texts.between(special)):
-            notes.append(f"text beside a special token is read otherwise by llama.cpp: {text!r:.60}")
+            notes.append(f"llama.cpp reads text around special tokens otherwise: {text!r:.60}")
         for note in notes:
             log.info("%s", note)
         return fields, tuple(notes)

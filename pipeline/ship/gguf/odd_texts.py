@@ -18,14 +18,20 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def plain(special: Sequence[str]) -> Iterator[str]:
-    """Texts that hold none of the special tokens."""
-    return (text for text in _PLAIN if not any(token and token in text for token in special))
+def plain(special: Sequence[str], first_only: bool) -> Iterator[str]:
+    """Texts that hold none of the special tokens.
+
+    Args:
+        special: tokens.
+        first_only: a space at the beginning stands for the one before a text; llama.cpp puts one there too.
+    """
+    texts = (text for text in _PLAIN if not any(token and token in text for token in special))
+    return (text for text in texts if not (first_only and text.startswith(" ")))
 
 
-def between(special: Sequence[str]) -> Iterator[str]:
-    """Texts that hold special tokens, with text and spaces around them; and sentencepiece's own space."""
-    yield "▁a▁▁b"
+def rare(special: Sequence[str]) -> Iterator[str]:
+    """Texts with special tokens in them, with a space at the beginning, and with sentencepiece's own space."""
+    yield from (" a b", "▁a▁▁b")
     for token in list(special)[:40]:
         yield from (f"{token}user\nhi{token}", f"a {token} b", f"hi{token}.", f"{token}  x {token}{token}\n")
 

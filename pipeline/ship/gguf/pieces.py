@@ -49,6 +49,11 @@ def has_prefix(described: Mapping[str, Any]) -> bool:
     )
 
 
+def is_first_only(described: Mapping[str, Any]) -> bool:
+    """Whether a space is put only before a text that does not begin with one (`legacy` of Llama is false)."""
+    return has_prefix(described) and '"Metaspace"' in _text(described.get("pre_tokenizer"))
+
+
 @dataclass(frozen=True, slots=True)
 class Pieces:
     """sentencepiece's own model, as far as it is there.

@@ -190,6 +190,7 @@ def _proved(
     special = [token["content"] for token in described["added_tokens"] if token["special"]]
     change = odd_texts.normal_form(described)
     failure = ""
+    first_only = pieces.is_first_only(described)
     for fields in candidates:
         try:
             gguf_tokenizer.refuse_odd(folder, fields)
@@ -197,7 +198,7 @@ def _proved(
         except UserError as error:
             failure = failure or str(error)
             continue
-        if text := _first_other(words, read, (change(text) for text in odd_texts.plain(special))):
+        if text := _first_other(words, read, map(change, odd_texts.plain(special, first_only))):
             shown = read.encode(text).ids[:8], words.encode(text)[:8]
             failure = failure or f"{text[:40]!r} would be {shown[0]}… in llama.cpp, and is {shown[1]}…"
             continue
@@ -206,8 +207,10 @@ def _proved(
             if change is not str
             else []
         )
-        if text := _first_other(words, read, odd_texts.between(special)):
-            notes.append(f"llama.cpp reads text around special tokens otherwise: {text!r:.60}")
+        if text := _first_other(words, read, map(change, odd_texts.rare(special))):
+            notes.append(
+                f"llama.cpp reads spaces at the beginning or around special tokens otherwise: {text!r:.60}"
+            )
         for note in notes:
             log.info("%s", note)
         return fields, tuple(notes)

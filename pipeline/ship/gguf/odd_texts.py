@@ -30,7 +30,7 @@ def plain(special: Sequence[str], first_only: bool) -> Iterator[str]:
 
 
 def rare(special: Sequence[str]) -> Iterator[str]:
-    """Texts with special tokens in them, with a space at the beginning, and with sentencepiece's own space."""
+    """Texts with special tokens in them, a space at the beginning, or sentencepiece's own space."""
     yield from (" a b", "▁a▁▁b")
     for token in list(special)[:40]:
         yield from (f"{token}user\nhi{token}", f"a {token} b", f"hi{token}.", f"{token}  x {token}{token}\n")

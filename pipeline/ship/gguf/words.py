@@ -1,30 +1,23 @@
 """The tokenizer of a file that is made of a checkpoint's, and proved.
 
-llama.cpp knows pre-tokenizers by name, and its converter finds a name by a table of hashes. Here every name
-that is known is tried: the fields are read back as llama.cpp reads them (`models.gguf.tokenizer`), and must
-give the checkpoint's own ids on texts that trouble tokenizers.
+llama.cpp knows pre-tokenizers by name; every name that is known here is tried.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from pipeline.models import tokenizer as tokenizers
 from pipeline.models.config import Config
-from pipeline.models.gguf import tokenizer as gguf_tokenizer
 from pipeline.models.gguf import vocabulary
 from pipeline.models.tokenizer import CheckpointTokenizer
-from pipeline.ship.gguf import odd_texts, pieces
+from pipeline.ship.gguf import pieces, proof
 from pipeline.types import UserError
 
-log = logging.getLogger(__name__)
 Fields = dict[str, Any]
 _PRE = ("llama-bpe", "qwen2", "smollm", "gpt-2")
 """Pre-tokenizers that differ, by llama.cpp's names."""
@@ -86,7 +79,7 @@ def of_checkpoint(folder: Path, config: Config, name: str) -> Words:
             "tokenizer.ggml.add_space_prefix": pieces.has_prefix(described),
         }
         candidates = [fields | scores]
-    chosen, notes = _proved(folder, words, candidates, described)
+    chosen, notes = proof.chosen(folder, words, candidates, described)
     return Words({**chosen, **ends(folder, chosen)}, notes)
 
 
@@ -181,50 +174,3 @@ def _templates(words: CheckpointTokenizer) -> Fields:
         **{f"tokenizer.chat_template.{name}": text for name, text in others.items()},
         **({"tokenizer.chat_templates": sorted(others)} if others else {}),
     }
-
-
-def _proved(
-    folder: Path, words: CheckpointTokenizer, candidates: Sequence[Fields], described: Mapping[str, Any]
-) -> tuple[Fields, tuple[str, ...]]:
-    """The first of some fields that give the checkpoint's ids, and what differs around special tokens."""
-    special = [token["content"] for token in described["added_tokens"] if token["special"]]
-    change = odd_texts.normal_form(described)
-    failure = ""
-    first_only = pieces.is_first_only(described)
-    for fields in candidates:
-        try:
-            gguf_tokenizer.refuse_odd(folder, fields)
-            read = gguf_tokenizer.tokenizer(folder, fields)
-        except UserError as error:
-            failure = failure or str(error)
-            continue
-        if text := _first_other(words, read, map(change, odd_texts.plain(special, first_only))):
-            shown = read.encode(text).ids[:8], words.encode(text)[:8]
-            failure = failure or f"{text[:40]!r} would be {shown[0]}… in llama.cpp, and is {shown[1]}…"
-            continue
-        notes = (
-            ["texts are read as they are: put them into NFC for the model's own ids"]
-            if change is not str
-            else []
-        )
-        if text := _first_other(words, read, map(change, odd_texts.rare(special))):
-            notes.append(
-                f"llama.cpp reads spaces at the beginning or around special tokens otherwise: {text!r:.60}"
-            )
-        for note in notes:
-            log.info("%s", note)
-        return fields, tuple(notes)
-    raise UserError(
-        f"{folder}: llama.cpp has no tokenizer for this one, of those that are known here: {failure}"
-    )
-
-
-def _first_other(words: CheckpointTokenizer, read: Tokenizer, texts: Iterator[str]) -> str | None:
-    """The first text of which the ids differ."""
-    for text in texts:
-        if any(
-            read.encode(text, add_special_tokens=framed).ids != words.encode(text, framed)
-            for framed in (True, False)
-        ):
-            return text
-    return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from pipeline.types import UserError
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _BYTE_TYPE = 6
 """llama.cpp's type of a token that is a byte."""
+_LAST = -1e6
+"""Score of a token that the model has not."""
 
 
 def is_byte_level(described: Mapping[str, Any], folder: Path) -> bool:
@@ -45,42 +49,64 @@ def has_prefix(described: Mapping[str, Any]) -> bool:
     )
 
 
-def type_of(token: str) -> int:
-    """llama.cpp's type of one of sentencepiece's tokens."""
-    return _BYTE_TYPE if _BYTE.fullmatch(token) else vocabulary.NORMAL
+def is_first_only(described: Mapping[str, Any]) -> bool:
+    """Whether a space is put only before a text that does not begin with one (`legacy` of Llama is false)."""
+    return has_prefix(described) and '"Metaspace"' in _text(described.get("pre_tokenizer"))
 
 
-def scores(tokens: Sequence[str], described: Mapping[str, Any], folder: Path) -> list[float]:
-    """A number for each token, of which the highest is merged first.
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """sentencepiece's own model, as far as it is there.
 
-    Those of tokenizer.model where it is there; else the place of the first merge that makes a token.
+    Attributes:
+        scores: of its pieces.
+        whole: pieces that are never split.
+    """
+
+    scores: Mapping[str, float]
+    whole: frozenset[str]
+
+    def named(self, token: str) -> tuple[str, int]:
+        """(a token as llama.cpp has it, its type), of one that is not added."""
+        if token in self.whole:
+            return token.replace(SPACE, " "), vocabulary.USER_DEFINED
+        return token, _BYTE_TYPE if _BYTE.fullmatch(token) else vocabulary.NORMAL
+
+    def scored(self, tokens: Sequence[str], merges: Sequence[Any]) -> list[float]:
+        """A number for each token, of which the highest is merged first.
+
+        Without a model it is the place of the first merge that makes a token.
+
+        Args:
+            tokens: of the vocabulary.
+            merges: of tokenizer.json.
+        """
+        if self.scores:
+            return [self.scores.get(token, _LAST - i) for i, token in enumerate(tokens)]
+        ranks: dict[str, int] = {}
+        for place, merge in enumerate(merges):
+            left, right = merge.split(" ") if isinstance(merge, str) else merge
+            ranks.setdefault(left + right, place)
+        return [-float(ranks.get(token, len(merges) + i)) for i, token in enumerate(tokens)]
+
+
+def read(folder: Path) -> Pieces:
+    """What tokenizer.model says, where it is there and is one of BPE.
 
     Args:
-        tokens: of the vocabulary.
-        described: tokenizer.json.
         folder: of the checkpoint.
     """
     file = folder / "tokenizer.model"
     if file.is_file() and all(map(store.is_installed, ("sentencepiece", "google.protobuf"))):
         from pipeline.models.tokenizer import model_file
 
-        own = {piece.piece: float(piece.score) for piece in model_file.read(file).pieces}
-        if all(score.is_integer() for score in own.values()):
-            return [own.get(token, -1e6) for token in tokens]
-    ranks: dict[str, int] = {}
-    for place, merge in enumerate(described["model"]["merges"]):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        ranks.setdefault(left + right, place)
-    first = len(described["model"]["merges"])
-    return [-float(ranks.get(token, first + i)) for i, token in enumerate(tokens)]
-
-
-def shown(token: str) -> str:
-    """A token that is always taken whole, as llama.cpp has it in a text."""
-    return token.replace(SPACE, " ")
+        model = model_file.read(file)
+        if model.trainer_spec.model_type == model_file.BPE:
+            scores = {piece.piece: float(piece.score) for piece in model.pieces}
+            whole = [piece.piece for piece in model.pieces if piece.type == model_file.USER_DEFINED]
+            return Pieces(scores, frozenset(whole))
+    return Pieces({}, frozenset())
 
 
 def _text(part: object) -> str:
-    import json
-
     return json.dumps(part)

@@ -180,7 +180,8 @@ def _notes(plan: _Plan) -> list[str]:
     notes = []
     if context < whole:
         notes.append(
-            f"the context is {context} of {whole} tokens, the model's window; {plan.arch} in llama.cpp has none"
+            f"the context is {context} of {whole} tokens, the model's window: llama.cpp's {plan.arch} has "
+            "no windows"
         )
     if plan.how.is_source and plan.model.replaced:
         notes.append(

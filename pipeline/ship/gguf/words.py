@@ -1,30 +1,23 @@
 """The tokenizer of a file that is made of a checkpoint's, and proved.
 
-llama.cpp knows pre-tokenizers by name, and its converter finds a name by a table of hashes. Here every name
-that is known is tried: the fields are read back as llama.cpp reads them (`models.gguf.tokenizer`), and must
-give the checkpoint's own ids on texts that trouble tokenizers.
+llama.cpp knows pre-tokenizers by name; every name that is known here is tried.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from pipeline.models import tokenizer as tokenizers
 from pipeline.models.config import Config
-from pipeline.models.gguf import tokenizer as gguf_tokenizer
 from pipeline.models.gguf import vocabulary
 from pipeline.models.tokenizer import CheckpointTokenizer
-from pipeline.ship.gguf import odd_texts, pieces
+from pipeline.ship.gguf import pieces, proof
 from pipeline.types import UserError
 
-log = logging.getLogger(__name__)
 Fields = dict[str, Any]
 _PRE = ("llama-bpe", "qwen2", "smollm", "gpt-2")
 """Pre-tokenizers that differ, by llama.cpp's names."""
@@ -67,26 +60,26 @@ def of_checkpoint(folder: Path, config: Config, name: str) -> Words:
         )
     described = json.loads(words.backend.to_str())
     is_bytes = pieces.is_byte_level(described, folder)
+    own = None if is_bytes else pieces.read(folder)
     fields = {
         "general.name": _name(name, config, words),
         "tokenizer.ggml.model": vocabulary.BYTE_LEVEL if is_bytes else vocabulary.SENTENCEPIECE,
-        **_tokens(words, described, rows, is_bytes),
+        **_tokens(words, described, rows, own),
         **_frame(words, folder),
         **_templates(words),
     }
-    if is_bytes:
-        merges = [
-            merge if isinstance(merge, str) else " ".join(merge) for merge in described["model"]["merges"]
-        ]
-        candidates = [{**fields, "tokenizer.ggml.merges": merges, "tokenizer.ggml.pre": pre} for pre in _PRE]
+    merges = described["model"]["merges"]
+    if own is None:
+        pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+        candidates = [{**fields, "tokenizer.ggml.merges": pairs, "tokenizer.ggml.pre": pre} for pre in _PRE]
     else:
-        scored = {
-            **fields,
-            "tokenizer.ggml.scores": pieces.scores(fields["tokenizer.ggml.tokens"], described, folder),
+        scores = {
+            "tokenizer.ggml.pre": "default",
+            "tokenizer.ggml.scores": own.scored(fields["tokenizer.ggml.tokens"], merges),
+            "tokenizer.ggml.add_space_prefix": pieces.has_prefix(described),
         }
-        prefix = pieces.has_prefix(described)
-        candidates = [{**scored, "tokenizer.ggml.pre": "default", "tokenizer.ggml.add_space_prefix": prefix}]
-    chosen, notes = _proved(folder, words, candidates, described)
+        candidates = [fields | scores]
+    chosen, notes = proof.chosen(folder, words, candidates, described)
     return Words({**chosen, **ends(folder, chosen)}, notes)
 
 
@@ -120,7 +113,9 @@ def ends(folder: Path, fields: Fields) -> Fields:
     return {f"tokenizer.ggml.{name}_token_id": end for name, end in zip(free, missing, strict=False)}
 
 
-def _tokens(words: CheckpointTokenizer, described: Mapping[str, Any], rows: int, is_bytes: bool) -> Fields:
+def _tokens(
+    words: CheckpointTokenizer, described: Mapping[str, Any], rows: int, own: pieces.Pieces | None
+) -> Fields:
     """The tokens and their types; rows of the embedding without a token have one that no text has."""
     ids = words.backend.get_vocab(with_added_tokens=True)
     tokens = {number: token for token, number in ids.items()}
@@ -132,12 +127,15 @@ def _tokens(words: CheckpointTokenizer, described: Mapping[str, Any], rows: int,
         names.append(f"[PAD{number}]" if token is None else token)
         if token is None:
             types.append(_UNUSED)
-        elif token == unknown and not is_bytes:
+        elif token == unknown and own:
             types.append(vocabulary.UNKNOWN)
         elif number in added:
             types.append(vocabulary.CONTROL if added[number]["special"] else vocabulary.USER_DEFINED)
+        elif own:
+            names[-1], kind = own.named(token)
+            types.append(kind)
         else:
-            types.append(vocabulary.NORMAL if is_bytes else pieces.type_of(token))
+            types.append(vocabulary.NORMAL)
     fields: Fields = {"tokenizer.ggml.tokens": names, "tokenizer.ggml.token_type": types}
     for ours, theirs in (("unk_token", "unknown"), ("pad_token", "padding")):
         named = words.special.get(ours)
@@ -176,47 +174,3 @@ def _templates(words: CheckpointTokenizer) -> Fields:
         **{f"tokenizer.chat_template.{name}": text for name, text in others.items()},
         **({"tokenizer.chat_templates": sorted(others)} if others else {}),
     }
-
-
-def _proved(
-    folder: Path, words: CheckpointTokenizer, candidates: Sequence[Fields], described: Mapping[str, Any]
-) -> tuple[Fields, tuple[str, ...]]:
-    """The first of some fields that give the checkpoint's ids, and what differs around special tokens."""
-    special = [token["content"] for token in described["added_tokens"] if token["special"]]
-    change = odd_texts.normal_form(described)
-    failure = ""
-    for fields in candidates:
-        try:
-            gguf_tokenizer.refuse_odd(folder, fields)
-            read = gguf_tokenizer.tokenizer(folder, fields)
-        except UserError as error:
-            failure = failure or str(error)
-            continue
-        if text := _first_other(words, read, (change(text) for text in odd_texts.plain(special))):
-            shown = read.encode(text).ids[:8], words.encode(text)[:8]
-            failure = failure or f"{text[:40]!r} would be {shown[0]}… in llama.cpp, and is {shown[1]}…"
-            continue
-        notes = (
-            ["texts are read as they are: put them into NFC for the model's own ids"]
-            if change is not str
-            else []
-        )
-        if text := _first_other(words, read, odd_texts.between(special)):
-            notes.append(f"text beside a special token is read otherwise by llama.cpp: {text!r:.60}")
-        for note in notes:
-            log.info("%s", note)
-        return fields, tuple(notes)
-    raise UserError(
-        f"{folder}: llama.cpp has no tokenizer for this one, of those that are known here: {failure}"
-    )
-
-
-def _first_other(words: CheckpointTokenizer, read: Tokenizer, texts: Iterator[str]) -> str | None:
-    """The first text of which the ids differ."""
-    for text in texts:
-        if any(
-            read.encode(text, add_special_tokens=framed).ids != words.encode(text, framed)
-            for framed in (True, False)
-        ):
-            return text
-    return None

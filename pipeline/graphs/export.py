@@ -98,6 +98,7 @@ def _export(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Path
             log.info("%s is there and matches; nothing to do", path)
             return path
         model = architectures.decoder(checkpoint, precision, skip).author()
+        architectures.warn_of_code(checkpoint)
         layers = checkpoint.config["num_hidden_layers"]
         files = [file.plain() for file in store.weights.states(checkpoint.files)]
         source = checkpoint.source.replaced(files=(), copies=()).plain()

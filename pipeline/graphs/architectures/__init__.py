@@ -28,13 +28,7 @@ def decoder(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Deco
     """
     unusable.refuse_other_architecture(checkpoint.config, checkpoint.folder)
     model_type = checkpoint.config["model_type"]
-    file = checkpoint.folder / "config.json"
-    config.refuse_foreign(checkpoint.config, file)
-    if code := checkpoint.config.get("auto_map"):
-        log.warning(
-            "warning: %s: its own code (auto_map: %s) is not run; the graph is that of %s as it is published",
-            file, first_line(", ".join(_classes(code)), 200), model_type,
-        )  # fmt: skip
+    config.refuse_foreign(checkpoint.config, checkpoint.folder / "config.json")
     tensor_use.refuse_quantised(checkpoint)
     _refuse_gone(checkpoint, skip)
     tensor_use.refuse_other_layers(checkpoint, skip)
@@ -42,6 +36,17 @@ def decoder(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Deco
     module = importlib.import_module(f"{__name__}.{model_type}")
     authored: Decoder = module.Architecture(checkpoint, precision, skip)
     return authored
+
+
+def warn_of_code(checkpoint: Checkpoint) -> None:
+    """Says that a checkpoint's own code is not run, where it has some."""
+    if code := checkpoint.config.get("auto_map"):
+        log.warning(
+            "warning: %s: its own code (auto_map: %s) is not run; the graph is that of %s as it is published",
+            checkpoint.folder / "config.json",
+            first_line(", ".join(_classes(code)), 200),
+            checkpoint.config["model_type"],
+        )
 
 
 def _refuse_other_sizes(checkpoint: Checkpoint) -> None:

@@ -14,7 +14,7 @@ from pipeline.models.tensor_names import is_left_out
 from pipeline.ship.hf import nemotron_nas, own_class
 from pipeline.ship.hf.forms import FormVerdict
 from pipeline.ship.hf.outline import Outline
-from pipeline.ship.hf.parts import Part
+from pipeline.ship.hf.parts import WrittenTensor
 from pipeline.ship.pruned import PrunedModel
 from pipeline.store import records
 
@@ -38,6 +38,8 @@ def config(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> dict[s
     """config.json of the folder; its last key says what the folder is."""
     form = own_class if verdict.form == "own class" else nemotron_nas
     own = form.config(variant, given(model))
+    if verdict.form == "nemotron-nas" and not {"dtype", "torch_dtype"} & set(own):
+        own["torch_dtype"] = _dtype(model)
     small = [
         f"{name} {store.sha256(file)}"
         for name in checkpoint_files.SMALL_FILES
@@ -55,7 +57,13 @@ def config(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> dict[s
     return {**own, provenance.NAME: mark}
 
 
-def parts(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> Iterator[Part]:
+def _dtype(model: PrunedModel) -> str:
+    """PyTorch's name of the type that the weights have: TensorRT-LLM takes no other word for it."""
+    embedding = model.everything[f"{model.rules.embedding}.weight"].slice
+    return str(safetensors_index.torch_dtype(embedding)).removeprefix("torch.")
+
+
+def parts(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> Iterator[WrittenTensor]:
     """The tensors of the folder, in the order of the source's files."""
     homes = {name: model.checkpoint.folder / one.file for name, one in model.checkpoint.tensors.items()}
     gone = nemotron_nas.without_maps(variant)
@@ -66,12 +74,14 @@ def parts(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> Iterato
                 if verdict.form == "own class"
                 else name
             )
-            yield Part(new, tensor, homes.get(name))
+            yield WrittenTensor(new, tensor, homes.get(name))
         elif _is_norm(name, model) and not is_left_out(name, gone, model.rules):
-            yield Part(name, tensor, homes.get(name))  # of a sublayer that has a map, which reads its output
+            yield WrittenTensor(
+                name, tensor, homes.get(name)
+            )  # of a sublayer that has a map, which reads its output
     for place in variant.maps:
         one = model.maps[place]
-        yield Part(nemotron_nas.map_name(place, model.rules.layers), nemotron_nas.matrix(one), None)
+        yield WrittenTensor(nemotron_nas.map_name(place, model.rules.layers), nemotron_nas.matrix(one), None)
 
 
 def _is_norm(name: str, model: PrunedModel) -> bool:

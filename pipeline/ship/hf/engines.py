@@ -18,8 +18,13 @@ _REMOTE = {
     "vLLM": " --trust-remote-code",
     "SGLang": " --trust-remote-code",
     "TensorRT-LLM": " --trust_remote_code",
+    "mlx-lm": " --trust-remote-code",
 }
 """What lets the configuration class of the folder run."""
+_LIMITS = {
+    **dict.fromkeys(("vLLM", "SGLang", "TensorRT-LLM"), "with the folder's configuration class"),
+    "mlx-lm": "its tokenizer asks for the folder's configuration class",
+}
 _BY_INDEX = {"gemma2": ("SGLang",), "gemma3_text": ("SGLang", "mlx-lm")}
 """model_type → engines that take a layer's window from its index, and pass over `layer_types`.
 
@@ -111,7 +116,7 @@ def of_sublayers(has_maps: bool, headless: str | None) -> tuple[Engine, ...]:
         Engine(
             name,
             name not in limits,
-            limits.get(name, "with the folder's configuration class" if name in _REMOTE else ""),
+            limits.get(name, _LIMITS.get(name, "")),
             command + _REMOTE.get(name, ""),
         )
         for name, command in _COMMANDS.items()

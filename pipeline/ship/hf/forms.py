@@ -63,9 +63,7 @@ def verdict(variant: Outline) -> FormVerdict:
     refusal = _refused_maps(variant) or _refused_model(variant)
     headless = None if refusal else _headless(variant)
     engines = () if refusal else of_sublayers(bool(variant.maps), headless)
-    return FormVerdict(
-        "nemotron-nas", refusal, headless and f"{headless}; --force writes it for the others", engines
-    )
+    return FormVerdict("nemotron-nas", refusal, headless, engines)
 
 
 def _refused_maps(variant: Outline) -> str | None:

@@ -30,7 +30,7 @@ Tensor = StoredTensor | Computed
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WrittenTensor:
     """One tensor of the folder.
 
     Attributes:
@@ -63,7 +63,7 @@ class Shard:
         whole: a file of the source that holds just these, under these names.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[WrittenTensor, ...]
     whole: Path | None
 
     @property
@@ -72,7 +72,7 @@ class Shard:
         return sum(part.nbytes for part in self.parts)
 
 
-def shards(parts: Iterable[Part], files: Sequence[Path]) -> list[Shard]:
+def shards(parts: Iterable[WrittenTensor], files: Sequence[Path]) -> list[Shard]:
     """The files of the folder, none with more tensors' bytes than the largest of the source has bytes.
 
     Args:
@@ -81,16 +81,16 @@ def shards(parts: Iterable[Part], files: Sequence[Path]) -> list[Shard]:
     """
     limit = max(file.stat().st_size for file in files)
     last = files[0] if len(files) == 1 else None  # beside others, what is new gets a file of its own
-    groups: dict[Path | None, list[Part]] = {file: [] for file in (*files, last)}
+    groups: dict[Path | None, list[WrittenTensor]] = {file: [] for file in (*files, last)}
     for part in parts:
         groups[part.home or last].append(part)
     split = [shard for group in groups.values() for shard in _split(group, limit)]
     return [Shard(tuple(group), _whole(group)) for group in split]
 
 
-def _split(group: Sequence[Part], limit: int) -> list[list[Part]]:
+def _split(group: Sequence[WrittenTensor], limit: int) -> list[list[WrittenTensor]]:
     """The group in pieces of at most so many bytes, or of one tensor."""
-    pieces: list[list[Part]] = []
+    pieces: list[list[WrittenTensor]] = []
     size = 0
     for part in group:
         if not pieces or size + part.nbytes > limit:
@@ -101,7 +101,7 @@ def _split(group: Sequence[Part], limit: int) -> list[list[Part]]:
     return pieces
 
 
-def _whole(group: Sequence[Part]) -> Path | None:
+def _whole(group: Sequence[WrittenTensor]) -> Path | None:
     """The file that holds just these tensors, under these names."""
     home = group[0].home
     if home is None:

@@ -79,9 +79,10 @@ class HfShipment:
             f"{files}, {self.shared} shared with the source, {self.rewritten} rewritten"
             + ("" if self.is_new else "; it was there already, nothing to do"),
         ]
-        for verb, does in (("loads in", True), ("not in", False)):
-            if engines := [engine.words() for engine in self.engines if engine.loads is does]:
-                lines.append(f"{verb}: {', '.join(engines)}")
+        yes = "loads in" if self.form == "nemotron-nas" else "loads in what loads the whole model"
+        for words, loads in ((yes, True), ("not in", False)):
+            if engines := [engine.words() for engine in self.engines if engine.loads is loads]:
+                lines.append(f"{words}: {', '.join(engines)}")
         return "\n".join([*lines, *self.remarks])
 
 
@@ -128,7 +129,7 @@ def accepted(graph: Path, variant: Outline, force: bool) -> FormVerdict:
     if verdict.refusal:
         raise UserError(f"{graph} cannot be shipped to hf: {verdict.refusal}")
     if verdict.unless_forced and not force:
-        raise UserError(f"{graph}: {verdict.unless_forced}")
+        raise UserError(f"{graph}: {verdict.unless_forced}; --force writes it for the others")
     return verdict
 
 

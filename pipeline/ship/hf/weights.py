@@ -18,7 +18,7 @@ from typing import IO, Any
 from pipeline import store
 from pipeline.models import checkpoint_files, weight_files
 from pipeline.models.safetensors_index import ITEM_SIZES
-from pipeline.ship.hf.parts import Part, Shard, file_names
+from pipeline.ship.hf.parts import Shard, WrittenTensor, file_names
 from pipeline.ship.pruned import StoredTensor
 from pipeline.types import UserError
 
@@ -69,7 +69,7 @@ def require_room(shards: Sequence[Shard], place: Path) -> None:
         )
 
 
-def _write_shard(parts: Sequence[Part], path: Path) -> None:
+def _write_shard(parts: Sequence[WrittenTensor], path: Path) -> None:
     """One file: wide numbers first, so that each tensor begins at a multiple of its numbers' size."""
     ordered = sorted(parts, key=lambda part: -ITEM_SIZES[part.dtype])
     with store.atomic(path) as temporary, temporary.open("wb") as file:
@@ -81,7 +81,7 @@ def _write_shard(parts: Sequence[Part], path: Path) -> None:
                 file.write(part.tensor.array().tobytes())
 
 
-def _header(parts: Sequence[Part]) -> bytes:
+def _header(parts: Sequence[WrittenTensor]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for part in parts:

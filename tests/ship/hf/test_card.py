@@ -22,7 +22,7 @@ def test_it_says_what_the_folder_is(workdir: Path) -> None:
 def test_a_model_of_the_hub_is_named(workdir: Path) -> None:
     base = folders.base(workdir, num_hidden_layers=3)
     record = store.read_json(base.parent / "source.json")
-    named = {**record, "kind": "hub", "origin": "org/name", "revision": "0" * 40}
+    named = {**record, "kind": "hub", "from": "org/name", "revision": "0" * 40}
     (base.parent / "source.json").write_text(json.dumps(named))
     text = (folders.shipped(folders.variant(base, "block1")).folder / "README.md").read_text()
     assert "base_model: org/name\n" in text and f"hub org/name at revision {'0' * 40}" in text

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.graphs import export
+from pipeline.models import checkpoint
 from pipeline.ship.hf import contents
 from pipeline.types import UserError
+from tests import tiny
 from tests.ship.hf import folders
 
 
@@ -20,9 +23,10 @@ def test_a_changed_tokenizer_is_another_folder(workdir: Path) -> None:
 
 
 def test_the_small_files_come_along(workdir: Path) -> None:
-    graph = folders.variant(folders.base(workdir), "block0")
-    (graph.parent / "chat_template.jinja").write_text("{{ messages }}")
-    (graph.parent / "generation_config.json").write_text('{"temperature": 0.5}')
+    source = tiny.tokenizer(tiny.checkpoint(workdir / "models" / "tiny", vocab_size=tiny.WORDS))
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    (source / "generation_config.json").write_text('{"temperature": 0.5}')
+    graph = folders.variant(export.export_base(checkpoint.resolve("models/tiny")), "block0")
     folder = folders.shipped(graph).folder
     for name in ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (folder / name).read_bytes() == (graph.parent / name).read_bytes()

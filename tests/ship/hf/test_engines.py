@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,17 @@ def test_engines_that_take_windows_from_an_index(model_type: str, workdir: Path)
     assert "windows from their new indices" in shipment.described()
     patterns = [folders.config(Path(name)).get("sliding_window_pattern") for name in ("right", "wrong")]
     assert patterns == ([None, None] if model_type == "gemma2" else [2, None])
+
+
+def test_every_engine_has_a_command_and_a_word(workdir: Path) -> None:
+    base = folders.base(workdir, **folders.NAS)
+    for i, name in enumerate(("block1", "attn1")):
+        shipment = folders.shipped(folders.variant(base, name), name=f"out{i}")
+        names = ["transformers", "vLLM", "SGLang", "TensorRT-LLM", "mlx-lm"]
+        assert [engine.name for engine in shipment.engines] == names
+        assert all("{folder}" in engine.command for engine in shipment.engines)
+        assert all(engine.words() in shipment.described() for engine in shipment.engines)
+        plain = shipment.plain()
+        assert json.loads(json.dumps(plain)) == plain and plain["folder"] == str(Path.cwd() / f"out{i}")
+        trusts = ["trust" in engine.command for engine in shipment.engines]
+        assert trusts == [i == 1 and engine.name != "transformers" for engine in shipment.engines]

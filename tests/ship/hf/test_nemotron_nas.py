@@ -110,6 +110,14 @@ def test_the_first_layers_may_be_wholly_gone(workdir: Path) -> None:
     }
 
 
+def test_the_type_of_the_weights_is_said(workdir: Path) -> None:
+    """A config that was converted from a GGUF has no such key."""
+    graph = folders.variant(base("tied-bf16", workdir), "attn1")
+    folders.set_config(graph.parent, dtype=None)
+    config = folders.config(folders.shipped(graph).folder)
+    assert (config.get("dtype"), config["torch_dtype"]) == (None, "bfloat16")
+
+
 def test_config_says_it_in_every_readers_words(workdir: Path) -> None:
     config = folders.config(folders.shipped(folders.variant(base("llama3", workdir), "attn1_2+mlp2")).folder)
     assert config["per_layer_config"] == {"1": {"skip": ["attention"]}, "2": {"skip": ["attention", "mlp"]}}

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.models import compensation, named_configs
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import normalised
 from pipeline.ship.gguf import ship
@@ -82,12 +81,10 @@ def test_ship_says_the_same(workdir: Path) -> None:
     with pytest.raises(UserError) as error:
         ship.ship(graph, workdir / "m.gguf", unchecked=True)
     assert str(error.value) == f"{graph} cannot be written as GGUF: {said}"
-    assert compensation.NO_MAPS.parameters == 0 and not (workdir / "m.gguf").exists()
+    assert not (workdir / "m.gguf").exists()
 
 
-@pytest.mark.parametrize("name", ["llama-2-7b", "llama-3-8b"])
-def test_the_papers_models_can_be_written(name: str) -> None:
-    known = named_configs.of(name) if hasattr(named_configs, "of") else None
-    if known is None:
-        pytest.skip("no such config here")
-    assert refusal(known, SkipSet.parse("attn24-31")) is None
+def test_llama_2_can_be_written() -> None:
+    known = normalised({"model_type": "llama"}, Path("config.json"))  # the class's own numbers are its
+    for name in ("base", "block21-31", "attn21-31", "mlp0", "attn0_20-28+mlp25-31"):
+        assert refusal(known, SkipSet.parse(name)) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.models.gguf import tensors as gguf_tensors
+from pipeline.ship import pruned
 from pipeline.ship.gguf import output, ship
+from pipeline.ship.gguf.kinds import FileKind
+from pipeline.ship.gguf.tensors import VariantTensors
 from pipeline.types import UserError
 from tests import tiny, tiny_gguf
 from tests.ship.gguf import projects
@@ -62,8 +66,14 @@ def test_sublayers_are_deci_with_counts_a_layer(base: Path, workdir: Path) -> No
     assert fields["deci.block_count"] == 3 and fields["deci.attention.key_length"] == 32
 
 
-@pytest.mark.parametrize(("name", "form", "layers"), [("attn1+mlp2", None, [0, 1, 2, 3]), ("block0_2", None, [1, 3]),
-                                                      ("block2", "linear", [0, 1, 2, 2, 3])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "form", "layers"),
+    [
+        ("attn1+mlp2", None, [0, 1, 2, 3]),
+        ("block0_2", None, [1, 3]),
+        ("block2", "linear", [0, 1, 2, 2, 3]),
+    ],
+)
 def test_a_file_says_where_its_layers_come_from(
     name: str, form: str | None, layers: list[int], base: Path, workdir: Path
 ) -> None:
@@ -95,9 +105,13 @@ def test_the_same_again_is_nothing_to_do_and_anything_else_refused(base: Path, w
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("m.bin", "does not end in .gguf"), ("", "is a folder"), ("m-00001-of-00002.gguf", "one of several files"),
-     ("graphs/x.gguf/m.gguf", "cannot write")],
-)  # fmt: skip
+    [
+        ("m.bin", "does not end in .gguf"),
+        ("", "is a folder"),
+        ("m-00001-of-00002.gguf", "one of several files"),
+        ("graphs/x.gguf/m.gguf", "cannot write"),
+    ],
+)
 def test_odd_names_are_refused(name: str, reason: str, base: Path, workdir: Path) -> None:
     (workdir / "graphs" / "x.gguf").write_text("a file")
     with pytest.raises(UserError, match=reason):
@@ -118,7 +132,7 @@ def test_a_full_disk_leaves_nothing(base: Path, workdir: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(output, "write", full)
-    with pytest.raises(UserError, match="cannot write .*: No space left on device"):
+    with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
         ship.ship(base, workdir / "new" / "m.gguf", unchecked=True)
     assert files(workdir) == set()
     usage = shutil.disk_usage(workdir)._replace(free=1000)
@@ -134,22 +148,25 @@ def test_every_type_is_what_it_says(name: str, base: Path, workdir: Path) -> Non
     ship.ship(graph, workdir / "m.gguf", name, unchecked=True)
     there, fields = projects.tensors(workdir / "m.gguf"), projects.read(workdir / "m.gguf").fields
     kinds = {
-        tensor.kind
-        for name, tensor in there.items()
-        if len(tensor.shape) == 2 and name != "token_embd.weight"
+        tensor.kind for name, tensor in there.items() if len(tensor.shape) == 2 and name != "output.weight"
     }
     assert kinds == {WRITTEN[name]}
     assert all(tensor.kind == Kind.F32 for tensor in there.values() if len(tensor.shape) == 1)
     expected = "ALL_F32" if name == "f32" else f"MOSTLY_{name.upper()}"
     assert fields["general.file_type"] == library.LlamaFileType[expected]
     is_quantised = name.startswith("q")
-    assert there["token_embd.weight"].kind == (
-        Kind.Q8_0 if is_quantised else WRITTEN[name]
-    )  # it is the head too
+    assert there["output.weight"].kind == (Kind.Q8_0 if is_quantised else WRITTEN[name])
     assert ("general.quantization_version" in fields) == is_quantised
     values = gguf_tensors.values(there["blk.0.ffn_up.weight"]).astype(np.float32)
     own = tiny_gguf.tensors(base.parent)["blk.0.ffn_up.weight"]
     assert np.abs(values - own).max() < {"f32": 1e-9}.get(name, 0.2 * np.abs(own).max())
+
+
+def test_an_embedding_that_is_the_head_too_has_8_bits(workdir: Path) -> None:
+    ship.ship(projects.base(workdir, tie_word_embeddings=True), workdir / "m.gguf", "q4_0", unchecked=True)
+    there = projects.tensors(workdir / "m.gguf")
+    assert "output.weight" not in there and there["token_embd.weight"].kind == Kind.Q8_0
+    assert there["blk.0.ffn_up.weight"].kind == Kind.Q4_0
 
 
 def test_rows_that_are_no_whole_blocks_are_float16(workdir: Path) -> None:
@@ -190,23 +207,12 @@ def test_a_number_beyond_float16_is_refused_by_name(workdir: Path) -> None:
     ship.ship(base, workdir / "m.gguf", "bf16", unchecked=True)
 
 
-def test_a_tensor_without_a_place_is_refused(workdir: Path) -> None:
-    folder = tiny_gguf.source(workdir / "graphs" / "more")
-    base = projects.export.export_base(projects.checkpoint.open_checkpoint(folder))
-    weights = load_file(folder / "model.safetensors")
-    save_file({**weights, "model.layers.0.self_attn.sinks": weights["model.norm.weight"].clone()},
-              folder / "model.safetensors", metadata={"format": "pt"})  # fmt: skip
-    base.unlink()
-    base.with_suffix(".json").unlink()
-    try:
-        base = projects.export.export_base(projects.checkpoint.open_checkpoint(folder))
-    except UserError as error:  # the export refuses it already
-        assert "sinks" in str(error)
-        return
-    with pytest.raises(
-        UserError, match=r"holds the tensor model.layers.0.self_attn.sinks, which has no place"
-    ):
-        ship.ship(base, workdir / "m.gguf", unchecked=True)
+def test_a_tensor_without_a_place_is_refused(base: Path) -> None:
+    model = pruned.read(base, unchecked=True)
+    more = {**model.everything, "model.layers.0.self_attn.sinks": model.everything["model.norm.weight"]}
+    entries = VariantTensors(replace(model, everything=more), FileKind("f16"), None, None, {}).entries
+    with pytest.raises(UserError, match=r"the tensor model.layers.0.self_attn.sinks, which has no place"):
+        entries()
 
 
 def test_the_rope_of_llama_3_is_the_tensor_of_the_converter(workdir: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_file_that_is_gone_or_another_is_refused(workdir: Path) -> None:
         ship.ship(base, workdir / "m.gguf", unchecked=True)
     file.unlink()
     with pytest.raises(
-        UserError, match="tiny.gguf, which this model came from, is gone; choose another --type"
+        UserError, match=r"tiny.gguf, which this model came from, is gone; choose another --type"
     ):
         ship.ship(base, workdir / "m.gguf", "source", unchecked=True)
     assert ship.ship(

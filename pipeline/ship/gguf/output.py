@@ -146,8 +146,11 @@ def write(file: Path, arch: str, fields: Fields, tensors: Sequence[Entry]) -> No
 def _add(writer: library.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
+    elif isinstance(value, int) and value >= 0:
+        add = writer.add_uint32 if value < 2**32 else writer.add_uint64
+        add(key, value)
     elif isinstance(value, int):
-        writer.add_uint32(key, value)
+        writer.add_int32(key, value)
     elif isinstance(value, float):
         writer.add_float32(key, value)
     elif isinstance(value, str):

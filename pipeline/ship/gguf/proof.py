@@ -1,7 +1,7 @@
 """A GGUF's tokenizer held to the checkpoint's own: which fields give the same ids.
 
 llama.cpp's converter knows a pre-tokenizer by a table of hashes. Here the fields are read back as llama.cpp
-reads them (`models.gguf.tokenizer`, which is held to llama.cpp), and compared on texts that trouble tokenizers.
+reads them (`models.gguf.tokenizer`), and compared on texts that trouble tokenizers.
 """
 
 from __future__ import annotations

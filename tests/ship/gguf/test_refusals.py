@@ -1,0 +1,90 @@
+"""What llama.cpp has no form for is refused by name, by config, skip set and maps alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.models.compensation import MapPlace
+from pipeline.models.config import normalised
+from pipeline.ship.gguf import ship
+from pipeline.ship.gguf.refusals import refusal
+from pipeline.types import SkipSet, UserError
+from tests import tiny
+from tests.ship.gguf import projects
+
+GEMMA = {"num_hidden_layers": 6, "query_pre_attn_scalar": 32}
+
+
+def config(model_type: str, **changes: Any) -> Any:
+    whole = {**tiny.COMMON, **tiny.DIALECTS[model_type], "num_hidden_layers": 4, **changes}
+    return normalised({"model_type": model_type, **whole}, Path("config.json"))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "changes", "reason"),
+    [
+        ("olmo2", "block1", {}, "--to hf, and convert that with llama.cpp's convert_hf_to_gguf.py"),
+        ("phi", "base", {}, "GGUF files of phi are not written"),
+        ("qwen3", "attn1", {}, "sublayers of qwen3 cannot be skipped alone"),
+        ("gemma2", "mlp1", GEMMA, "sublayers of gemma2 cannot"),
+        ("phi3", "attn1", {}, "sublayers of phi3 cannot"),
+        ("qwen3", "block1", {"attention_bias": True}, "llama.cpp's qwen3 has no such biases"),
+        ("llama", "attn0-3", {}, "every attention is skipped"),
+        ("llama", "block0-3", {}, "every layer is skipped"),
+        ("llama", "block1", {"hidden_act": "gelu"}, "hidden_act is 'gelu', and llama.cpp's llama has silu"),
+        (
+            "llama",
+            "base",
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "rope scaling 'dynamic'",
+        ),
+        ("qwen2", "base", {"rope_scaling": tiny.LLAMA3}, None),
+        ("qwen3", "base", {"rope_scaling": tiny.LLAMA3}, None),
+        (
+            "gemma3_text",
+            "base",
+            {**GEMMA, "rope_scaling": tiny.LLAMA3},
+            "rope scaling 'llama3' of gemma3_text",
+        ),
+        ("gemma2", "block1", GEMMA, "the layers with a window would be others"),
+        ("gemma2", "block0_2_4", GEMMA, "no layer with a window is left"),
+        ("gemma2", "base", {**GEMMA, "attn_logit_softcapping": None}, "attn_logit_softcapping would be 50.0"),
+        ("gemma2", "base", {**GEMMA, "query_pre_attn_scalar": 24}, "query_pre_attn_scalar would be 32"),
+        (
+            "gemma2",
+            "block0-1",
+            {**GEMMA, "num_hidden_layers": 46, "query_pre_attn_scalar": 16},
+            "query_pre_attn_scalar",
+        ),
+        ("gemma2", "base", {**GEMMA, "num_hidden_layers": 46, "query_pre_attn_scalar": 16}, None),
+    ],
+)
+def test_the_reason_is_said(model_type: str, name: str, changes: dict[str, Any], reason: str | None) -> None:
+    said = refusal(config(model_type, **changes), SkipSet.parse(name))
+    assert said is None if reason is None else said is not None and reason in said
+
+
+def test_a_run_of_blocks_reads_the_stream_without_a_norm() -> None:
+    said = refusal(config("llama"), SkipSet.parse("block1-2"), [MapPlace(1, 2, "block")])
+    assert said is not None and "the map of layers 1-2 reads the stream without a norm" in said
+    assert refusal(config("llama"), SkipSet.parse("block1"), [MapPlace(1, 1, "attn")]) is None
+    said = refusal(config("llama"), SkipSet.parse("block0-3"), [MapPlace(1, 1, "attn")])
+    assert said is not None and "every attention is skipped" in said
+
+
+def test_ship_says_the_same(workdir: Path) -> None:
+    graph = projects.cut(projects.base(workdir, "qwen3"), "attn1")
+    said = refusal(config("qwen3"), SkipSet.parse("attn1"))
+    with pytest.raises(UserError) as error:
+        ship.ship(graph, workdir / "m.gguf", unchecked=True)
+    assert str(error.value) == f"{graph} cannot be written as GGUF: {said}"
+    assert not (workdir / "m.gguf").exists()
+
+
+def test_llama_2_can_be_written() -> None:
+    known = normalised({"model_type": "llama"}, Path("config.json"))  # the class's own numbers are its
+    for name in ("base", "block21-31", "attn21-31", "mlp0", "attn0_20-28+mlp25-31"):
+        assert refusal(known, SkipSet.parse(name)) is None

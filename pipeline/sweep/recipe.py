@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline import store
-from pipeline.calib import selectors
 from pipeline.models.origins import folder_name
 from pipeline.store.records import NumLayers, read_bytes
-from pipeline.types import Kind, Precision, UserError, is_compensation
+from pipeline.sweep import contradictions
+from pipeline.types import Kind, Precision, UserError
 
 STAGES = ("calibrate", "select", "export", "compensate", "check", "build", "score", "bench", "heal", "ship")
 """Of all jobs. `compensate` and `ship` are asked for by their forms, and not among `stages`."""
@@ -231,7 +231,7 @@ def read(path: Path) -> Recipe:
         recipe = Recipe.model_validate(tables)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_problem(error)}") from None
-    if problem := _contradiction(recipe):
+    if problem := contradictions.of(recipe):
         raise UserError(f"{path}: {problem}")
     store.plain_name(path.stem)
     return recipe
@@ -259,43 +259,3 @@ def _section(path: list[str]) -> type[BaseModel]:
         table = field.annotation if field else ModelSection
     section: type[BaseModel] = table
     return section
-
-
-def _contradiction(recipe: Recipe) -> str | None:
-    """Why the recipe cannot be run; None where it can."""
-    folders = [model.folder for model in recipe.models]
-    if len(set(folders)) < len(folders):
-        return f"two models would lie in graphs/{max(folders, key=folders.count)}; name each once"
-    if unknown := [name for name in recipe.selectors if name not in selectors.names()]:
-        return f"no selector {unknown[0]!r}; choose from {', '.join(selectors.names())}"
-    return _wrong_tasks(recipe) or _wrong_engines(recipe) or _wrong_forms(recipe)
-
-
-def _wrong_tasks(recipe: Recipe) -> str | None:
-    if "score" in recipe.stages and not recipe.tasks:
-        return "stages has score, and tasks names no benchmark"
-    if recipe.tasks and "score" not in recipe.stages:
-        return "tasks names benchmarks, and stages lacks score"
-    if strange := set(recipe.score.limits) - set(recipe.tasks):
-        return f"score.limits names {', '.join(sorted(strange))}, which tasks does not"
-    return None
-
-
-def _wrong_engines(recipe: Recipe) -> str | None:
-    if "build" in recipe.stages and "fp16" not in recipe.precisions:
-        return 'stages has build, and engines are built from fp16 graphs: add "fp16" to precisions'
-    if recipe.measure == "engines" and "build" not in recipe.stages:
-        return 'measure = "engines" needs build among stages'
-    return None
-
-
-def _wrong_forms(recipe: Recipe) -> str | None:
-    forms = recipe.compensate.forms
-    if unknown := [form for form in forms if not is_compensation(form)]:
-        return f"compensate: {unknown[0]!r:.40} is no form; take bias, rank16, linear, fold or fold+rank16"
-    for table, names in (("compensate", forms), ("ship", recipe.ship.to)):
-        if len(set(names)) < len(names):
-            return f"{table} names {max(names, key=names.count)} twice"
-    if recipe.ship.type is not None and "gguf" not in recipe.ship.to:
-        return 'ship.type is of a GGUF: add "gguf" to ship.to'
-    return None

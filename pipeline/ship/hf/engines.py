@@ -78,7 +78,7 @@ def of_own_class(variant: Outline) -> tuple[Engine, ...]:
 def pattern(variant: Outline) -> int | None:
     """n, where of the layers that are left every n-th sees everything and the others slide; None where not.
 
-    That of the whole model where it has none: a plain one.
+    Asked of Gemma's; 1 of others, whose layers no engine here takes for different ones by their index.
     """
     kinds, every = variant.config["layer_types"], _PATTERNS.get(variant.config["model_type"])
     left = [kinds[i] for i in variant.kept_layers]

@@ -25,10 +25,10 @@ _LIMITS = {
     **dict.fromkeys(("vLLM", "SGLang", "TensorRT-LLM"), "with the folder's configuration class"),
     "mlx-lm": "its tokenizer asks for the folder's configuration class",
 }
-_BY_INDEX = {"gemma2": ("SGLang",), "gemma3_text": ("SGLang", "mlx-lm")}
+_BY_INDEX = {"gemma2": ("SGLang",), "gemma3_text": ("mlx-lm",)}
 """model_type → engines that take a layer's window from its index, and pass over `layer_types`.
 
-SGLang `srt/models/gemma2.py` (layer_id % 2), `gemma3_causal.py` and mlx-lm `models/gemma3_text.py`
+SGLang `srt/models/gemma2.py` (layer_id % 2), mlx-lm `models/gemma3_text.py`
 (sliding_window_pattern).
 """
 _PATTERNS = {"gemma2": 2, "gemma3_text": 6}

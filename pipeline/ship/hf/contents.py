@@ -76,9 +76,8 @@ def parts(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> Iterato
             )
             yield WrittenTensor(new, tensor, homes.get(name))
         elif _is_norm(name, model) and not is_left_out(name, gone, model.rules):
-            yield WrittenTensor(
-                name, tensor, homes.get(name)
-            )  # of a sublayer that has a map, which reads its output
+            # Of a sublayer that has a map, which reads its output.
+            yield WrittenTensor(name, tensor, homes.get(name))
     for place in variant.maps:
         one = model.maps[place]
         yield WrittenTensor(nemotron_nas.map_name(place, model.rules.layers), nemotron_nas.matrix(one), None)

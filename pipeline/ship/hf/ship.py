@@ -76,7 +76,7 @@ class HfShipment:
         files = f"{self.bytes / 1e6:.0f} MB in {self.shared + self.rewritten} files"
         lines = [
             f"{there}, check {self.check}",
-            f"{files}, {self.shared} shared with the source, {self.rewritten} rewritten"
+            f"{files}, {self.shared} as in the source, {self.rewritten} rewritten"
             + ("" if self.is_new else "; it was there already, nothing to do"),
         ]
         yes = "loads in" if self.form == "nemotron-nas" else "loads in what loads the whole model"

@@ -67,7 +67,7 @@ def agrees(graph: Path, file: Path) -> None:
 @pytest.mark.parametrize("name", CUT)
 def test_llama_cpp_gives_the_graphs_numbers_and_text(name: str, base: Path, tmp_path: Path) -> None:
     graph = variants.cut(base, SkipSet.parse(name))
-    shipment = ship.ship(graph, tmp_path / "m.gguf", "f32", unchecked=True)
+    shipment = ship.ship(graph, tmp_path / "m.gguf", "f16", unchecked=True)
     assert shipment.architecture == ("llama" if name in ("base", "block22-25") else "deci")
     agrees(graph, tmp_path / "m.gguf")
 
@@ -77,7 +77,7 @@ def test_maps_are_layers_of_llama_cpps(base: Path, tmp_path: Path) -> None:
     settings = CompensationSettings(samples=12, length=128)
     overlay = compensate(checkpoint.open_checkpoint(base.parent), skip, settings)
     graph = variants.compensate(base, skip, overlay, "linear")
-    shipment = ship.ship(graph, tmp_path / "m.gguf", "f32", unchecked=True)
+    shipment = ship.ship(graph, tmp_path / "m.gguf", "f16", unchecked=True)
     assert shipment.architecture == "deci" and len(shipment.layers) > 30
     agrees(graph, tmp_path / "m.gguf")
 

@@ -65,6 +65,12 @@ class _Plan:
     def digest(self) -> str:
         return self.model.digest(f"gguf {FORM} {self.how.name}")
 
+    def model_keys(self) -> dict[str, Any]:
+        """What says the model's sizes."""
+        if self.layers is None:
+            return keys.of_whole_layers(self.arch, self.config)
+        return keys.of_sublayers(self.config, self.layers, self.maps)
+
     def tensors(self) -> list[Entry]:
         copied = self.origin if self.how.is_source else None
         return VariantTensors(self.model, self.how, copied, self.layers, self.maps).entries()
@@ -133,11 +139,6 @@ def _shape(one: pruned.StoredMap) -> MapShape:
 def _fields(plan: _Plan, tensors: list[Entry]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The keys, and what a person should know of the tokenizer."""
     model, folder = plan.model, plan.model.checkpoint.folder
-    of_model = (
-        keys.of_whole_layers(plan.arch, plan.config)
-        if plan.layers is None
-        else keys.of_sublayers(plan.config, plan.layers, plan.maps)
-    )
     if plan.origin:
         given = {
             key: value
@@ -154,7 +155,7 @@ def _fields(plan: _Plan, tensors: list[Entry]) -> tuple[dict[str, Any], tuple[st
         "digest": plan.digest,
     }
     own = {f"skip_pipeline.{key}": value for key, value in provenance.items()}
-    return {**_storage(plan, tensors), **tokens.fields, **of_model, **own}, tokens.notes
+    return {**_storage(plan, tensors), **tokens.fields, **plan.model_keys(), **own}, tokens.notes
 
 
 def _storage(plan: _Plan, tensors: list[Entry]) -> dict[str, Any]:
@@ -182,6 +183,10 @@ def _notes(plan: _Plan) -> list[str]:
         notes.append(
             f"the context is {context} of {whole} tokens, the model's window: llama.cpp's {plan.arch} has "
             "no windows"
+        )
+    if f"{plan.arch}.{keys.PATTERN}" in plan.model_keys():
+        notes.append(
+            "which layers have a window is said by a key that llama.cpp b11434 reads and old ones pass over"
         )
     if plan.how.is_source and plan.model.replaced:
         notes.append(

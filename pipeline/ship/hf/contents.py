@@ -13,8 +13,8 @@ from pipeline.models.config import Config
 from pipeline.models.tensor_names import is_left_out
 from pipeline.ship.hf import nemotron_nas, own_class
 from pipeline.ship.hf.forms import FormVerdict
-from pipeline.ship.hf.outline import Outline
 from pipeline.ship.hf.parts import WrittenTensor
+from pipeline.ship.outline import Outline
 from pipeline.ship.pruned import PrunedModel
 from pipeline.store import records
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.ship.hf.outline import Outline
+from pipeline.ship.outline import Outline
 
 _COMMANDS = {
     "transformers": 'AutoModelForCausalLM.from_pretrained("{folder}")',

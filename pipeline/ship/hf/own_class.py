@@ -14,7 +14,7 @@ from pipeline.models import config as configs
 from pipeline.models.config import Config
 from pipeline.models.sizes import SizeRules
 from pipeline.ship.hf import engines
-from pipeline.ship.hf.outline import Outline
+from pipeline.ship.outline import Outline
 
 _DROPPED = ("drop_attn_list", "drop_mlp_list", "transformers_weights", "per_layer_config")
 """What would leave layers out once more, or names files that are called otherwise here."""

@@ -17,12 +17,12 @@ from typing import Any
 
 from pipeline import store
 from pipeline.models import checkpoint_files, provenance
-from pipeline.ship import pruned
-from pipeline.ship.hf import card, contents, forms, nemotron_nas, outline, parts, weights
+from pipeline.ship import outline, pruned
+from pipeline.ship.hf import card, contents, forms, nemotron_nas, parts, weights
 from pipeline.ship.hf.engines import Engine
 from pipeline.ship.hf.forms import FormVerdict
-from pipeline.ship.hf.outline import Outline
 from pipeline.ship.hf.parts import Shard
+from pipeline.ship.outline import Outline
 from pipeline.ship.pruned import PrunedModel
 from pipeline.store import records
 from pipeline.types import UserError, file_name

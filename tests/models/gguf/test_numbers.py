@@ -45,9 +45,7 @@ def test_sizes_are_one_a_layer_and_may_be_nought() -> None:
     assert numbers(None).sizes("x", 2, [1, 2]) == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "value", [[4, 0], [4, -1, 4], [4, 1.0, 4], [4, True, 4], [4, 2**32, 4], ["4"] * 3]
-)
+@pytest.mark.parametrize("value", [[4, 0], [4, -1, 4], [4, 1.0, 4], [4, True, 4], [4, 2**32, 4], ["4"] * 3])
 def test_sizes_that_are_none_are_refused(value: Any) -> None:
     with pytest.raises(UserError, match=r"m\.gguf: llama\.x (has|is) "):
         numbers(value).sizes("x", 3)

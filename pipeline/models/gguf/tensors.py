@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, of_model_type
 from pipeline.models.gguf.header import GgufHeader, GgufTensor
-from pipeline.types import UserError, first_line
+from pipeline.types import BASE, UserError, first_line
 
 if TYPE_CHECKING:
     from pipeline.models.gguf.layers import Layers
@@ -64,21 +64,21 @@ def arrays(header: GgufHeader, config: Mapping[str, Any], layers: Layers) -> Ite
     """
     dialect = of_model_type(config["model_type"])
     stored = {tensor.name: tensor for tensor in header.tensors}
-    places, noughts = _places(config, dialect, layers), _noughts(config, layers)
+    expected, noughts = places(config, dialect, layers), _noughts(config, layers)
     for name in stored:
-        if name not in places and name not in dialect.tables and name not in noughts:
+        if name not in expected and name not in dialect.tables and name not in noughts:
             raise UserError(
                 f"{header.file} holds the tensor {name}, which {config['model_type']} does not use "
                 f"here{_absence(name, layers)}; take the safetensors checkpoint of this model"
             )
-    for name, (theirs, shape) in {**places, **noughts}.items():
+    for name, (theirs, shape) in {**expected, **noughts}.items():
         if name not in stored and not name.endswith(".bias"):
             raise UserError(f"the GGUF file {header.file} lacks the tensor {name} ({theirs})")
         if name in stored and stored[name].shape != shape:
             raise UserError(
                 f"{stored[name].file}: {name} is {list(stored[name].shape)}, its keys say {list(shape)}"
             )
-    for name, (theirs, shape) in places.items():
+    for name, (theirs, shape) in expected.items():
         # llama.cpp adds no bias where there is none.
         array = values(stored[name]) if name in stored else np.zeros(shape, np.float16)
         yield theirs, np.ascontiguousarray(_as_theirs(array, theirs, config, dialect))
@@ -100,26 +100,34 @@ Places = dict[str, tuple[str, tuple[int, ...]]]
 """llama.cpp's name → (Hugging Face's, shape)."""
 
 
-def _places(config: Mapping[str, Any], dialect: Dialect, layers: Layers) -> Places:
-    """The tensors that are taken."""
+def places(config: Mapping[str, Any], dialect: Dialect, layers: Layers | None = None) -> Places:
+    """llama.cpp's name of each tensor of a model → (Hugging Face's, shape).
+
+    Args:
+        config: normalised, or what `sizes.config` and `biases` give.
+        dialect: of its architecture.
+        layers: of a file; by default whole ones, as many as config.json says.
+    """
+    numbers = layers.numbers if layers else range(config["num_hidden_layers"])
+    absent = layers.absent if layers else BASE
     hidden, words = config["hidden_size"], config["vocab_size"]
     biased = [place for key, places in dialect.biases if key is None or config[key] for place in places]
-    places = {
+    named = {
         "token_embd.weight": ("model.embed_tokens.weight", (words, hidden)),
         "output_norm.weight": ("model.norm.weight", (hidden,)),
     }
     if not config["tie_word_embeddings"]:
-        places["output.weight"] = ("lm_head.weight", (words, hidden))
+        named["output.weight"] = ("lm_head.weight", (words, hidden))
     shapes = _shapes(config)
-    for i, original in enumerate(layers.numbers):
+    for i, original in enumerate(numbers):
         for place, theirs in dialect.places.items():
-            if (i, _kind(theirs)) in layers.absent:
+            if (i, _kind(theirs)) in absent:
                 continue
             name, shape = f"model.layers.{original}.{place}", shapes[place]
-            places[f"blk.{i}.{theirs}.weight"] = (f"{name}.weight", shape)
+            named[f"blk.{i}.{theirs}.weight"] = (f"{name}.weight", shape)
             if place in biased:
-                places[f"blk.{i}.{theirs}.bias"] = (f"{name}.bias", shape[:1])
-    return places
+                named[f"blk.{i}.{theirs}.bias"] = (f"{name}.bias", shape[:1])
+    return named
 
 
 def _noughts(config: Mapping[str, Any], layers: Layers) -> Places:

@@ -25,10 +25,6 @@ Kind = library.GGMLQuantizationType
 _FLOATS: dict[Kind, Any] = {
     Kind.F16: np.float16, Kind.BF16: ml_dtypes.bfloat16, Kind.F32: np.float32, Kind.F64: np.float64,
 }  # fmt: skip
-OUTSIDE = {
-    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
-}  # fmt: skip
-"""llama.cpp's name of a module outside the layers → Hugging Face's."""
 _LEAST, _MOST = 2.0**-14, 65504.0
 """The smallest and the largest normal number of float16."""
 
@@ -63,21 +59,21 @@ def arrays(header: GgufHeader, config: Mapping[str, Any]) -> Iterator[tuple[str,
     """
     dialect = of_model_type(config["model_type"])
     stored = {tensor.name: tensor for tensor in header.tensors}
-    expected = places(config, dialect)
+    places = _places(config, dialect)
     for name in stored:
-        if name not in expected and name not in dialect.tables:
+        if name not in places and name not in dialect.tables:
             raise UserError(
                 f"{header.file} holds the tensor {name}, which {config['model_type']} does not use "
                 "here; take the safetensors checkpoint of this model"
             )
-    for name, (theirs, shape) in expected.items():
+    for name, (theirs, shape) in places.items():
         if name not in stored and not name.endswith(".bias"):
             raise UserError(f"the GGUF file {header.file} lacks the tensor {name} ({theirs})")
         if name in stored and stored[name].shape != shape:
             raise UserError(
                 f"{stored[name].file}: {name} is {list(stored[name].shape)}, its keys say {list(shape)}"
             )
-    for name, (theirs, shape) in expected.items():
+    for name, (theirs, shape) in places.items():
         # llama.cpp adds no bias where there is none.
         array = values(stored[name]) if name in stored else np.zeros(shape, np.float16)
         yield theirs, np.ascontiguousarray(_as_theirs(array, theirs, config, dialect))
@@ -95,29 +91,24 @@ def _as_theirs(array: Array, name: str, config: Mapping[str, Any], dialect: Dial
     return array
 
 
-def places(config: Mapping[str, Any], dialect: Dialect) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """llama.cpp's name of each tensor of a model → (Hugging Face's, shape).
-
-    Args:
-        config: normalised, or what `sizes.config` and `biases` give.
-        dialect: of its architecture.
-    """
+def _places(config: Mapping[str, Any], dialect: Dialect) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """llama.cpp's name → (Hugging Face's, shape)."""
     hidden, words = config["hidden_size"], config["vocab_size"]
     biased = [place for key, places in dialect.biases if key is None or config[key] for place in places]
-    sizes = {"token_embd": (words, hidden), "output_norm": (hidden,), "output": (words, hidden)}
-    named = {
-        f"{name}.weight": (f"{OUTSIDE[name]}.weight", shape)
-        for name, shape in sizes.items()
-        if name != "output" or not config["tie_word_embeddings"]
+    places = {
+        "token_embd.weight": ("model.embed_tokens.weight", (words, hidden)),
+        "output_norm.weight": ("model.norm.weight", (hidden,)),
     }
+    if not config["tie_word_embeddings"]:
+        places["output.weight"] = ("lm_head.weight", (words, hidden))
     shapes = _shapes(config)
     for i in range(config["num_hidden_layers"]):
         for place, theirs in dialect.places.items():
             name, shape = f"model.layers.{i}.{place}", shapes[place]
-            named[f"blk.{i}.{theirs}.weight"] = (f"{name}.weight", shape)
+            places[f"blk.{i}.{theirs}.weight"] = (f"{name}.weight", shape)
             if place in biased:
-                named[f"blk.{i}.{theirs}.bias"] = (f"{name}.bias", shape[:1])
-    return named
+                places[f"blk.{i}.{theirs}.bias"] = (f"{name}.bias", shape[:1])
+    return places
 
 
 def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -205,3 +196,22 @@ def row_order(rows: int, heads: int) -> npt.NDArray[np.intp]:
         heads: of queries, or of keys.
     """
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)
+
+
+def names(config: Mapping[str, Any], dialect: Dialect) -> dict[str, str]:
+    """llama.cpp's name of each tensor of a model → Hugging Face's.
+
+    Args:
+        config: normalised, or what `sizes.config` and `biases` give.
+        dialect: of its architecture.
+    """
+    named = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+    if not config["tie_word_embeddings"]:
+        named["output"] = "lm_head"
+    biased = [place for key, places in dialect.biases if key is None or config[key] for place in places]
+    whole = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in named.items()}
+    for i in range(config["num_hidden_layers"]):
+        for place, theirs in dialect.places.items():
+            parts = ("weight", "bias") if place in biased else ("weight",)
+            whole |= {f"blk.{i}.{theirs}.{part}": f"model.layers.{i}.{place}.{part}" for part in parts}
+    return whole

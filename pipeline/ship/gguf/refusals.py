@@ -70,7 +70,7 @@ def _of_whole_layers(arch: str, config: Config, kept: list[int]) -> str | None:
         return "no layer with a window is left, and llama.cpp's gemma2 always has one"
     if keys.tables(config):  # tensors, which have nothing to do with the layers
         expected = {**expected, "rope_scaling": None}
-    names = tensors.places(expected, DIALECTS[arch])
+    names = tensors.names(expected, DIALECTS[arch])
     header = readback.unwritten(keys.of_whole_layers(arch, expected), names, config["vocab_size"])
     reason = readback.difference(header, expected)
     return reason and f"llama.cpp would run another model of these layers: {reason}"

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from pipeline.models.compensation import MapPlace
-from pipeline.models.gguf import tensors as names
+from pipeline.models.gguf import tensors as gguf
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, architecture
 from pipeline.ship.gguf import entries, keys
 from pipeline.ship.gguf.entries import Entry
@@ -56,8 +56,7 @@ class VariantTensors:
     @cached_property
     def stored(self) -> dict[str, str]:
         """llama.cpp's name of a tensor of the whole model → Hugging Face's."""
-        config = self.model.config
-        return {name: theirs for name, (theirs, _) in names.places(config, self.dialect).items()}
+        return gguf.names(self.model.config, self.dialect)
 
     def entries(self) -> list[Entry]:
         """The tensors, in the order of the file.
@@ -169,7 +168,7 @@ class VariantTensors:
             return None
         heads = {".q_proj.": "num_attention_heads", ".k_proj.": "num_key_value_heads"}
         key = next((key for part, key in heads.items() if part in theirs), None)
-        return names.row_order(rows, self.model.config[key]) if key else None
+        return gguf.row_order(rows, self.model.config[key]) if key else None
 
     def norm(self, name: str, place: MapPlace) -> Entry:
         """The norm whose output a map reads."""

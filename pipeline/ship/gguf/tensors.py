@@ -90,12 +90,12 @@ class VariantTensors:
             yield from self.feed_forward(before, layer.index, layer.feed_forward)
 
     def of_layer(self, layer: int) -> list[str]:
-        """llama.cpp's names of the tensors of a layer, without the layer; not all are there."""
+        """llama.cpp's names of the tensors of a layer, without the layer; biases as far as they are there."""
         before = f"blk.{layer}."
         return [
             name.removeprefix(before)
             for name, theirs in self.stored.items()
-            if name.startswith(before) and theirs in self.model.everything
+            if name.startswith(before) and (name.endswith(".weight") or theirs in self.model.everything)
         ]
 
     def attention(self, before: str, layer: int, part: Part) -> Iterator[Entry]:

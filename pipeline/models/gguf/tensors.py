@@ -229,3 +229,16 @@ def undo_permutation(weight: Array, heads: int) -> Array:
     """
     rows, *rest = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
+
+
+def row_order(rows: int, heads: int) -> npt.NDArray[np.intp]:
+    """[rows]: for each row of Llama's q or k in llama.cpp's order its place in Hugging Face's.
+
+    The inverse of `undo_permutation`: `weight[row_order(...)]` is llama.cpp's (`permute` of
+    conversion/llama.py).
+
+    Args:
+        rows: heads · D.
+        heads: of queries, or of keys.
+    """
+    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pipeline.models import demo
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.gguf import parts
 from pipeline.models.gguf.header import GgufTensor
-from pipeline.ship.gguf import kinds
+from pipeline.ship.gguf import kinds, output
 from pipeline.types import UserError
 
 
@@ -22,7 +23,7 @@ class Origin:
     Attributes:
         file: it; of a split model the first part.
         fields: key → value.
-        tensors: by name.
+        tensors: by name, with the layers' numbers of the checkpoint.
     """
 
     file: Path
@@ -58,4 +59,28 @@ def of_checkpoint(checkpoint: Checkpoint) -> Origin | str | None:
         header = parts.read(file)
     except UserError as error:
         return str(error)
-    return Origin(file, header.fields, {tensor.name: tensor for tensor in header.tensors})
+    numbers = _numbers(header.fields, checkpoint.config["num_hidden_layers"])
+    return Origin(
+        file, header.fields, {_renumbered(tensor.name, numbers): tensor for tensor in header.tensors}
+    )
+
+
+def _numbers(fields: Mapping[str, Any], num_layers: int) -> list[int] | None:
+    """For each layer of a file, its index in the checkpoint; None where they are the same.
+
+    A variant that was shipped and read again has the layers of the whole model, and its file has fewer.
+
+    Args:
+        fields: of the file.
+        num_layers: of the checkpoint.
+    """
+    layers: list[int] | None = fields.get(output.LAYERS)
+    return layers if fields.get(output.NUM_LAYERS) == num_layers else None
+
+
+def _renumbered(name: str, numbers: list[int] | None) -> str:
+    before, _, rest = name.partition(".")
+    if before != "blk" or numbers is None:
+        return name
+    layer, _, part = rest.partition(".")
+    return f"blk.{numbers[int(layer)]}.{part}"

@@ -19,7 +19,10 @@ from pipeline.types import UserError, first_line
 
 _ALIGN = library.GGUF_DEFAULT_ALIGNMENT
 QUANTISATION = library.GGML_QUANT_VERSION
-_DIGEST, _VARIANT = "skip_pipeline.digest", "skip_pipeline.variant"
+VARIANT, NUM_LAYERS, LAYERS, DIGEST = (
+    f"skip_pipeline.{key}" for key in ("variant", "num_layers", "layers", "digest")
+)
+"""Keys that say what a file is; llama.cpp passes over them."""
 Fields = Mapping[str, Any]
 
 
@@ -53,9 +56,9 @@ def is_there(file: Path, digest: str) -> bool:
         fields = header.read(file).fields
     except UserError:
         fields = {}
-    if fields.get(_DIGEST) == digest:
+    if fields.get(DIGEST) == digest:
         return True
-    other = fields.get(_VARIANT) or fields.get("general.name")
+    other = fields.get(VARIANT) or fields.get("general.name")
     what = f"another file, of {other!r:.60}" if other else "something else"
     raise UserError(f"{file} exists and is {what}; remove it or choose another name")
 

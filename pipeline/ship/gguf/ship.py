@@ -148,13 +148,12 @@ def _fields(plan: _Plan, tensors: list[Entry]) -> tuple[dict[str, Any], tuple[st
         tokens = words.Words({**given, **words.ends(folder, given)})
     else:
         tokens = words.of_checkpoint(folder, model.config, model.checkpoint.model)
-    provenance = {
-        "variant": model.variant.name,
-        "num_layers": model.num_layers,
-        "layers": list(plan.indices),
-        "digest": plan.digest,
+    own = {
+        output.VARIANT: model.variant.name,
+        output.NUM_LAYERS: model.num_layers,
+        output.LAYERS: list(plan.indices),
+        output.DIGEST: plan.digest,
     }
-    own = {f"skip_pipeline.{key}": value for key, value in provenance.items()}
     return {**_storage(plan, tensors), **tokens.fields, **plan.model_keys(), **own}, tokens.notes
 
 

@@ -49,7 +49,7 @@ def agrees(graph: Path, file: Path) -> None:
     ids = words.encode(TEXT)[:64]
     comparison = beside.compared(graph, file, ids, 64, ids[:20], 32)
     assert len(ids) == 64 and comparison.distance < LIMIT
-    assert len(comparison.text) > 5 and comparison.theirs == comparison.text
+    assert len(comparison.text) == 32 and comparison.theirs == comparison.text
 
 
 @pytest.mark.parametrize("name", CUT)

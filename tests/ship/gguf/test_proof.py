@@ -17,10 +17,10 @@ def test_fields_that_give_other_ids_are_refused_with_the_first_text(tmp_path: Pa
     words = tokenizers.load(tiny_gguf.source(tmp_path / "m"))
     described = json.loads(words.backend.to_str())
     config = {"vocab_size": 300}
-    fields = {key: value for key, value in tiny_gguf._words(tmp_path / "m", config, tiny_gguf.Tiny()).items()}
+    fields = tiny_gguf._words(tmp_path / "m", config, tiny_gguf.Tiny())
     assert (
-        proof.chosen(tmp_path, words, [{**fields, "tokenizer.ggml.pre": "smollm"}, fields], described)[0]
+        proof.chosen(tmp_path, words, [{**fields, "tokenizer.ggml.pre": "qwen2"}, fields], described)[0]
         == fields
     )
     with pytest.raises(UserError, match=r"'.*' would be .* in llama.cpp, and is"):
-        proof.chosen(tmp_path, words, [{**fields, "tokenizer.ggml.pre": "smollm"}], described)
+        proof.chosen(tmp_path, words, [{**fields, "tokenizer.ggml.pre": "qwen2"}], described)

@@ -22,7 +22,7 @@ _CHUNK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FileTensor:
     """A tensor of the file.
 
     Attributes:
@@ -46,7 +46,7 @@ class Entry:
         return kinds.size(self.shape, self.kind)
 
 
-def copied(name: str, tensor: GgufTensor, order: Array | None = None) -> Entry:
+def copied(name: str, tensor: GgufTensor, order: Array | None = None) -> FileTensor:
     """A tensor of the user's own GGUF under another name, its rows in another order perhaps.
 
     Args:
@@ -62,12 +62,12 @@ def copied(name: str, tensor: GgufTensor, order: Array | None = None) -> Entry:
             part = slice(start, start + step)
             yield (rows[part] if order is None else rows[order[part]]).tobytes()
 
-    return Entry(name, tensor.shape, tensor.kind, "copied", chunks)
+    return FileTensor(name, tensor.shape, tensor.kind, "copied", chunks)
 
 
 def converted(
     name: str, read: Callable[[], Array], shape: tuple[int, ...], kind: Kind, offset: float = 0.0
-) -> Entry:
+) -> FileTensor:
     """A tensor of the checkpoint.
 
     Args:
@@ -81,15 +81,15 @@ def converted(
     def chunks() -> Iterator[bytes]:
         return kinds.converted(name, read(), kind, offset)
 
-    return Entry(name, shape, kind, "converted", chunks)
+    return FileTensor(name, shape, kind, "converted", chunks)
 
 
-def new(name: str, array: Array, kind: Kind) -> Entry:
+def new(name: str, array: Array, kind: Kind) -> FileTensor:
     """A tensor that the model has not, of numbers that are at hand."""
-    return Entry(name, array.shape, kind, "new", partial(kinds.converted, name, array, kind))
+    return FileTensor(name, array.shape, kind, "new", partial(kinds.converted, name, array, kind))
 
 
-def zeros(name: str, shape: tuple[int, ...], how: FileKind) -> Entry:
+def zeros(name: str, shape: tuple[int, ...], how: FileKind) -> FileTensor:
     """A matrix of zeros: zero bytes, whatever its type."""
     kind = how.of(shape)
     whole = kinds.size(shape, kind)
@@ -98,9 +98,9 @@ def zeros(name: str, shape: tuple[int, ...], how: FileKind) -> Entry:
         for start in range(0, whole, _CHUNK):
             yield bytes(min(_CHUNK, whole - start))
 
-    return Entry(name, shape, kind, "new", chunks)
+    return FileTensor(name, shape, kind, "new", chunks)
 
 
-def ones(name: str, width: int) -> Entry:
+def ones(name: str, width: int) -> FileTensor:
     """The norm [C] before what reads nothing of it."""
     return new(name, np.ones(width, np.float32), Kind.F32)

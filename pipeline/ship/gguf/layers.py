@@ -37,7 +37,7 @@ class MapShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LayerPart:
     """What one of the two places of a layer holds.
 
     Attributes:
@@ -60,11 +60,11 @@ class Layer:
     """
 
     index: int
-    attention: Part | None
-    feed_forward: Part
+    attention: LayerPart | None
+    feed_forward: LayerPart
 
 
-OWN, NOTHING = Part("own"), Part("nothing")
+OWN, NOTHING = LayerPart("own"), LayerPart("nothing")
 
 
 def layers(skip: SkipSet, num_layers: int, maps: Mapping[MapPlace, MapShape]) -> tuple[Layer, ...]:
@@ -88,7 +88,9 @@ def layers(skip: SkipSet, num_layers: int, maps: Mapping[MapPlace, MapShape]) ->
 
 def _of_layer(index: int, skip: SkipSet, maps: Mapping[MapPlace, MapShape]) -> list[Layer]:
     """What is written for one layer of the model."""
-    places: list[tuple[int, Part]] = []  # (0 of an attention's place or 1 of a feed-forward's, what it holds)
+    places: list[
+        tuple[int, LayerPart]
+    ] = []  # (0 of an attention's place or 1 of a feed-forward's, what it holds)
     sublayers: tuple[Sublayer, ...] = ((index, "attn"), (index, "mlp"))
     for side, sublayer in enumerate(sublayers):
         place = MapPlace.of(sublayer)
@@ -97,7 +99,7 @@ def _of_layer(index: int, skip: SkipSet, maps: Mapping[MapPlace, MapShape]) -> l
         elif place in maps:
             places += _of_map(place, maps[place])
     written: list[Layer] = []
-    sides: dict[int, Part] = {}
+    sides: dict[int, LayerPart] = {}
     for side, part in places:
         if any(taken >= side for taken in sides):
             written.append(_layer(index, sides))
@@ -106,12 +108,12 @@ def _of_layer(index: int, skip: SkipSet, maps: Mapping[MapPlace, MapShape]) -> l
     return [*written, _layer(index, sides)] if sides else written
 
 
-def _of_map(place: MapPlace, shape: MapShape) -> list[tuple[int, Part]]:
+def _of_map(place: MapPlace, shape: MapShape) -> list[tuple[int, LayerPart]]:
     if shape.rank:
-        return [(1, Part("low rank", place))]
-    parts = [(0, Part("linear", place))] if shape.rank is None else []
-    return [*parts, *([(1, Part("constant", place))] if shape.has_bias else [])]
+        return [(1, LayerPart("low rank", place))]
+    parts = [(0, LayerPart("linear", place))] if shape.rank is None else []
+    return [*parts, *([(1, LayerPart("constant", place))] if shape.has_bias else [])]
 
 
-def _layer(index: int, sides: Mapping[int, Part]) -> Layer:
+def _layer(index: int, sides: Mapping[int, LayerPart]) -> Layer:
     return Layer(index, sides.get(0), sides.get(1, NOTHING))

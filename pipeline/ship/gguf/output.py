@@ -14,7 +14,7 @@ import numpy as np
 from pipeline import store
 from pipeline.models.gguf import header, names, parts
 from pipeline.models.gguf.header import GgufHeader
-from pipeline.ship.gguf.entries import Entry
+from pipeline.ship.gguf.entries import FileTensor
 from pipeline.types import UserError, first_line
 
 _ALIGN = library.GGUF_DEFAULT_ALIGNMENT
@@ -83,7 +83,7 @@ def beside(file: Path) -> Iterator[Path]:
                     place.rmdir()
 
 
-def read_back(file: Path, tensors: Sequence[Entry]) -> GgufHeader:
+def read_back(file: Path, tensors: Sequence[FileTensor]) -> GgufHeader:
     """The header of a file that was just written, which must have these tensors."""
     written = parts.read(file)
     there = [(one.name, one.shape, one.kind, one.size) for one in written.tensors]
@@ -98,7 +98,7 @@ def padded(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
 
 
-def refuse_no_room(file: Path, tensors: Sequence[Entry]) -> None:
+def refuse_no_room(file: Path, tensors: Sequence[FileTensor]) -> None:
     """Refuses a file for which its disk has no room.
 
     Raises:
@@ -113,7 +113,7 @@ def refuse_no_room(file: Path, tensors: Sequence[Entry]) -> None:
         )
 
 
-def write(file: Path, arch: str, fields: Fields, tensors: Sequence[Entry]) -> None:
+def write(file: Path, arch: str, fields: Fields, tensors: Sequence[FileTensor]) -> None:
     """Writes a file; it is not synced, and not renamed.
 
     Args:

@@ -6,8 +6,7 @@ reads them (`models.gguf.tokenizer`), and compared on texts that trouble tokeniz
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from pipeline.models.tokenizer import CheckpointTokenizer
 from pipeline.ship.gguf import odd_texts, pieces
 from pipeline.types import UserError
 
-log = logging.getLogger(__name__)
 Fields = dict[str, Any]
 
 
@@ -51,21 +49,24 @@ def chosen(
             shown = read.encode(text).ids[:8], words.encode(text)[:8]
             failure = failure or f"{text[:40]!r} would be {shown[0]}… in llama.cpp, and is {shown[1]}…"
             continue
-        notes = (
-            ["texts are read as they are: put them into NFC for the model's own ids"]
-            if change is not str
-            else []
-        )
-        if text := _first_other(words, read, map(change, odd_texts.rare(special))):
-            notes.append(
-                f"llama.cpp reads spaces at the beginning or around special tokens otherwise: {text!r:.60}"
-            )
-        for note in notes:
-            log.info("%s", note)
-        return fields, tuple(notes)
+        return fields, _notes(words, read, special, change)
     raise UserError(
         f"{folder}: llama.cpp has no tokenizer for this one, of those that are known here: {failure}"
     )
+
+
+def _notes(
+    words: CheckpointTokenizer, read: Tokenizer, special: list[str], change: Callable[[str], str]
+) -> tuple[str, ...]:
+    """What a person should know of a tokenizer that is taken."""
+    notes = []
+    if change is not str:
+        notes.append("texts are read as they are: put them into NFC for the model's own ids")
+    if text := _first_other(words, read, map(change, odd_texts.rare(special))):
+        notes.append(
+            f"llama.cpp reads spaces at the beginning or around special tokens otherwise: {text!r:.60}"
+        )
+    return tuple(notes)
 
 
 def _first_other(words: CheckpointTokenizer, read: Tokenizer, texts: Iterator[str]) -> str | None:

@@ -27,14 +27,14 @@ def refusal(config: Config, skip: SkipSet, places: Collection[MapPlace] = ()) ->
     Returns:
         None where it has one.
     """
-    model_type, count = config.get("model_type"), config["num_hidden_layers"]
+    model_type = config.get("model_type")
     arch = architecture(model_type) if isinstance(model_type, str) else None
     if arch is None:
         return (
             f"GGUF files of {model_type} are not written here ({', '.join(DIALECTS)} and mistral are); ship "
             "whole blocks with --to hf, and convert that with llama.cpp's convert_hf_to_gguf.py"
         )
-    dialect = DIALECTS[arch]
+    dialect, count = DIALECTS[arch], config["num_hidden_layers"]
     if reason := _of_numbers(config, dialect):
         return reason
     if len(skip.attention) == len(skip.mlp) == count and not places:

@@ -17,7 +17,7 @@ from pipeline.models.compensation import MapPlace
 from pipeline.models.gguf.dialects import architecture
 from pipeline.ship import pruned
 from pipeline.ship.gguf import choice, keys, origins, output, readback, refusals, words
-from pipeline.ship.gguf.entries import Entry
+from pipeline.ship.gguf.entries import FileTensor
 from pipeline.ship.gguf.kinds import FileKind
 from pipeline.ship.gguf.layers import Layer, MapShape, layers
 from pipeline.ship.gguf.origins import Origin
@@ -71,7 +71,7 @@ class _Plan:
             return keys.of_whole_layers(self.arch, self.config)
         return keys.of_sublayers(self.config, self.layers, self.maps)
 
-    def tensors(self) -> list[Entry]:
+    def tensors(self) -> list[FileTensor]:
         copied = self.origin if self.how.is_source else None
         return VariantTensors(self.model, self.how, copied, self.layers, self.maps).entries()
 
@@ -136,7 +136,7 @@ def _shape(one: pruned.StoredMap) -> MapShape:
     return MapShape(ranks[len(one.factors)], bool(np.any(one.bias.array())))
 
 
-def _fields(plan: _Plan, tensors: list[Entry]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _fields(plan: _Plan, tensors: list[FileTensor]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The keys, and what a person should know of the tokenizer."""
     model, folder = plan.model, plan.model.checkpoint.folder
     if plan.origin:
@@ -157,7 +157,7 @@ def _fields(plan: _Plan, tensors: list[Entry]) -> tuple[dict[str, Any], tuple[st
     return {**_storage(plan, tensors), **tokens.fields, **plan.model_keys(), **own}, tokens.notes
 
 
-def _storage(plan: _Plan, tensors: list[Entry]) -> dict[str, Any]:
+def _storage(plan: _Plan, tensors: list[FileTensor]) -> dict[str, Any]:
     """How the file is stored, in the keys that llama.cpp has for it."""
     given = plan.origin.fields.get("general.file_type") if plan.origin else None
     number = given if plan.how.is_source else plan.how.file_type
@@ -168,7 +168,7 @@ def _storage(plan: _Plan, tensors: list[Entry]) -> dict[str, Any]:
     }
 
 
-def _refuse_other(plan: _Plan, written: Path, tensors: list[Entry]) -> None:
+def _refuse_other(plan: _Plan, written: Path, tensors: list[FileTensor]) -> None:
     """Refuses a file that does not say, read back, what was meant."""
     header = output.read_back(written, tensors)
     if plan.layers is None and (reason := readback.difference(header, plan.config)):

@@ -15,9 +15,9 @@ from pipeline.models.compensation import MapPlace
 from pipeline.models.gguf import tensors as gguf
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, architecture
 from pipeline.ship.gguf import entries, keys
-from pipeline.ship.gguf.entries import Entry
+from pipeline.ship.gguf.entries import FileTensor
 from pipeline.ship.gguf.kinds import Array, FileKind, Kind
-from pipeline.ship.gguf.layers import Layer, MapShape, Part
+from pipeline.ship.gguf.layers import Layer, LayerPart, MapShape
 from pipeline.ship.gguf.origins import Origin
 from pipeline.ship.pruned import PrunedModel
 from pipeline.types import UserError
@@ -59,7 +59,7 @@ class VariantTensors:
         places = gguf.places(self.model.config, self.dialect)
         return {name: theirs for name, (theirs, _) in places.items()}
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[FileTensor]:
         """The tensors, in the order of the file.
 
         Raises:
@@ -70,19 +70,19 @@ class VariantTensors:
         inside = self.whole_layers() if self.layers is None else self.sublayers(self.layers)
         return [*outside, *self.tables(), *inside]
 
-    def tables(self) -> Iterator[Entry]:
+    def tables(self) -> Iterator[FileTensor]:
         """How the rope is scaled, where tensors say it."""
         given = self.origin.tensors if self.origin else {}
         for name, factors in keys.tables(self.model.config).items():
             yield entries.copied(name, given[name]) if name in given else entries.new(name, factors, Kind.F32)
 
-    def whole_layers(self) -> Iterator[Entry]:
+    def whole_layers(self) -> Iterator[FileTensor]:
         """Of the layers that are left, one after another."""
         for number, layer in enumerate(self.model.layers):
             for name in self.of_layer(layer):
                 yield self.own(f"blk.{layer}.{name}", f"blk.{number}.{name}")
 
-    def sublayers(self, layers: tuple[Layer, ...]) -> Iterator[Entry]:
+    def sublayers(self, layers: tuple[Layer, ...]) -> Iterator[FileTensor]:
         """Of the layers of llama.cpp's `deci`."""
         for number, layer in enumerate(layers):
             before = f"blk.{number}."
@@ -99,7 +99,7 @@ class VariantTensors:
             if name.startswith(before) and (name.endswith(".weight") or theirs in self.model.everything)
         ]
 
-    def attention(self, before: str, layer: int, part: Part) -> Iterator[Entry]:
+    def attention(self, before: str, layer: int, part: LayerPart) -> Iterator[FileTensor]:
         """What the attention's place of a layer holds; `before` is before the names of its tensors."""
         width = self.model.config["hidden_size"]
         if part.form == "own":
@@ -113,7 +113,7 @@ class VariantTensors:
             yield entries.ones(f"{before}attn_norm.weight", width)
             yield entries.zeros(f"{before}attn_output.weight", (width, width), self.how)
 
-    def feed_forward(self, before: str, layer: int, part: Part) -> Iterator[Entry]:
+    def feed_forward(self, before: str, layer: int, part: LayerPart) -> Iterator[FileTensor]:
         """What the feed-forward's place of a layer holds."""
         width = self.model.config["hidden_size"]
         if part.form == "own":
@@ -137,7 +137,7 @@ class VariantTensors:
             bias = self.model.maps[part.place].bias
             yield entries.converted(f"{before}ffn_down.bias", bias.array, bias.shape, Kind.F32)
 
-    def own(self, name: str, new: str) -> Entry:
+    def own(self, name: str, new: str) -> FileTensor:
         """A tensor of the model.
 
         Args:
@@ -171,12 +171,14 @@ class VariantTensors:
         key = next((key for part, key in heads.items() if part in theirs), None)
         return gguf.row_order(rows, self.model.config[key]) if key else None
 
-    def norm(self, name: str, place: MapPlace) -> Entry:
+    def norm(self, name: str, place: MapPlace) -> FileTensor:
         """The norm whose output a map reads."""
         tensor = self.model.norm(place)
         return entries.converted(name, tensor.array, tensor.shape, Kind.F32)
 
-    def factor(self, name: str, place: MapPlace, number: int, shape: tuple[int, int] | None = None) -> Entry:
+    def factor(
+        self, name: str, place: MapPlace, number: int, shape: tuple[int, int] | None = None
+    ) -> FileTensor:
         """A factor of a map, which reads rows: h · factor. Here a matrix stands before what it reads.
 
         Args:

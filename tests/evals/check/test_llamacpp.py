@@ -43,3 +43,16 @@ def test_a_file_that_takes_llama_cpp_down_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot run .*m\.gguf \(.*unsupported types.*q8_0\)") as caught:
         llamacpp.answers(file, [IDS], 300, 512)
     assert "\n" not in str(caught.value)
+
+
+def test_the_best_tokens_alone_are_the_same_numbers(tmp_path: Path) -> None:
+    file = tiny_gguf.write(tiny_gguf.source(tmp_path / "s"), tmp_path / "m.gguf")
+    prompts = [IDS[:20], IDS[:21]]
+    for whole, best in zip(
+        llamacpp.answers(file, prompts, 300, 512),
+        llamacpp.answers(file, prompts, 300, 512, best=9),
+        strict=True,
+    ):
+        known = np.isfinite(best)
+        assert known.sum() == 9 and np.allclose(best[known], whole[known], atol=1e-4)
+        assert np.nanargmax(best) == np.argmax(whole)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from pipeline.evals.check import beside_llamacpp
 from pipeline.evals.check.beside_llamacpp import LIMIT
 from pipeline.models import checkpoint
-from pipeline.models.gguf.dialects import DIALECTS, of_model_type
+from pipeline.models.gguf.dialects import DIALECTS, architecture, of_model_type
 from pipeline.store.records import LlamaCppRecord
 from tests import tiny_gguf
 from tests.models.gguf.test_convert import converted, distance
@@ -94,3 +94,8 @@ def test_a_dialect_is_found_by_its_model_type() -> None:
     for name, dialect in DIALECTS.items():
         assert of_model_type(dialect.model_type) is dialect
         assert dialect.model_type.startswith("llama" if name == "deci" else name)
+
+
+def test_an_architecture_is_found_by_its_model_type() -> None:
+    names = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "gemma3_text": "gemma3", "olmo2": None}
+    assert {model_type: architecture(model_type) for model_type in names} == names

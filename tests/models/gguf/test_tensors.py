@@ -79,3 +79,10 @@ def test_the_permutation_is_undone() -> None:
     np.testing.assert_array_equal(
         tensors.undo_permutation(tiny_gguf.permuted(weight[:, 0], 2), 2), weight[:, 0]
     )
+
+
+def test_the_order_of_rows_is_the_converters_and_is_undone() -> None:
+    weight = np.arange(24 * 5, dtype=np.float32).reshape(24, 5)
+    stored = weight[tensors.row_order(24, 3)]
+    assert np.array_equal(stored, tiny_gguf.permuted(weight, 3)) and not np.array_equal(stored, weight)
+    assert np.array_equal(tensors.undo_permutation(stored, 3), weight)

@@ -12,7 +12,6 @@ import numpy as np
 
 from pipeline.engines import opening
 from pipeline.evals.check import llamacpp
-from pipeline.models import tokenizer as tokenizers
 from pipeline.runtime.generation.greedy import greedy_batch
 from pipeline.runtime.runner import Array
 
@@ -49,11 +48,10 @@ def compared(
         prompt: tokens.
         count: of tokens that follow them.
     """
-    stop = tokenizers.stop_tokens(graph.parent)
     rows = np.arange(len(ids) - positions, len(ids))
     with opening.open_runner(graph) as runner:
         logits, _ = runner.forward(np.array([ids]), logits_positions=rows[None])
-        texts = greedy_batch(runner, [prompt], count, lambda tokens: tokens[-1] in stop)
+        texts = greedy_batch(runner, [prompt], count, lambda _: False)
         text = next(texts).tokens if count else []
     ours = _logs(logits[0].astype(np.float64))
     prompts = [ids[: end + 1] for end in rows] + [prompt + text[:i] for i in range(len(text))]

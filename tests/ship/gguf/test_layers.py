@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.models.compensation import MapPlace
-from pipeline.ship.gguf.layers import NOTHING, OWN, Layer, MapShape, Part, layers
+from pipeline.ship.gguf.layers import NOTHING, OWN, Layer, LayerPart, MapShape, layers
 from pipeline.types import SkipSet
 
 ATTENTION, MLP = MapPlace(1, 1, "attn"), MapPlace(1, 1, "mlp")
@@ -25,12 +25,12 @@ def test_whole_layers_are_renumbered_away_and_the_first_one_has_heads() -> None:
 
 def test_a_map_of_an_attention_without_bias_is_the_layers_own_attention() -> None:
     written = layers(SkipSet.parse("attn1"), 2, {ATTENTION: MapShape(None, has_bias=False)})
-    assert written[1] == Layer(1, Part("linear", ATTENTION), OWN)
+    assert written[1] == Layer(1, LayerPart("linear", ATTENTION), OWN)
 
 
 def test_a_bias_takes_the_feed_forward_so_that_the_mlp_gets_a_layer_of_its_own() -> None:
     written = layers(SkipSet.parse("attn1"), 2, {ATTENTION: MapShape(None, has_bias=True)})
-    linear, constant = Part("linear", ATTENTION), Part("constant", ATTENTION)
+    linear, constant = LayerPart("linear", ATTENTION), LayerPart("constant", ATTENTION)
     assert written[1:] == (Layer(1, linear, constant), Layer(1, None, OWN))
 
 
@@ -39,7 +39,10 @@ def test_the_order_of_the_stream_is_kept(has_bias: bool) -> None:
     both = {place: MapShape(None, has_bias) for place in (ATTENTION, MLP)}
     written = layers(SkipSet.parse("block1"), 2, both)
     assert [layer.index for layer in written] == [0, 1, 1]
-    assert [layer.attention for layer in written[1:]] == [Part("linear", ATTENTION), Part("linear", MLP)]
+    assert [layer.attention for layer in written[1:]] == [
+        LayerPart("linear", ATTENTION),
+        LayerPart("linear", MLP),
+    ]
     kinds = [layer.feed_forward.form for layer in written[1:]]
     assert kinds == (["constant", "constant"] if has_bias else ["nothing", "nothing"])
 

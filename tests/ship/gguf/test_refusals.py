@@ -84,6 +84,11 @@ def test_ship_says_the_same(workdir: Path) -> None:
     assert not (workdir / "m.gguf").exists()
 
 
+def test_a_model_that_is_not_known_here_is_refused() -> None:
+    said = refusal({"model_type": "gpt2", "n_layer": 12}, SkipSet.parse("base"))
+    assert said is not None and said.startswith("GGUF files of gpt2 are not written here")
+
+
 def test_llama_2_can_be_written() -> None:
     known = normalised({"model_type": "llama"}, Path("config.json"))  # the class's own numbers are its
     for name in ("base", "block21-31", "attn21-31", "mlp0", "attn0_20-28+mlp25-31"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.models.gguf import tensors as gguf_tensors
-from pipeline.ship import pruned
 from pipeline.ship.gguf import output, ship
-from pipeline.ship.gguf.kinds import FileKind
-from pipeline.ship.gguf.tensors import VariantTensors
 from pipeline.types import UserError
 from tests import tiny, tiny_gguf
 from tests.ship.gguf import projects
@@ -205,14 +201,6 @@ def test_a_number_beyond_float16_is_refused_by_name(workdir: Path) -> None:
             ship.ship(base, workdir / "m.gguf", kind, unchecked=True)
     assert files(workdir) == set()
     ship.ship(base, workdir / "m.gguf", "bf16", unchecked=True)
-
-
-def test_a_tensor_without_a_place_is_refused(base: Path) -> None:
-    model = pruned.read(base, unchecked=True)
-    more = {**model.everything, "model.layers.0.self_attn.sinks": model.everything["model.norm.weight"]}
-    entries = VariantTensors(replace(model, everything=more), FileKind("f16"), None, None, {}).entries
-    with pytest.raises(UserError, match=r"the tensor model.layers.0.self_attn.sinks, which has no place"):
-        entries()
 
 
 def test_the_rope_of_llama_3_is_the_tensor_of_the_converter(workdir: Path) -> None:

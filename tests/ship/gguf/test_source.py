@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.models.gguf import tensors as gguf_tensors
-from pipeline.ship.gguf import origins, output, ship
+from pipeline.ship.gguf import ship
 from pipeline.types import UserError
 from tests import tiny
 from tests.ship.gguf import projects
@@ -104,12 +104,3 @@ def test_the_output_is_never_the_source(workdir: Path) -> None:
     with pytest.raises(UserError, match="exists and is"):
         ship.ship(base, file, unchecked=True)
     assert file.read_bytes() == before
-
-
-@pytest.mark.parametrize(("layers", "expected"), [(4, ["blk.3.attn_q.weight", "output_norm.weight"]),
-                                                  (3, ["blk.2.attn_q.weight", "output_norm.weight"])])  # fmt: skip
-def test_tensors_are_found_by_the_checkpoints_numbers(layers: int, expected: list[str]) -> None:
-    """A reader may count the layers of a shipped file, or those of the whole model."""
-    numbers = origins._numbers({output.LAYERS: [0, 2, 3], output.NUM_LAYERS: 4}, layers)
-    given = ["blk.2.attn_q.weight", "output_norm.weight"]
-    assert [origins._renumbered(name, numbers) for name in given] == expected

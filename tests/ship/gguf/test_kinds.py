@@ -1,0 +1,34 @@
+"""How numbers are stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.ship.gguf import kinds
+from pipeline.ship.gguf.kinds import FileKind, Kind
+from pipeline.types import UserError
+
+
+def test_tensors_are_converted_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(0).normal(size=(10, 64)).astype(np.float32)
+    whole = {kind: b"".join(kinds.converted("x", array, kind)) for kind in kinds.TYPES.values()}
+    monkeypatch.setattr(kinds, "_CHUNK", 100)
+    for kind, content in whole.items():
+        assert b"".join(kinds.converted("x", array, kind)) == content and len(content) == kinds.size(
+            (10, 64), kind
+        )
+
+
+def test_names_and_numbers_of_types() -> None:
+    assert kinds.type_name(15) == "q4_k_m" and kinds.type_name(None) is None and "f32" in kinds.known()
+    assert (
+        FileKind("q4_0").of((8, 64)) == Kind.Q4_0
+        and FileKind("q4_0").of((8, 64), is_output=True) == Kind.Q8_0
+    )
+    assert FileKind("q4_0").of((64,)) == Kind.F32 and FileKind("q4_0").of((8, 33)) == Kind.F16
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match="x holds nan"):
+        list(kinds.converted("x", np.array([[np.nan, 1]], np.float32), Kind.F16))

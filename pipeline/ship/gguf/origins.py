@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from pipeline import store
 from pipeline.models import demo
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.gguf import parts
+from pipeline.models.gguf import layers, parts
 from pipeline.models.gguf.header import GgufTensor
 from pipeline.ship.gguf import kinds
 from pipeline.types import UserError
@@ -22,7 +24,7 @@ class Origin:
     Attributes:
         file: it; of a split model the first part.
         fields: key → value.
-        tensors: by name.
+        tensors: by name, the layers numbered as in the whole model.
     """
 
     file: Path
@@ -56,6 +58,18 @@ def of_checkpoint(checkpoint: Checkpoint) -> Origin | str | None:
         if not source.files and source.file_sha256 != states[0].sha256:
             return f"{file} is not the file that this model came from any more"
         header = parts.read(file)
+        numbers = layers.of(header, header.fields["general.architecture"]).numbers
     except UserError as error:
         return str(error)
-    return Origin(file, header.fields, {tensor.name: tensor for tensor in header.tensors})
+    return Origin(file, header.fields, {_original(one.name, numbers): one for one in header.tensors})
+
+
+def _original(name: str, numbers: Sequence[int]) -> str:
+    """The name that a tensor has in the whole model.
+
+    Args:
+        name: in the file, which counts its layers without gaps.
+        numbers: for each layer of the file, its index in the whole model.
+    """
+    match = re.match(r"blk\.(\d+)\.", name)
+    return name if match is None else f"blk.{numbers[int(match[1])]}.{name[match.end() :]}"

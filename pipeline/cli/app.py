@@ -56,7 +56,7 @@ Paths = Annotated[
 ]
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _CLOSED = {errno.EACCES, errno.EPERM}
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 """A folder where a file goes, or a file or a dangling link where a folder goes."""

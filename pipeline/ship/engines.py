@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.ship import pruned
+from pipeline.ship import outline, pruned
 from pipeline.ship.gguf import refusals
-from pipeline.ship.hf import forms, outline
+from pipeline.ship.hf import forms
 from pipeline.types import UserError
 
 _FOLDERS = "transformers, vLLM, SGLang, TensorRT-LLM, mlx-lm"

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -67,18 +66,6 @@ class LlamaCpp:
             logs[entry["id"]] = entry["logprob"]
         return logs
 
-    def greedy(self, ids: Sequence[int], count: int) -> list[int]:
-        """The tokens that follow these, the most probable each time; fewer than `count` where a text ends."""
-        request = {
-            "prompt": [int(i) for i in ids],
-            "n_predict": count,
-            "n_probs": 1,
-            "temperature": 0.0,
-            "cache_prompt": False,
-        }
-        answer = self.server.handle_completions(request)
-        return [int(entry["id"]) for entry in answer["choices"][0]["logprobs"]["content"]]
-
 
 def answers(
     file: Path, prompts: Sequence[Sequence[int]], words: int, context: int, best: int | None = None
@@ -95,56 +82,28 @@ def answers(
     Raises:
         UserError: llama.cpp cannot run the file.
     """
-    question = {"prompts": prompts, "words": words, "best": best}
-    answer = _asked(file, context, question)
-    return list(np.frombuffer(answer, np.float64).reshape(len(prompts), words))
-
-
-def continuation(file: Path, prompt: Sequence[int], count: int, context: int) -> list[int]:
-    """The greedy tokens after a prompt, computed in a process of its own.
-
-    Args:
-        file: a GGUF; of a split model the first part.
-        prompt: tokens.
-        count: of tokens at most.
-        context: tokens.
-
-    Raises:
-        UserError: llama.cpp cannot run the file.
-    """
-    tokens: list[int] = np.frombuffer(
-        _asked(file, context, {"greedy": prompt, "count": count}), np.int64
-    ).tolist()
-    return tokens
-
-
-def _asked(file: Path, context: int, question: dict[str, Any]) -> bytes:
-    """What a child process answers."""
-    whole = {"file": str(file), "context": context, **question}
+    question = {"file": str(file), "prompts": prompts, "words": words, "context": context, "best": best}
     command = [sys.executable, "-m", __name__]
     quiet = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # else a debugger's words follow its own
     child = subprocess.run(
-        command, input=json.dumps(whole).encode(), capture_output=True, check=False, env=quiet
+        command, input=json.dumps(question).encode(), capture_output=True, check=False, env=quiet
     )
     if child.returncode:
         reason = first_line(child.stderr.decode(errors="replace").strip().rpartition("\n")[2])
         raise UserError(f"llama.cpp cannot run {file} ({reason or child.returncode})")
-    return child.stdout
+    return list(np.frombuffer(child.stdout, np.float64).reshape(len(prompts), words))
 
 
 def _main() -> None:
-    """Answers the question on stdin by float64 on stdout, or by the int64 of greedy tokens."""
+    """Answers the question on stdin by float64 on stdout."""
     question = json.load(sys.stdin)
     answer = os.dup(1)
     os.dup2(2, 1)  # llama.cpp may write to stdout too
     server = LlamaCpp(Path(question["file"]), question["context"])
-    if "greedy" in question:
-        numbers = np.array(server.greedy(question["greedy"], question["count"]), np.int64)
-    else:
-        words, best = question["words"], question["best"]
-        numbers = np.stack([server.log_probabilities(one, words, best) for one in question["prompts"]])
+    words, best = question["words"], question["best"]
+    logs = [server.log_probabilities(prompt, words, best) for prompt in question["prompts"]]
     with os.fdopen(answer, "wb") as out:
-        out.write(numbers.tobytes())
+        out.write(np.stack(logs).tobytes())
     os._exit(0)  # the server's threads need not be waited for
 
 

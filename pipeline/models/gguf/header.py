@@ -80,6 +80,8 @@ def read(file: Path) -> GgufHeader:
             raise UserError(f"{file} is not a readable GGUF file (it is no regular file)")
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Reader(file, content).header()
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise UserError(f"{file} is not a readable GGUF file ({error})") from None
 

@@ -9,7 +9,7 @@ stay float32.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import gguf as library
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, of_model_type
 from pipeline.models.gguf.header import GgufHeader, GgufTensor
-from pipeline.types import BASE, SkipSet, UserError, first_line
+from pipeline.types import BASE, UserError, first_line
 
 if TYPE_CHECKING:
     from pipeline.models.gguf.layers import Layers
@@ -29,10 +29,6 @@ Kind = library.GGMLQuantizationType
 _FLOATS: dict[Kind, Any] = {
     Kind.F16: np.float16, Kind.BF16: ml_dtypes.bfloat16, Kind.F32: np.float32, Kind.F64: np.float64,
 }  # fmt: skip
-OUTSIDE = {
-    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
-}  # fmt: skip
-"""llama.cpp's name of a module outside the layers → Hugging Face's."""
 _LEAST, _MOST = 2.0**-14, 65504.0
 """The smallest and the largest normal number of float16."""
 
@@ -68,7 +64,7 @@ def arrays(header: GgufHeader, config: Mapping[str, Any], layers: Layers) -> Ite
     """
     dialect = of_model_type(config["model_type"])
     stored = {tensor.name: tensor for tensor in header.tensors}
-    expected, noughts = places(config, dialect, layers.numbers, layers.absent), _noughts(config, layers)
+    expected, noughts = places(config, dialect, layers), _noughts(config, layers)
     for name in stored:
         if name not in expected and name not in dialect.tables and name not in noughts:
             raise UserError(
@@ -104,26 +100,24 @@ Places = dict[str, tuple[str, tuple[int, ...]]]
 """llama.cpp's name → (Hugging Face's, shape)."""
 
 
-def places(
-    config: Mapping[str, Any], dialect: Dialect, numbers: Sequence[int] | None = None, absent: SkipSet = BASE
-) -> Places:
-    """The tensors of a model.
+def places(config: Mapping[str, Any], dialect: Dialect, layers: Layers | None = None) -> Places:
+    """llama.cpp's name of each tensor of a model → (Hugging Face's, shape).
 
     Args:
         config: normalised, or what `sizes.config` and `biases` give.
         dialect: of its architecture.
-        numbers: for each layer of the file, its index in Hugging Face's names; by default the same.
-        absent: sublayers of the file's layers that are not there.
+        layers: of a file; by default whole ones, as many as config.json says.
     """
-    numbers = range(config["num_hidden_layers"]) if numbers is None else numbers
+    numbers = layers.numbers if layers else range(config["num_hidden_layers"])
+    absent = layers.absent if layers else BASE
     hidden, words = config["hidden_size"], config["vocab_size"]
     biased = [place for key, places in dialect.biases if key is None or config[key] for place in places]
-    sizes = {"token_embd": (words, hidden), "output_norm": (hidden,), "output": (words, hidden)}
     named = {
-        f"{name}.weight": (f"{OUTSIDE[name]}.weight", shape)
-        for name, shape in sizes.items()
-        if name != "output" or not config["tie_word_embeddings"]
+        "token_embd.weight": ("model.embed_tokens.weight", (words, hidden)),
+        "output_norm.weight": ("model.norm.weight", (hidden,)),
     }
+    if not config["tie_word_embeddings"]:
+        named["output.weight"] = ("lm_head.weight", (words, hidden))
     shapes = _shapes(config)
     for i, original in enumerate(numbers):
         for place, theirs in dialect.places.items():

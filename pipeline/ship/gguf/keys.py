@@ -25,6 +25,8 @@ DECI = "deci"
 """llama.cpp's architecture whose layers have counts of their own."""
 WIDTH = 32
 """Rows of a feed-forward that adds nothing; those of others are a multiple: blocks of quantised numbers."""
+PATTERN = "attention.sliding_window_pattern"
+"""Key of an architecture that says which layers have the window."""
 SLIDING = "sliding_attention"
 """transformers' word for a layer with a window."""
 _PERIODS = {"gemma2": 2, "gemma3": 6}
@@ -168,18 +170,19 @@ def _windows(arch: str, config: Config) -> dict[str, Any]:
     local = {"rope.freq_base_swa": float(config["rope_local_base_freq"])} if arch == "gemma3" else {}
     if SLIDING not in config["layer_types"]:  # then Gemma 3 has neither a window nor a second rope
         return {**local, **caps}
-    period = _period([kind == SLIDING for kind in config["layer_types"]], _PERIODS[arch])
-    other = {} if period in (None, _PERIODS[arch]) else {"attention.sliding_window_pattern": period}
+    pattern = _pattern([kind == SLIDING for kind in config["layer_types"]], _PERIODS[arch])
+    other = {} if pattern is None else {PATTERN: pattern}
     return {"attention.sliding_window": config["sliding_window"], **other, **local, **caps}
 
 
-def _period(has_window: list[bool], usual: int) -> int | None:
-    """The number by which llama.cpp says which layers have the window; None where it cannot.
+def _pattern(has_window: list[bool], usual: int) -> int | list[bool] | None:
+    """What says which layers have the window; None where llama.cpp knows it by itself.
 
-    Of n, the last of every n layers sees everything; of 0 none does (`llama_hparams::set_swa_pattern`). Its
-    code of Gemma 2 takes no list.
+    Of a number n the last of every n layers sees everything, and of 0 none; else there is one value a layer
+    (`llama_model_base::load_swa_pattern`, `llama_hparams::set_swa_pattern`).
     """
-    periods = [usual, 0, *range(1, len(has_window) + 1)]
+    periods = [usual, 0, *range(1, len(has_window))]
     layers = range(len(has_window))
     fitting = (one for one in periods if has_window == [one == 0 or i % one < one - 1 for i in layers])
-    return next(fitting, None)
+    period = next(fitting, None)
+    return None if period == usual else has_window if period is None else period

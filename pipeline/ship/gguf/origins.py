@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from pipeline import store
 from pipeline.models import demo
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.gguf import layers, parts
+from pipeline.models.gguf import parts
 from pipeline.models.gguf.header import GgufTensor
-from pipeline.ship.gguf import kinds
+from pipeline.ship.gguf import kinds, output
 from pipeline.types import UserError
 
 
@@ -24,7 +23,7 @@ class Origin:
     Attributes:
         file: it; of a split model the first part.
         fields: key → value.
-        tensors: by name, the layers numbered as in the whole model.
+        tensors: by name, with the layers' numbers of the checkpoint.
     """
 
     file: Path
@@ -58,18 +57,30 @@ def of_checkpoint(checkpoint: Checkpoint) -> Origin | str | None:
         if not source.files and source.file_sha256 != states[0].sha256:
             return f"{file} is not the file that this model came from any more"
         header = parts.read(file)
-        numbers = layers.of(header, header.fields["general.architecture"]).numbers
     except UserError as error:
         return str(error)
-    return Origin(file, header.fields, {_original(one.name, numbers): one for one in header.tensors})
+    numbers = _numbers(header.fields, checkpoint.config["num_hidden_layers"])
+    return Origin(
+        file, header.fields, {_renumbered(tensor.name, numbers): tensor for tensor in header.tensors}
+    )
 
 
-def _original(name: str, numbers: Sequence[int]) -> str:
-    """The name that a tensor has in the whole model.
+def _numbers(fields: Mapping[str, Any], num_layers: int) -> list[int] | None:
+    """For each layer of a file, its index in the checkpoint; None where they are the same.
+
+    A variant that was shipped and read again has the layers of the whole model, and its file has fewer.
 
     Args:
-        name: in the file, which counts its layers without gaps.
-        numbers: for each layer of the file, its index in the whole model.
+        fields: of the file.
+        num_layers: of the checkpoint.
     """
-    match = re.match(r"blk\.(\d+)\.", name)
-    return name if match is None else f"blk.{numbers[int(match[1])]}.{name[match.end() :]}"
+    layers: list[int] | None = fields.get(output.LAYERS)
+    return layers if fields.get(output.NUM_LAYERS) == num_layers else None
+
+
+def _renumbered(name: str, numbers: list[int] | None) -> str:
+    before, _, rest = name.partition(".")
+    if before != "blk" or numbers is None:
+        return name
+    layer, _, part = rest.partition(".")
+    return f"blk.{numbers[int(layer)]}.{part}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,14 @@ from pipeline import store
 from pipeline.models.gguf import header, names, parts
 from pipeline.models.gguf.header import GgufHeader
 from pipeline.ship.gguf.entries import Entry
-from pipeline.types import UserError, first_line
+from pipeline.types import UserError, file_name, first_line
 
 _ALIGN = library.GGUF_DEFAULT_ALIGNMENT
 QUANTISATION = library.GGML_QUANT_VERSION
-_DIGEST, _VARIANT = "skip_pipeline.digest", "skip_pipeline.variant"
+VARIANT, NUM_LAYERS, LAYERS, DIGEST = (
+    f"skip_pipeline.{key}" for key in ("variant", "num_layers", "layers", "digest")
+)
+"""Keys that say what a file is; llama.cpp passes over them."""
 Fields = Mapping[str, Any]
 
 
@@ -37,15 +41,16 @@ def refuse_name(file: Path) -> None:
         raise UserError(f"{file} is the name of one of several files of a model; choose another")
 
 
-def is_there(file: Path, digest: str) -> bool:
+def is_there(file: Path, digest: str, keys: Fields) -> bool:
     """Whether the file is there and is what would be written.
 
     Args:
         file: OUT.gguf.
         digest: of what it would be made of.
+        keys: that say what it computes.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is something else, or a key was changed since it was written.
     """
     if not file.exists() and not file.is_symlink():
         return False
@@ -53,24 +58,37 @@ def is_there(file: Path, digest: str) -> bool:
         fields = header.read(file).fields
     except UserError:
         fields = {}
-    if fields.get(_DIGEST) == digest:
+    if fields.get(DIGEST) == digest:
+        if changed := [key for key, value in keys.items() if not _is_same(fields.get(key), value)]:
+            raise UserError(f"{file}: {changed[0]} was changed since it was written; remove the file")
         return True
-    other = fields.get(_VARIANT) or fields.get("general.name")
+    other = fields.get(VARIANT) or fields.get("general.name")
     what = f"another file, of {other!r:.60}" if other else "something else"
     raise UserError(f"{file} exists and is {what}; remove it or choose another name")
+
+
+def _is_same(stored: Any, value: Any) -> bool:
+    """Whether a key of a file has a value, of which the file holds float32."""
+    return bool(stored == (float(np.float32(value)) if isinstance(value, float) else value))
 
 
 @contextlib.contextmanager
 def beside(file: Path) -> Iterator[Path]:
     """A temporary name beside the file, which is renamed to it on success; else nothing is left.
 
+    One process at a time writes a file; what a killed one left of it is removed.
+
     Raises:
         UserError: the disk is full, or nothing can be written there.
     """
     made = [place for place in file.absolute().parents if not place.exists()]
     try:
-        with store.atomic(file) as temporary:
-            yield temporary
+        with store.lock(file, make=False):
+            # Eight letters of mkstemp's: a * would take what a running `ship` into FILE.x writes, too.
+            for unfinished in file.parent.glob(f".{glob.escape(file_name(file.name, 80))}.????????.tmp"):
+                unfinished.unlink(missing_ok=True)
+            with store.atomic(file) as temporary:
+                yield temporary
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or first_line(error)}") from None
     finally:

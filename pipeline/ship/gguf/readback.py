@@ -44,8 +44,6 @@ def difference(header: GgufHeader, expected: Config) -> str | None:
         return str(error)
     for key in (*_KEYS, *_windows(expected)):
         if key in config and key in expected and not _equal(config[key], expected[key]):
-            if key == "layer_types":
-                return "the layers with a window would be others in llama.cpp, which has one pattern for all"
             return f"{key} would be {config[key]!r:.60} in llama.cpp, and is {expected[key]!r:.60}"
     return None if _same_rope(config, expected) else "its rope would be another in llama.cpp"
 

@@ -103,7 +103,7 @@ def _of_sublayers(arch: str, config: Config, places: Collection[MapPlace]) -> st
     if run:
         return (
             f"the map of {run.layers} reads the stream without a norm, and llama.cpp has no such layer; "
-            "compensate without runs of blocks"
+            "compensate with a bias, or skip attention and MLPs of different layers"
         )
     if arch not in _OF_LLAMA:
         return (

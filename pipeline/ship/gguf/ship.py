@@ -65,6 +65,12 @@ class _Plan:
     def digest(self) -> str:
         return self.model.digest(f"gguf {FORM} {self.how.name}")
 
+    def model_keys(self) -> dict[str, Any]:
+        """What says the model's sizes."""
+        if self.layers is None:
+            return keys.of_whole_layers(self.arch, self.config)
+        return keys.of_sublayers(self.config, self.layers, self.maps)
+
     def tensors(self) -> list[Entry]:
         copied = self.origin if self.how.is_source else None
         return VariantTensors(self.model, self.how, copied, self.layers, self.maps).entries()
@@ -86,7 +92,7 @@ def ship(graph: Path, file: Path, kind: str | None = None, unchecked: bool = Fal
     output.refuse_name(file)
     plan = _plan(pruned.read(graph, unchecked), kind)
     tensors = plan.tensors()
-    is_new = not output.is_there(file, plan.digest)
+    is_new = not output.is_there(file, plan.digest, plan.model_keys())
     fields, notes = _fields(plan, tensors) if is_new else ({}, ())
     if is_new:
         output.refuse_no_room(file, tensors)
@@ -133,11 +139,6 @@ def _shape(one: pruned.StoredMap) -> MapShape:
 def _fields(plan: _Plan, tensors: list[Entry]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The keys, and what a person should know of the tokenizer."""
     model, folder = plan.model, plan.model.checkpoint.folder
-    of_model = (
-        keys.of_whole_layers(plan.arch, plan.config)
-        if plan.layers is None
-        else keys.of_sublayers(plan.config, plan.layers, plan.maps)
-    )
     if plan.origin:
         given = {
             key: value
@@ -147,14 +148,13 @@ def _fields(plan: _Plan, tensors: list[Entry]) -> tuple[dict[str, Any], tuple[st
         tokens = words.Words({**given, **words.ends(folder, given)})
     else:
         tokens = words.of_checkpoint(folder, model.config, model.checkpoint.model)
-    provenance = {
-        "variant": model.variant.name,
-        "num_layers": model.num_layers,
-        "layers": list(plan.indices),
-        "digest": plan.digest,
+    own = {
+        output.VARIANT: model.variant.name,
+        output.NUM_LAYERS: model.num_layers,
+        output.LAYERS: list(plan.indices),
+        output.DIGEST: plan.digest,
     }
-    own = {f"skip_pipeline.{key}": value for key, value in provenance.items()}
-    return {**_storage(plan, tensors), **tokens.fields, **of_model, **own}, tokens.notes
+    return {**_storage(plan, tensors), **tokens.fields, **plan.model_keys(), **own}, tokens.notes
 
 
 def _storage(plan: _Plan, tensors: list[Entry]) -> dict[str, Any]:
@@ -182,6 +182,10 @@ def _notes(plan: _Plan) -> list[str]:
         notes.append(
             f"the context is {context} of {whole} tokens, the model's window: llama.cpp's {plan.arch} has "
             "no windows"
+        )
+    if f"{plan.arch}.{keys.PATTERN}" in plan.model_keys():
+        notes.append(
+            "which layers have a window is said by a key that llama.cpp b11434 reads and old ones pass over"
         )
     if plan.how.is_source and plan.model.replaced:
         notes.append(

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from pipeline.models.compensation import MapPlace
-from pipeline.models.gguf import tensors as names
+from pipeline.models.gguf import tensors as gguf
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, architecture
 from pipeline.ship.gguf import entries, keys
 from pipeline.ship.gguf.entries import Entry
@@ -56,8 +56,8 @@ class VariantTensors:
     @cached_property
     def stored(self) -> dict[str, str]:
         """llama.cpp's name of a tensor of the whole model → Hugging Face's."""
-        config = self.model.config
-        return {name: theirs for name, (theirs, _) in names.places(config, self.dialect).items()}
+        places = gguf.places(self.model.config, self.dialect)
+        return {name: theirs for name, (theirs, _) in places.items()}
 
     def entries(self) -> list[Entry]:
         """The tensors, in the order of the file.
@@ -91,12 +91,12 @@ class VariantTensors:
             yield from self.feed_forward(before, layer.index, layer.feed_forward)
 
     def of_layer(self, layer: int) -> list[str]:
-        """llama.cpp's names of the tensors of a layer, without the layer; not all are there."""
+        """llama.cpp's names of the tensors of a layer, without the layer; biases as far as they are there."""
         before = f"blk.{layer}."
         return [
             name.removeprefix(before)
             for name, theirs in self.stored.items()
-            if name.startswith(before) and theirs in self.model.everything
+            if name.startswith(before) and (name.endswith(".weight") or theirs in self.model.everything)
         ]
 
     def attention(self, before: str, layer: int, part: Part) -> Iterator[Entry]:
@@ -169,7 +169,7 @@ class VariantTensors:
             return None
         heads = {".q_proj.": "num_attention_heads", ".k_proj.": "num_key_value_heads"}
         key = next((key for part, key in heads.items() if part in theirs), None)
-        return names.row_order(rows, self.model.config[key]) if key else None
+        return gguf.row_order(rows, self.model.config[key]) if key else None
 
     def norm(self, name: str, place: MapPlace) -> Entry:
         """The norm whose output a map reads."""

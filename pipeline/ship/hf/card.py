@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.ship.hf.engines import Engine
 from pipeline.ship.hf.forms import FormVerdict
-from pipeline.ship.hf.outline import Outline
+from pipeline.ship.outline import Outline
 from pipeline.ship.pruned import PrunedModel
 from pipeline.types import format_layers
 

@@ -13,8 +13,8 @@ from pipeline.models.config import Config
 from pipeline.models.tensor_names import is_left_out
 from pipeline.ship.hf import nemotron_nas, own_class
 from pipeline.ship.hf.forms import FormVerdict
-from pipeline.ship.hf.outline import Outline
 from pipeline.ship.hf.parts import WrittenTensor
+from pipeline.ship.outline import Outline
 from pipeline.ship.pruned import PrunedModel
 from pipeline.store import records
 
@@ -76,9 +76,8 @@ def parts(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> Iterato
             )
             yield WrittenTensor(new, tensor, homes.get(name))
         elif _is_norm(name, model) and not is_left_out(name, gone, model.rules):
-            yield WrittenTensor(
-                name, tensor, homes.get(name)
-            )  # of a sublayer that has a map, which reads its output
+            # Of a sublayer that has a map, which reads its output.
+            yield WrittenTensor(name, tensor, homes.get(name))
     for place in variant.maps:
         one = model.maps[place]
         yield WrittenTensor(nemotron_nas.map_name(place, model.rules.layers), nemotron_nas.matrix(one), None)

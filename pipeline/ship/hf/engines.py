@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.ship.hf.outline import Outline
+from pipeline.ship.outline import Outline
 
 _COMMANDS = {
     "transformers": 'AutoModelForCausalLM.from_pretrained("{folder}")',
@@ -25,10 +25,10 @@ _LIMITS = {
     **dict.fromkeys(("vLLM", "SGLang", "TensorRT-LLM"), "with the folder's configuration class"),
     "mlx-lm": "its tokenizer asks for the folder's configuration class",
 }
-_BY_INDEX = {"gemma2": ("SGLang",), "gemma3_text": ("SGLang", "mlx-lm")}
+_BY_INDEX = {"gemma2": ("SGLang",), "gemma3_text": ("mlx-lm",)}
 """model_type → engines that take a layer's window from its index, and pass over `layer_types`.
 
-SGLang `srt/models/gemma2.py` (layer_id % 2), `gemma3_causal.py` and mlx-lm `models/gemma3_text.py`
+SGLang `srt/models/gemma2.py` (layer_id % 2), mlx-lm `models/gemma3_text.py`
 (sliding_window_pattern).
 """
 _PATTERNS = {"gemma2": 2, "gemma3_text": 6}
@@ -78,7 +78,7 @@ def of_own_class(variant: Outline) -> tuple[Engine, ...]:
 def pattern(variant: Outline) -> int | None:
     """n, where of the layers that are left every n-th sees everything and the others slide; None where not.
 
-    That of the whole model where it has none: a plain one.
+    Asked of Gemma's; 1 of others, whose layers no engine here takes for different ones by their index.
     """
     kinds, every = variant.config["layer_types"], _PATTERNS.get(variant.config["model_type"])
     left = [kinds[i] for i in variant.kept_layers]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pipeline.ship.hf import ffn_width
 from pipeline.ship.hf.engines import Engine, of_own_class, of_sublayers
-from pipeline.ship.hf.outline import Outline
+from pipeline.ship.outline import Outline
 from pipeline.types import shown
 
 Form = Literal["own class", "nemotron-nas"]

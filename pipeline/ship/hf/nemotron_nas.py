@@ -16,8 +16,8 @@ from pipeline.models import config as configs
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import Config
 from pipeline.ship.hf import ffn_width
-from pipeline.ship.hf.outline import Outline
 from pipeline.ship.hf.parts import Computed
+from pipeline.ship.outline import Outline
 from pipeline.ship.pruned import Array, StoredMap
 from pipeline.types import SkipSet, Sublayer
 

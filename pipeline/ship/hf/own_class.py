@@ -14,7 +14,7 @@ from pipeline.models import config as configs
 from pipeline.models.config import Config
 from pipeline.models.sizes import SizeRules
 from pipeline.ship.hf import engines
-from pipeline.ship.hf.outline import Outline
+from pipeline.ship.outline import Outline
 
 _DROPPED = ("drop_attn_list", "drop_mlp_list", "transformers_weights", "per_layer_config")
 """What would leave layers out once more, or names files that are called otherwise here."""
@@ -69,7 +69,9 @@ def _count_key(given: Config, model_type: str) -> str:
 
 
 def _say_pattern(fewer: dict[str, Any], every: int | None) -> None:
-    """Gemma 3's two names for the pattern say what `layer_types` says, or nothing."""
+    """Gemma's two names for the pattern say what `layer_types` says, or nothing."""
+    if not fewer["model_type"].startswith("gemma"):
+        return
     for key in ("sliding_window_pattern", "_sliding_window_pattern"):
         if key in fewer and every is None:
             del fewer[key]

@@ -17,7 +17,7 @@ from pipeline.models import safetensors_index, weight_files
 from pipeline.models.config import Config
 from pipeline.models.sizes import rules_of
 from pipeline.ship.hf import ffn_width
-from pipeline.ship.hf.outline import Outline
+from pipeline.ship.outline import Outline
 from pipeline.store import records
 from pipeline.types import UserError, first_line, shown
 

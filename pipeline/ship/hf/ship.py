@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import logging
 import shutil
 import tempfile
@@ -17,18 +18,18 @@ from typing import Any
 
 from pipeline import store
 from pipeline.models import checkpoint_files, provenance
-from pipeline.ship import pruned
-from pipeline.ship.hf import card, contents, forms, nemotron_nas, outline, parts, weights
+from pipeline.ship import outline, pruned
+from pipeline.ship.hf import card, contents, forms, nemotron_nas, parts, weights
 from pipeline.ship.hf.engines import Engine
 from pipeline.ship.hf.forms import FormVerdict
-from pipeline.ship.hf.outline import Outline
 from pipeline.ship.hf.parts import Shard
+from pipeline.ship.outline import Outline
 from pipeline.ship.pruned import PrunedModel
 from pipeline.store import records
 from pipeline.types import UserError, file_name
 
 log = logging.getLogger(__name__)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class HfShipment:
         files = f"{self.bytes / 1e6:.0f} MB in {self.shared + self.rewritten} files"
         lines = [
             f"{there}, check {self.check}",
-            f"{files}, {self.shared} shared with the source, {self.rewritten} rewritten"
+            f"{files}, {self.shared} as in the source, {self.rewritten} rewritten"
             + ("" if self.is_new else "; it was there already, nothing to do"),
         ]
         yes = "loads in" if self.form == "nemotron-nas" else "loads in what loads the whole model"
@@ -110,7 +111,7 @@ def ship(graph: Path, folder: Path, force: bool = False, unchecked: bool = False
     shards = parts.shards(contents.parts(model, variant, verdict), model.checkpoint.files)
     shipment = _shipment(folder, model, verdict, shards, check)
     with store.lock(folder, make=False):
-        if _is_there(folder, config[provenance.NAME]):
+        if _is_there(folder, config):
             log.info("%s holds this very variant; nothing to do", folder)
             return replace(shipment, is_new=False)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,11 +160,15 @@ def _shipment(
     )
 
 
-def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
+def _is_there(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether a folder holds this variant.
 
+    Args:
+        folder: that may be there.
+        config: config.json that it should have.
+
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or its config.json was changed since.
     """
     if not folder.exists():
         return False
@@ -172,7 +177,8 @@ def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
     if not any(folder.iterdir()):
         return False
     file = folder / "config.json"
-    mark = records.read_object(file).get(provenance.NAME) if file.is_file() else None
+    present = records.read_object(file) if file.is_file() else {}
+    mark, wanted = present.get(provenance.NAME), config[provenance.NAME]
     if not isinstance(mark, dict):
         raise UserError(f"{folder} holds something else; name a folder that is new or empty")
     if any(mark.get(key) != wanted[key] for key in (provenance.DIGEST, contents.FILES)):
@@ -180,6 +186,8 @@ def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
             f"{folder} holds another variant ({mark.get(provenance.VARIANT)!r:.80}), or other weights or "
             "settings of this one; remove it, or name another folder"
         )
+    if present != json.loads(json.dumps(config)):
+        raise UserError(f"{file} was changed since it was written; remove {folder}, or name another folder")
     contents.refuse_damaged(folder)
     return True
 

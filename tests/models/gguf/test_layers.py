@@ -108,26 +108,6 @@ def test_counts_for_all_layers_are_a_whole_model(arch: str, tmp_path: Path) -> N
     assert not drop_lists.skip_set(read_config(tmp_path / "c"), tmp_path)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "qwen2"])
-def test_any_architecture_may_say_which_layers_are_gone(model_type: str, tmp_path: Path) -> None:
-    """Whole blocks of it, numbered away."""
-    three = tiny_gguf.source(tmp_path / "s", model_type, num_hidden_layers=3, query_pre_attn_scalar=32)
-    how = Tiny(keys={"skip_pipeline.num_layers": 5, "skip_pipeline.layers": [0, 2, 4]})
-    convert(tiny_gguf.write(three, tmp_path / "m.gguf", how), tmp_path / "c")
-    config, own = read_config(tmp_path / "c"), read_config(three)
-    assert drop_lists.skip_set(config, tmp_path) == SkipSet.parse("block1_3")
-    assert [config["layer_types"][i] for i in (0, 2, 4)] == [
-        *({"gemma3_text": ["sliding_attention"] * 3}.get(model_type, own["layer_types"]))
-    ]
-    tensors, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "c", three))
-    assert {name.split(".")[2] for name in tensors if ".layers." in name} == {"0", "2", "4"}
-    for one, two in ((0, 0), (2, 1), (4, 2)):
-        part = "mlp.up_proj.weight"
-        assert torch.equal(
-            tensors[f"model.layers.{one}.{part}"].float(), expected[f"model.layers.{two}.{part}"]
-        )
-
-
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("attn1", {"deci__attention__head_count": [4, 0, 4]}, r"head_count has 3 numbers for 4 layers"),
     ("attn1", {"deci__feed_forward_length": [96] * 5}, r"feed_forward_length has 5 numbers for 4 layers"),
@@ -146,16 +126,6 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("attn1", {"deci__block_count": 5}, r"has 4 numbers for 5 layers"),
     ("attn1", {"deci__attention__head_count": [0] * 4, "deci__attention__head_count_kv": [0] * 4},
      r"no layer of it has attention"),
-    ("block1", {"skip_pipeline__num_layers": 2}, r"num_layers is 2, and 3 layers are there"),
-    ("block1", {"skip_pipeline__num_layers": 2**31}, r"num_layers is 2147483648"),
-    ("block1", {"skip_pipeline__num_layers": None}, r"num_layers is None"),
-    ("block1", {"skip_pipeline__layers": None}, r"layers is None; it needs the index"),
-    ("block1", {"skip_pipeline__layers": [0, 2]}, r"layers has 2 numbers"),
-    ("block1", {"skip_pipeline__layers": [0, 3, 2]}, r"not ascending: 2 follows 3"),
-    ("block1", {"skip_pipeline__layers": [0, 2, 2]}, r"has 2 twice: a map stands in"),
-    ("block1", {"skip_pipeline__layers": [0, 2, 4]}, r"layers has 4, and skip_pipeline\.num_layers is 4"),
-    ("block1", {"skip_pipeline__layers": [-1, 2, 3]}, r"needs the index"),
-    ("block1", {"skip_pipeline__window": 3}, r"skip_pipeline\.window is not understood"),
 ]  # fmt: skip
 
 

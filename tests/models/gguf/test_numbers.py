@@ -38,3 +38,16 @@ def test_what_is_missing_is_named() -> None:
     for read in (numbers(None).size, numbers(None).number):
         with pytest.raises(UserError, match=r"m\.gguf lacks the key llama\.x"):
             read("x")
+
+
+def test_sizes_are_one_a_layer_and_may_be_nought() -> None:
+    assert numbers([4, 0, 4]).sizes("x", 3) == [4, 0, 4] and numbers(4).sizes("x", 3) == [4, 4, 4]
+    assert numbers(None).sizes("x", 2, [1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("value", [[4, 0], [4, -1, 4], [4, 1.0, 4], [4, True, 4], [4, 2**32, 4], ["4"] * 3])
+def test_sizes_that_are_none_are_refused(value: Any) -> None:
+    with pytest.raises(UserError, match=r"m\.gguf: llama\.x (has|is) "):
+        numbers(value).sizes("x", 3)
+    with pytest.raises(UserError, match=r"m\.gguf lacks the key llama\.x"):
+        numbers(None).sizes("x", 3)

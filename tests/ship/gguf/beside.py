@@ -5,32 +5,72 @@ Legend: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.engines import opening
 from pipeline.evals.check import llamacpp
-from tests import truth
+from pipeline.models import tokenizer as tokenizers
+from pipeline.runtime.generation.greedy import greedy_batch
+from pipeline.runtime.runner import Array
 
 BEST = 20
 """Tokens of which the log-probabilities are compared, the most probable by ONNX Runtime."""
 
 
-def distance(graph: Path, file: Path, ids: list[int], positions: int) -> float:
-    """max|Δ log-probability| of the best tokens, over the last positions of a text.
+@dataclass(frozen=True)
+class Comparison:
+    """How far llama.cpp is from the graph.
+
+    Attributes:
+        distance: max|Δ log-probability| of the best tokens, over positions of a text.
+        text: greedy tokens of the graph.
+        theirs: for each of them, llama.cpp's likeliest token after the same tokens. They are equal where, and
+            only where, llama.cpp's own greedy text is.
+    """
+
+    distance: float
+    text: list[int]
+    theirs: list[int]
+
+
+def compared(
+    graph: Path, file: Path, ids: list[int], positions: int, prompt: list[int], count: int
+) -> Comparison:
+    """A graph beside its file.
 
     Args:
         graph: of the variant.
         file: the GGUF of it.
-        ids: [T].
+        ids: [T], a text.
         positions: so many of the last.
+        prompt: tokens.
+        count: of tokens that follow them.
     """
-    logits = truth.graph_logits(graph, np.array([ids]))[0, -positions:].astype(np.float64)
-    ours = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-    ours -= logits.max(-1, keepdims=True)
-    words, ends = logits.shape[-1], range(len(ids) - positions + 1, len(ids) + 1)
-    best = min(words, 10 * BEST)
-    theirs = llamacpp.answers(file, [ids[:end] for end in ends], words, 512, best)
+    stop = tokenizers.stop_tokens(graph.parent)
+    rows = np.arange(len(ids) - positions, len(ids))
+    with opening.open_runner(graph) as runner:
+        logits, _ = runner.forward(np.array([ids]), logits_positions=rows[None])
+        texts = greedy_batch(runner, [prompt], count, lambda tokens: tokens[-1] in stop)
+        text = next(texts).tokens if count else []
+    ours = _logs(logits[0].astype(np.float64))
+    prompts = [ids[: end + 1] for end in rows] + [prompt + text[:i] for i in range(len(text))]
+    theirs = np.stack(llamacpp.answers(file, prompts, ours.shape[1], 512, min(ours.shape[1], 10 * BEST)))
     top = np.argsort(-ours, -1)[:, :BEST]
-    gaps = np.abs(np.take_along_axis(ours, top, -1) - np.take_along_axis(np.stack(theirs), top, -1))
-    return float(gaps.max()) if np.all(np.isfinite(gaps)) else np.inf
+    gaps = np.abs(np.take_along_axis(ours, top, -1) - np.take_along_axis(theirs[:positions], top, -1))
+    distance = float(gaps.max()) if np.all(np.isfinite(gaps)) else np.inf
+    return Comparison(distance, text, np.nanargmax(theirs[positions:], -1).tolist() if text else [])
+
+
+def distance(graph: Path, file: Path, ids: list[int], positions: int) -> float:
+    """max|Δ log-probability| of the best tokens alone."""
+    return compared(graph, file, ids, positions, [], 0).distance
+
+
+def _logs(logits: Array) -> Array:
+    """Log-probabilities [T, V]."""
+    shifted: Array = logits - logits.max(-1, keepdims=True)
+    logs: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return logs

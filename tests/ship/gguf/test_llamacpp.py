@@ -59,6 +59,7 @@ CASES: list[tuple[str, str, str | None, float, dict[str, Any]]] = [
     ("phi3", "base", None, EXACT, {"sliding_window": None, "rope_scaling": LONGROPE,
                                    "max_position_embeddings": 2048, "original_max_position_embeddings": 512}),
     ("gemma2", "block0-1", None, GELU, GEMMA2),
+    ("gemma2", "block1", None, GELU, GEMMA2),  # two layers with a window, one after another
     ("gemma2", "block1_3_5", None, GELU, GEMMA2),  # every layer that is left has the window
     ("gemma3_text", "block0", None, GELU, GEMMA3),  # the fifth layer sees everything now
     ("gemma3_text", "block0-4_6", None, GELU, GEMMA3),  # no layer has a window any more

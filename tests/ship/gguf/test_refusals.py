@@ -55,7 +55,7 @@ def config(model_type: str, **changes: Any) -> Any:
             {**GEMMA, "rope_scaling": tiny.LLAMA3},
             "rope scaling 'llama3' of gemma3_text",
         ),
-        ("gemma2", "block1", GEMMA, "the layers with a window would be others"),
+        ("gemma2", "block1", GEMMA, None),
         ("gemma2", "block0_2_4", GEMMA, "no layer with a window is left"),
         ("gemma2", "base", {**GEMMA, "attn_logit_softcapping": None}, "attn_logit_softcapping would be 50.0"),
         ("gemma2", "base", {**GEMMA, "query_pre_attn_scalar": 24}, "query_pre_attn_scalar would be 32"),

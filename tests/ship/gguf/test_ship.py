@@ -221,3 +221,41 @@ def test_the_rope_of_llama_3_is_the_tensor_of_the_converter(workdir: Path) -> No
     factors = gguf_tensors.values(projects.tensors(workdir / "m.gguf")["rope_freqs.weight"])
     config: dict[str, Any] = {"rope_scaling": tiny.LLAMA3, "head_dim": 32, "rope_theta": 10000.0}
     assert np.allclose(factors.astype(np.float64), tiny_gguf.rope_factors(config), rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("block0-1", None), ("block1_3_5", 0), ("block0", 1), ("block1", [True, True, False, True, False])],
+)
+def test_a_pattern_that_llama_cpp_does_not_know_by_itself_is_a_key(
+    name: str, pattern: object, workdir: Path
+) -> None:
+    changes = {"num_hidden_layers": 2 if pattern == 1 else 6, "query_pre_attn_scalar": 32}
+    graph = projects.cut(projects.base(workdir, "gemma3_text" if pattern == 1 else "gemma2", **changes), name)
+    shipment = ship.ship(graph, workdir / "m.gguf", unchecked=True)
+    fields = projects.read(workdir / "m.gguf").fields
+    given = fields.get("gemma2.attention.sliding_window_pattern")
+    assert given == (None if pattern == 1 else pattern)
+    assert any("window" in note for note in shipment.notes) == (given is not None)
+    if pattern == 1:  # then Gemma 3 has no window at all
+        assert "gemma3.attention.sliding_window" not in fields
+
+
+def test_what_a_killed_run_left_goes(base: Path, workdir: Path) -> None:
+    left, other = workdir / ".m.gguf.abcdefgh.tmp", workdir / ".m.gguf.x.abcdefgh.tmp"
+    for file in (left, other):
+        file.touch()
+    ship.ship(base, workdir / "m.gguf", unchecked=True)
+    assert not left.exists() and other.exists() and not (workdir / ".m.gguf.lock").exists()
+
+
+def test_a_key_that_was_changed_since_is_not_taken_for_the_variant(base: Path, workdir: Path) -> None:
+    graph = projects.cut(base, "attn1+mlp2")
+    file = workdir / "m.gguf"
+    ship.ship(graph, file, unchecked=True)
+    assert not ship.ship(graph, file, unchecked=True).written
+    reader = library.GGUFReader(file, "r+")
+    reader.fields["deci.rope.freq_base"].parts[-1][0] = 5.0
+    del reader
+    with pytest.raises(UserError, match=r"m.gguf: deci.rope.freq_base was changed since it was written"):
+        ship.ship(graph, file, unchecked=True)

@@ -11,7 +11,7 @@ import pytest
 from pipeline.graphs import export
 from pipeline.models import checkpoint, drop_lists
 from pipeline.models.gguf import tensors as gguf_tensors
-from pipeline.ship.gguf import ship
+from pipeline.ship.gguf import origins, output, ship
 from pipeline.types import UserError
 from tests import tiny
 from tests.ship.gguf import projects
@@ -129,3 +129,12 @@ def test_a_pipe_in_the_place_of_the_output_is_not_waited_for(workdir: Path) -> N
     os.mkfifo(workdir / "m.gguf")
     with pytest.raises(UserError, match="exists and is something else"):
         ship.ship(base, workdir / "m.gguf", unchecked=True)
+
+
+@pytest.mark.parametrize(("layers", "number"), [(4, 3), (3, 2)])
+def test_tensors_are_found_by_the_checkpoints_numbers(layers: int, number: int) -> None:
+    """A reader may count the layers of a shipped file, or those of the whole model."""
+    numbers = origins._numbers({output.LAYERS: [0, 2, 3], output.NUM_LAYERS: 4}, layers)
+    given = ["blk.2.attn_q.weight", "output_norm.weight"]
+    expected = [f"blk.{number}.attn_q.weight", "output_norm.weight"]
+    assert [origins._renumbered(name, numbers) for name in given] == expected

@@ -18,7 +18,7 @@ def test_engines_that_take_windows_from_an_index(model_type: str, workdir: Path)
     assert all(engine.loads for engine in folders.shipped(right, name="right").engines)
     shipment = folders.shipped(wrong, name="wrong")
     named = {engine.name for engine in shipment.engines if not engine.loads}
-    assert named == ({"SGLang"} if model_type == "gemma2" else {"SGLang", "mlx-lm"})
+    assert named == ({"SGLang"} if model_type == "gemma2" else {"mlx-lm"})
     assert "windows from their new indices" in shipment.described()
     patterns = [folders.config(Path(name)).get("sliding_window_pattern") for name in ("right", "wrong")]
     assert patterns == ([None, None] if model_type == "gemma2" else [2, None])

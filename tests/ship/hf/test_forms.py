@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.graphs import variants
-from pipeline.ship.hf import forms, outline
+from pipeline.ship import outline
+from pipeline.ship.hf import forms
 from pipeline.types import SkipSet, UserError
 from tests import overlays, tiny
 from tests.ship.hf import folders

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ship.hf import outline, proof
+from pipeline.ship import outline
+from pipeline.ship.hf import proof
 from pipeline.types import SkipSet
 from tests.ship.hf import folders
 

@@ -108,3 +108,11 @@ def test_what_a_killed_run_left_goes(workdir: Path) -> None:
         folder.mkdir()
     folders.shipped(graph)
     assert not left.exists() and other.exists()
+
+
+def test_a_config_that_was_changed_since_is_not_taken_for_the_variant(workdir: Path) -> None:
+    graph = folders.variant(folders.base(workdir), "block0")
+    assert folders.shipped(graph).is_new and not folders.shipped(graph).is_new
+    folders.set_config(workdir / "out", rope_theta=5.0)
+    with pytest.raises(UserError, match=r"config.json was changed since it was written; remove"):
+        folders.shipped(graph)

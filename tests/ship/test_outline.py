@@ -8,8 +8,7 @@ import pytest
 
 from pipeline.models import checkpoint
 from pipeline.models.compensation import MapPlace
-from pipeline.ship import pruned
-from pipeline.ship.hf import outline
+from pipeline.ship import outline, pruned
 from tests.ship.hf import folders
 from tests.ship.hf.test_nemotron_nas import compensated
 

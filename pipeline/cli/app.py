@@ -56,10 +56,19 @@ Paths = Annotated[
 ]
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _CLOSED = {errno.EACCES, errno.EPERM}
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 """A folder where a file goes, or a file or a dangling link where a folder goes."""
+_NO_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
+"""A name that the file system has not room for, or links that lead in a circle."""
+
+
+def _mend(error: OSError) -> str:
+    """What a user can do against it."""
+    if error.errno in _IN_THE_WAY:
+        return "move away what lies there"
+    return "choose another name" if error.errno in _NO_NAME else "free some space or change the folder"
 
 
 def main() -> None:
@@ -89,14 +98,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        if error.errno not in _FULL | _CLOSED | _IN_THE_WAY:
+        if error.errno not in _FULL | _CLOSED | _IN_THE_WAY | _NO_NAME:
             raise
         place = error.filename2 or error.filename  # of a copy, the second is where it goes
         where = f" at {place}" if place else ""
         verb = "cannot write" if error.errno in _FULL else "cannot read or write"
-        mend = "free some space or change the folder"
-        if error.errno in _IN_THE_WAY:
-            mend = "move away what lies there"
+        mend = _mend(error)
         sys.exit(fail(f"{verb}{where}: {error.strerror}; {mend}, then run the command again"))
     except Exception as error:
         from pipeline.runtime import device_memory

@@ -32,7 +32,7 @@ def sweep(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Runs calibrate, select, export, compensate, check, build, score, bench, heal for a grid of variants.
+    """Runs calibrate, select, export, compensate, check, build, score, bench, heal, ship for a grid.
 
     Each job is a command. Finished jobs are passed over, and a killed sweep goes on where it was.
     A failure is recorded, and the rest goes on (exit 1).

@@ -15,6 +15,10 @@ VARIANT, NUM_LAYERS, LAYERS, FORM, DIGEST = "variant", "num_layers", "layers", "
 """The variant's name; L of the whole model; the index there of each layer of the file; the form; `digest`."""
 
 
+_WRITERS = 1
+"""Version of what `ship` writes; raise it with every change that makes another file of the same variant."""
+
+
 def digest(graph: Path, form: str) -> str:
     """What a file that is made of a variant depends on, as one number.
 
@@ -22,4 +26,5 @@ def digest(graph: Path, form: str) -> str:
         graph: of the variant.
         form: of the file: 'hf', or the type of a GGUF's tensors.
     """
-    return store.text_digest(f"{store.sidecar(graph, quick=True).sha256} {store.contents(graph)} {form}")
+    parts = (store.sidecar(graph, quick=True).sha256, store.contents(graph), form, str(_WRITERS))
+    return store.text_digest(" ".join(parts))

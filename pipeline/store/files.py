@@ -16,6 +16,9 @@ from typing import IO, Any, NamedTuple
 from pipeline.store.records.base import read_bytes
 from pipeline.types import UserError, file_name
 
+_PATIENCE = 1000
+"""So many times the folder of a lock may vanish before its file is there."""
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -103,7 +106,12 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def _lock_file(whole: Path, wait: bool) -> Iterator[Path]:
-    """Holds the lock's file, yields its path, and removes it. Who waited for a removed one takes the new."""
+    """Holds the lock's file, yields its path, and removes it. Who waited for a removed one takes the new.
+
+    Raises:
+        UserError: nothing can be made there: below /proc, say.
+    """
+    refusals = 0
     while True:
         try:
             whole.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +120,9 @@ def _lock_file(whole: Path, wait: bool) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("w")
         except FileNotFoundError:  # another process has just removed the folder that it had made
+            refusals += 1
+            if refusals > _PATIENCE:
+                raise UserError(f"nothing can be written in {whole.parent}; name another folder") from None
             continue
         with file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

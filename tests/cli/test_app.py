@@ -41,6 +41,11 @@ application = importlib.import_module("pipeline.cli.app")  # pipeline.cli.app is
             "error: cannot read or write at calib/m: Not a directory; move away what lies there",
         ),
         (
+            OSError(errno.ENAMETOOLONG, "File name too long", "nnn"),
+            2,
+            "error: cannot read or write at nnn: File name too long; choose another name",
+        ),
+        (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"),
             2,
             "error: the GPU's memory, or what --device-memory gives of it, is full: CUDA out of memory.",

@@ -193,3 +193,8 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         store.read_json(tmp_path / "none.json")
     with pytest.raises(UserError, match="cannot be read"):
         store.read_json(tmp_path)
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_said() -> None:
+    with pytest.raises(UserError, match="nothing can be written in /proc"), store.lock(Path("/proc/x")):
+        pass

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pipeline import store
 from pipeline.calib import adapters, calibrate
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, texts
+from pipeline.ship.gguf import ship as gguf
+from pipeline.ship.hf import ship as hf
 from pipeline.store import records
 from pipeline.store.records import CompensationLosses, CompensationSettings, HealLosses, HealSettings
 from pipeline.sweep import done
@@ -269,6 +274,30 @@ def test_a_compensation_is_done_for_its_settings_its_text_and_the_graph_that_rea
     overlays.make(bare.parent, store.variant(bare).skip, seed=1)  # another overlay than the graph's
     store.write_json(sidecar, record.replaced(sha256=store.sha256(overlay)).plain())
     assert not done.is_done(job, settings)
+
+
+@pytest.mark.parametrize("form", ["gguf", "hf"])
+def test_what_is_shipped_is_done_for_its_graph_and_type(form: str, project: Path) -> None:
+    table = f'ship = {{ to = ["{form}"], force = true{", type = 'f16'" if form == "gguf" else ""} }}\n[score]'
+    settings_file = recipe(("[score]", table))
+    cut()
+    job, settings = job_of(settings_file, "ship", "base")
+    graph, place = job.inputs[0], job.outputs[0] if form == "gguf" else job.outputs[0].parent
+    assert not done.is_done(job, settings)
+    if form == "gguf":
+        gguf.ship(graph, place, "f16", unchecked=True)
+    else:
+        hf.ship(graph, place, unchecked=True)
+    assert done.is_done(job, settings)
+    other, _ = job_of(settings_file, "ship")  # of attn2, in whose place the base's lies
+    place = other.outputs[0] if form == "gguf" else other.outputs[0].parent
+    place.parent.mkdir(parents=True)
+    shutil.copytree(job.outputs[0].parent, place) if form == "hf" else shutil.copy(job.outputs[0], place)
+    assert not done.is_done(other, settings)
+    if form == "gguf":
+        job, settings = job_of(recipe(("[score]", table.replace("f16", "q8_0"))), "ship", "base")
+        job.outputs[0].write_bytes(Path(str(job.outputs[0]).replace("q8_0", "f16")).read_bytes())
+        assert not done.is_done(job, settings)  # f16 under another name
 
 
 def test_a_choice_is_done_for_its_kind_and_rule(workdir: Path) -> None:

@@ -76,6 +76,8 @@ def read(file: Path) -> GgufHeader:
         UserError: it cannot be read, is cut, or claims what it does not hold.
     """
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise UserError(f"{file} is not a readable GGUF file (it is no regular file)")
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Reader(file, content).header()
     except UserError:

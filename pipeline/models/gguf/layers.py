@@ -149,7 +149,8 @@ def _noughts(
     """Layer → width of its feed-forward, of those that are narrower than the others and add nothing."""
     narrow = {i: one for i, one in enumerate(widths) if 0 < one < width}
     for i in narrow:
-        if not any(_is_nought(stored.get(f"blk.{i}.{part}.weight")) for part in _FEED_FORWARD):
+        weights = [stored.get(f"blk.{i}.{part}.weight") for part in (*_FEED_FORWARD, "ffn_norm")]
+        if not any(_is_nought(weight) for weight in weights[:-1]):
             raise UserError(
                 f"{numbers.file}: {numbers.arch}.{WIDTH}: layers differ, {widths!r:.60}, and blk.{i}, of "
                 f"another width, does something; {TAKE}"
@@ -157,6 +158,9 @@ def _noughts(
         biases = (stored.get(f"blk.{i}.{part}.bias") for part in _FEED_FORWARD)
         if not all(bias is None or _is_nought(bias) for bias in biases):
             raise UserError(f"{numbers.file}: blk.{i} has biases or a map in the place of an MLP; {_MAP}")
+        for weight in weights:  # of a product with 0, infinity makes NaN
+            if weight is not None:
+                values(weight)
     return narrow
 
 

@@ -26,6 +26,7 @@ def chosen(name: str | None, model: PrunedModel, origin: Origin | str | None) ->
     Raises:
         UserError: a type that is not written here, or that the GGUF does not have.
     """
+    name = name and name.lower()
     if name is None:
         name = SOURCE if origin is not None else "bf16" if _is_bfloat(model) else "f16"
     own = origin.kind if isinstance(origin, Origin) else None

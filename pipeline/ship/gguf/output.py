@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,18 +14,23 @@ import gguf as library
 import numpy as np
 
 from pipeline import store
+from pipeline.models import provenance
 from pipeline.models.gguf import header, names, parts
 from pipeline.models.gguf.header import GgufHeader
 from pipeline.ship.gguf.entries import FileTensor
-from pipeline.types import UserError, first_line
+from pipeline.types import UserError, file_name, first_line
 
 _ALIGN = library.GGUF_DEFAULT_ALIGNMENT
 QUANTISATION = library.GGML_QUANT_VERSION
-VARIANT, NUM_LAYERS, LAYERS, DIGEST = (
-    f"skip_pipeline.{key}" for key in ("variant", "num_layers", "layers", "digest")
-)
+VARIANT, NUM_LAYERS, LAYERS, FORM, DIGEST = (
+    f"{provenance.NAME}.{key}"
+    for key in (
+        provenance.VARIANT, provenance.NUM_LAYERS, provenance.LAYERS, provenance.FORM, provenance.DIGEST
+    )
+)  # fmt: skip
 """Keys that say what a file is; llama.cpp passes over them."""
 Fields = Mapping[str, Any]
+logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file and its byte order
 
 
 def refuse_name(file: Path) -> None:
@@ -40,15 +47,17 @@ def refuse_name(file: Path) -> None:
         raise UserError(f"{file} is the name of one of several files of a model; choose another")
 
 
-def is_there(file: Path, digest: str) -> bool:
-    """Whether the file is there and is what would be written.
+def is_there(file: Path, digest: str, keys: Fields, tensors: Sequence[FileTensor]) -> bool:
+    """Whether the file is there and is what would be written, byte for byte of its tensors.
 
     Args:
         file: OUT.gguf.
         digest: of what it would be made of.
+        keys: that say what it computes.
+        tensors: that it would have.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is something else, or was changed since it was written.
     """
     if not file.exists() and not file.is_symlink():
         return False
@@ -57,23 +66,54 @@ def is_there(file: Path, digest: str) -> bool:
     except UserError:
         fields = {}
     if fields.get(DIGEST) == digest:
+        if changed := [key for key, value in keys.items() if not _is_same(fields.get(key), value)]:
+            raise UserError(f"{file}: {changed[0]} was changed since it was written; remove the file")
+        if tensor := _changed_tensor(file, tensors):
+            raise UserError(f"{file}: {tensor} was changed since it was written; remove the file")
         return True
     other = fields.get(VARIANT) or fields.get("general.name")
     what = f"another file, of {other!r:.60}" if other else "something else"
     raise UserError(f"{file} exists and is {what}; remove it or choose another name")
 
 
+def _changed_tensor(file: Path, tensors: Sequence[FileTensor]) -> str | None:
+    """The first tensor of a file that is not the one that would be written."""
+    stored = {tensor.name: tensor for tensor in header.read(file).tensors}
+    with file.open("rb") as opened:
+        for tensor in tensors:
+            there = stored.get(tensor.name)
+            if there is None or (there.shape, there.kind, there.size) != (
+                tensor.shape, tensor.kind, tensor.size
+            ):  # fmt: skip
+                return tensor.name
+            opened.seek(there.start)
+            if not all(opened.read(len(chunk)) == bytes(chunk) for chunk in tensor.chunks()):
+                return tensor.name
+    return None
+
+
+def _is_same(stored: Any, value: Any) -> bool:
+    """Whether a key of a file has a value, of which the file holds float32."""
+    return bool(stored == (float(np.float32(value)) if isinstance(value, float) else value))
+
+
 @contextlib.contextmanager
 def beside(file: Path) -> Iterator[Path]:
     """A temporary name beside the file, which is renamed to it on success; else nothing is left.
+
+    One process at a time writes a file; what a killed one left of it is removed.
 
     Raises:
         UserError: the disk is full, or nothing can be written there.
     """
     made = [place for place in file.absolute().parents if not place.exists()]
     try:
-        with store.atomic(file) as temporary:
-            yield temporary
+        with store.lock(file, make=False):
+            # Eight letters of mkstemp's: a * would take what a running `ship` into FILE.x writes, too.
+            for unfinished in file.parent.glob(f".{glob.escape(file_name(file.name, 80))}.????????.tmp"):
+                unfinished.unlink(missing_ok=True)
+            with store.atomic(file) as temporary:
+                yield temporary
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or first_line(error)}") from None
     finally:

@@ -14,6 +14,8 @@ from pipeline.types import SkipSet
 
 _OF_LLAMA = ("llama", "qwen2")
 """llama.cpp's architectures whose layers `deci` can say, biases included."""
+_WITHOUT_TABLES = ("qwen2", "qwen3")
+"""Those that read no `rope_freqs.weight`."""
 
 
 def refusal(config: Config, skip: SkipSet, places: Collection[MapPlace] = ()) -> str | None:
@@ -64,7 +66,9 @@ def _of_numbers(config: Config, dialect: Dialect) -> str | None:
 
 
 def _of_whole_layers(arch: str, config: Config, kept: list[int]) -> str | None:
-    """A key that llama.cpp derives from the number of layers may be another for fewer."""
+    """What llama.cpp's architecture has not, or derives otherwise for fewer layers."""
+    if reason := _of_architecture(arch, config):
+        return reason
     expected = keys.cut(config, kept)
     if arch == "gemma2" and keys.SLIDING not in expected["layer_types"]:
         return "no layer with a window is left, and llama.cpp's gemma2 always has one"
@@ -76,12 +80,30 @@ def _of_whole_layers(arch: str, config: Config, kept: list[int]) -> str | None:
     return reason and f"llama.cpp would run another model of these layers: {reason}"
 
 
+def _of_architecture(arch: str, config: Config) -> str | None:
+    """What llama.cpp's loader of an architecture takes for granted, by its `src/models/<arch>.cpp`.
+
+    It would refuse the file; `deci` takes Qwen2's sizes of heads and tables of the rope.
+    """
+    if arch in _WITHOUT_TABLES and keys.tables(config):
+        kind = config["rope_scaling"]["rope_type"]
+        return f"rope scaling {kind!r:.40} needs a table, and llama.cpp's {arch} reads none"
+    heads, size, hidden = config["num_attention_heads"], config["head_dim"], config["hidden_size"]
+    if arch == "qwen2" and heads * size != hidden:
+        return (
+            f"{heads} heads of {size} are not hidden_size {hidden}, which llama.cpp's qwen2 takes for granted"
+        )
+    if arch == "gemma2" and not config["tie_word_embeddings"]:
+        return "its head is no copy of the embedding, and llama.cpp's gemma2 has no other"
+    return None
+
+
 def _of_sublayers(arch: str, config: Config, places: Collection[MapPlace]) -> str | None:
     run = next((place for place in places if place.kind == "block"), None)
     if run:
         return (
             f"the map of {run.layers} reads the stream without a norm, and llama.cpp has no such layer; "
-            "compensate with a bias, or skip attention and MLPs of different layers"
+            "compensate --with matrix, which makes none"
         )
     if arch not in _OF_LLAMA:
         return (

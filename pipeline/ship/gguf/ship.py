@@ -26,8 +26,6 @@ from pipeline.ship.gguf.tensors import VariantTensors
 from pipeline.ship.pruned import PrunedModel
 from pipeline.types import UserError
 
-FORM = 1
-"""Of what is written; raise it with every change that gives another file of the same variant."""
 _OWN_KEYS = ("general.architecture", "general.file_type", "general.alignment", "general.quantization_version")
 """Keys of a GGUF that are not taken over: they say how that file is stored."""
 
@@ -63,7 +61,7 @@ class _Plan:
 
     @property
     def digest(self) -> str:
-        return self.model.digest(f"gguf {FORM} {self.how.name}")
+        return self.model.digest(self.how.name)
 
     def model_keys(self) -> dict[str, Any]:
         """What says the model's sizes."""
@@ -92,7 +90,7 @@ def ship(graph: Path, file: Path, kind: str | None = None, unchecked: bool = Fal
     output.refuse_name(file)
     plan = _plan(pruned.read(graph, unchecked), kind)
     tensors = plan.tensors()
-    is_new = not output.is_there(file, plan.digest)
+    is_new = not output.is_there(file, plan.digest, plan.model_keys(), tensors)
     fields, notes = _fields(plan, tensors) if is_new else ({}, ())
     if is_new:
         output.refuse_no_room(file, tensors)
@@ -152,6 +150,7 @@ def _fields(plan: _Plan, tensors: list[FileTensor]) -> tuple[dict[str, Any], tup
         output.VARIANT: model.variant.name,
         output.NUM_LAYERS: model.num_layers,
         output.LAYERS: list(plan.indices),
+        output.FORM: plan.how.name,
         output.DIGEST: plan.digest,
     }
     return {**_storage(plan, tensors), **tokens.fields, **plan.model_keys(), **own}, tokens.notes
@@ -171,7 +170,7 @@ def _storage(plan: _Plan, tensors: list[FileTensor]) -> dict[str, Any]:
 def _refuse_other(plan: _Plan, written: Path, tensors: list[FileTensor]) -> None:
     """Refuses a file that does not say, read back, what was meant."""
     header = output.read_back(written, tensors)
-    if plan.layers is None and (reason := readback.difference(header, plan.config)):
+    if not plan.maps and (reason := readback.difference(header, plan.config)):
         raise UserError(f"{plan.model.graph} cannot be written as GGUF: {reason}")
 
 

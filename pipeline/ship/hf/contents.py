@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.models import checkpoint_files, provenance, safetensors_index, weight_files
+from pipeline.models import checkpoint_files, provenance, safetensors_index
 from pipeline.models.config import Config
 from pipeline.models.tensor_names import is_left_out
 from pipeline.ship.hf import nemotron_nas, own_class
@@ -98,13 +97,3 @@ def remarks(model: PrunedModel, verdict: FormVerdict) -> tuple[str, ...]:
     if verdict.unless_forced:
         words.append(f"forced: {verdict.unless_forced}")
     return tuple(words)
-
-
-def refuse_damaged(folder: Path) -> None:
-    """Refuses a folder whose weights are not whole.
-
-    Raises:
-        UserError: a file is missing, or cut short.
-    """
-    files = weight_files.find(folder)
-    safetensors_index.read_index(files.files, files.named)

@@ -6,7 +6,9 @@ Everything is written beside the folder and proved there; then it takes its name
 from __future__ import annotations
 
 import errno
+import filecmp
 import glob
+import json
 import logging
 import shutil
 import tempfile
@@ -28,7 +30,7 @@ from pipeline.store import records
 from pipeline.types import UserError, file_name
 
 log = logging.getLogger(__name__)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def ship(graph: Path, folder: Path, force: bool = False, unchecked: bool = False
     shards = parts.shards(contents.parts(model, variant, verdict), model.checkpoint.files)
     shipment = _shipment(folder, model, verdict, shards, check)
     with store.lock(folder, make=False):
-        if _is_there(folder, config[provenance.NAME]):
+        if _is_there(folder, config, shards, model):
             log.info("%s holds this very variant; nothing to do", folder)
             return replace(shipment, is_new=False)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,11 +161,17 @@ def _shipment(
     )
 
 
-def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether a folder holds this variant.
+def _is_there(folder: Path, config: Mapping[str, Any], shards: list[Shard], model: PrunedModel) -> bool:
+    """Whether a folder holds this variant, byte for byte.
+
+    Args:
+        folder: that may be there.
+        config: config.json that it should have.
+        shards: its weights.
+        model: the variant.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or was changed since.
     """
     if not folder.exists():
         return False
@@ -172,7 +180,8 @@ def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
     if not any(folder.iterdir()):
         return False
     file = folder / "config.json"
-    mark = records.read_object(file).get(provenance.NAME) if file.is_file() else None
+    present = records.read_object(file) if file.is_file() else {}
+    mark, wanted = present.get(provenance.NAME), config[provenance.NAME]
     if not isinstance(mark, dict):
         raise UserError(f"{folder} holds something else; name a folder that is new or empty")
     if any(mark.get(key) != wanted[key] for key in (provenance.DIGEST, contents.FILES)):
@@ -180,8 +189,29 @@ def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
             f"{folder} holds another variant ({mark.get(provenance.VARIANT)!r:.80}), or other weights or "
             "settings of this one; remove it, or name another folder"
         )
-    contents.refuse_damaged(folder)
+    if changed := _changed(folder, present == json.loads(json.dumps(config)), shards, model):
+        raise UserError(
+            f"{folder}: {changed} was changed since it was written; remove the folder, or name another one"
+        )
     return True
+
+
+def _changed(folder: Path, is_config: bool, shards: list[Shard], model: PrunedModel) -> str | None:
+    """The first file or tensor of a folder that is not what would be written."""
+    if not is_config:
+        return "config.json"
+    filecmp.clear_cache()  # it goes by dates
+    for source in _small_files(model):
+        copy = folder / source.name
+        if not copy.is_file() or not filecmp.cmp(source, copy, shallow=False):
+            return source.name
+    return weights.altered(shards, folder)
+
+
+def _small_files(model: PrunedModel) -> list[Path]:
+    """The source's files beside config.json and weights: tokenizer and settings."""
+    files = (model.checkpoint.folder / name for name in checkpoint_files.SMALL_FILES)
+    return [file for file in files if file.name != "config.json" and file.is_file()]
 
 
 def _write(
@@ -219,9 +249,8 @@ def _prove(staging: Path, variant: Outline, model: PrunedModel) -> None:
 def _fill(staging: Path, files: Mapping[str, Any], shards: list[Shard], model: PrunedModel) -> None:
     """config.json last: what lies there before is no checkpoint."""
     weights.write(shards, staging)
-    for name in checkpoint_files.SMALL_FILES:
-        if name != "config.json" and (file := model.checkpoint.folder / name).is_file():
-            checkpoint_files.copy_file(file, staging / name)
+    for file in _small_files(model):
+        checkpoint_files.copy_file(file, staging / file.name)
     (staging / "README.md").write_text(files["README.md"])
     config = files["config.json"]
     if config["model_type"] == nemotron_nas.MODEL_TYPE:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline import store
-from pipeline.models import checkpoint_files, weight_files
+from pipeline.models import checkpoint_files, safetensors_index, weight_files
 from pipeline.models.safetensors_index import ITEM_SIZES
 from pipeline.ship.hf.parts import Shard, WrittenTensor, file_names
 from pipeline.ship.pruned import StoredTensor
@@ -45,6 +45,31 @@ def write(shards: Sequence[Shard], folder: Path) -> None:
         total = sum(shard.nbytes for shard in shards)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         store.write_json(folder / weight_files.INDEX, index)
+
+
+def altered(shards: Sequence[Shard], folder: Path) -> str | None:
+    """The first tensor of a folder that is not what would be written, byte for byte; None where all are.
+
+    Raises:
+        UserError: a file is missing, or cut short.
+    """
+    files = weight_files.find(folder)
+    there = safetensors_index.read_index(files.files, files.named)
+    parts = [part for shard in shards for part in shard.parts]
+    if extra := set(there) - {part.name for part in parts}:
+        return min(extra)
+    for part in parts:
+        one = there.get(part.name)
+        if one is None or (one.dtype, one.shape) != (part.dtype, part.tensor.shape):
+            return part.name
+        file, tensor = folder / one.file, part.tensor
+        if isinstance(tensor, StoredTensor):
+            is_same = safetensors_index.same_bytes(file, one, tensor.file, tensor.slice)
+        else:
+            is_same = StoredTensor(file, one).array().tobytes() == tensor.array().tobytes()
+        if not is_same:
+            return part.name
+    return None
 
 
 def require_room(shards: Sequence[Shard], place: Path) -> None:

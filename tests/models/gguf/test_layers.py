@@ -156,10 +156,21 @@ def test_a_scalar_that_claims_many_layers_is_refused_at_once(tmp_path: Path) -> 
 def test_what_stands_in_for_a_sublayer_is_not_read_back(
     tensor: str, message: str | None, tmp_path: Path
 ) -> None:
+    refuse_not_nought(tensor, 0.5, message, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["ffn_down.weight", "ffn_norm.weight", "ffn_up.weight"])
+def test_a_product_with_nought_may_be_no_number(part: str, tmp_path: Path) -> None:
+    """0 · ∞ is NaN, in llama.cpp too."""
+    refuse_not_nought(f"blk.1.{part}", np.inf, rf"blk\.1\.{part} holds NaN or infinity", tmp_path)
+
+
+def refuse_not_nought(tensor: str, value: float, message: str | None, tmp_path: Path) -> None:
+    """A variant of which one tensor that adds nothing has numbers."""
     whole = source(tmp_path / "s")
     how = tiny_deci.of(whole, SkipSet.parse("attn0+mlp1"))
     shape = how.tensors[tensor].shape if tensor in how.tensors else (64,)  # type: ignore[union-attr]
-    how.tensors[tensor] = np.full(shape, 0.5, np.float32)
+    how.tensors[tensor] = np.full(shape, value, np.float32)
     file = written(whole, how)
     if message is None:
         convert(file, tmp_path / "c")

@@ -41,8 +41,14 @@ def config(model_type: str, **changes: Any) -> Any:
             {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
             "rope scaling 'dynamic'",
         ),
-        ("qwen2", "base", {"rope_scaling": tiny.LLAMA3}, None),
-        ("qwen3", "base", {"rope_scaling": tiny.LLAMA3}, None),
+        ("llama", "base", {"rope_scaling": tiny.LLAMA3}, None),
+        ("qwen2", "base", {"rope_scaling": tiny.LLAMA3}, "needs a table, and llama.cpp's qwen2 reads none"),
+        ("qwen3", "block1", {"rope_scaling": tiny.LLAMA3}, "needs a table, and llama.cpp's qwen3 reads none"),
+        ("qwen2", "attn1", {"rope_scaling": tiny.LLAMA3}, None),  # deci reads it
+        ("qwen2", "block1", {"head_dim": 32}, "4 heads of 32 are not hidden_size 64"),
+        ("qwen2", "attn1", {"head_dim": 32}, None),
+        ("qwen3", "block1", {"head_dim": 32}, None),
+        ("gemma2", "base", {**GEMMA, "tie_word_embeddings": False}, "its head is no copy of the embedding"),
         (
             "gemma3_text",
             "base",

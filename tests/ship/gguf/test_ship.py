@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +229,59 @@ def test_a_pattern_that_llama_cpp_does_not_know_by_itself_is_a_key(
     assert any("window" in note for note in shipment.notes) == (given is not None)
     if pattern == 1:  # then Gemma 3 has no window at all
         assert "gemma3.attention.sliding_window" not in fields
+
+
+def test_what_a_killed_run_left_goes(base: Path, workdir: Path) -> None:
+    left, other = workdir / ".m.gguf.abcdefgh.tmp", workdir / ".m.gguf.x.abcdefgh.tmp"
+    for file in (left, other):
+        file.touch()
+    ship.ship(base, workdir / "m.gguf", unchecked=True)
+    assert not left.exists() and other.exists() and not (workdir / ".m.gguf.lock").exists()
+
+
+def test_a_key_that_was_changed_since_is_not_taken_for_the_variant(base: Path, workdir: Path) -> None:
+    graph = projects.cut(base, "attn1+mlp2")
+    file = workdir / "m.gguf"
+    ship.ship(graph, file, unchecked=True)
+    assert not ship.ship(graph, file, unchecked=True).written
+    reader = library.GGUFReader(file, "r+")
+    reader.fields["deci.rope.freq_base"].parts[-1][0] = 5.0
+    del reader
+    with pytest.raises(UserError, match=r"m.gguf: deci.rope.freq_base was changed since it was written"):
+        ship.ship(graph, file, unchecked=True)
+
+
+def test_a_tensor_that_was_changed_since_is_not_taken_for_the_variant(base: Path, workdir: Path) -> None:
+    graph = projects.cut(base, "attn1+mlp2")
+    file = workdir / "m.gguf"
+    ship.ship(graph, file, unchecked=True)
+    place = projects.tensors(file)["blk.2.attn_q.weight"].start
+    with file.open("r+b") as opened:
+        opened.seek(place)
+        byte = opened.read(1)
+        opened.seek(place)
+        opened.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(UserError, match=r"m.gguf: blk.2.attn_q.weight was changed since it was written"):
+        ship.ship(graph, file, unchecked=True)
+
+
+def test_a_type_may_be_written_as_llama_cpp_writes_it(base: Path, workdir: Path) -> None:
+    assert ship.ship(base, workdir / "m.gguf", "Q8_0", unchecked=True).type == "q8_0"
+
+
+def test_the_librarys_own_words_stay_away(
+    base: Path, workdir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "ship",
+        str(base),
+        "--to",
+        "gguf",
+        "m.gguf",
+        "--unchecked",
+    ]
+    done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=True)
+    assert "gguf:" not in done.stderr and "Writing" not in done.stderr and done.stdout.endswith("m.gguf\n")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.graphs import export
+from pipeline.models import checkpoint, drop_lists
 from pipeline.models.gguf import tensors as gguf_tensors
 from pipeline.ship.gguf import ship
 from pipeline.types import UserError
@@ -104,3 +107,25 @@ def test_the_output_is_never_the_source(workdir: Path) -> None:
     with pytest.raises(UserError, match="exists and is"):
         ship.ship(base, file, unchecked=True)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["block1", "attn1+mlp0-1"])
+def test_a_file_that_was_shipped_is_read_and_shipped_again(name: str, workdir: Path) -> None:
+    """Its layers are counted without gaps, and the checkpoint's have the numbers of the whole model."""
+    base, _ = projects.from_gguf(workdir, how=Tiny(kinds=QUANTISED))
+    ship.ship(projects.cut(base, name), workdir / "first.gguf", unchecked=True)
+    source = checkpoint.resolve(str(workdir / "first.gguf"))
+    again = export.export(source, "fp32", drop_lists.of(source))
+    shipment = ship.ship(again, workdir / "second.gguf", unchecked=True)
+    assert (shipment.type, shipment.converted) == ("source", 0)
+    first, second = (projects.tensors(workdir / f"{one}.gguf") for one in ("first", "second"))
+    assert {n: t.stored().tobytes() for n, t in first.items()} == {
+        n: t.stored().tobytes() for n, t in second.items()
+    }
+
+
+def test_a_pipe_in_the_place_of_the_output_is_not_waited_for(workdir: Path) -> None:
+    base, _ = projects.from_gguf(workdir)
+    os.mkfifo(workdir / "m.gguf")
+    with pytest.raises(UserError, match="exists and is something else"):
+        ship.ship(base, workdir / "m.gguf", unchecked=True)

@@ -8,7 +8,6 @@ import pytest
 
 from pipeline.graphs import export
 from pipeline.models import checkpoint
-from pipeline.ship.hf import contents
 from pipeline.types import UserError
 from tests import tiny
 from tests.ship.hf import folders
@@ -31,12 +30,3 @@ def test_the_small_files_come_along(workdir: Path) -> None:
     for name in ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (folder / name).read_bytes() == (graph.parent / name).read_bytes()
     assert not (folder / "source.json").exists() and not list(folder.glob("*.onnx"))
-
-
-def test_a_folder_is_damaged_where_a_shard_is_missing(workdir: Path) -> None:
-    graph = folders.variant(folders.base(workdir, max_shard_size="60KB"), "block0")
-    folder = folders.shipped(graph).folder
-    contents.refuse_damaged(folder)
-    next(folder.glob("model-00001-*")).unlink()
-    with pytest.raises(UserError, match="is missing"):
-        contents.refuse_damaged(folder)

@@ -108,3 +108,21 @@ def test_what_a_killed_run_left_goes(workdir: Path) -> None:
         folder.mkdir()
     folders.shipped(graph)
     assert not left.exists() and other.exists()
+
+
+def test_a_config_that_was_changed_since_is_not_taken_for_the_variant(workdir: Path) -> None:
+    graph = folders.variant(folders.base(workdir), "block0")
+    assert folders.shipped(graph).is_new and not folders.shipped(graph).is_new
+    folders.set_config(workdir / "out", rope_theta=5.0)
+    with pytest.raises(UserError, match=r"config.json was changed since it was written; remove"):
+        folders.shipped(graph)
+
+
+def test_a_tokenizer_that_was_changed_since(workdir: Path) -> None:
+    graph = folders.variant(folders.base(workdir), "block0")
+    file = folders.shipped(graph).folder / "tokenizer_config.json"
+    if not file.is_file():
+        file = file.with_name("generation_config.json")
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(UserError, match=f"{file.name} was changed since it was written"):
+        folders.shipped(graph)

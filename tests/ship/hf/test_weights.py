@@ -45,3 +45,23 @@ def test_a_source_that_is_cut_short_meanwhile(workdir: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="was cut short while it was read"):
         folders.shipped(graph)
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_bytes_that_were_changed_since(sharded: bool, workdir: Path) -> None:
+    """Of a tensor that was copied, in a rewritten file or in a shard that stayed whole."""
+    graph = folders.variant(
+        folders.base(workdir, **({"max_shard_size": "60KB"} if sharded else {})), "block1"
+    )
+    folder = folders.shipped(graph).folder
+    assert not folders.shipped(graph).is_new
+    for file in sorted(folder.glob("*.safetensors")):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(UserError, match=r"\.weight was changed since it was written; remove the folder"):
+            folders.shipped(graph)
+        file.write_bytes(content)
+    assert not folders.shipped(graph).is_new
+    next(folder.glob("*.safetensors")).unlink()
+    with pytest.raises(UserError, match="is missing|holds no"):
+        folders.shipped(graph)

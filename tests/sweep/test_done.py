@@ -278,7 +278,8 @@ def test_a_compensation_is_done_for_its_settings_its_text_and_the_graph_that_rea
 
 @pytest.mark.parametrize("form", ["gguf", "hf"])
 def test_what_is_shipped_is_done_for_its_graph_and_type(form: str, project: Path) -> None:
-    table = f'ship = {{ to = ["{form}"], force = true{", type = 'f16'" if form == "gguf" else ""} }}\n[score]'
+    kind = ', type = "f16"' if form == "gguf" else ""
+    table = f'ship = {{ to = ["{form}"], force = true{kind} }}\n[score]'
     settings_file = recipe(("[score]", table))
     cut()
     job, settings = job_of(settings_file, "ship", "base")

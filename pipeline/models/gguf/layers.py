@@ -20,6 +20,8 @@ from pipeline.types import BASE, SkipSet, UserError
 
 HEADS, GROUPS, WIDTH = "attention.head_count", "attention.head_count_kv", "feed_forward_length"
 _MAP = "a map that stands in for a skipped sublayer is not read back: take the variant that it was fitted to"
+NOUGHTS = 32
+"""Rows of a feed-forward that adds nothing: the least that a quantised type has."""
 _FEED_FORWARD = ("ffn_gate", "ffn_up", "ffn_down")
 
 
@@ -146,8 +148,15 @@ def _refuse_odd(numbers: Numbers, i: int, heads: int, groups: int, width: int) -
 def _noughts(
     stored: Mapping[str, GgufTensor], numbers: Numbers, widths: list[int], width: int
 ) -> dict[int, int]:
-    """Layer → width of its feed-forward, of those that are narrower than the others and add nothing."""
+    """Layer → width of its feed-forward, of those that are narrower than the others and add nothing.
+
+    Where every MLP is left out, all have the width of one that adds nothing.
+    """
     narrow = {i: one for i, one in enumerate(widths) if 0 < one < width}
+    if width == NOUGHTS:
+        there = {i: one for i, one in enumerate(widths) if one}
+        downs = (stored.get(f"blk.{i}.ffn_down.weight") for i in there)
+        narrow = there if all(map(_is_nought, downs)) else narrow
     for i in narrow:
         weights = [stored.get(f"blk.{i}.{part}.weight") for part in (*_FEED_FORWARD, "ffn_norm")]
         if not any(_is_nought(weight) for weight in weights[:-1]):

@@ -18,13 +18,12 @@ from pipeline.models import rope
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import Config
 from pipeline.models.gguf import longrope
+from pipeline.models.gguf.layers import NOUGHTS
 from pipeline.models.gguf.rope import FREQUENCIES
 from pipeline.ship.gguf.layers import Layer, MapShape
 
 DECI = "deci"
 """llama.cpp's architecture whose layers have counts of their own."""
-WIDTH = 32
-"""Rows of a feed-forward that adds nothing; those of others are a multiple: blocks of quantised numbers."""
 PATTERN = "attention.sliding_window_pattern"
 """Key of an architecture that says which layers have the window."""
 SLIDING = "sliding_attention"
@@ -35,7 +34,7 @@ _PERIODS = {"gemma2": 2, "gemma3": 6}
 
 def width(rank: int) -> int:
     """Rows of the feed-forward that is a map of rank R."""
-    return -(-rank // WIDTH) * WIDTH
+    return -(-rank // NOUGHTS) * NOUGHTS
 
 
 def cut(config: Config, kept: Sequence[int]) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def feed_forward(layer: Layer, inner: int, maps: Mapping[MapPlace, MapShape]) ->
         return inner
     if part.form == "low rank" and part.place:
         return width(maps[part.place].rank or 0)
-    return WIDTH
+    return NOUGHTS
 
 
 def tables(config: Config) -> dict[str, npt.NDArray[np.float32]]:

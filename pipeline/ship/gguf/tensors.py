@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.models.compensation import MapPlace
 from pipeline.models.gguf import tensors as gguf
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, architecture
+from pipeline.models.gguf.layers import NOUGHTS
 from pipeline.ship.gguf import entries, keys
 from pipeline.ship.gguf.entries import FileTensor
 from pipeline.ship.gguf.kinds import Array, FileKind, Kind
@@ -122,7 +123,7 @@ class VariantTensors:
                     yield self.own(f"blk.{layer}.{name}", before + name)
             return
         rank = self.maps[part.place].rank if part.form == "low rank" and part.place else None
-        rows = keys.width(rank) if rank else keys.WIDTH
+        rows = keys.width(rank) if rank else NOUGHTS
         yield entries.zeros(f"{before}ffn_gate.weight", (rows, width), self.how)
         if rank and part.place:
             yield self.norm(f"{before}ffn_norm.weight", part.place)

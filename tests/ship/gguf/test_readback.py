@@ -13,7 +13,7 @@ from tests import tiny
 
 def test_a_key_that_says_something_else_is_named(tmp_path: Path) -> None:
     config = keys.cut(normalised({"model_type": "llama", **tiny.COMMON}, tmp_path / "config.json"), [0, 1])
-    names, given = tensors.names(config, DIALECTS["llama"]), keys.of_whole_layers("llama", config)
+    names, given = tensors.places(config, DIALECTS["llama"]), keys.of_whole_layers("llama", config)
     assert readback.difference(readback.unwritten(given, names, 96), config) is None
     for key, value, word in (("rope.freq_base", 5.0, "rope_theta"), ("context_length", 9, "max_position")):
         said = readback.difference(readback.unwritten({**given, f"llama.{key}": value}, names, 96), config)

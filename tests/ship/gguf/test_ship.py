@@ -269,19 +269,8 @@ def test_a_type_may_be_written_as_llama_cpp_writes_it(base: Path, workdir: Path)
     assert ship.ship(base, workdir / "m.gguf", "Q8_0", unchecked=True).type == "q8_0"
 
 
-def test_the_librarys_own_words_stay_away(
-    base: Path, workdir: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "ship",
-        str(base),
-        "--to",
-        "gguf",
-        "m.gguf",
-        "--unchecked",
-    ]
+def test_the_librarys_own_words_stay_away(base: Path) -> None:
+    arguments = ["ship", str(base), "--to", "gguf", "m.gguf", "--unchecked"]
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
     done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=True)
     assert "gguf:" not in done.stderr and "Writing" not in done.stderr and done.stdout.endswith("m.gguf\n")

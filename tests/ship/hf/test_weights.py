@@ -63,5 +63,5 @@ def test_bytes_that_were_changed_since(sharded: bool, workdir: Path) -> None:
         file.write_bytes(content)
     assert not folders.shipped(graph).is_new
     next(folder.glob("*.safetensors")).unlink()
-    with pytest.raises(UserError, match="is missing|holds no"):
+    with pytest.raises(UserError, match=r"is missing|holds no"):
         folders.shipped(graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -176,6 +176,8 @@ def describe(path: Path) -> Description | MergedDescription:
         return MergedDescription(path, sidecar)
     variant, overlays = store.variant(path, quick=True), store.overlays(path)
     maps, folded = compensation.contents(overlays[0]) if variant.compensation else ((), ())
+    if variant.compensation == "matrix":  # the shapes are those of `linear`
+        maps = tuple(replace(group, form="matrix") if group.form == "linear" else group for group in maps)
     config = read_config(store.checkpoint_folder(path))
     layers = costs.sizes(config).layers
     return Description(

@@ -63,6 +63,8 @@ def test_what_stands_where(model: Path, capsys: pytest.CaptureFixture[str]) -> N
         "maps": [{"form": "linear", "places": ["attn1", "mlp1"], "parameters": 2 * (64 * 64 + 64)}],
         "folded": [],
     }
+    matrix = variants.compensate(model / "base.fp32.onnx", skip, overlay, "matrix")
+    assert run(capsys, "show", matrix).splitlines()[2].startswith("compensation  matrix: attn 1; mlp 1 (")
     cut, costs = model / "block1.fp32.onnx", shown["costs"]["variant"]
     none = json.loads(run(capsys, "show", cut, "--json"))["costs"]["variant"]
     assert costs["parameters"] - none["parameters"] == 2 * (64 * 64 + 64)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.sweep import recipe as sections
+from pipeline.sweep import sections
 from pipeline.sweep.jobs import Command, GridCell
-from pipeline.sweep.recipe import Recipe, Section, TextSection
+from pipeline.sweep.sections import Recipe, Section, TextSection
 from pipeline.types import Variant
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pipeline.calib import selectors
+from pipeline.sweep.sections import Recipe
 from pipeline.types import is_compensation
-
-if TYPE_CHECKING:
-    from pipeline.sweep.recipe import Recipe
 
 
 def of(recipe: Recipe) -> str | None:

@@ -21,7 +21,7 @@ from pipeline.models.gguf import parts
 from pipeline.store import records
 from pipeline.store.records import DataSource, GraphRecord, TextSource
 from pipeline.sweep.jobs import Job
-from pipeline.sweep.recipe import Recipe, TextSection
+from pipeline.sweep.sections import Recipe, TextSection
 from pipeline.types import BASE, UserError, Variant
 
 HEAL_SETTINGS = {"loss", "steps", "batch", "length", "rank", "lr", "quantize", "seed", "targets"}

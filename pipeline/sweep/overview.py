@@ -15,7 +15,7 @@ from pipeline.sweep import done
 from pipeline.sweep.jobs import Job, PendingCell, SweepPlan
 from pipeline.sweep.ledger import Rates
 from pipeline.sweep.progress import duration
-from pipeline.sweep.recipe import STAGES, Recipe
+from pipeline.sweep.sections import STAGES, Recipe
 from pipeline.sweep.stages import known_config
 from pipeline.types import SkipSet, split_name
 

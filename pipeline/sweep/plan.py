@@ -16,8 +16,8 @@ from pipeline.store.records import ChoiceRecord
 from pipeline.store.records import read as read_record
 from pipeline.sweep import done
 from pipeline.sweep.jobs import GridCell, Job, PendingCell, SweepPlan
-from pipeline.sweep.recipe import ModelSection, Recipe
 from pipeline.sweep.rules import Reads, reads
+from pipeline.sweep.sections import ModelSection, Recipe
 from pipeline.sweep.stages import Needs, StageJobs, Target
 from pipeline.types import BASE, Precision, SkipSet, UserError, Variant, count_of
 

@@ -13,7 +13,7 @@ from pipeline.models.config import Config, read_config
 from pipeline.store.records import score_key
 from pipeline.sweep import commands
 from pipeline.sweep.jobs import GridCell, Job
-from pipeline.sweep.recipe import ModelSection, Recipe
+from pipeline.sweep.sections import ModelSection, Recipe
 from pipeline.types import BASE, Precision, SkipSet, UserError, Variant
 
 Needs = tuple[str, ...]

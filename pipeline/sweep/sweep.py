@@ -16,7 +16,7 @@ from pipeline.sweep.jobs import Job
 from pipeline.sweep.ledger import DONE, FAILED, RUNNING, WAITING, JobStatus, Ledger, Rates, alone
 from pipeline.sweep.local import JobPool, LocalPool, Outcome
 from pipeline.sweep.progress import ProgressView
-from pipeline.sweep.recipe import Recipe
+from pipeline.sweep.sections import Recipe
 from pipeline.types import UserError
 
 POLL = 0.5

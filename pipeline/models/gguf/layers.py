@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.models.gguf import originals
 from pipeline.models.gguf.header import GgufHeader, GgufTensor
 from pipeline.models.gguf.numbers import TAKE, Numbers
-from pipeline.models.gguf.tensors import values
+from pipeline.models.gguf.stored import values
 from pipeline.types import BASE, SkipSet, UserError
 
 HEADS, GROUPS, WIDTH = "attention.head_count", "attention.head_count_kv", "feed_forward_length"

@@ -1,36 +1,20 @@
-"""The tensors of a GGUF file under Hugging Face's names, in numbers that lose nothing.
-
-What is stored as float16 or bfloat16 stays so. float32 becomes float16 or bfloat16 where that holds every
-number exactly, as in files that were made from 16-bit checkpoints. Quantised tensors become float16, whose
-rounding is a small part of a quantisation step, unless their numbers lie beyond its normal range: then they
-stay float32.
-"""
+"""The tensors of a GGUF file under Hugging Face's names, and in its order of rows."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import gguf as library
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.gguf import stored
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, of_model_type
-from pipeline.models.gguf.header import GgufHeader, GgufTensor
-from pipeline.types import BASE, UserError, first_line
-
-if TYPE_CHECKING:
-    from pipeline.models.gguf.layers import Layers
-
-Array = npt.NDArray[Any]
-Kind = library.GGMLQuantizationType
-_FLOATS: dict[Kind, Any] = {
-    Kind.F16: np.float16, Kind.BF16: ml_dtypes.bfloat16, Kind.F32: np.float32, Kind.F64: np.float64,
-}  # fmt: skip
-_LEAST, _MOST = 2.0**-14, 65504.0
-"""The smallest and the largest normal number of float16."""
+from pipeline.models.gguf.header import GgufHeader
+from pipeline.models.gguf.layers import Layers
+from pipeline.models.gguf.stored import Array
+from pipeline.types import BASE, UserError
 
 
 def biases(header: GgufHeader, arch: str) -> dict[str, bool]:
@@ -47,7 +31,7 @@ def table(header: GgufHeader, name: str) -> npt.NDArray[np.float64] | None:
     """A tensor that is no weight, where it is there."""
     for tensor in header.tensors:
         if tensor.name == name:
-            return values(tensor).astype(np.float64)
+            return stored.values(tensor).astype(np.float64)
     return None
 
 
@@ -63,24 +47,24 @@ def arrays(header: GgufHeader, config: Mapping[str, Any], layers: Layers) -> Ite
         UserError: one is missing, has another shape or is of a type that cannot be read; nothing uses one.
     """
     dialect = of_model_type(config["model_type"])
-    stored = {tensor.name: tensor for tensor in header.tensors}
+    there = {tensor.name: tensor for tensor in header.tensors}
     expected, noughts = places(config, dialect, layers), _noughts(config, layers)
-    for name in stored:
+    for name in there:
         if name not in expected and name not in dialect.tables and name not in noughts:
             raise UserError(
                 f"{header.file} holds the tensor {name}, which {config['model_type']} does not use "
                 f"here{_absence(name, layers)}; take the safetensors checkpoint of this model"
             )
     for name, (theirs, shape) in {**expected, **noughts}.items():
-        if name not in stored and not name.endswith(".bias"):
+        if name not in there and not name.endswith(".bias"):
             raise UserError(f"the GGUF file {header.file} lacks the tensor {name} ({theirs})")
-        if name in stored and stored[name].shape != shape:
+        if name in there and there[name].shape != shape:
             raise UserError(
-                f"{stored[name].file}: {name} is {list(stored[name].shape)}, its keys say {list(shape)}"
+                f"{there[name].file}: {name} is {list(there[name].shape)}, its keys say {list(shape)}"
             )
     for name, (theirs, shape) in expected.items():
         # llama.cpp adds no bias where there is none.
-        array = values(stored[name]) if name in stored else np.zeros(shape, np.float16)
+        array = stored.values(there[name]) if name in there else np.zeros(shape, np.float16)
         yield theirs, np.ascontiguousarray(_as_theirs(array, theirs, config, dialect))
 
 
@@ -88,7 +72,7 @@ def _as_theirs(array: Array, name: str, config: Mapping[str, Any], dialect: Dial
     """A tensor as the Hugging Face checkpoint has it, which calls it `name`."""
     if dialect.norm_offset and name.endswith("norm.weight"):
         array = array.astype(np.float32) - np.float32(dialect.norm_offset)
-        return _narrowed(array, _largest(array), is_quantised=False)
+        return stored.narrowed(array, stored.largest(array), is_quantised=False)
     if dialect.permuted and ".q_proj." in name:
         return undo_permutation(array, config["num_attention_heads"])
     if dialect.permuted and ".k_proj." in name:
@@ -171,51 +155,6 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
         "mlp.gate_up_proj": (2 * inner, hidden),
     }  # fmt: skip
-
-
-def values(tensor: GgufTensor) -> Array:
-    """The numbers of a tensor, in the narrowest type that keeps what the file says.
-
-    Raises:
-        UserError: its type cannot be read, or one of them is none.
-    """
-    kind = _FLOATS.get(tensor.kind)
-    if kind is not None:
-        array: Array = tensor.stored().view(kind)
-    else:
-        try:
-            array = library.dequantize(tensor.stored(), tensor.kind)
-        except (NotImplementedError, ValueError) as error:
-            raise UserError(
-                f"{tensor.file}: {tensor.name} is of type {tensor.kind.name}, which cannot be read "
-                f"({first_line(error)})"
-            ) from None
-    array = array.reshape(tensor.shape)
-    largest = _largest(array)
-    if not np.isfinite(largest):
-        raise UserError(f"{tensor.file}: {tensor.name} holds NaN or infinity")
-    return _narrowed(array, largest, is_quantised=kind is None)
-
-
-def _largest(array: Array) -> float:
-    """max|x|, NaN where one is; no copy is made of what may be an embedding of a gigabyte."""
-    return float(np.maximum(array.max(), -array.min()))
-
-
-def _narrowed(array: Array, largest: float, is_quantised: bool) -> Array:
-    """In 16 bits, where that says the same."""
-    if array.dtype.itemsize == 2:
-        return array
-    if is_quantised and _LEAST <= largest <= _MOST:
-        return array.astype(np.float16)
-    with np.errstate(over="ignore"):
-        for narrow in (np.float16, ml_dtypes.bfloat16, np.float32):
-            candidate: Array = array.astype(narrow)
-            if narrow is np.float32 or np.array_equal(candidate.astype(array.dtype), array):
-                break
-    if not np.all(np.isfinite(candidate)):
-        raise UserError(f"a weight of {largest:g} is beyond float32")
-    return candidate
 
 
 def undo_permutation(weight: Array, heads: int) -> Array:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pipeline.models.gguf import header, tensors
+from pipeline.models.gguf import header, stored, tensors
 from pipeline.models.gguf.convert import convert
 from pipeline.types import UserError
 from tests import tiny_gguf
@@ -22,7 +22,7 @@ def read(folder: Path, array: Any, kind: Kind) -> Any:
     """What is read of a tensor that was stored as `kind`."""
     how = Tiny(tensors={NAME: array}, kinds={NAME: kind})
     file = tiny_gguf.write(tiny_gguf.source(folder / "s"), folder / "m.gguf", how)
-    return tensors.values(next(tensor for tensor in header.read(file).tensors if tensor.name == NAME))
+    return stored.values(next(tensor for tensor in header.read(file).tensors if tensor.name == NAME))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.graphs import export
 from pipeline.models import checkpoint, drop_lists
-from pipeline.models.gguf import tensors as gguf_tensors
+from pipeline.models.gguf import stored
 from pipeline.ship.gguf import ship
 from pipeline.types import UserError
 from tests import tiny
@@ -66,7 +66,7 @@ def test_other_types_are_made_of_the_graphs_weights(workdir: Path) -> None:
     own, there = projects.tensors(file), projects.tensors(workdir / "m.gguf")
     for name in ("blk.0.attn_q.weight", "blk.3.ffn_down.weight"):
         assert there[name].kind == Kind.F16
-        assert np.array_equal(gguf_tensors.values(there[name]), gguf_tensors.values(own[name]))
+        assert np.array_equal(stored.values(there[name]), stored.values(own[name]))
     assert shipment.copied == 0 and projects.read(workdir / "m.gguf").fields["general.file_type"] == 1
     assert (
         ship.ship(base, workdir / "n.gguf", "q8_0", unchecked=True).type == "source"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from gguf import quants
 
-from pipeline.models.gguf import header, tensors
+from pipeline.models.gguf import header, stored
 from pipeline.types import UserError
 
 Kind = library.GGMLQuantizationType
@@ -49,7 +49,7 @@ def written(file: Path, blocks: npt.NDArray[Any], kind: Kind) -> header.GgufTens
 def test_what_the_library_dequantises_is_read(kind: Kind, tmp_path: Path) -> None:
     blocks = random_blocks(kind)
     expected = library.dequantize(blocks, kind)
-    array = tensors.values(written(tmp_path / "m.gguf", blocks, kind))
+    array = stored.values(written(tmp_path / "m.gguf", blocks, kind))
     assert array.shape == expected.shape == (ROWS, BLOCKS * library.GGML_QUANT_SIZES[kind][0])
     assert array.dtype == np.float16 and len(np.unique(expected)) > 2
     np.testing.assert_array_equal(array, expected.astype(np.float16))
@@ -60,7 +60,7 @@ def test_quantised_numbers_beyond_float16_lose_nothing(kind: Kind, factor: float
     """They stay float32, or become bfloat16 where that says the same."""
     numbers = np.random.default_rng(0).normal(0, factor, (ROWS, 64)).astype(np.float32)
     blocks = library.quantize(numbers, kind)
-    array = tensors.values(written(tmp_path / "m.gguf", blocks, kind))
+    array = stored.values(written(tmp_path / "m.gguf", blocks, kind))
     assert array.dtype != np.float16
     np.testing.assert_array_equal(array.astype(np.float32), library.dequantize(blocks, kind))
 
@@ -72,5 +72,5 @@ def test_what_it_does_not_is_refused_by_name(kind: Kind, tmp_path: Path) -> None
     tensor.file.write_bytes(bytes(2 * width))
     message = rf"m\.gguf: blk\.0\.x is of type {re.escape(kind.name)}, which cannot be read"
     with pytest.raises(UserError, match=message) as caught:
-        tensors.values(tensor)
+        stored.values(tensor)
     assert "\n" not in str(caught.value)

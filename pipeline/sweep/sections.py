@@ -1,0 +1,207 @@
+"""What a recipe says: the grid of a sweep, and the settings of its stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipeline.models.origins import folder_name
+from pipeline.store.records import NumLayers
+from pipeline.types import Kind, Precision
+
+STAGES = ("calibrate", "select", "export", "compensate", "check", "build", "score", "bench", "heal", "ship")
+"""Of all jobs. `compensate` and `ship` are asked for by their forms, and not among `stages`."""
+Stage = Literal["calibrate", "select", "export", "check", "build", "score", "bench", "heal"]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the recipe. It refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """A model, and what a plan can say of it before it has been fetched.
+
+    Attributes:
+        name: as `pipeline export` takes it.
+        layers: L; with it variants are known by name before the checkpoint is there.
+        parameters: for the estimate of the disk.
+    """
+
+    name: str
+    layers: NumLayers | None = None
+    parameters: Positive | None = None
+
+    @property
+    def folder(self) -> str:
+        """Its name under graphs/."""
+        return folder_name(self.name)
+
+
+class TextSection(Section):
+    """Where a stage takes its text from; the project's own by default."""
+
+    texts: tuple[Path, ...] = ()
+    dataset: str | None = None
+
+
+class CalibrateSection(TextSection):
+    """Options of `pipeline calibrate`."""
+
+    samples: Positive = 256
+    length: Positive = 512
+    buckets: Positive = 4
+
+
+class SelectSection(TextSection):
+    """Options of `pipeline select`.
+
+    Attributes:
+        seed: of rules that draw.
+        samples, length: of the text that a rule which measures (greedy) reads.
+        tokens: at which token `angular` reads the distance.
+    """
+
+    seed: int = 0
+    samples: Positive = 32
+    length: Positive = 256
+    tokens: Literal["final", "mean"] = "final"
+
+
+class BuildSection(Section):
+    """Options of `pipeline build-engine`.
+
+    Attributes:
+        accelerator: Ray's name of the GPU (`A100`) that engines are built and run on.
+        batch, length, past: minimum, optimum and maximum of B, of S in prefill, and of P.
+    """
+
+    backend: Literal["tensorrt-rtx", "tensorrt"] = "tensorrt-rtx"
+    target: str = "sm80"
+    accelerator: str | None = None
+    batch: tuple[int, int, int] = (1, 1, 8)
+    length: tuple[int, int, int] = (1, 100, 2048)
+    past: tuple[int, int, int] = (0, 100, 2048)
+
+
+class ScoreSection(Section):
+    """Options of `pipeline score`.
+
+    Attributes:
+        limit: documents a task at most.
+        limits: the same, for single tasks.
+        data: folder of benchmark rows.
+    """
+
+    limit: Positive | None = None
+    limits: dict[str, Positive] = {}
+    data: Path | None = None
+    protocol: Literal["lm-eval", "v1"] = "lm-eval"
+
+    def limit_of(self, task: str) -> int | None:
+        """Documents of this task at most; None for all."""
+        return self.limits.get(task, self.limit)
+
+
+class BenchSection(Section):
+    """Options of `pipeline bench`.
+
+    Attributes:
+        decode: time a decode step too.
+        threads: 0 is one a core.
+    """
+
+    sequences: Positive = 1000
+    lengths: tuple[Positive, ...] = (50, 100)
+    batch: Positive = 1
+    decode: bool = False
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+class HealSection(TextSection):
+    """Options of `pipeline heal`; name: of the adapter."""
+
+    name: str = "heal"
+    loss: Literal["ce", "kl", "aux"] = "ce"
+    steps: Positive = 60
+    batch: Positive = 4
+    length: Positive = 256
+    rank: Positive = 64
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    targets: tuple[str, ...] = ("mlp",)
+    quantize: Literal["4bit"] | None = None
+    seed: int = 0
+
+
+class CompensateSection(TextSection):
+    """Options of `pipeline compensate`.
+
+    Attributes:
+        forms: what is put in the place of what each variant skips, one after the other; each form makes a
+            variant of its own.
+    """
+
+    forms: tuple[str, ...] = ()
+    samples: Positive = 48
+    length: Positive = 256
+    refit: bool = False
+
+
+class ShipSection(Section):
+    """Options of `pipeline ship` to other engines.
+
+    Attributes:
+        to: forms that each variant is written in, into engines/<model>/<variant>/.
+        type: of a GGUF; by default the command's own.
+        force: also a folder that only some engines load.
+    """
+
+    to: tuple[Literal["gguf", "hf"], ...] = ()
+    type: str | None = None
+    force: bool = False
+
+
+class Recipe(Section):
+    """models × kinds × fractions × selectors × precisions through the stages.
+
+    Attributes:
+        measure: what score and bench run on: graphs, or the engines that `build` makes.
+        compensate, ship: a table, or the forms alone.
+    """
+
+    models: Annotated[
+        tuple[ModelSection, ...],
+        Field(min_length=1),
+        BeforeValidator(lambda names: [{"name": m} if isinstance(m, str) else m for m in names]),
+    ]
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
+    fractions: Annotated[tuple[Fraction, ...], Field(min_length=1)]
+    selectors: Annotated[tuple[str, ...], Field(min_length=1)]
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
+    stages: tuple[Stage, ...] = ("calibrate", "select", "export", "check", "score", "bench")
+    tasks: tuple[str, ...] = ()
+    measure: Literal["graphs", "engines"] = "graphs"
+    calibrate: CalibrateSection = CalibrateSection()
+    select: SelectSection = SelectSection()
+    build: BuildSection = BuildSection()
+    score: ScoreSection = ScoreSection()
+    bench: BenchSection = BenchSection()
+    heal: HealSection = HealSection()
+    compensate: Annotated[
+        CompensateSection,
+        BeforeValidator(lambda value: {"forms": value} if isinstance(value, list) else value),
+    ] = CompensateSection()
+    ship: Annotated[
+        ShipSection,
+        BeforeValidator(lambda value: {"to": value} if isinstance(value, list) else value),
+    ] = ShipSection()
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether artefacts are measured without a check."""
+        return "check" not in self.stages

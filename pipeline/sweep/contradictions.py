@@ -38,7 +38,8 @@ def _wrong_engines(recipe: Recipe) -> str | None:
 def _wrong_forms(recipe: Recipe) -> str | None:
     forms = recipe.compensate.forms
     if unknown := [form for form in forms if not is_compensation(form)]:
-        return f"compensate: {unknown[0]!r:.40} is no form; take bias, rank16, linear, fold or fold+rank16"
+        known = "bias, rank16, linear, matrix, fold or fold+rank16"
+        return f"compensate: {unknown[0]!r:.40} is no form; take {known}"
     for table, names in (("compensate", forms), ("ship", recipe.ship.to)):
         if len(set(names)) < len(names):
             return f"{table} names {max(names, key=names.count)} twice"

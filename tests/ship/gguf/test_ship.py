@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline.models.gguf import tensors as gguf_tensors
+from pipeline.models.gguf import stored
 from pipeline.ship.gguf import output, ship
 from pipeline.types import UserError
 from tests import tiny, tiny_gguf
@@ -46,7 +46,7 @@ def test_whole_blocks_are_a_model_of_the_same_architecture(base: Path, workdir: 
     for name, tensor in there.items():
         blk, number, *rest = name.split(".")
         whole = ".".join([blk, str(shipment.layers[int(number)]), *rest]) if blk == "blk" else name
-        assert np.array_equal(gguf_tensors.values(tensor).astype(np.float32), expected[whole]), name
+        assert np.array_equal(stored.values(tensor).astype(np.float32), expected[whole]), name
     assert len(there) == len(expected) - 9
 
 
@@ -155,7 +155,7 @@ def test_every_type_is_what_it_says(name: str, base: Path, workdir: Path) -> Non
     is_quantised = name.startswith("q")
     assert there["output.weight"].kind == (Kind.Q8_0 if is_quantised else WRITTEN[name])
     assert ("general.quantization_version" in fields) == is_quantised
-    values = gguf_tensors.values(there["blk.0.ffn_up.weight"]).astype(np.float32)
+    values = stored.values(there["blk.0.ffn_up.weight"]).astype(np.float32)
     own = tiny_gguf.tensors(base.parent)["blk.0.ffn_up.weight"]
     assert np.abs(values - own).max() < {"f32": 1e-9}.get(name, 0.2 * np.abs(own).max())
 
@@ -208,7 +208,7 @@ def test_a_number_beyond_float16_is_refused_by_name(workdir: Path) -> None:
 def test_the_rope_of_llama_3_is_the_tensor_of_the_converter(workdir: Path) -> None:
     base = projects.base(workdir, rope_scaling=tiny.LLAMA3)
     ship.ship(projects.cut(base, "attn1"), workdir / "m.gguf", unchecked=True)
-    factors = gguf_tensors.values(projects.tensors(workdir / "m.gguf")["rope_freqs.weight"])
+    factors = stored.values(projects.tensors(workdir / "m.gguf")["rope_freqs.weight"])
     config: dict[str, Any] = {"rope_scaling": tiny.LLAMA3, "head_dim": 32, "rope_theta": 10000.0}
     assert np.allclose(factors.astype(np.float64), tiny_gguf.rope_factors(config), rtol=2e-6)
 

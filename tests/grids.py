@@ -18,6 +18,7 @@ from pipeline.sweep.jobs import Job, SweepPlan
 from pipeline.sweep.ledger import Ledger
 from pipeline.sweep.local import JobPool, Outcome
 from pipeline.sweep.progress import ProgressView
+from pipeline.types import UserError
 from tests import tiny
 
 GRID = """
@@ -40,6 +41,18 @@ def put(text: str, name: str = "grid") -> Path:
     path = Path(f"{name}.toml")
     path.write_text(text)
     return path
+
+
+def refused(change: str, words: str) -> None:
+    """A recipe that names no more than it must, but for a change, is refused in one line with these words."""
+    defaults = {"kinds": '["attn"]', "fractions": "[0.1]", "selectors": '["last"]', "stages": '["export"]'}
+    top = change.split("\n[")[0]
+    tables = change[len(top) :]
+    lines = [f"{key} = {value}" for key, value in defaults.items() if f"\n{key}" not in f"\n{top}"]
+    path = put("\n".join([top, *lines]) + tables)
+    with pytest.raises(UserError) as error:
+        recipe.read(path)
+    assert words in str(error.value) and "\n" not in str(error.value).strip()
 
 
 def known(text: str = GRID, layers: int = 3, name: str = "grid", model: str = "org/tiny") -> Path:

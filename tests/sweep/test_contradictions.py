@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sweep import recipe
-from pipeline.types import UserError
-from tests.grids import put
+from tests.grids import refused
 
 
 @pytest.mark.parametrize(
@@ -26,11 +24,4 @@ from tests.grids import put
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused(workdir: Path, change: str, words: str) -> None:
-    defaults = {"kinds": '["attn"]', "fractions": "[0.1]", "selectors": '["last"]', "stages": '["export"]'}
-    top = change.split("\n[")[0]
-    tables = change[len(top) :]
-    lines = [f"{key} = {value}" for key, value in defaults.items() if f"\n{key}" not in f"\n{top}"]
-    path = put("\n".join([top, *lines]) + tables)
-    with pytest.raises(UserError) as error:
-        recipe.read(path)
-    assert words in str(error.value) and "\n" not in str(error.value).strip()
+    refused(change, words)

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.sweep import recipe
 from pipeline.types import UserError
-from tests.grids import put
+from tests.grids import refused
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,7 @@ from tests.grids import put
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused_in_one_line(workdir: Path, change: str, words: str) -> None:
-    defaults = {"kinds": '["attn"]', "fractions": "[0.1]", "selectors": '["last"]', "stages": '["export"]'}
-    top = change.split("\n[")[0]
-    tables = change[len(top) :]
-    lines = [f"{key} = {value}" for key, value in defaults.items() if f"\n{key}" not in f"\n{top}"]
-    path = put("\n".join([top, *lines]) + tables)
-    with pytest.raises(UserError) as error:
-        recipe.read(path)
-    assert words in str(error.value) and "\n" not in str(error.value).strip()
+    refused(change, words)
 
 
 def test_what_is_no_recipe_is_refused_in_one_line(workdir: Path) -> None:

@@ -1,7 +1,17 @@
 """Every path, every record, every atomic write of a project."""
 
 from pipeline.store import records, weights
-from pipeline.store.files import atomic, lock, read_json, sha256, sweep_temporaries, text_digest, write_json
+from pipeline.store.files import (
+    atomic,
+    lock,
+    read_json,
+    remove_unfinished,
+    sha256,
+    staging,
+    sweep_temporaries,
+    text_digest,
+    write_json,
+)
 from pipeline.store.inventory import default_model, engines_of, graphs_of, models
 from pipeline.store.paths import (
     DEMO,
@@ -66,11 +76,13 @@ __all__ = [
     "refuse_damaged",
     "refuse_other_weights",
     "relative",
+    "remove_unfinished",
     "resolved",
     "result_of",
     "sha256",
     "sidecar",
     "sidecar_path",
+    "staging",
     "sweep_temporaries",
     "text_digest",
     "variant",

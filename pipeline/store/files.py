@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -153,6 +155,25 @@ def sweep_temporaries(folder: Path, stem: str = "") -> None:
     """
     for path in folder.glob(f".{stem}*.tmp"):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside another, removed in the end unless it was renamed; for its `lock`'s owner."""
+    remove_unfinished(folder)
+    prefix = f".{file_name(folder.name, 80)}."
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what a killed `atomic` or `staging` of this path left. Call it under the `lock` of the path."""
+    # Eight letters of tempfile's: a * would take what is being written for NAME.x, too.
+    for left in path.parent.glob(f".{glob.escape(file_name(path.name, 80))}.????????.tmp"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 class Stamp(NamedTuple):

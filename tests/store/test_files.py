@@ -198,3 +198,21 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_a_folder_in_which_nothing_can_be_made_is_said() -> None:
     with pytest.raises(UserError, match="nothing can be written in /proc"), store.lock(Path("/proc/x")):
         pass
+
+
+def test_what_a_killed_writer_of_a_path_left_is_removed_and_no_others(tmp_path: Path) -> None:
+    target = tmp_path / "out[1]"
+    own = [tmp_path / ".out[1].abcdefgh.tmp", tmp_path / ".out[1].12345678.tmp"]
+    others = [tmp_path / ".out[1].x.abcdefgh.tmp", tmp_path / ".out1.abcdefgh.tmp", tmp_path / "out[1].tmp"]
+    own[0].mkdir()
+    (own[0] / "part").touch()
+    for file in (own[1], *others):
+        file.touch()
+    with store.staging(target) as folder:
+        assert folder.is_dir() and folder.parent == tmp_path
+        assert not any(path.exists() for path in own) and all(path.exists() for path in others)
+        (folder / "part").touch()
+    assert not folder.exists() and not target.exists()
+    with store.staging(target) as folder:
+        folder.replace(target)
+    assert target.is_dir()

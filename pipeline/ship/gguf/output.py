@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from pipeline.models import provenance
 from pipeline.models.gguf import header, names, parts
 from pipeline.models.gguf.header import GgufHeader
 from pipeline.ship.gguf.entries import FileTensor
-from pipeline.types import UserError, file_name, first_line
+from pipeline.types import UserError, first_line
 
 _ALIGN = library.GGUF_DEFAULT_ALIGNMENT
 QUANTISATION = library.GGML_QUANT_VERSION
@@ -62,13 +61,14 @@ def is_there(file: Path, digest: str, keys: Fields, tensors: Sequence[FileTensor
     if not file.exists() and not file.is_symlink():
         return False
     try:
-        fields = header.read(file).fields
+        present = header.read(file)
     except UserError:
-        fields = {}
+        present = GgufHeader(file, {}, ())
+    fields = present.fields
     if fields.get(DIGEST) == digest:
         if changed := [key for key, value in keys.items() if not _is_same(fields.get(key), value)]:
             raise UserError(f"{file}: {changed[0]} was changed since it was written; remove the file")
-        if tensor := _changed_tensor(file, tensors):
+        if tensor := _changed_tensor(present, tensors):
             raise UserError(f"{file}: {tensor} was changed since it was written; remove the file")
         return True
     other = fields.get(VARIANT) or fields.get("general.name")
@@ -76,10 +76,10 @@ def is_there(file: Path, digest: str, keys: Fields, tensors: Sequence[FileTensor
     raise UserError(f"{file} exists and is {what}; remove it or choose another name")
 
 
-def _changed_tensor(file: Path, tensors: Sequence[FileTensor]) -> str | None:
+def _changed_tensor(present: GgufHeader, tensors: Sequence[FileTensor]) -> str | None:
     """The first tensor of a file that is not the one that would be written."""
-    stored = {tensor.name: tensor for tensor in header.read(file).tensors}
-    with file.open("rb") as opened:
+    stored = {tensor.name: tensor for tensor in present.tensors}
+    with present.file.open("rb") as opened:
         for tensor in tensors:
             there = stored.get(tensor.name)
             if there is None or (there.shape, there.kind, there.size) != (
@@ -106,21 +106,13 @@ def beside(file: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full, or nothing can be written there.
     """
-    made = [place for place in file.absolute().parents if not place.exists()]
     try:
-        with store.lock(file, make=False):
-            # Eight letters of mkstemp's: a * would take what a running `ship` into FILE.x writes, too.
-            for unfinished in file.parent.glob(f".{glob.escape(file_name(file.name, 80))}.????????.tmp"):
-                unfinished.unlink(missing_ok=True)
+        with store.lock(file, make=False):  # it removes the folders that it made, where they stay empty
+            store.remove_unfinished(file)
             with store.atomic(file) as temporary:
                 yield temporary
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or first_line(error)}") from None
-    finally:
-        if not file.exists():
-            for place in made:
-                with contextlib.suppress(OSError):
-                    place.rmdir()
 
 
 def read_back(file: Path, tensors: Sequence[FileTensor]) -> GgufHeader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline import store
@@ -19,8 +20,6 @@ from pipeline.store import records
 
 FILES = "files"
 """In config.json, beside where it comes from: a digest of all small files, and of the form that they have."""
-_VERSION = 1
-"""Of what is written; raise it with every change."""
 
 
 def given(model: PrunedModel) -> Config:
@@ -39,12 +38,8 @@ def config(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> dict[s
     own = form.config(variant, given(model))
     if verdict.form == "nemotron-nas" and not {"dtype", "torch_dtype"} & set(own):
         own["torch_dtype"] = _dtype(model)
-    small = [
-        f"{name} {store.sha256(file)}"
-        for name in checkpoint_files.SMALL_FILES
-        if name != "config.json" and (file := model.checkpoint.folder / name).is_file()
-    ]
-    words = json.dumps([_VERSION, own, small], sort_keys=True)
+    small = [f"{file.name} {store.sha256(file)}" for file in small_files(model)]
+    words = json.dumps([own, small], sort_keys=True)
     mark = {
         provenance.VARIANT: model.variant.name,
         provenance.NUM_LAYERS: model.num_layers,
@@ -54,6 +49,12 @@ def config(model: PrunedModel, variant: Outline, verdict: FormVerdict) -> dict[s
         FILES: store.text_digest(words),
     }
     return {**own, provenance.NAME: mark}
+
+
+def small_files(model: PrunedModel) -> list[Path]:
+    """The source's files beside config.json and weights: tokenizer and settings."""
+    files = (model.checkpoint.folder / name for name in checkpoint_files.SMALL_FILES)
+    return [file for file in files if file.name != "config.json" and file.is_file()]
 
 
 def _dtype(model: PrunedModel) -> str:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import errno
 import filecmp
-import glob
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +24,7 @@ from pipeline.ship.hf.parts import Shard
 from pipeline.ship.outline import Outline
 from pipeline.ship.pruned import PrunedModel
 from pipeline.store import records
-from pipeline.types import UserError, file_name
+from pipeline.types import UserError
 
 log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -110,7 +107,7 @@ def ship(graph: Path, folder: Path, force: bool = False, unchecked: bool = False
     check = "passed" if store.check_passed(graph, model.record.sha256, provider=None) else "not checked"
     config = contents.config(model, variant, verdict)
     shards = parts.shards(contents.parts(model, variant, verdict), model.checkpoint.files)
-    shipment = _shipment(folder, model, verdict, shards, check)
+    shipment = _shipment(folder, model, variant, verdict, shards, check)
     with store.lock(folder, make=False):
         if _is_there(folder, config, shards, model):
             log.info("%s holds this very variant; nothing to do", folder)
@@ -142,14 +139,19 @@ def refuse_within(folder: Path, source: Path) -> None:
 
 
 def _shipment(
-    folder: Path, model: PrunedModel, verdict: FormVerdict, shards: list[Shard], check: str
+    folder: Path,
+    model: PrunedModel,
+    variant: Outline,
+    verdict: FormVerdict,
+    shards: list[Shard],
+    check: str,
 ) -> HfShipment:
     whole = sum(shard.whole is not None for shard in shards)
     return HfShipment(
         folder,
         model.variant.name,
         verdict.form,
-        contents.layers(outline.of_model(model), verdict),
+        contents.layers(variant, verdict),
         model.num_layers,
         sum(shard.nbytes for shard in shards),
         whole,
@@ -201,40 +203,28 @@ def _changed(folder: Path, is_config: bool, shards: list[Shard], model: PrunedMo
     if not is_config:
         return "config.json"
     filecmp.clear_cache()  # it goes by dates
-    for source in _small_files(model):
+    for source in contents.small_files(model):
         copy = folder / source.name
         if not copy.is_file() or not filecmp.cmp(source, copy, shallow=False):
             return source.name
     return weights.altered(shards, folder)
 
 
-def _small_files(model: PrunedModel) -> list[Path]:
-    """The source's files beside config.json and weights: tokenizer and settings."""
-    files = (model.checkpoint.folder / name for name in checkpoint_files.SMALL_FILES)
-    return [file for file in files if file.name != "config.json" and file.is_file()]
-
-
 def _write(
     folder: Path, files: Mapping[str, Any], shards: list[Shard], model: PrunedModel, variant: Outline
 ) -> None:
     """Writes all files beside the folder, and renames them into it."""
-    prefix = f".{file_name(folder.name, 80)}."
-    # Eight letters of mkdtemp's: a * would take what a running `ship` into NAME.x stages, too.
-    for unfinished in folder.parent.glob(f"{glob.escape(prefix)}????????.tmp"):
-        shutil.rmtree(unfinished)
-    staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
     try:
-        staging.chmod(0o755)
-        weights.require_room(shards, staging)
-        _fill(staging, files, shards, model)
-        _prove(staging, variant, model)
-        staging.replace(folder)
+        with store.staging(folder) as staging:
+            staging.chmod(0o755)
+            weights.require_room(shards, staging)
+            _fill(staging, files, shards, model)
+            _prove(staging, variant, model)
+            staging.replace(folder)
     except OSError as error:
         if error.errno not in _FULL:
             raise
         raise UserError(f"{folder} cannot be written: {error.strerror}; free some space") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _prove(staging: Path, variant: Outline, model: PrunedModel) -> None:
@@ -249,7 +239,7 @@ def _prove(staging: Path, variant: Outline, model: PrunedModel) -> None:
 def _fill(staging: Path, files: Mapping[str, Any], shards: list[Shard], model: PrunedModel) -> None:
     """config.json last: what lies there before is no checkpoint."""
     weights.write(shards, staging)
-    for file in _small_files(model):
+    for file in contents.small_files(model):
         checkpoint_files.copy_file(file, staging / file.name)
     (staging / "README.md").write_text(files["README.md"])
     config = files["config.json"]

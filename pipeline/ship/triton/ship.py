@@ -7,11 +7,8 @@ Everything is written beside the repository first and renamed into it. SHIP.json
 
 from __future__ import annotations
 
-import glob
 import logging
 import re
-import shutil
-import tempfile
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -102,18 +99,10 @@ def ship(
         raise UserError("two of these artefacts would get the same name; ship them one by one with --name")
     accepted = {name: _accepted(path, unchecked) for name, path in paths.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with store.lock(folder, make=False):
-        prefix = f".{file_name(folder.name, 80)}."
-        # Eight letters of mkdtemp's: a * would take what a running `ship` into NAME.x stages, too.
-        for unfinished in folder.parent.glob(f"{glob.escape(prefix)}????????.tmp"):
-            shutil.rmtree(unfinished)
+    with store.lock(folder, make=False), store.staging(folder) as staging:
         record = repository.read_or_new(folder)
-        staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
-        try:
-            shipment = _stage(record, accepted, settings, staging, folder / repository.RECORD)
-            return replace(shipment, record=install.install(staging, folder, shipment.record))
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        shipment = _stage(record, accepted, settings, staging, folder / repository.RECORD)
+        return replace(shipment, record=install.install(staging, folder, shipment.record))
 
 
 def _name(path: Path, name: str | None, several: bool) -> str:

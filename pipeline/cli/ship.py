@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -75,9 +75,9 @@ def ship(
     _refuse_options(context, target)
     arguments.without_torch()
     if target != "triton":
-        _ship_elsewhere(
-            artefacts, target, place, {"kind": kind, "force": force, "unchecked": unchecked}, as_json
-        )
+        with arguments.busy(f"writing {place}"):
+            shipped = _ship_elsewhere(artefacts, to, kind, force, unchecked)
+        show_result(shipped.plain(), as_json, f"{shipped.described()}\n{place}")
         return
     extras.needs("serve", "pipeline ship")
     from pipeline.ship.triton import ship as stage
@@ -101,23 +101,19 @@ def _refuse_options(context: typer.Context, target: str) -> None:
 
 
 def _ship_elsewhere(
-    artefacts: list[Path], target: str, place: Path, options: dict[str, Any], as_json: bool
-) -> None:
+    artefacts: list[Path], to: tuple[str, Path], kind: str | None, force: bool, unchecked: bool
+) -> GgufShipment | HfShipment:
     """One variant as a GGUF file or a Hugging Face folder."""
+    target, place = to
     if len(artefacts) != 1:
         raise UserError(f"--to {target} takes one graph at a time, and {len(artefacts)} are named")
-    graph, unchecked = artefacts[0], options["unchecked"]
-    with arguments.busy(f"writing {place}"):
-        shipment: GgufShipment | HfShipment
-        if target == "gguf":
-            from pipeline.ship.gguf import ship as gguf
+    if target == "gguf":
+        from pipeline.ship.gguf import ship as gguf
 
-            shipment = gguf.ship(graph, place, options["kind"], unchecked)
-        else:
-            from pipeline.ship.hf import ship as hf
+        return gguf.ship(artefacts[0], place, kind, unchecked)
+    from pipeline.ship.hf import ship as hf
 
-            shipment = hf.ship(graph, place, options["force"], unchecked)
-    show_result(shipment.plain(), as_json, f"{shipment.described()}\n{place}")
+    return hf.ship(artefacts[0], place, force, unchecked)
 
 
 @app.command(rich_help_panel=DELIVER)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import store
-from pipeline.models import compensation, safetensors_index
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import Config
-from pipeline.ship.pruned import PrunedModel, StoredMap, StoredTensor
+from pipeline.ship import pruned
+from pipeline.ship.pruned import PrunedModel, StoredMap
 from pipeline.types import SkipSet, Sublayer
 
 
@@ -70,9 +70,7 @@ def of_graph(graph: Path) -> Outline:
     """
     record, maps = store.graph_sidecar(graph), dict[MapPlace, StoredMap]()
     for file in store.overlays(graph):
-        tensors = {n: StoredTensor(file, one) for n, one in safetensors_index.read_index([file]).items()}
-        for place, factors in compensation.places(tensors, file).items():
-            maps[place] = StoredMap(tuple(tensors[n] for n in factors), tensors[place.tensor("bias")])
+        maps |= pruned.stored_maps(pruned.overlay_tensors(file), file)
     return _outline(open_checkpoint(graph.parent).config, record.skip_set, maps)
 
 

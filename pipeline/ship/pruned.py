@@ -170,15 +170,32 @@ def read(graph: Path, unchecked: bool = False) -> PrunedModel:
     everything, maps = _tensors(checkpoint), dict[MapPlace, StoredMap]()
     replaced: set[str] = set()
     for file in overlays:
-        slices = safetensors_index.read_index([file])
-        tensors = {name: StoredTensor(file, one) for name, one in slices.items()}
+        tensors = overlay_tensors(file)
         changed = {name: one for name, one in tensors.items() if not compensation.is_map(name)}
         everything |= changed
         replaced |= set(changed)
-        for place, factors in compensation.places(tensors, file).items():
+        maps |= stored_maps(tensors, file)
+        for place in maps:
             compensation.refuse_kept(place, record.skip_set, file)
-            maps[place] = StoredMap(tuple(tensors[n] for n in factors), tensors[place.tensor("bias")])
     return PrunedModel(graph, record, checkpoint, everything, frozenset(replaced), maps)
+
+
+def overlay_tensors(file: Path) -> dict[str, StoredTensor]:
+    """Name → tensor of an overlay."""
+    return {name: StoredTensor(file, one) for name, one in safetensors_index.read_index([file]).items()}
+
+
+def stored_maps(tensors: Mapping[str, StoredTensor], file: Path) -> dict[MapPlace, StoredMap]:
+    """The maps among the tensors of an overlay.
+
+    Raises:
+        UserError: as `compensation.places`.
+    """
+    places = compensation.places(tensors, file)
+    return {
+        place: StoredMap(tuple(tensors[name] for name in factors), tensors[place.tensor("bias")])
+        for place, factors in places.items()
+    }
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:

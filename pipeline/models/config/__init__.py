@@ -28,6 +28,8 @@ from pipeline.types import UserError
 
 Config = Mapping[str, Any]
 """config.json of a checkpoint. Its keys are transformers' and differ from architecture to architecture."""
+FULL, SLIDING = _windows.FULL, _windows.SLIDING
+"""transformers' words for a layer that sees everything, and for one with a window."""
 _KEPT_HERE = {
     "auto_map", "quantization_config", "drop_attn_list", "drop_mlp_list", "per_layer_config",
     "skip_pipeline",

@@ -17,7 +17,9 @@ from pipeline import store
 from pipeline.models.gguf import keys, layers, longrope, parts, rope, sizes, tensors, tokenizer, vocabulary
 from pipeline.models.gguf.dialects import DIALECTS
 from pipeline.models.gguf.header import GgufHeader
+from pipeline.models.gguf.layers import Layers
 from pipeline.models.gguf.numbers import Numbers
+from pipeline.models.gguf.stored import Array
 from pipeline.types import UserError, first_line
 
 
@@ -32,12 +34,13 @@ def convert(file: Path, folder: Path) -> None:
         UserError: no GGUF, a part of it is missing, or something in it is not understood here.
     """
     header = parts.read(file)
-    config = original_config(header)
+    own = _layers(header)
+    config = own.of_original(_config(header, own))
     fields, context = header.fields, config["max_position_embeddings"]
     words = tokenizer.tokenizer(file, fields)  # refuses before the weights are read
     settings = tokenizer.settings(file, fields, context)
     generation = {**tokenizer.ids(file, fields), "eos_token_id": vocabulary.end_tokens(file, fields)}
-    _save(header, config, folder / "model.safetensors")
+    _save(dict(tensors.arrays(header, config, own)), folder / "model.safetensors")
     with store.atomic(folder / "tokenizer.json") as temporary:
         words.save(str(temporary))
     store.write_json(folder / "tokenizer_config.json", settings)
@@ -51,12 +54,17 @@ def original_config(header: GgufHeader) -> dict[str, Any]:
     Raises:
         UserError: the architecture is not read, or a key is not understood here.
     """
-    config = config_of(header)
-    return layers.of(header, header.fields["general.architecture"]).of_original(config)
+    own = _layers(header)
+    return own.of_original(_config(header, own))
 
 
 def config_of(header: GgufHeader) -> dict[str, Any]:
     """config.json of a model with the file's layers alone, each of them whole; `original_config`'s errors."""
+    return _config(header, _layers(header))
+
+
+def _layers(header: GgufHeader) -> Layers:
+    """The layers of a file in which nothing is left that is not understood."""
     file, fields = header.file, header.fields
     arch = fields.get("general.architecture")
     if arch not in DIALECTS:
@@ -66,9 +74,15 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
         )
     keys.refuse_unknown(file, fields, arch)
     tokenizer.refuse_odd(file, fields)
+    return layers.of(header, arch)
+
+
+def _config(header: GgufHeader, own: Layers) -> dict[str, Any]:
+    file, fields = header.file, header.fields
+    arch = fields["general.architecture"]
     # Where the file names no padding, the class of Phi-3 would have 32,000 of any vocabulary.
     ids = {"pad_token_id": None, **tokenizer.ids(file, fields)}
-    config = {**sizes.config(header, arch, layers.of(header, arch)), **tensors.biases(header, arch), **ids}
+    config = {**sizes.config(header, arch, own), **tensors.biases(header, arch), **ids}
     if (scaling := _table_scaling(header, arch, config)) is not None:
         if config["rope_scaling"] is not None:
             raise UserError(f"{file} has tensors and {arch}.rope.scaling for its rope; one is too many")
@@ -87,9 +101,7 @@ def _table_scaling(header: GgufHeader, arch: str, config: dict[str, Any]) -> dic
     return rope.of_frequencies(header.file, tables[rope.FREQUENCIES], config)
 
 
-def _save(header: GgufHeader, config: dict[str, Any], path: Path) -> None:
-    own = layers.of(header, header.fields["general.architecture"])
-    arrays = dict(tensors.arrays(header, config, own))
+def _save(arrays: dict[str, Array], path: Path) -> None:
     with store.atomic(path) as temporary:
         try:
             save_file(arrays, temporary, metadata={"format": "pt"})

@@ -20,9 +20,10 @@ from pipeline.types import UserError, first_line
 
 Array = npt.NDArray[Any]
 Kind = library.GGMLQuantizationType
-_FLOATS: dict[Kind, Any] = {
+FLOATS: dict[Kind, Any] = {
     Kind.F16: np.float16, Kind.BF16: ml_dtypes.bfloat16, Kind.F32: np.float32, Kind.F64: np.float64,
 }  # fmt: skip
+"""How numbers are stored that are not quantised → their type."""
 _LEAST, _MOST = 2.0**-14, 65504.0
 """The smallest and the largest normal number of float16."""
 
@@ -33,7 +34,7 @@ def values(tensor: GgufTensor) -> Array:
     Raises:
         UserError: its type cannot be read, or one of them is none.
     """
-    kind = _FLOATS.get(tensor.kind)
+    kind = FLOATS.get(tensor.kind)
     if kind is not None:
         array: Array = tensor.stored().view(kind)
     else:

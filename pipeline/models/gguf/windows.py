@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.models.config import FULL, SLIDING
 from pipeline.models.gguf.numbers import TAKE, Numbers
 from pipeline.types import UserError
 
@@ -31,7 +32,12 @@ def layer_types(numbers: Numbers, layers: int, period: int) -> list[str]:
     if isinstance(given, list) and len(given) == layers and all(isinstance(one, bool | int) for one in given):
         has_window = [bool(one) for one in given]
     elif isinstance(given, int) and not isinstance(given, bool) and given >= 0:
-        has_window = [given == 0 or i % given < given - 1 for i in range(layers)]
+        has_window = slides(given, layers)
     else:
         raise UserError(f"{numbers.file}: {numbers.arch}.{_KEY} is {given!r:.60}; {TAKE}")
-    return ["sliding_attention" if one else "full_attention" for one in has_window]
+    return [SLIDING if one else FULL for one in has_window]
+
+
+def slides(period: int, layers: int) -> list[bool]:
+    """Of every layer, whether it has the window: all but the last of so many; of 0 all."""
+    return [period == 0 or i % period < period - 1 for i in range(layers)]

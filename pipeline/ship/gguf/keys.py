@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from pipeline.models import rope
 from pipeline.models.compensation import MapPlace
-from pipeline.models.config import Config
-from pipeline.models.gguf import longrope
+from pipeline.models.config import SLIDING, Config
+from pipeline.models.gguf import longrope, windows
 from pipeline.models.gguf.layers import NOUGHTS
 from pipeline.models.gguf.rope import FREQUENCIES
 from pipeline.ship.gguf.layers import Layer, MapShape
@@ -26,8 +26,6 @@ DECI = "deci"
 """llama.cpp's architecture whose layers have counts of their own."""
 PATTERN = "attention.sliding_window_pattern"
 """Key of an architecture that says which layers have the window."""
-SLIDING = "sliding_attention"
-"""transformers' word for a layer with a window."""
 _PERIODS = {"gemma2": 2, "gemma3": 6}
 """Architecture → every which layer sees everything where no key says it."""
 
@@ -181,7 +179,6 @@ def _pattern(has_window: list[bool], usual: int) -> int | list[bool] | None:
     (`llama_model_base::load_swa_pattern`, `llama_hparams::set_swa_pattern`).
     """
     periods = [usual, 0, *range(1, len(has_window))]
-    layers = range(len(has_window))
-    fitting = (one for one in periods if has_window == [one == 0 or i % one < one - 1 for i in layers])
+    fitting = (one for one in periods if has_window == windows.slides(one, len(has_window)))
     period = next(fitting, None)
     return None if period == usual else has_window if period is None else period

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import gguf as library
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.gguf.stored import FLOATS
 from pipeline.types import UserError
 
 Array = npt.NDArray[Any]
@@ -24,7 +24,6 @@ TYPES: dict[str, Kind] = {
     "q5_0": Kind.Q5_0, "q4_1": Kind.Q4_1, "q4_0": Kind.Q4_0,
 }  # fmt: skip
 """Name on the command line → how matrices are stored."""
-_FLOATS: dict[Kind, Any] = {Kind.F32: np.float32, Kind.F16: np.float16, Kind.BF16: ml_dtypes.bfloat16}
 _LARGEST = 65504.0
 """Of float16, in which the scales of quantised blocks are kept too."""
 _CHUNK = 1 << 22
@@ -54,7 +53,7 @@ class FileKind:
     @property
     def is_quantised(self) -> bool:
         """Whether matrices are kept in blocks."""
-        return self.matrices not in _FLOATS
+        return self.matrices not in FLOATS
 
     @property
     def file_type(self) -> int:
@@ -120,7 +119,7 @@ def converted(name: str, array: Array, kind: Kind, offset: float = 0.0) -> Itera
 
 
 def _stored(name: str, rows: Array, kind: Kind) -> Array:
-    wanted = _FLOATS.get(kind)
+    wanted = FLOATS.get(kind)
     if wanted is not None and rows.dtype == wanted:
         return np.ascontiguousarray(rows)
     values = np.ascontiguousarray(rows, np.float32)

@@ -11,10 +11,9 @@ import gguf as library
 import numpy as np
 
 from pipeline.models import rope
-from pipeline.models.config import Config, normalised
+from pipeline.models.config import SLIDING, Config, normalised
 from pipeline.models.gguf import convert
 from pipeline.models.gguf.header import GgufHeader, GgufTensor
-from pipeline.ship.gguf.keys import SLIDING
 from pipeline.types import UserError
 
 _KEYS = (

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from pipeline.models import rope
 from pipeline.models.compensation import MapPlace
-from pipeline.models.config import Config
+from pipeline.models.config import SLIDING, Config
 from pipeline.models.gguf import tensors
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, architecture
 from pipeline.ship.gguf import keys, readback
@@ -70,7 +70,7 @@ def _of_whole_layers(arch: str, config: Config, kept: list[int]) -> str | None:
     if reason := _of_architecture(arch, config):
         return reason
     expected = keys.cut(config, kept)
-    if arch == "gemma2" and keys.SLIDING not in expected["layer_types"]:
+    if arch == "gemma2" and SLIDING not in expected["layer_types"]:
         return "no layer with a window is left, and llama.cpp's gemma2 always has one"
     if keys.tables(config):  # tensors, which have nothing to do with the layers
         expected = {**expected, "rope_scaling": None}

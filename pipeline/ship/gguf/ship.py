@@ -16,6 +16,7 @@ from pipeline import store
 from pipeline.models.compensation import MapPlace
 from pipeline.models.gguf.dialects import architecture
 from pipeline.models.gguf.layers import NOUGHTS
+from pipeline.models.gguf.stored import FLOATS
 from pipeline.ship import pruned
 from pipeline.ship.gguf import choice, keys, origins, output, readback, refusals, words
 from pipeline.ship.gguf.entries import FileTensor
@@ -125,8 +126,6 @@ def _plan(model: PrunedModel, kind: str | None) -> _Plan:
     is_deci = refusals.is_deci(model.skip, model.maps)
     own = layers(model.skip, model.num_layers, shapes) if is_deci else None
     config = keys.cut(model.config, model.layers)
-    if own is not None and not own:
-        raise UserError(f"{model.graph} cannot be written as GGUF: nothing is left of its layers")
     return _Plan(model, how, origin if isinstance(origin, Origin) else None, own, shapes, config)
 
 
@@ -161,7 +160,7 @@ def _storage(plan: _Plan, tensors: list[FileTensor]) -> dict[str, Any]:
     """How the file is stored, in the keys that llama.cpp has for it."""
     given = plan.origin.fields.get("general.file_type") if plan.origin else None
     number = given if plan.how.is_source else plan.how.file_type
-    has_blocks = any(tensor.kind.name not in ("F32", "F16", "BF16") for tensor in tensors)
+    has_blocks = any(tensor.kind not in FLOATS for tensor in tensors)
     return {
         **({"general.file_type": number} if isinstance(number, int) else {}),
         **({"general.quantization_version": output.QUANTISATION} if has_blocks else {}),

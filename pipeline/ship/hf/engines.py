@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.models.config import SLIDING
+from pipeline.models.gguf import windows
 from pipeline.ship.outline import Outline
 
 _COMMANDS = {
@@ -32,7 +34,6 @@ SGLang `srt/models/gemma2.py` (layer_id % 2), mlx-lm `models/gemma3_text.py`
 (sliding_window_pattern).
 """
 _PATTERNS = {"gemma2": 2, "gemma3_text": 6}
-_SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def pattern(variant: Outline) -> int | None:
         else (every,)
     )
     for n in choices:
-        if all((kind == _SLIDING) == bool((i + 1) % n) for i, kind in enumerate(left)):
+        if windows.slides(n, len(left)) == [kind == SLIDING for kind in left]:
             return int(n)
     return None
 

@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     for task in ("arithmetic", "brackets"):
         for name, lines in zip((task, f"{task}-examples"), rows(task), strict=True):
             text = "".join(json.dumps(row) + "\n" for row in lines)
-            (folder / f"{name}.jsonl").write_text(text)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -194,7 +194,9 @@ def _gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    answer = subprocess.run(
+        query, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False
+    )
     return answer.stdout.strip().splitlines() if answer.returncode == 0 else []
 
 

@@ -195,7 +195,7 @@ def _write(builder: Builder, job: _Job, laid_out: Layout | None) -> None:
             raise UserError(f"{error}; TensorRT's own log: {log_file}") from None
         finally:
             with store.atomic(log_file) as temporary:
-                temporary.write_text("\n".join(builder.lines) + "\n")
+                temporary.write_text("\n".join(builder.lines) + "\n", encoding="utf-8")
         if changed := store.weights.changed(job.files, job.graph.parent):
             raise UserError(f"{changed} was written to while {job.path} was built; run the command again")
     _write_sidecar(job, shapes, _figures(builder, parsed - started, time.monotonic() - parsed))

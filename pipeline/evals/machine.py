@@ -33,6 +33,6 @@ def device(artefact: Path, provider: Provider = "cpu") -> str:
 def _processor() -> str:
     """The processor's model, as the kernel names it, else as Python does."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

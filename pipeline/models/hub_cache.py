@@ -112,5 +112,5 @@ def _commit(folder: Path, reference: str) -> str | None:
     file = folder / "refs" / reference
     if ".." in Path(reference).parts or not file.is_file():
         return None
-    commit = file.read_text(errors="replace")[:100].strip()
+    commit = file.read_text(encoding="utf-8", errors="replace")[:100].strip()
     return commit if re.fullmatch(r"[\w.-]+", commit) and ".." not in commit else None

@@ -39,7 +39,7 @@ class Drawing:
             metadata = {"Date": None} if path == svg else {}
             with store.atomic(path) as temporary:
                 self.figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=metadata)
-        with store.atomic(table) as temporary, temporary.open("w", newline="") as out:
+        with store.atomic(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
             csv.writer(out).writerows([self.headings, *self.rows])
         return [png, svg, table]
 

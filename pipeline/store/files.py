@@ -51,7 +51,7 @@ def _sync_folder(folder: Path) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Writes data as JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -120,7 +120,7 @@ def _lock_file(whole: Path, wait: bool) -> Iterator[Path]:
             beside = os.access(whole.parent, os.W_OK) and whole.parent != whole
             path = whole.parent / f".{file_name(whole.name, 200)}.lock" if beside else whole / ".lock"
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
+            file = path.open("w", encoding="utf-8")
         except FileNotFoundError:  # another process has just removed the folder that it had made
             refusals += 1
             if refusals > _PATIENCE:

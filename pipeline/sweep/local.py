@@ -106,7 +106,8 @@ class JobProcess:
         if code < 0:
             return f"killed by signal {-code} ({signal.strsignal(-code)})"
         stderr, stdout = (
-            file.read_text(errors="replace").strip().splitlines() for file in (self.log, self.out)
+            file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            for file in (self.log, self.out)
         )
         errors = [line for line in stderr if line.startswith("error:")]
         verdicts = [line for line in stdout if line.startswith("FAILED")]

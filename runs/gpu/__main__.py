@@ -85,7 +85,7 @@ def _write(proof: Proof, out: Path, started: str) -> None:
     found = results.findings(proof)
     store.write_json(out / "proof.json", page.record(proof, found, started))
     with store.atomic(out / "proof.md") as temporary:
-        temporary.write_text(page.markdown(proof, found, started))
+        temporary.write_text(page.markdown(proof, found, started), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def write(shape: ModelShape, folder: Path, device: str = "cpu") -> None:
 def _is_whole(shape: ModelShape, folder: Path) -> bool:
     if not (folder / INDEX).is_file():
         return False
-    config: object = json.loads((folder / "config.json").read_text())
+    config: object = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config == shape.config
 
 

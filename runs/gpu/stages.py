@@ -140,10 +140,10 @@ class Conductor:
 
     def _outcome(self, stage: Stage, limit: float) -> Outcome:
         stem = f"{len(self.outcomes) + 1:02d}-{stage.name.replace(' ', '-')}"
-        (self.logs / f"{stem}.command").write_text(stage.words + "\n")
+        (self.logs / f"{stem}.command").write_text(stage.words + "\n", encoding="utf-8")
         answer, log = self.logs / f"{stem}.json", self.logs / f"{stem}.log"
         start = time.monotonic()
-        with answer.open("w") as out, log.open("w") as err:
+        with answer.open("w", encoding="utf-8") as out, log.open("w", encoding="utf-8") as err:
             code = self._code([sys.executable, "-m", stage.module, *stage.command], limit, out, err)
         seconds, output = time.monotonic() - start, _parsed(answer)
         if code is None:
@@ -174,7 +174,7 @@ class Conductor:
 def _parsed(file: Path) -> Any:
     """The JSON in a file; None where there is none, or half of it."""
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return None
 
@@ -186,7 +186,7 @@ def _reason(code: int, output: Any, log: Path) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}" + _OFTEN.get(-code, "")
     failures = [one for record in output or () if isinstance(record, dict) for one in _failures(record)]
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     last = [*lines[-1:], *failures[:1]]
     words = last[-1] if last else "without a word"
     return f"exit {code}: {' '.join(words.removeprefix('error: ').split())[:300]}"

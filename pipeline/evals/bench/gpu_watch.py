@@ -94,7 +94,7 @@ class Watch:
         return everything[self._first :] or everything[-1:]
 
     def _all(self) -> list[GpuState]:
-        lines = self._output.read_text(errors="replace").splitlines(keepends=True)
+        lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         return [_parsed(line) for line in lines if line.endswith("\n") and line.count(",") == len(_FIELDS)]
 
 
@@ -219,7 +219,9 @@ def _query(reasons: str) -> list[str]:
 def _rows(command: list[str]) -> list[str]:
     """Lines that a command prints; none where it fails, hangs or is missing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [] if done.returncode else [line for line in done.stdout.splitlines() if line.strip()]

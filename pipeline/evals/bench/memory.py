@@ -30,7 +30,7 @@ from pipeline.evals.bench import gpu_watch
 from pipeline.runtime import ort_placement
 import pipeline.graphs.graphfile, pipeline.runtime.onnxruntime
 def status(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(key))) / 1024
 path, provider, work = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 on_gpu = provider == "cuda" or path.suffix == ".plan"
@@ -109,7 +109,9 @@ def resident(path: Path, passes: Passes, provider: Provider = "cpu") -> Resident
     if not Path("/proc/self/status").is_file():
         return None
     command = [sys.executable, "-c", _CHILD, str(path), provider, json.dumps(asdict(passes))]
-    child = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+    child = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False, env=_environment()
+    )
     answers = [line.removeprefix("FOUND ") for line in child.stdout.splitlines() if line.startswith("FOUND ")]
     if child.returncode or not answers:
         reason = (child.stderr.strip().splitlines() or [f"the process ended with {child.returncode}"])[-1]

@@ -92,7 +92,11 @@ class SystemClock:
         """Idle seconds, waiting for disks included, of this process's processors; None beyond Linux."""
         if not self._stat.is_file():
             return None
-        rows = [line.split() for line in self._stat.read_text().splitlines() if line.startswith("cpu")]
+        rows = [
+            line.split()
+            for line in self._stat.read_text(encoding="utf-8").splitlines()
+            if line.startswith("cpu")
+        ]
         ticks = sum(int(row[4]) + int(row[5]) for row in rows if row[0] in self._lines)
         return ticks / os.sysconf("SC_CLK_TCK")
 

@@ -182,7 +182,7 @@ def _find(name: str, files: dict[str, Path]) -> Benchmark:
 
 def _read(name: str, file: Path) -> Benchmark:
     try:
-        data = yaml.safe_load(file.read_text())
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
         is_composite = isinstance(data, dict) and "parts" in data
         read: CompositeDefinition | SingleDefinition = (
             CompositeDefinition if is_composite else SingleDefinition
@@ -226,7 +226,7 @@ _TagsAsText.add_constructor("!function", lambda loader, node: loader.construct_s
 
 
 def _field(file: Path, key: str) -> str:
-    return str(yaml.load(file.read_text(), Loader=_TagsAsText)[key])
+    return str(yaml.load(file.read_text(encoding="utf-8"), Loader=_TagsAsText)[key])
 
 
 def _task_name(file: Path) -> str:

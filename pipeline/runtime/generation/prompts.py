@@ -59,7 +59,7 @@ class Prompts:
     @classmethod
     def load(cls, folder: Path) -> Prompts:
         """From a folder that `save` wrote."""
-        fields = json.loads((folder / FILES[1]).read_text())
+        fields = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
         return cls(
             plain(Tokenizer.from_file(str(folder / FILES[0]))),
             Conventions(**{**fields, "ends": tuple(fields["ends"])}),
@@ -67,9 +67,9 @@ class Prompts:
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json and generation.json."""
-        (folder / FILES[0]).write_text(self.tokenizer.to_str())
+        (folder / FILES[0]).write_text(self.tokenizer.to_str(), encoding="utf-8")
         (folder / FILES[1]).write_text(
-            json.dumps(asdict(self.conventions), indent=1, ensure_ascii=False) + "\n"
+            json.dumps(asdict(self.conventions), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
     def encode(self, text: str, begin: bool = True) -> list[int]:

@@ -241,7 +241,7 @@ def _fill(staging: Path, files: Mapping[str, Any], shards: list[Shard], model: P
     weights.write(shards, staging)
     for file in contents.small_files(model):
         checkpoint_files.copy_file(file, staging / file.name)
-    (staging / "README.md").write_text(files["README.md"])
+    (staging / "README.md").write_text(files["README.md"], encoding="utf-8")
     config = files["config.json"]
     if config["model_type"] == nemotron_nas.MODEL_TYPE:
         checkpoint_files.copy_file(Path(__file__).parent / nemotron_nas.CODE, staging / nemotron_nas.CODE)

@@ -69,7 +69,7 @@ def write(folder: Path, record: ShipRecord) -> None:
         not_checked="; ".join(record.not_checked),
     )
     with store.atomic(folder / "README.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 _PAGE = Template("""# Triton model repository

@@ -56,7 +56,7 @@ def _model(folder: Path, name: str, shipped: ShippedModel) -> ServedModel:
     file = folder / name / "config.pbtxt"
     config = pb.ModelConfig()
     try:
-        text_format.Parse(file.read_text(), config)
+        text_format.Parse(file.read_text(encoding="utf-8"), config)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} is no config of Triton's ({reason}); {_advice(file, shipped)}") from None

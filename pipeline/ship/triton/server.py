@@ -151,7 +151,7 @@ class Server:
 
     def tail(self, lines: int = 40) -> str:
         """The end of the server's log."""
-        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         return "\n".join(text.splitlines()[-lines:])
 
     def reason(self) -> str:

@@ -179,8 +179,8 @@ def _carry(source: Path, target: Path) -> None:
 def _write_config(model: Path, number: int, text: str) -> None:
     """config.pbtxt serves the newest version. Each version's own stays in configs/, to go back to."""
     (model / "configs").mkdir(parents=True, exist_ok=True)
-    (model / "configs" / f"v{number}.pbtxt").write_text(text)
-    (model / "config.pbtxt").write_text(text)
+    (model / "configs" / f"v{number}.pbtxt").write_text(text, encoding="utf-8")
+    (model / "config.pbtxt").write_text(text, encoding="utf-8")
 
 
 def _needs(artefact: Shippable) -> dict[str, str]:

@@ -103,7 +103,8 @@ def refusal(provider: Provider) -> str | None:
     done = subprocess.run(
         [str(wheel.python), "-c", _REFUSAL, str(ROOT), provider],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
         env=wheel.environment(),
     )
@@ -126,12 +127,12 @@ def find(provider: Provider = "cpu") -> Wheel:
     ready = folder / ".ready"
     wanted = " ".join((PYTRITON, *packages(provider)))
     with store.lock(folder):
-        if not ready.is_file() or ready.read_text() != wanted:
+        if not ready.is_file() or ready.read_text(encoding="utf-8") != wanted:
             # A venv that is half made must not stand under the word of the one before it.
             ready.unlink(missing_ok=True)
             _make(folder / "venv", provider)
             with store.atomic(ready) as temporary:
-                temporary.write_text(wanted)
+                temporary.write_text(wanted, encoding="utf-8")
     return _probe(folder / "venv" / "bin" / "python", provider)
 
 
@@ -145,7 +146,13 @@ def _make(venv: Path, provider: Provider) -> None:
         [*pip, "--no-deps", PYTRITON],  # its dependencies are those of a client that is not used here
         [*pip, *packages(provider)],
     ):
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             raise UserError(f"cannot make the Triton server's environment in {venv}: {lines[-1]}")
@@ -167,7 +174,9 @@ def _interpreter() -> str:
 
 
 def _probe(python: Path, provider: Provider) -> Wheel:
-    done = subprocess.run([str(python), "-c", _PROBE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(python), "-c", _PROBE], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         raise UserError(
             f"{python} has no nvidia-pytriton; unset TRITON_PYTHON, or `{python} -m pip install {PYTRITON}`"

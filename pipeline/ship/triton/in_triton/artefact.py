@@ -42,7 +42,7 @@ class ServedArtefact:
         """
         path = folder / FILE
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(path.read_text(encoding="utf-8"))
             engine = None if fields["engine"] is None else _plan(fields["engine"])
             rows = fields.get("embedding_rows")  # 0.1 wrote none
             return cls(str(fields["graph"]), dict(fields["files"]), fields["plan"], engine, rows)

@@ -126,7 +126,7 @@ def test_polygraphy_opens_the_runs(workdir: Path) -> None:
     check.check(path)
     saved = store.result_of(path, "check.run")
     runs = RunResults.load(str(saved))
-    assert [name for name, _ in runs.items()] == ["base.fp16", "torch-fp32", "torch-fp16"]
+    assert list(runs.keys()) == ["base.fp16", "torch-fp32", "torch-fp16"]
     assert len(runs["base.fp16"]) == 5 and runs["base.fp16"][3]["decode/logits"].shape == (1, 96)
     tool = [str(Path(sys.executable).parent / "polygraphy"), "inspect", "data", str(saved)]
     shown = subprocess.run(tool, capture_output=True, text=True, timeout=120)

@@ -98,7 +98,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        if error.errno not in _FULL | _CLOSED | _IN_THE_WAY | _NO_NAME:
+        if not is_told(error):
             raise
         place = error.filename2 or error.filename  # of a copy, the second is where it goes
         where = f" at {place}" if place else ""
@@ -111,6 +111,11 @@ def main() -> None:
         if not device_memory.ran_out(error):
             raise
         sys.exit(fail(f"the GPU's memory, or what --device-memory gives of it, is full: {first_line(error)}"))
+
+
+def is_told(error: OSError) -> bool:
+    """Whether it is of the system's, and told in one line."""
+    return error.errno in _FULL | _CLOSED | _IN_THE_WAY | _NO_NAME
 
 
 def fail(message: str) -> int:

@@ -158,9 +158,7 @@ def _refuse_some(file: Path, names: list[str], why: str) -> None:
 def _layers(
     file: Path, modules: Mapping[str, dict[str, str]], settings: Mapping[str, Any]
 ) -> Iterator[LoraLayer]:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as tensors:
+    with safetensors_index.opened(file) as tensors:
         for module, pair in sorted(modules.items()):
             down, up = (tensors.get_tensor(pair[side]).float() for side in "AB")
             if not (down.isfinite().all() and up.isfinite().all()):

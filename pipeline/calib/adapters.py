@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import store
 from pipeline.calib import adapter_files
 from pipeline.calib.adapter_files import CONFIG, WEIGHTS, LoraLayer
+from pipeline.models import safetensors_index
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.safetensors_index import torch_dtype
 from pipeline.models.tensor_names import in_file
@@ -230,14 +231,12 @@ def prove(checkpoint: Checkpoint, variant: Variant, name: str, merged: Path) -> 
     Raises:
         UserError: as `read`; or a tensor is another.
     """
-    from safetensors import safe_open
-
     if not folder(checkpoint.calib, variant, name).is_dir():
         return None
     place, record = read(checkpoint, variant, name)
     overlay = compensation(checkpoint, variant)
     layers, worst = {layer.weight: layer for layer in adapter_files.read(place, checkpoint)}, 0.0
-    with safe_open(merged, "pt") as tensors:
+    with safetensors_index.opened(merged) as tensors:
         if set(tensors.keys()) != set(layers):
             raise UserError(
                 f"{merged} does not hold the weights that {place} changes; remove it and export again"
@@ -273,13 +272,11 @@ def original(checkpoint: Checkpoint, name: str, overlay: Path | None = None) -> 
         name: as transformers' causal model has it.
         overlay: of a compensation, which may have folded something into it.
     """
-    from safetensors import safe_open
-
     if overlay:
-        with safe_open(overlay, "pt") as tensors:
+        with safetensors_index.opened(overlay) as tensors:
             if name in set(tensors.keys()):
                 folded: torch.Tensor = tensors.get_tensor(name)
                 return folded
-    with safe_open(checkpoint.folder / checkpoint.tensors[name].file, "pt") as tensors:
+    with safetensors_index.opened(checkpoint.folder / checkpoint.tensors[name].file) as tensors:
         tensor: torch.Tensor = tensors.get_tensor(in_file(name, set(tensors.keys())))
     return tensor

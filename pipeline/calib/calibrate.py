@@ -22,6 +22,7 @@ from pipeline.calib import measures, similarity, streams
 from pipeline.calib.measures import Sums
 from pipeline.models import texts
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
+from pipeline.store import arrays as files
 from pipeline.store import records
 from pipeline.store.records import SimilarityRecord, SimilarityRequest, SimilaritySums, TextSource
 from pipeline.types import Provider, UserError
@@ -169,9 +170,9 @@ def _resume(folder: Path, request: SimilarityRequest) -> Sums:
     record = records.read_same(SimilaritySums, json_path, request)
     if record is None or not npz_path.is_file() or record.arrays_sha256 != store.sha256(npz_path):
         return Sums()
-    with np.load(npz_path, allow_pickle=False) as arrays:
-        parts = {
-            kind: {n.split(".", 1)[1]: arrays[n] for n in arrays.files if n.startswith(kind)}
-            for kind in ("total", "squares")
-        }
-        return Sums(int(arrays["count"]), parts["total"], parts["squares"])
+    saved = files.read_arrays(npz_path)
+    parts = {
+        kind: {name.split(".", 1)[1]: array for name, array in saved.items() if name.startswith(kind)}
+        for kind in ("total", "squares")
+    }
+    return Sums(int(saved["count"]), parts["total"], parts["squares"])

@@ -16,7 +16,7 @@ from pipeline import store
 from pipeline.calib.measures import MEASURES, Array, Sums
 from pipeline.models import origins
 from pipeline.models.checkpoint import open_checkpoint
-from pipeline.store import records
+from pipeline.store import arrays, records
 from pipeline.store.records import SimilarityRecord, SimilarityRequest
 from pipeline.types import UserError
 
@@ -135,10 +135,25 @@ def read(
         raise UserError(f"{json_path} was measured on other weights{older}; measure again with {command}")
     if record.arrays_sha256 != store.sha256(npz_path):
         raise UserError(f"{npz_path} is not what {json_path.name} describes; measure again with {command}")
-    with np.load(npz_path, allow_pickle=False) as arrays:
-        mean = {name: arrays[f"{name}.mean"] for name in MEASURES}
-        stderr = {name: arrays[f"{name}.stderr"] for name in MEASURES}
+    kept = arrays.read_arrays(npz_path)
+    mean, stderr = (
+        {name: kept.get(f"{name}.{kind}", np.empty(0)) for name in MEASURES} for kind in ("mean", "stderr")
+    )
+    if not (_fit(record, mean) and _fit(record, stderr)):
+        raise UserError(f"{npz_path} does not hold the statistics of a model; measure again with {command}")
     return Similarity(record, mean, stderr)
+
+
+def _fit(record: SimilarityRecord, kept: dict[str, Array]) -> bool:
+    """Whether arrays are finite numbers of the shapes that MEASURES has."""
+    layers, buckets = kept["cosine_layer"].shape[-1:], record.buckets
+    streams = tuple(count + 1 for count in layers)
+    shapes = dict.fromkeys(MEASURES, (buckets, *layers))
+    shapes |= {"angular": streams * 2, "angular_mean": (buckets, *streams * 2)}
+    return bool(layers and layers[0] and buckets) and all(
+        kept[name].shape == shape and kept[name].dtype.kind == "f" and np.isfinite(kept[name]).all()
+        for name, shape in shapes.items()
+    )
 
 
 def of_checkpoint(folder: Path) -> Similarity:

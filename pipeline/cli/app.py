@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import json
 import logging
 import os
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import store
+from pipeline.cli import disk_errors
 from pipeline.types import Failed, UserError, first_line
 
 app = typer.Typer(
@@ -30,6 +31,8 @@ GRAPHS, CHOOSE, ENGINES = "Models and graphs", "Choose and mend", "Engines"
 MEASURE, DELIVER, LOOK = "Measure", "Deliver", "Look"
 """The panels of `pipeline --help`, in the order of the data flow."""
 
+MOST_WORDS = 2000
+"""Characters of an error's line at most."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ProviderOption = Annotated[
     str,
@@ -56,23 +59,11 @@ Paths = Annotated[
 ]
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_CLOSED = {errno.EACCES, errno.EPERM}
-_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
-"""A folder where a file goes, or a file or a dangling link where a folder goes."""
-_NO_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
-"""A name that the file system has not room for, or links that lead in a circle."""
-
-
-def _mend(error: OSError) -> str:
-    """What a user can do against it."""
-    if error.errno in _IN_THE_WAY:
-        return "move away what lies there"
-    return "choose another name" if error.errno in _NO_NAME else "free some space or change the folder"
-
-
 def main() -> None:
     """The entry point: 0 done, 1 a check or a document failed, 2 wrong input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows \xe9 for an é
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in (
         "onnx_ir",
@@ -98,13 +89,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        if not is_told(error):
+        if (line := disk_errors.line(error)) is None:
             raise
-        place = error.filename2 or error.filename  # of a copy, the second is where it goes
-        where = f" at {place}" if place else ""
-        verb = "cannot write" if error.errno in _FULL else "cannot read or write"
-        mend = _mend(error)
-        sys.exit(fail(f"{verb}{where}: {error.strerror}; {mend}, then run the command again"))
+        sys.exit(fail(line))
     except Exception as error:
         from pipeline.runtime import device_memory
 
@@ -113,15 +100,21 @@ def main() -> None:
         sys.exit(fail(f"the GPU's memory, or what --device-memory gives of it, is full: {first_line(error)}"))
 
 
-def is_told(error: OSError) -> bool:
-    """Whether it is of the system's, and told in one line."""
-    return error.errno in _FULL | _CLOSED | _IN_THE_WAY | _NO_NAME
-
-
 def fail(message: str) -> int:
     """Prints one line on stderr; returns the exit code of wrong input."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
+
+
+def one_line(message: str) -> str:
+    """A message as a terminal shows it: one line, no control characters, and the middle of a very long left out.
+
+    What it quotes comes from files: a name of a megabyte, or one that would move the cursor.
+    """
+    line = " ".join(message.split())
+    if len(line) > MOST_WORDS:
+        line = f"{line[: MOST_WORDS - 500]} … {line[-500:]}"
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
 
 
 def show_result(data: Any, as_json: bool, text: str | None = None) -> None:

@@ -205,11 +205,9 @@ def read(file: Path, skip: SkipSet) -> tuple[dict[str, torch.Tensor], dict[MapPl
         skip: what the variant leaves out.
 
     Raises:
-        UserError: as `places`; or a map stands where nothing is left out.
+        UserError: as `safetensors_index.opened` and `places`; or a map stands where nothing is left out.
     """
-    from safetensors.torch import load_file
-
-    tensors = load_file(file)
+    tensors = safetensors_index.load(file)
     maps: dict[MapPlace, MapParts] = {}
     for place, factors in places(tensors, file).items():
         refuse_kept(place, skip, file)

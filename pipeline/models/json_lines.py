@@ -7,8 +7,11 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pipeline.store import records
 from pipeline.types import UserError, first_line
 
+MAX_BYTES = 2**30
+"""Bytes of a file of texts or rows at most: all of it is read into memory."""
 Row = dict[str, Any]
 """Column → value."""
 
@@ -17,14 +20,13 @@ def read_text(file: Path) -> str:
     """A UTF-8 file as text, line feeds between its lines, without a byte order mark.
 
     Raises:
-        UserError: it is missing, no UTF-8, or holds a NUL, as UTF-16 does.
+        UserError: it is missing, no regular file, larger than MAX_BYTES, no UTF-8, or holds a NUL, as UTF-16
+            does.
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = records.read_bytes(file, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if (position := text.find("\0")) >= 0:
         line = text.count("\n", 0, position) + 1

@@ -7,16 +7,19 @@ Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header le
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import store
 from pipeline.models.tensor_names import is_table
-from pipeline.types import TensorSlice, UserError, shown
+from pipeline.store import records
+from pipeline.types import TensorSlice, UserError, first_line, shown
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +67,33 @@ def read_index(files: Iterable[Path], named: frozenset[str] | None = None) -> di
     return tensors
 
 
+@contextlib.contextmanager
+def opened(file: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[Any]:
+    """The safetensors library's own handle on a file, once its header is known to be true.
+
+    Args:
+        file: safetensors.
+        framework: whose tensors it gives, PyTorch's or NumPy's.
+
+    Raises:
+        UserError: as `read_index`; or the library does not read a tensor of it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    read_index([file])
+    try:
+        with safe_open(file, framework) as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)})") from None
+
+
+def load(file: Path, framework: Literal["pt", "np"] = "pt") -> dict[str, Any]:
+    """All tensors of a file, by name; arguments and errors as `opened`."""
+    with opened(file, framework) as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+
+
 def torch_dtype(tensor: TensorSlice) -> torch.dtype | None:
     """PyTorch's type of a tensor of floating-point numbers; None of any other."""
     import torch
@@ -107,8 +137,8 @@ def _header_bytes(file: Path) -> bytes:
     Raises:
         UserError: the file is too short to be a safetensors file, or its header too long for one of a model.
     """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    with records.open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
         if MAX_HEADER < length <= size - 8:
             raise UserError(
@@ -121,7 +151,7 @@ def _header_bytes(file: Path) -> bytes:
 def _read_header(file: Path) -> dict[str, TensorSlice]:
     raw = _header_bytes(file)
     try:
-        header = json.loads(raw[8:], object_pairs_hook=_unique)
+        header = json.loads(raw[8:].decode(), object_pairs_hook=_unique)
         if not isinstance(header, dict):
             raise ValueError("no JSON object")
         if len(header) > MAX_TENSORS:

@@ -7,6 +7,7 @@ of prose and examples). Its tokens are kept under calib/<model>/, named by the d
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,11 @@ from pipeline import store
 from pipeline.models import identity, json_lines, tokenizer
 from pipeline.models.checkpoint import project_of
 from pipeline.models.config import read_config
+from pipeline.store import arrays
 from pipeline.store.records import TextSource
 from pipeline.types import UserError, first_line
+
+log = logging.getLogger(__name__)
 
 Tokens = npt.NDArray[np.int64]
 WhenShort = Literal["refuse", "fewer", "repeat"]
@@ -230,14 +234,32 @@ def _tokens(folder: Path, text_input: TextInput, enough: int) -> tuple[list[int]
         return *_tokenized(folder, content), source
     digest = store.text_digest(f"{source.sha256} {identity.tokenizer_digest(folder)} {FORMAT}")
     kept = project_of(folder).calib(folder.resolve().name) / f"text-{digest[:16]}.npy"
-    if kept.is_file():
-        numbers = np.load(kept, allow_pickle=False)
-        first = 1 + numbers[0]
-        return numbers[1:first].tolist(), numbers[first:], source
+    if (tokens := read_kept(kept)) is not None:
+        return *tokens, source
     prefix, stream = _tokenized(folder, content)
     with store.atomic(kept) as temporary, temporary.open("wb") as out:
         np.save(out, np.concatenate([[len(prefix)], prefix, stream]).astype(np.int64))
     return prefix, stream, source
+
+
+def read_kept(file: Path) -> tuple[list[int], Tokens] | None:
+    """(what stands before every text, the tokens [N]) as an earlier run kept them; None where it did not."""
+    if not file.is_file():
+        return None
+    try:
+        numbers = arrays.read_array(file)
+    except UserError as error:
+        log.warning("%s; it is made again", error)
+        return None
+    if (
+        numbers.ndim != 1
+        or numbers.dtype != np.int64
+        or not (len(numbers) > numbers[:1].sum() >= 0 <= numbers.min(initial=0))
+    ):
+        log.warning("%s holds no tokens; it is made again", file)
+        return None
+    first = 1 + numbers[0]
+    return numbers[1:first].tolist(), numbers[first:]
 
 
 def _tokenized(folder: Path, content: str) -> tuple[list[int], Tokens]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline import store
-from pipeline.store.records import read_bytes
+from pipeline.store import markup
 from pipeline.sweep import contradictions
 from pipeline.sweep.sections import ModelSection, Recipe
 from pipeline.types import UserError
@@ -24,14 +23,7 @@ def read(path: Path) -> Recipe:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; recipes lie in evals/recipes/")
-    try:
-        tables = tomllib.loads(read_bytes(path).decode())
-    except RecursionError:
-        raise UserError(f"{path} cannot be read as TOML: nested too deep") from None
-    except UserError:
-        raise
-    except ValueError as error:  # TOML, UTF-8, or an integer of thousands of digits
-        raise UserError(f"{path} cannot be read as TOML: {error}") from None
+    tables = markup.read_toml(path)
     try:
         recipe = Recipe.model_validate(tables)
     except ValidationError as error:

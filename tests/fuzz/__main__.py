@@ -38,7 +38,8 @@ class Tally:
         rows.append(("all", sum((count for _, count in rows), Counter[str]())))
         lines = [" | ".join(("class", "inputs tried", *COLUMNS))]
         lines += [
-            " | ".join([group, str(count.total()), *(str(count[end]) for end in COLUMNS)]) for group, count in rows
+            " | ".join([group, str(count.total()), *(str(count[end]) for end in COLUMNS)])
+            for group, count in rows
         ]
         return "\n".join(lines)
 
@@ -70,7 +71,7 @@ class Fuzz:
     def run(self, name: str) -> Outcome:
         """Makes the input `KIND/FILE/NUMBER` and reads it."""
         number, _, rest = name.partition("/")
-        file, _, count = rest.rpartition("/")
+        file = rest.rpartition("/")[0]
         i = next(i for i, kind in enumerate(self.kinds) if f"{kind.group}:{kind.name}" == number)
         place, kind = self.folder / str(i), self.kinds[i]
         draw = random.Random(f"{self.seed}/{name}")
@@ -131,11 +132,17 @@ def _remove(path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--inputs", type=int, help="so many in all, however long they take, instead of --seconds")
+    parser.add_argument(
+        "--inputs", type=int, help="so many in all, however long they take, instead of --seconds"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="a part of CLASS/KIND")
-    parser.add_argument("--again", help="one input by its name, as a failed run prints it, with the same --seed")
-    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="where inputs go that went wrong")
+    parser.add_argument(
+        "--again", help="one input by its name, as a failed run prints it, with the same --seed"
+    )
+    parser.add_argument(
+        "--keep", type=Path, default=Path("build/fuzz"), help="where inputs go that went wrong"
+    )
     options = parser.parse_args()
     with scratch() as folder:
         fuzz = Fuzz(folder, options.seed, options.keep.absolute(), options.only)

@@ -88,7 +88,11 @@ def values() -> list[bytes]:
     four, two = struct.pack("<I", 4), struct.pack("<I", 2)
     found += [_array(4), _array(4, four), _array(4, two, two), _array(4, four, two, count=2**60)]
     found += [_array(5, struct.pack("<i", -1)), _array(6, struct.pack("<f", float("nan")))]
-    found += [_array(7, b"\1", b"\0"), _array(_STRING, _text(b"a"), _text(b"a")), _array(_STRING, _text(b"\xff"))]
+    found += [
+        _array(7, b"\1", b"\0"),
+        _array(_STRING, _text(b"a"), _text(b"a")),
+        _array(_STRING, _text(b"\xff")),
+    ]
     return [*found, _array(_ARRAY, count=3), _array(4, *([two] * 70_000))]
 
 

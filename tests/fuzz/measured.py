@@ -215,7 +215,5 @@ def use_kept(folder: Path, free: Path) -> None:
     from pipeline.models import texts
 
     cached_task.read_instances(folder / "questions.json.gz", {0: {}})
-    tokens._read(folder / "pairs.npz")
-    import numpy as np
-
-    np.load(folder / "text.npy", allow_pickle=False)
+    tokens.read_kept(folder / "pairs.npz")
+    texts.read_kept(folder / "text.npy")

@@ -121,5 +121,11 @@ YAML = (
     "- " * 2_000,
 )
 """Text of a YAML value."""
-YAML_WHOLE = (_LAUGHS, f"{_LAUGHS}title: *a11\n", "<<: &a {<<: *a}\n", "a: 1\n---\nb: 2\n", "%YAML 9.9\n---\n")
+YAML_WHOLE = (
+    _LAUGHS,
+    f"{_LAUGHS}title: *a11\n",
+    "<<: &a {<<: *a}\n",
+    "a: 1\n---\nb: 2\n",
+    "%YAML 9.9\n---\n",
+)
 """Whole YAML files: anchors that multiply first."""

@@ -25,7 +25,13 @@ SPACE = 6 * 2**30
 """Bytes of address space beyond what the libraries have."""
 GROWTH = 1_500_000
 """KiB that the process may grow by one file, of which 64 MiB are read at most."""
-REFUSED, ACCEPTED, FAULT, HANG, MEMORY = "refused in one line", "accepted", "tracebacks", "hangs", "over memory"
+REFUSED, ACCEPTED, FAULT, HANG, MEMORY = (
+    "refused in one line",
+    "accepted",
+    "tracebacks",
+    "hangs",
+    "over memory",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,9 @@ class Worker:
         """Reads a folder as its kind; `free` may be written."""
         if self.child is None:
             ours, theirs = self.context.Pipe()
-            self.child = self.context.Process(target=_serve, args=(theirs, self.kinds, self.stacks.name), daemon=True)
+            self.child = self.context.Process(
+                target=_serve, args=(theirs, self.kinds, self.stacks.name), daemon=True
+            )
             self.child.start()
             theirs.close()
             self.pipe = ours
@@ -108,7 +116,7 @@ def _serve(pipe: Connection, kinds: list[Kind], stacks: str) -> None:
 
 
 def _outcome(kind: Kind, folder: Path, free: Path) -> Outcome:
-    from pipeline.cli import app
+    from pipeline.cli import disk_errors
     from pipeline.types import UserError
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -122,8 +130,8 @@ def _outcome(kind: Kind, folder: Path, free: Path) -> Outcome:
     except MemoryError:
         end = Outcome(MEMORY, traceback.format_exc()[-3000:])
     except OSError as error:
-        told = app.is_told(error)
-        end = Outcome(REFUSED if told else FAULT, str(error) if told else traceback.format_exc()[-3000:])
+        told = disk_errors.line(error)
+        end = Outcome(REFUSED if told else FAULT, told or traceback.format_exc()[-3000:])
     except BaseException:  # noqa: BLE001 - what is counted
         end = Outcome(FAULT, traceback.format_exc()[-3000:])
     finally:
@@ -133,12 +141,11 @@ def _outcome(kind: Kind, folder: Path, free: Path) -> Outcome:
 
 
 def _is_one_line(message: str) -> bool:
-    """Whether `fail` prints it as a line that a terminal shows and any encoding of UTF-8 takes."""
-    try:
-        " ".join(message.split()).encode()
-    except UnicodeEncodeError:
-        return False
-    return 0 < len(message) < 3000
+    """Whether what `fail` prints of it is a line that a terminal shows."""
+    from pipeline.cli.app import one_line
+
+    line = one_line(message)
+    return 0 < len(line) < 3000 and line.isprintable()
 
 
 @contextlib.contextmanager
@@ -149,4 +156,3 @@ def scratch() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-

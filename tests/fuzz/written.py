@@ -24,7 +24,10 @@ def kinds() -> list[Kind]:
     benchmarks = {Path(name).name: "yaml" for name in BENCHMARKS}
     return [
         Kind("recipe", "recipes", recipe, _recipes, use_recipe),
-        *(Kind("record", name, {"record.json": "json"}, _record(name), _use_record(name)) for name in forms()),
+        *(
+            Kind("record", name, {"record.json": "json"}, _record(name), _use_record(name))
+            for name in forms()
+        ),
         Kind("record", "ship", {"SHIP.json": "json"}, _ship, use_ship),
         Kind("record", "answers", {"answers.jsonl": "jsonl"}, _answers, use_answers),
         Kind("benchmark", "definitions", benchmarks, _definitions, use_definitions),

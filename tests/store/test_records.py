@@ -310,7 +310,7 @@ def test_what_is_no_regular_file_of_a_records_size_is_refused_at_once(tmp_path: 
     assert "cannot be read: Too many levels of symbolic links" in refusal("graph", loop)
     with large.open("wb") as file:
         file.truncate(records.MAX_BYTES + 1)
-    assert "has 67108865 bytes; a record has 67108864 at most" in refusal("graph", large)
+    assert "has 67,108,865 bytes; a file of its kind has 67,108,864 at most" in refusal("graph", large)
     assert "is not a regular file" in refusal("graph", Path("/dev/zero"))
     assert time.monotonic() - started < 5
 

@@ -20,7 +20,7 @@ from pipeline import store
 from pipeline.calib.compensation import gathering
 from pipeline.calib.compensation.gathering import PlaceMoments
 from pipeline.calib.compensation.maps import Moments
-from pipeline.models import texts
+from pipeline.models import safetensors_index, texts
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
@@ -156,14 +156,8 @@ class MomentFiles:
         Raises:
             UserError: the file is none of moments, though its record has its digest.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         record = records.read(MomentsRecord, self.record(place))
-        try:
-            tensors = load_file(self.file(place))
-        except SafetensorError as error:
-            raise UserError(f"{self.file(place)} cannot be read ({error}); remove it") from None
+        tensors = safetensors_index.load(self.file(place), "np")
         self._refuse_odd(place, {name: tensor.shape for name, tensor in tensors.items()})
         folds = "folded.gram" in tensors
         return PlaceMoments(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline import store
 from pipeline.evals.score.row_checks import FORMS, FormName
+from pipeline.store import markup
 from pipeline.types import UserError
 
 PAPER = ("arc", "hellaswag", "truthfulqa", "mmlu")
@@ -182,7 +183,7 @@ def _find(name: str, files: dict[str, Path]) -> Benchmark:
 
 def _read(name: str, file: Path) -> Benchmark:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = markup.read_yaml(file)
         is_composite = isinstance(data, dict) and "parts" in data
         read: CompositeDefinition | SingleDefinition = (
             CompositeDefinition if is_composite else SingleDefinition
@@ -192,8 +193,6 @@ def _read(name: str, file: Path) -> Benchmark:
         raise UserError(
             f"{file} is no benchmark: {'.'.join(map(str, first['loc']))} {first['msg']}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no benchmark: {' '.join(str(error).split())}") from None
     is_family = False
     if isinstance(read, CompositeDefinition):
         parts = tuple(

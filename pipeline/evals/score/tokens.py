@@ -7,6 +7,7 @@ so that every variant and every later run finds it, and nothing in it can be out
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,10 @@ from pipeline import store
 from pipeline.evals.score import kept_files
 from pipeline.evals.score.words import TextPair, TokenizerLM, TokenPair
 from pipeline.models import identity
-from pipeline.store import processes
+from pipeline.store import arrays, processes
+from pipeline.types import UserError
+
+log = logging.getLogger(__name__)
 
 FEW = 200_000
 """Characters below which starting a process takes longer than tokenising."""
@@ -58,7 +62,11 @@ def windows(model: TokenizerLM, texts: list[list[TextPair]]) -> Iterator[list[To
                 pending.pop(number).result()
             elif not file.is_file():
                 _write(model, file, texts[number])
-            yield _read(file)
+            if (pairs := read_kept(file)) is None:
+                _write(model, file, texts[number])
+                pairs = read_kept(file)
+            assert pairs is not None, "what was just written is read"
+            yield pairs
     kept_files.sweep(model.requests, "*.npz")
 
 
@@ -100,13 +108,20 @@ def _write(model: TokenizerLM, file: Path, window: list[TextPair]) -> None:
         )
 
 
-def _read(file: Path) -> list[TokenPair]:
+def read_kept(file: Path) -> list[TokenPair] | None:
+    """The tokens of a window that an earlier run kept; None where the file is damaged."""
     kept_files.used(file)
-    with np.load(file, allow_pickle=False) as arrays:
-        contexts = _sequences(arrays["contexts"], arrays["context_lengths"])
-        continuations = _sequences(arrays["continuations"], arrays["continuation_lengths"])
-        numbers = arrays["context_of"].tolist()
-    return [(contexts[k], continuation) for k, continuation in zip(numbers, continuations, strict=True)]
+    try:
+        kept = arrays.read_arrays(file)
+        if not all(array.ndim == 1 and array.dtype == np.int32 for array in kept.values()):
+            return None
+        contexts = _sequences(kept["contexts"], kept["context_lengths"])
+        continuations = _sequences(kept["continuations"], kept["continuation_lengths"])
+        numbers = kept["context_of"].tolist()
+        return [(contexts[k], continuation) for k, continuation in zip(numbers, continuations, strict=True)]
+    except (UserError, KeyError, IndexError, ValueError) as error:
+        log.warning("%s is damaged (%s); it is made again", file, error)
+        return None
 
 
 def _flat(sequences: Iterable[Sequence[int]]) -> Int32s:

@@ -29,11 +29,13 @@ from pipeline.store.records.base import (
     Record,
     Seconds,
     WeightsRecord,
+    open_regular,
     parse,
     read,
     read_bytes,
     read_if_valid,
     read_object,
+    refuse_odd_file,
 )
 from pipeline.store.records.calibration import (
     AdapterRecord,
@@ -171,12 +173,14 @@ __all__ = [
     "Weights",
     "WeightsRecord",
     "Written",
+    "open_regular",
     "parse",
     "read",
     "read_bytes",
     "read_if_valid",
     "read_object",
     "read_same",
+    "refuse_odd_file",
     "score_key",
     "variant_fields",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -87,25 +88,64 @@ class WeightsRecord(Record):
     files: tuple[FileState, ...] = ()
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a record's file.
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open to be read: no pipe is waited for, no device read without end.
 
     Raises:
-        UserError: it is missing, no regular file, larger than MAX_BYTES, or cannot be read.
+        UserError: it is missing, no regular file, or cannot be opened.
     """
     try:
         # Without O_NONBLOCK a named pipe would be waited for.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"{path} is not a regular file")
-            if status.st_size > MAX_BYTES:
-                raise UserError(f"{path} has {status.st_size} bytes; a record has {MAX_BYTES} at most")
-            return file.read()
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a NUL in its name
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path} is not a regular file")
+        yield file
+
+
+def refuse_odd_file(path: Path, most: int | None = None) -> None:
+    """Refuses what a library that opens files by their names would hang on, or read into memory for ever.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have; None for any number.
+
+    Raises:
+        UserError: it is missing, no regular file, larger, or cannot be opened.
+    """
+    with open_regular(path) as file:
+        _refuse_large(path, file, most)
+
+
+def _refuse_large(path: Path, file: BinaryIO, most: int | None) -> None:
+    if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
+        raise UserError(f"{path} has {size:,} bytes; a file of its kind has {most:,} at most")
+
+
+def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
+    """The content of a file of which all is read.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        UserError: it is missing, no regular file, larger, or cannot be read.
+    """
+    with open_regular(path) as file:
+        _refuse_large(path, file, most)
+        try:
+            content = file.read(most + 1)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > most:  # those of /proc have no size, and this one grew
+        raise UserError(f"{path} has more than {most:,} bytes, which no file of its kind has")
+    return content
 
 
 def parse(form: type[Form] | TypeAdapter[Form], data: bytes, path: Path) -> Form:

@@ -69,7 +69,7 @@ def test_other_shots_are_in_every_part() -> None:
     ("text", "message"),
     [
         ("title: x\nsource: y\nmetrics: acc\n", r"bad\.yaml is no benchmark: "),
-        ("title: [x\n", r"bad\.yaml is no benchmark: while parsing"),
+        ("title: [x\n", r"bad\.yaml cannot be read as YAML: while parsing"),
         ("- a\n", r"bad\.yaml is no benchmark: "),
     ],
 )

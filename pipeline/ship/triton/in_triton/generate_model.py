@@ -14,9 +14,11 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from pipeline.runtime.generation.batcher import Batcher, QueueFull
+from pipeline.runtime.generation.batcher import Batcher
 from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.rows import Turn
 from pipeline.runtime.generation.sampling import Sampling
+from pipeline.runtime.generation.waiting import QueueFull
 from pipeline.runtime.generation.writer import Writer
 from pipeline.runtime.runner import Runner
 from pipeline.ship.triton.in_triton import FAILED
@@ -64,8 +66,10 @@ class TritonPythonModel:
             try:
                 text = TextRequest.read(request, self.prompts)
                 answer.form, is_cancelled = text.form, _polled(answer.sender)
-                writer = Writer(text.prompt, text.sampling, self.prompts, answer.take, is_cancelled)
-                self.batcher.add(writer)
+                turn = Turn(text.share)
+                self.batcher.add(
+                    Writer(text.prompt, text.sampling, self.prompts, answer.take, is_cancelled, turn)
+                )
             except QueueFull as error:
                 answer.fail(error, pb_utils.TritonError.UNAVAILABLE)
             except (UserError, ValueError, TypeError, OverflowError, RecursionError) as error:

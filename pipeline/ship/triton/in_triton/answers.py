@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from pipeline.runtime.generation.rows import Unavailable
 from pipeline.runtime.generation.writer import Piece
 from pipeline.ship.triton.in_triton import FAILED
 
@@ -83,6 +84,9 @@ class Answer:
 
     def take(self, piece: Piece) -> None:
         """Keeps a piece of the text until it is sent."""
+        if isinstance(piece.error, Unavailable):
+            self.fail(piece.error, pb_utils.TritonError.UNAVAILABLE)
+            return
         if piece.error is not None:
             self.fail(piece.error, pb_utils.TritonError.INTERNAL, FAILED)
             return

@@ -60,6 +60,7 @@ class TextRequest:
             UserError: a field is missing, wrong or unknown.
         """
         fields = _fields(request)
+        fields.pop("probe", None)
         text, messages = fields.pop("text_input", None), fields.pop("messages", None)
         if (text is None) == (messages is None):
             raise UserError("exactly one of text_input and messages is needed")
@@ -78,6 +79,11 @@ class TextRequest:
         prompt = prompts.encode(text or "", begin=messages is None)
         form = AnswerForm(**flags, prompt=text or "", prompt_tokens=len(prompt))
         return cls(prompt, sampling, form, share)
+
+
+def is_probe(request: Any) -> bool:
+    """Whether a request only asks for a sign of life; its other fields are not read then."""
+    return any(tensor.name() == "probe" and bool(tensor.as_numpy().all()) for tensor in request.inputs())
 
 
 def _fields(request: Any) -> dict[str, Any]:

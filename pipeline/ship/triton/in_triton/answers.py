@@ -45,6 +45,13 @@ FLAGS = (
 """Fields of a request that say what its responses hold."""
 
 
+class Unloaded(Unavailable):
+    """The model was unloaded before a text was written; once it is loaded again, the client may ask again."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is being unloaded")
+
+
 class Outbox:
     """Sends answers from a thread of its own, because the server takes 2 to 20 ms for each response.
 
@@ -84,11 +91,11 @@ class Answer:
 
     def take(self, piece: Piece) -> None:
         """Keeps a piece of the text until it is sent."""
-        if isinstance(piece.error, Unavailable):
-            self.fail(piece.error, pb_utils.TritonError.UNAVAILABLE)
-            return
         if piece.error is not None:
-            self.fail(piece.error, pb_utils.TritonError.INTERNAL, FAILED)
+            if isinstance(piece.error, Unavailable):
+                self.fail(piece.error, pb_utils.TritonError.UNAVAILABLE)
+            else:
+                self.fail(piece.error, pb_utils.TritonError.INTERNAL, FAILED)
             return
         if piece.finish == "cancelled":
             self.fail(RuntimeError("the request was cancelled"), pb_utils.TritonError.CANCELLED)

@@ -21,7 +21,7 @@ from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Piece, Writer
 from pipeline.runtime.runner import Runner
 from pipeline.ship.triton.in_triton import FAILED
-from pipeline.ship.triton.in_triton.answers import Answer, Outbox
+from pipeline.ship.triton.in_triton.answers import Answer, Outbox, Unloaded
 from pipeline.ship.triton.in_triton.artefact import ServedArtefact
 from pipeline.ship.triton.in_triton.parameters import Parameters, seconds
 from pipeline.ship.triton.in_triton.requests import TextRequest, is_probe
@@ -105,7 +105,7 @@ class TritonPythonModel:
         """Ends what still runs, with an error that says so."""
         self.is_stopping = True
         self.thread.join(timeout=20)
-        self.batcher.drain(Unavailable("the model is being unloaded; try again later"))
+        self.batcher.drain(Unloaded())
         self.outbox.close()
         self.runner.close()
         del self.metrics  # the stub crashes where Triton's metrics outlive it

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from pipeline.ship.openai_front.events import TextEvent, TextModels
-from pipeline.ship.openai_front.requests import bad
+from pipeline.ship.openai_front.errors import bad
 
 
 class FakeModels(TextModels):
     """Keeps the fields of each request, and which requests were left before their end."""
 
-    def __init__(self) -> None:
-        super().__init__("nowhere:1", ["base_generate", "attn2-3_generate"])
+    def __init__(self, request_timeout: float = 300) -> None:
+        super().__init__("nowhere:1", ["base_generate", "attn2-3_generate"], request_timeout)
         self.requests: list[dict[str, Any]] = []
         self.left: list[str] = []
 
@@ -32,6 +32,8 @@ class FakeModels(TextModels):
                     await asyncio.sleep(60)
                 if word == "BREAK":
                     raise bad("it broke")
+                if word == "BUG":
+                    raise ZeroDivisionError("a bug")
                 text = (prompt + ": " if is_echoed and not number else "") + word
                 yield TextEvent(text, "length" if word is words[-1] else "", len(words), 1)
             prompt = ""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
+from pipeline.ship.openai_front import errors
+from pipeline.ship.openai_front.errors import Refusal, down
 from pipeline.ship.openai_front.events import TextModels
-from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, Refusal, bad
+from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, read
 from pipeline.ship.openai_front.responses import answer
+
+PROBE = {"text_input": "a", "max_tokens": 1}
+PATIENCE = 60.0
+"""Seconds that a model may take for the probe."""
 
 
 def application(models: TextModels) -> FastAPI:
@@ -21,13 +27,17 @@ def application(models: TextModels) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if models.client is not None:
-            await models.client.close()
+        await models.close()
 
-    handlers: dict[Any, Any] = {Refusal: _refused, RequestValidationError: _malformed}
     app = FastAPI(
-        title="skip-pipeline", docs_url=None, redoc_url=None, lifespan=lifespan, exception_handlers=handlers
+        title="skip-pipeline",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
     )
+    errors.install(app)
 
     @app.get("/v1/models")
     async def all_models() -> Any:
@@ -40,26 +50,30 @@ def application(models: TextModels) -> FastAPI:
     @app.get("/health/ready")
     async def ready() -> Response:
         for name in models.models:
-            async for _ in models.events(name, {"text_input": "a", "max_tokens": 1}):
-                pass
+            await _probe(models, name)
         return Response(status_code=200)
 
     @app.post("/v1/completions")
-    async def completions(body: CompletionRequest, connection: Request) -> Any:
-        return await answer(models, body, connection)
+    async def completions(connection: Request) -> Any:
+        return await answer(models, await read(CompletionRequest, connection), connection)
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, connection: Request) -> Any:
-        return await answer(models, body, connection)
+    async def chat(connection: Request) -> Any:
+        return await answer(models, await read(ChatRequest, connection), connection)
 
     return app
 
 
-async def _refused(_: Request, error: Refusal) -> Response:
-    return JSONResponse(error.body, error.status)
+async def _probe(models: TextModels, name: str) -> None:
+    """Asks a model for a token.
 
-
-async def _malformed(_: Request, error: RequestValidationError) -> Response:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return JSONResponse(bad(f"{where or 'body'}: {first['msg']}", where or None).body, 400)
+    Raises:
+        Refusal: 503, it gives none.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for _ in models.events(name, dict(PROBE)):
+                pass
+    except (Refusal, TimeoutError) as error:
+        reason = str(error) or f"no token in {PATIENCE:.0f} s"
+        raise down(f"{name} does not answer: {reason}") from None

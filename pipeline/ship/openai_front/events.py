@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import tritonclient.grpc.aio as client
 
-from pipeline.ship.openai_front.requests import Refusal, bad
+from pipeline.ship.openai_front.errors import Refusal, bad, down, failed
 from pipeline.ship.triton import text_model
 from pipeline.ship.triton.in_triton import FAILED
 from pipeline.ship.triton.repository import ENDING
 
-UNHEALTHY = ("unhealthy", "not healthy", "Stub process", "unloaded", "unavailable")
-"""Words of Triton's errors for a model that is down or being loaded."""
+STATUS = {"triton_grpc_error": "true"}
+"""The header that makes Triton end a stream with gRPC's status of a model's error, not with its words alone.
+https://github.com/triton-inference-server/server/blob/main/docs/customization_guide/inference_protocols.md"""
+OUTPUTS = ("stream", "return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
+REQUEST_TIMEOUT = 300.0
+ARGUMENTS = {
+    "prompt", "messages", "max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos", "logprobs",
+    "repetition_penalty", "presence_penalty", "frequency_penalty",
+}  # fmt: skip
+"""Arguments of the API that text models complain about by the same name."""
+
+End = Callable[[Refusal], None]
+"""Ends a request with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +55,16 @@ class TextModels:
     Args:
         address: host:port of Triton's gRPC.
         models: NAME_generate of each.
+        request_timeout: seconds that a request may take, its wait included.
     """
 
-    def __init__(self, address: str, models: Sequence[str]) -> None:
+    def __init__(self, address: str, models: Sequence[str], request_timeout: float = REQUEST_TIMEOUT) -> None:
         self.address, self.models = address, {name.removesuffix(ENDING): name for name in models}
-        self.born = int(time.time())
+        self.request_timeout, self.born = request_timeout, int(time.time())
         self.client: Any = None
+        self.running: dict[End, str] = {}
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.is_stopping = False
 
     def described(self, name: str) -> dict[str, Any]:
         """A model as /v1/models has it.
@@ -54,7 +73,7 @@ class TextModels:
             Refusal: there is none of this name.
         """
         if name not in self.models:
-            message = f"The model '{name}' does not exist"
+            message = f"The model '{name:.200}' does not exist"
             raise Refusal(404, message, "invalid_request_error", param="model", code="model_not_found")
         return {"id": name, "object": "model", "created": self.born, "owned_by": "skip-pipeline"}
 
@@ -66,26 +85,68 @@ class TextModels:
         """
         if self.client is None:
             self.client = client.InferenceServerClient(self.address)
-        outputs = ("stream", "return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
         try:
-            inputs = text_model.tensors({**fields, **dict.fromkeys(outputs, True)})
+            inputs = text_model.tensors({**fields, **dict.fromkeys(OUTPUTS, True)})
         except OverflowError as overflow:
             raise bad(f"a number is out of range: {overflow}") from None
 
         async def once() -> AsyncIterator[dict[str, Any]]:
             yield {"model_name": self.models[name], "inputs": inputs, "enable_empty_final_response": True}
 
-        responses = self.client.stream_infer(once())
+        responses = self.client.stream_infer(once(), headers=STATUS)
         try:
             async for result, error in responses:
                 if error is not None:
-                    raise _refusal(str(error.message()))
+                    raise down(str(error.message()))  # of Triton itself: the model is not there
                 if result.as_numpy("text_output") is not None:
                     yield _event(result)
                 if text_model.is_last(result):
                     return
+            raise down("the model's answer broke off")
+        except grpc.RpcError as error:
+            raise refusal(error.code(), str(error.details())) from None
         finally:
             responses.cancel()
+
+    @contextmanager
+    def limited(self, name: str, end: End) -> Iterator[None]:
+        """Within it, `end` is called once the request's time is over, or by `end_all`.
+
+        Raises:
+            Refusal: no request is taken any more.
+        """
+        if self.is_stopping:
+            raise down("the server is stopping")
+        self.loop = asyncio.get_running_loop()
+        late = down(f"the request took longer than {self.request_timeout:g} s", "timeout")
+        timer = self.loop.call_later(self.request_timeout, end, late)
+        self.running[end] = name
+        try:
+            yield
+        finally:
+            timer.cancel()
+            del self.running[end]
+
+    def stop(self) -> None:
+        """Ends every request with an error, and takes no other. Any thread may call it."""
+        self.is_stopping = True
+        self.end_all("the server is stopping")
+
+    def end_all(self, reason: str, model: str | None = None) -> None:
+        """Ends the requests that run, of one model (NAME_generate) or of all. Any thread may call it."""
+
+        def end() -> None:
+            for one, name in list(self.running.items()):
+                if model in (None, self.models[name]):
+                    one(down(reason))
+
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(end)
+
+    async def close(self) -> None:
+        """Closes the connection to Triton."""
+        if self.client is not None:
+            await self.client.close()
 
 
 def _event(result: Any) -> TextEvent:
@@ -94,14 +155,26 @@ def _event(result: Any) -> TextEvent:
     return TextEvent(text.decode(), finish.decode(), int(prompt_tokens), int(tokens))
 
 
-def _refusal(message: str) -> Refusal:
-    """Triton's error as the API has it: a wrong request is 400, what went wrong here is not."""
-    if "queue is full" in message:
-        return Refusal(503, message, "server_error", code="overloaded")
-    if any(word in message for word in UNHEALTHY):
-        return Refusal(503, message, "server_error")
-    if FAILED in message:
-        return Refusal(500, message, "server_error")
-    if "context" in message and "tokens" in message:
-        return bad(message, "messages", "context_length_exceeded")
-    return bad(message)
+def refusal(status: grpc.StatusCode, message: str) -> Refusal:
+    """A model's error as the API has it. gRPC's status tells whose fault it is.
+
+    Args:
+        status: INVALID_ARGUMENT is the client's fault. INTERNAL is the text model's where FAILED begins the
+            message, else Triton's, whose process of the model is dead.
+        message: what the error says.
+    """
+    if status is grpc.StatusCode.INVALID_ARGUMENT:
+        if "context" in message and "tokens" in message:
+            return bad(message, None, "context_length_exceeded")
+        return bad(message, _param(message))
+    if status is grpc.StatusCode.INTERNAL and message.startswith(FAILED):
+        return failed(message)
+    return down(message, "overloaded" if "queue is full" in message else None)
+
+
+def _param(message: str) -> str | None:
+    """The argument that a text model's complaint is about: it begins with the field's name."""
+    first = re.split(r"[\s\[]", message.removeprefix("the "), maxsplit=1)[0]
+    if "stop string" in message:
+        return "stop"
+    return first if first in ARGUMENTS else None

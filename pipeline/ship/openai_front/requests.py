@@ -1,11 +1,18 @@
-"""What clients send, in the API's words, and the errors that they get."""
+"""What clients send, in the API's words.
+
+Reference: https://platform.openai.com/docs/api-reference/completions and …/chat
+"""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+from pipeline.ship.openai_front.errors import Refusal, bad
+from pipeline.ship.openai_front.messages import rendered
 
 SAMPLING = {
     "top_p", "seed", "presence_penalty", "frequency_penalty",
@@ -17,26 +24,15 @@ HARMLESS = {
     "safety_identifier", "prompt_cache_key", "parallel_tool_calls",
 }  # fmt: skip
 """Arguments of the API that change nothing here."""
-
-
-class Refusal(Exception):
-    """An error as the API has it."""
-
-    def __init__(self, status: int, message: str, kind: str, **details: str | None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": None, "code": None, **details}}
-
-
-def bad(message: str, param: str | None = None, code: str | None = None) -> Refusal:
-    """The error for a request that is wrong."""
-    return Refusal(400, message, "invalid_request_error", param=param, code=code)
+MOST_PROMPTS, MOST_CHOICES, MOST_TOKENS = 64, 8, 65_536
+"""Of one request: prompts, choices of each, and tokens of all choices together."""
 
 
 class StreamOptions(BaseModel):
     """`stream_options`."""
 
     include_usage: bool = False
+    include_obfuscation: bool = False
 
 
 class TextArguments(BaseModel):
@@ -57,25 +53,39 @@ class TextArguments(BaseModel):
     top_k: int | None = None
     repetition_penalty: float | None = None
     ignore_eos: bool | None = None
-    n: int | None = None
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
 
-    def fields(self, max_tokens: int) -> dict[str, Any]:
-        """The sampling fields of NAME_generate. The API's default temperature is 1.
+    @property
+    def choices(self) -> int:
+        """Choices of each prompt."""
+        return self.n or 1
+
+    def fields(self, max_tokens: int, prompts: int) -> list[dict[str, Any]]:
+        """The sampling fields of NAME_generate for each choice of a prompt.
+
+        The API's default temperature is 1. With a seed, choice k has seed + k: the choices differ, and the
+        same request gives them again.
 
         Raises:
-            Refusal: an argument is not supported here.
+            Refusal: an argument is not supported here, or more is asked for than one request may.
         """
-        if self.n not in (None, 1):
-            raise bad("n must be 1: one choice a prompt is written here", "n")
         for name, value in (self.model_extra or {}).items():
             if name not in HARMLESS and value not in (None, False, [], {}, {"type": "text"}):
-                raise bad(f"the argument {name!r} is not supported here", name)
+                raise bad(f"the argument {name[:200]!r} is not supported here", name[:200])
+        most = prompts * self.choices * max_tokens
+        if most > MOST_TOKENS:
+            raise bad(
+                f"prompts × n × max_tokens is {prompts} × {self.choices} × {max_tokens} = {most:,} tokens; "
+                f"one request may ask for {MOST_TOKENS:,}",
+                "max_tokens",
+            )
         fields = self.model_dump(include=SAMPLING, exclude_none=True)
         fields["temperature"] = 1.0 if self.temperature is None else self.temperature
         fields["max_tokens"] = max_tokens
         if self.stop:
             fields["stop_words"] = [self.stop] if isinstance(self.stop, str) else self.stop
-        return fields
+        seeds = [] if self.seed is None else [(self.seed + k) % (1 << 64) for k in range(self.choices)]
+        return [{**fields, "seed": seed} for seed in seeds] or [fields] * self.choices
 
 
 class CompletionRequest(TextArguments):
@@ -83,15 +93,31 @@ class CompletionRequest(TextArguments):
 
     prompt: str | list[str]
     echo: bool | None = None
+    best_of: int | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _no_token_ids(cls, prompt: Any) -> Any:
+        if isinstance(prompt, list) and any(isinstance(one, int | list) for one in prompt):
+            raise PydanticCustomError("token_ids", "token ids are not supported here; send text")
+        return prompt
 
     def inputs(self) -> list[dict[str, Any]]:
-        """A request to NAME_generate for each prompt."""
+        """A request to NAME_generate for each choice, those of one prompt side by side.
+
+        Raises:
+            Refusal: see `fields`; or the prompts are none or too many.
+        """
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if not prompts:
             raise bad("prompt is an empty list", "prompt")
-        fields = self.fields(16 if self.max_tokens is None else self.max_tokens)
+        if len(prompts) > MOST_PROMPTS:
+            raise bad(f"{len(prompts)} prompts; one request may have {MOST_PROMPTS}", "prompt")
+        if self.best_of not in (None, self.choices):
+            raise bad("best_of must equal n: every choice that is written is given", "best_of")
+        choices = self.fields(16 if self.max_tokens is None else self.max_tokens, len(prompts))
         echo = {"exclude_input_in_output": False} if self.echo else {}
-        return [{"text_input": prompt, **fields, **echo} for prompt in prompts]
+        return [{"text_input": prompt, **fields, **echo} for prompt in prompts for fields in choices]
 
 
 class ChatRequest(TextArguments):
@@ -101,15 +127,43 @@ class ChatRequest(TextArguments):
     max_completion_tokens: int | None = None
 
     def inputs(self) -> list[dict[str, Any]]:
-        """The one request to NAME_generate. The cache keeps room for the limit; where none is named: 256."""
+        """A request to NAME_generate for each choice.
+
+        The cache keeps room for the limit; where none is named: 256.
+
+        Raises:
+            Refusal: see `fields`; or the messages are not text.
+        """
         limits = [limit for limit in (self.max_completion_tokens, self.max_tokens, 256) if limit is not None]
-        messages = [{**message, "content": _text_of(message.get("content"))} for message in self.messages]
-        return [{"messages": json.dumps(messages), **self.fields(limits[0])}]
+        messages = rendered(self.messages)
+        return [{"messages": messages, **fields} for fields in self.fields(limits[0], 1)]
 
 
-def _text_of(content: Any) -> str:
-    """The content of a message, or its text parts joined; other parts are refused."""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(isinstance(p, dict) and p.get("type") == "text" for p in parts):
-        raise bad("the content of a message must be text", "messages")
-    return "".join(str(part.get("text", "")) for part in parts)
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read(kind: type[Body], connection: Request) -> Body:
+    """The body of a request, parsed strictly.
+
+    pydantic's parser refuses what Python's takes or fails on: half surrogates, integers of thousands of
+    digits, nesting without end.
+
+    Raises:
+        Refusal: it is no JSON, or has another form.
+    """
+    content = connection.headers.get("content-type", "")
+    if content.partition(";")[0].strip().lower() != "application/json":  # what forms of web pages cannot send
+        message = "the body must be JSON, with the header Content-Type: application/json"
+        raise Refusal(415, message, "invalid_request_error")
+    try:
+        return kind.model_validate_json(await connection.body())
+    except ValidationError as error:
+        raise malformed(error) from None
+
+
+def malformed(error: ValidationError) -> Refusal:
+    """What is wrong first; of an argument that may have several forms, why it has none of them."""
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    param = str(errors[0]["loc"][0])[:200] if errors[0]["loc"] else None
+    reasons = dict.fromkeys(one["msg"] for one in errors if one["loc"][:1] == errors[0]["loc"][:1])
+    return bad(f"{param or 'the body'}: {', or '.join(reasons)}", param)

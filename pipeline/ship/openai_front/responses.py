@@ -4,74 +4,96 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
+from pipeline.ship.openai_front.errors import Refusal, unexpected
 from pipeline.ship.openai_front.events import TextEvent, TextModels
-from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, Refusal
+from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest
+from pipeline.ship.openai_front.side_by_side import side_by_side
+
+log = logging.getLogger(__name__)
+
+READING = 30.0
+"""Seconds beyond a request's time in which a client must have read its stream."""
+Work = TypeVar("Work")
 
 
 async def answer(models: TextModels, request: CompletionRequest | ChatRequest, connection: Request) -> Any:
-    """The response to a request: one choice for each of its inputs, written side by side."""
+    """The response to a request: the choices of each of its prompts, written side by side."""
     models.described(request.model)
     events, form = side_by_side(models, request.model, request.inputs()), AnswerForms(request)
     if request.stream:
         chunks = form.chunks(events)
-        first = await anext(chunks)  # what is wrong with the request becomes an HTTP error, not an event
-        return StreamingResponse(_server_sent(first, chunks), media_type="text/event-stream")
-    choices: dict[int, list[TextEvent]] = {}
-    async for number, event in events:
-        choices.setdefault(number, []).append(event)
-        if await connection.is_disconnected():
-            break
-    await events.aclose()
-    return form.whole([choices[number] for number in sorted(choices)])
+        # What is wrong with the request becomes an HTTP error, not an event.
+        first = await _while_connected(connection, anext(chunks))
+        return EventStream(_server_sent(first, chunks), models.request_timeout + READING)
+    try:
+        return await _while_connected(connection, form.whole(events))
+    finally:
+        await events.aclose()
 
 
-async def side_by_side(
-    models: TextModels, name: str, inputs: list[dict[str, Any]]
-) -> AsyncGenerator[tuple[int, TextEvent]]:
-    """(number of the input, event), as they come. Closing it cancels what still runs.
+async def _while_connected(connection: Request, work: Awaitable[Work]) -> Work:
+    """The result of the work, which is cancelled where the client hangs up.
 
     Raises:
-        Refusal: what the model says of the first input that it refuses.
+        ClientDisconnect: it did.
+        Refusal: of the work.
     """
-    arrivals: asyncio.Queue[tuple[int, TextEvent | Exception | None]] = asyncio.Queue()
 
-    async def run(number: int, fields: dict[str, Any]) -> None:
-        try:
-            async for event in models.events(name, fields):
-                await arrivals.put((number, event))
-            await arrivals.put((number, None))
-        except Exception as error:  # noqa: BLE001 - raised again below, where the client gets it
-            await arrivals.put((number, error))
+    async def hang_up() -> None:
+        while (await connection.receive())["type"] != "http.disconnect":
+            pass
 
-    tasks = [asyncio.create_task(run(number, fields)) for number, fields in enumerate(inputs)]
-    running = len(tasks)
+    job, gone = asyncio.ensure_future(work), asyncio.ensure_future(hang_up())
     try:
-        while running:
-            number, event = await arrivals.get()
-            if isinstance(event, Exception):
-                raise event
-            if event is None:
-                running -= 1
-            else:
-                yield number, event
+        await asyncio.wait({job, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not job.done():
+            raise ClientDisconnect
+        return job.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        job.cancel()
+        gone.cancel()
+        await asyncio.wait({job, gone})
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. A client that does not read them is left.
+
+    Args:
+        events: as text.
+        seconds: in which all must have been read.
+    """
+
+    def __init__(self, events: AsyncIterator[str], seconds: float) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends them."""
+        try:
+            async with asyncio.timeout(self.seconds):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            log.warning(
+                "a client did not read its stream within %g s; its connection is closed", self.seconds
+            )
 
 
 class AnswerForms:
     """Events of text → the API's objects."""
 
     def __init__(self, request: CompletionRequest | ChatRequest) -> None:
-        self.is_chat = isinstance(request, ChatRequest)
+        self.is_chat, self.choices = isinstance(request, ChatRequest), request.choices
         self.with_usage = bool(request.stream_options and request.stream_options.include_usage)
         prefix = "chatcmpl" if self.is_chat else "cmpl"
         self.head = {
@@ -80,17 +102,22 @@ class AnswerForms:
             "model": request.model,
         }
 
-    def whole(self, choices: list[list[TextEvent]]) -> dict[str, Any]:
-        """The whole answer, from the events of each choice."""
+    async def whole(self, events: AsyncIterator[tuple[int, TextEvent]]) -> dict[str, Any]:
+        """The whole answer."""
+        received: dict[int, list[TextEvent]] = {}
+        async for number, event in events:
+            received.setdefault(number, []).append(event)
+        choices = [received[number] for number in sorted(received)]
         kind = "chat.completion" if self.is_chat else "text_completion"
-        prompt, written = sum(c[-1].prompt_tokens for c in choices), sum(e.tokens for c in choices for e in c)
+        prompt = sum(events[-1].prompt_tokens for events in choices[:: self.choices])
+        written = sum(event.tokens for events in choices for event in events)
         texts = ["".join(event.text for event in events) for events in choices]
         bodies = [{"message": _message(text)} if self.is_chat else {"text": text} for text in texts]
         finishes = [events[-1].finish for events in choices]
         listed = [_choice(k, *one) for k, one in enumerate(zip(bodies, finishes, strict=True))]
         return {**self.head, "object": kind, "choices": listed, "usage": _usage(prompt, written)}
 
-    async def chunks(self, events: AsyncIterator[tuple[int, TextEvent]]) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(self, events: AsyncIterator[tuple[int, TextEvent]]) -> AsyncGenerator[dict[str, Any]]:
         """A chunk for each event, then the usage where it is wanted."""
         prompt, written = dict[int, int](), 0
         kind = "chat.completion.chunk" if self.is_chat else "text_completion"
@@ -100,8 +127,8 @@ class AnswerForms:
             prompt[number], written = event.prompt_tokens, written + event.tokens
             yield {**self.head, "object": kind, "choices": [_choice(number, body, event.finish)]}
         if self.with_usage:
-            usage = _usage(sum(prompt.values()), written)
-            yield {**self.head, "object": kind, "choices": [], "usage": usage}
+            once = sum(tokens for number, tokens in prompt.items() if number % self.choices == 0)
+            yield {**self.head, "object": kind, "choices": [], "usage": _usage(once, written)}
 
 
 def _message(text: str) -> dict[str, str]:
@@ -116,11 +143,14 @@ def _usage(prompt: int, written: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
-async def _server_sent(first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _server_sent(first: dict[str, Any], chunks: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[str]:
+    """The events of a stream; an error is one too, and [DONE] is the last whatever happens."""
     yield f"data: {json.dumps(first)}\n\n"
     try:
         async for chunk in chunks:
             yield f"data: {json.dumps(chunk)}\n\n"
-    except Refusal as error:
-        yield f"data: {json.dumps(error.body)}\n\n"
+    except Refusal as refusal:
+        yield f"data: {json.dumps(refusal.body)}\n\n"
+    except Exception as error:  # noqa: BLE001 - the status is out, so that the event alone can tell it
+        yield f"data: {json.dumps(unexpected(error).body)}\n\n"
     yield "data: [DONE]\n\n"

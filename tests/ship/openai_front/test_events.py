@@ -6,27 +6,30 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
+from pipeline.ship.openai_front.errors import Refusal
 from pipeline.ship.openai_front.events import TextEvent, TextModels
-from pipeline.ship.openai_front.requests import Refusal
 
 
 class Responses:
     """What stream_infer gives."""
 
-    def __init__(self, items: list[tuple[Any, Any]]) -> None:
+    def __init__(self, items: list[Any]) -> None:
         self.items, self.cancelled = iter(items), False
 
     def __aiter__(self) -> Responses:
         return self
 
     async def __anext__(self) -> tuple[Any, Any]:
-        try:
-            return next(self.items)
-        except StopIteration:
-            raise StopAsyncIteration from None
+        item = next(self.items, None)
+        if item is None:
+            raise StopAsyncIteration
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -51,7 +54,8 @@ def events(responses: Responses, fields: dict[str, Any], limit: int = 9) -> tupl
     async def run() -> list[TextEvent]:
         models = TextModels("nowhere:1", ["m_generate"])
 
-        def stream_infer(iterator: Any) -> Responses:
+        def stream_infer(iterator: Any, headers: dict[str, str]) -> Responses:
+            assert headers == {"triton_grpc_error": "true"}
             requests.append(iterator)
             return responses
 
@@ -85,24 +89,73 @@ def test_leaving_cancels_the_request() -> None:
     assert len(received) == 1 and responses.cancelled
 
 
+class RpcError(grpc.RpcError):
+    """What gRPC raises where a stream ends with a status."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self.code, self.details = lambda: code, lambda: details
+
+
 @pytest.mark.parametrize(
-    ("message", "status", "code"),
+    ("status", "message", "expected", "code", "param"),
     [
-        ("the queue is full: 2 requests wait", 503, "overloaded"),
-        ("the prompt has 9 tokens; together the context holds 4", 400, "context_length_exceeded"),
-        ("Stub process 'x' is not healthy", 503, None),
-        ("model is being unloaded", 503, None),
-        ("the text could not be written: the model is being unloaded", 503, None),
-        ("the text could not be written: the model's logits are not finite", 500, None),
-        ("top_p 0 is not above 0", 400, None),
+        ("UNAVAILABLE", "the queue is full: 2 requests wait", 503, "overloaded", None),
+        ("UNAVAILABLE", "the model is being unloaded", 503, None, None),
+        ("UNAVAILABLE", "failed to connect to all addresses", 503, None, None),
+        ("CANCELLED", "the request was cancelled", 503, None, None),
+        ("INTERNAL", "Stub process 'x' is not healthy", 503, None, None),
+        ("INTERNAL", "the text could not be written: the model's logits are not finite", 500, None, None),
+        ("INVALID_ARGUMENT", "the prompt has 9 tokens; the context 4", 400, "context_length_exceeded", None),
+        ("INVALID_ARGUMENT", "top_p 0 is not above 0", 400, None, "top_p"),
+        ("INVALID_ARGUMENT", "the prompt is empty", 400, None, "prompt"),
+        ("INVALID_ARGUMENT", "messages[0] is not a role", 400, None, "messages"),
+        ("INVALID_ARGUMENT", "a stop string is empty", 400, None, "stop"),
+        ("INVALID_ARGUMENT", "the model is unhealthy and unavailable", 400, None, None),  # not by words
     ],
-)
-def test_errors_of_triton(message: str, status: int, code: str | None) -> None:
-    error = SimpleNamespace(message=lambda: message)
+)  # fmt: skip
+def test_errors_by_the_status_of_grpc(
+    status: str, message: str, expected: int, code: str | None, param: str | None
+) -> None:
     with pytest.raises(Refusal) as caught:
-        events(Responses([(None, error)]), {"text_input": "x"})
+        events(Responses([RpcError(grpc.StatusCode[status], message)]), {"text_input": "x"})
     body = caught.value.body["error"]
-    assert (caught.value.status, body["code"], body["message"]) == (status, code, message)
+    assert (caught.value.status, body["message"]) == (expected, message)
+    assert (body["code"], body["param"]) == (code, param)
+
+
+def test_what_triton_says_itself_is_never_the_clients_fault() -> None:
+    """Its errors before the model come without a status, such as for a model that is being loaded."""
+    error = SimpleNamespace(message=lambda: "Request for unknown model: 'm' has no available versions")
+    with pytest.raises(Refusal, match="no available versions") as caught:
+        events(Responses([(None, error)]), {"text_input": "x"})
+    assert caught.value.status == 503
+
+
+def test_an_answer_without_an_end_is_an_error() -> None:
+    with pytest.raises(Refusal, match="broke off"):
+        events(Responses([response("a")]), {"text_input": "x"})
+
+
+def test_requests_of_a_model_are_ended_from_another_thread() -> None:
+    models = TextModels("nowhere:1", ["m_generate", "n_generate"])
+    ended = list[tuple[str, str]]()
+
+    async def run() -> None:
+        with (
+            models.limited("m", lambda error: ended.append(("m", str(error)))),
+            models.limited("n", lambda error: ended.append(("n", str(error)))),
+        ):
+            await asyncio.to_thread(models.end_all, "it died", "n_generate")
+            await asyncio.sleep(0)
+            assert ended == [("n", "it died")]
+            await asyncio.to_thread(models.stop)
+            await asyncio.sleep(0)
+        with pytest.raises(Refusal, match="the server is stopping"), models.limited("m", print):
+            pass
+
+    asyncio.run(run())
+    assert sorted(ended[1:]) == [("m", "the server is stopping"), ("n", "the server is stopping")]
+    assert not models.running
 
 
 def test_a_number_out_of_range_is_refused() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, Refusal, bad
+from pipeline.ship.openai_front.errors import Refusal
+from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, malformed
 
 
 def test_a_completion() -> None:
@@ -43,11 +44,17 @@ def test_a_chat(arguments: dict[str, int], limit: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"logprobs": 2}, "logprobs"),
         ({"colour": "red"}, "colour"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 2}, "best_of"),
         ({"prompt": []}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({"max_tokens": 65_537}, "max_tokens"),
+        ({"max_tokens": 20_000, "n": 4}, "max_tokens"),
+        ({"max_tokens": 2_000, "prompt": ["a"] * 33}, "max_tokens"),
     ],
 )
 def test_what_is_not_supported_is_refused(arguments: dict[str, Any], param: str) -> None:
@@ -91,19 +98,53 @@ def test_what_changes_nothing_is_taken() -> None:
     assert len(CompletionRequest(model="m", prompt="a", **harmless, **text).inputs()) == 1
 
 
-@pytest.mark.parametrize("content", [None, 5, [{"type": "image_url"}], ["text"]])
-def test_a_message_that_is_no_text_is_refused(content: Any) -> None:
-    request = ChatRequest(model="m", messages=[{"role": "user", "content": content}])
-    with pytest.raises(Refusal, match="the content of a message must be text"):
-        request.inputs()
-
-
 @pytest.mark.parametrize("arguments", [{"seed": -1}, {"seed": 2**64}, {"stream": "yes"}, {"top_p": "much"}])
 def test_wrong_types_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         CompletionRequest(model="m", prompt="a", **arguments)
 
 
-def test_the_form_of_an_error() -> None:
-    error = {"message": "m", "type": "invalid_request_error", "param": "p", "code": None}
-    assert bad("m", "p").body == {"error": error}
+def test_choices_of_a_prompt_stand_side_by_side() -> None:
+    request = CompletionRequest(model="m", prompt=["a", "b"], n=3, best_of=3, seed=2**64 - 2, max_tokens=1)
+    inputs = request.inputs()
+    assert [one["text_input"] for one in inputs] == ["a", "a", "a", "b", "b", "b"]
+    assert [one["seed"] for one in inputs] == [2**64 - 2, 2**64 - 1, 0] * 2
+    assert "seed" not in CompletionRequest(model="m", prompt="a", n=2).inputs()[1]  # each its own draw
+    assert [one["seed"] for one in ChatRequest(model="m", messages=CHAT, n=2, seed=5).inputs()] == [5, 6]
+
+
+CHAT = [{"role": "user", "content": "x"}]
+
+
+def test_the_caps_themselves_are_taken() -> None:
+    assert len(CompletionRequest(model="m", prompt=["a"] * 64, n=8, max_tokens=128).inputs()) == 512
+    assert len(ChatRequest(model="m", messages=CHAT, max_tokens=65_536).inputs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        (b"", None, "the body: Invalid JSON"),
+        (b"{", None, "the body: Invalid JSON"),
+        (b"[]", None, "the body: Input should be an object"),
+        (b'{"model": "m", "prompt": "\xff"}', None, "the body: Invalid JSON: invalid unicode"),
+        (b'{"model": "m", "prompt": "\\ud800"}', None, "Invalid JSON: unexpected end of hex escape"),
+        (b'{"model": "m", "prompt": "a", "stop": "\\udc00"}', None, "the body: Invalid JSON"),
+        (b'{"model": "\\ud83d x", "prompt": "a"}', None, "the body: Invalid JSON"),
+        (b'{"model": "m", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", None, "number out of range"),
+        (b'{"model": "m", "prompt": "a", "x": ' + b"[" * 100_000, None, "recursion limit exceeded"),
+        (b'{"model": "m", "prompt": "a", "top_p": NaN}', "top_p", "finite number"),
+        (b'{"model": "m", "prompt": "a", "temperature": 1e999}', "temperature", "finite number"),
+        (b'{"model": "m", "prompt": [1, 2]}', "prompt", "prompt: token ids are not supported here; send"),
+        (b'{"model": "m", "prompt": [[1, 2]]}', "prompt", "token ids are not supported"),
+        (b'{"model": "m", "prompt": "a", "n": 9}', "n", "n: Input should be less than or equal to 8"),
+        (b'{"model": "m", "prompt": "a", "n": 0}', "n", "greater than or equal to 1"),
+        (b'{"model": "m", "prompt": "a", "stop": 5}', "stop", "string, or Input should be a valid array"),
+        (b'{"model": "m"}', "prompt", "prompt: Field required"),
+    ],
+)  # fmt: skip
+def test_bodies_of_another_form(body: bytes, param: str | None, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate_json(body)
+    error = malformed(caught.value).body["error"]
+    assert error["param"] == param and message in error["message"] and len(error["message"]) < 200

@@ -7,9 +7,12 @@ import json
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
-from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, Refusal
-from pipeline.ship.openai_front.responses import answer, side_by_side
+from pipeline.ship.openai_front.errors import Refusal
+from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest
+from pipeline.ship.openai_front.responses import EventStream, answer
+from pipeline.ship.openai_front.side_by_side import IN_FLIGHT, side_by_side
 from tests.text_models import FakeModels
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
@@ -19,8 +22,11 @@ class Connection:
     def __init__(self, disconnects: bool = False) -> None:
         self.disconnects = disconnects
 
-    async def is_disconnected(self) -> bool:
-        return self.disconnects
+    async def receive(self) -> dict[str, str]:
+        if not self.disconnects:
+            await asyncio.sleep(600)
+        await asyncio.sleep(0.1)
+        return {"type": "http.disconnect"}
 
 
 def run(request: Any, models: FakeModels | None = None, connection: Any = None) -> Any:
@@ -64,7 +70,7 @@ def test_streams() -> None:
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks].count("length") == 2
     assert last["choices"] == [] and last["usage"] == USAGE
     assert len({chunk["id"] for chunk in [*chunks, last]}) == 1
-    chunks = run(ChatRequest(model="base", messages=[{"role": "u", "content": "x y"}], stream=True))
+    chunks = run(ChatRequest(model="base", messages=[{"role": "user", "content": "x y"}], stream=True))
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0]["role"] == "assistant" and all("role" not in delta for delta in deltas[1:])
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"} and "usage" not in chunks[-1]
@@ -81,10 +87,12 @@ def test_errors_before_and_within_a_stream() -> None:
 
 
 def test_a_client_that_hangs_up_cancels_all_its_requests() -> None:
-    models = FakeModels()
-    request = CompletionRequest(model="base", prompt=["a b c wait", "d wait"])
-    response = run(request, models, Connection(disconnects=True))
-    assert response["choices"] and sorted(models.left) == ["a b c wait", "d wait"]
+    for stream, prompts in ((False, ["a b c wait", "d wait"]), (True, ["wait", "wait for"])):
+        models = FakeModels()
+        request = CompletionRequest(model="base", prompt=prompts, stream=stream)
+        with pytest.raises(ClientDisconnect):
+            run(request, models, Connection(disconnects=True))
+        assert sorted(models.left) == prompts and not models.running
 
 
 def test_leaving_the_events_cancels_them() -> None:
@@ -98,3 +106,87 @@ def test_leaving_the_events_cancels_them() -> None:
 
     asyncio.run(leave())
     assert sorted(models.left) == ["a wait", "b wait"]
+
+
+def test_choices_are_listed_by_prompt_and_its_prompt_counts_once() -> None:
+    request = CompletionRequest(model="base", prompt=["a b", "c"], n=2)
+    response = run(request)
+    assert [(choice["index"], choice["text"]) for choice in response["choices"]] == [
+        (0, "AB"), (1, "AB"), (2, "C"), (3, "C")
+    ]  # fmt: skip
+    usage = {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+    assert response["usage"] == usage
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = run(request.model_copy(update={**options, "stream_options": Options}))
+    assert chunks[-1]["usage"] == usage
+    assert {chunk["choices"][0]["index"] for chunk in chunks[:-1]} == {0, 1, 2, 3}
+
+
+class Options:
+    include_usage = True
+
+
+def test_few_inputs_of_a_request_are_in_the_model_at_a_time() -> None:
+    models = FakeModels(request_timeout=0.2)
+    with pytest.raises(Refusal, match=r"longer than 0\.2 s"):
+        run(CompletionRequest(model="base", prompt=["wait"] * 20, max_tokens=1), models)
+    assert len(models.requests) == IN_FLIGHT
+
+
+def test_a_request_whose_time_is_over_ends_with_an_error() -> None:
+    """Whole: 503. Streamed: an event within the body, and its end. Either way nothing runs on."""
+    models = FakeModels(request_timeout=0.2)
+    with pytest.raises(Refusal, match=r"longer than 0\.2 s") as caught:
+        run(CompletionRequest(model="base", prompt="a wait"), models)
+    assert caught.value.status == 503 and caught.value.response().headers["retry-after"] == "5"
+    assert stream_of(models, "a wait") == ["A", "the request took longer than 0.2 s", "[DONE]"]
+    assert models.left == ["a wait"] * 2 and not models.running
+
+
+def stream_of(models: FakeModels, prompt: str, interfere: Any = lambda: None) -> list[str]:
+    """Texts and errors of a stream, and its end; after the first event something else may happen."""
+
+    async def ask() -> list[str]:
+        request = CompletionRequest(model="base", prompt=prompt, stream=True)
+        response = await answer(models, request, Connection())
+        lines = list[str]()
+        async for line in response.body_iterator:
+            assert line.startswith("data: ") and line.endswith("\n\n")
+            event = {} if "[DONE]" in line else json.loads(line[6:])
+            text = event["choices"][0]["text"] if "choices" in event else "[DONE]"
+            lines.append(event["error"]["message"] if "error" in event else text)
+            if len(lines) == 1:
+                interfere()
+        await asyncio.sleep(0)
+        return lines
+
+    return asyncio.run(ask())
+
+
+def test_streams_end_with_an_error_and_done() -> None:
+    models = FakeModels()
+    assert stream_of(models, "a wait", models.stop) == ["A", "the server is stopping", "[DONE]"]
+    assert models.left == ["a wait"]
+    models = FakeModels()
+    died = ["A", "the model died", "[DONE]"]
+    assert stream_of(models, "a wait", lambda: models.end_all("the model died", "base_generate")) == died
+    bug = ["A", "an unexpected error; the server's log has it", "[DONE]"]
+    assert stream_of(FakeModels(), "a bug") == bug
+
+
+def test_a_client_that_does_not_read_is_left() -> None:
+    async def endless() -> Any:
+        while True:
+            yield "data: x\n\n"
+
+    async def send(_: Any) -> None:
+        await asyncio.sleep(600)
+
+    async def receive() -> Any:
+        await asyncio.sleep(600)
+
+    async def run() -> None:
+        stream = EventStream(endless(), 0.1)
+        await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+
+    asyncio.run(run())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from pipeline.runtime.generation.rows import Unavailable
 from pipeline.runtime.generation.writer import Piece
 from pipeline.ship.triton.in_triton import FAILED
 
@@ -42,6 +43,13 @@ FLAGS = (
     "return_num_output_tokens",
 )
 """Fields of a request that say what its responses hold."""
+
+
+class Unloaded(Unavailable):
+    """The model was unloaded before a text was written; once it is loaded again, the client may ask again."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is being unloaded")
 
 
 class Outbox:
@@ -84,7 +92,10 @@ class Answer:
     def take(self, piece: Piece) -> None:
         """Keeps a piece of the text until it is sent."""
         if piece.error is not None:
-            self.fail(piece.error, pb_utils.TritonError.INTERNAL, FAILED)
+            if isinstance(piece.error, Unavailable):
+                self.fail(piece.error, pb_utils.TritonError.UNAVAILABLE)
+            else:
+                self.fail(piece.error, pb_utils.TritonError.INTERNAL, FAILED)
             return
         if piece.finish == "cancelled":
             self.fail(RuntimeError("the request was cancelled"), pb_utils.TritonError.CANCELLED)

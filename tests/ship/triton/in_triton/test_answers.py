@@ -9,7 +9,7 @@ import triton_python_backend_utils as pb_utils
 
 from pipeline.runtime.generation.writer import Piece
 from pipeline.ship.triton.in_triton import FAILED
-from pipeline.ship.triton.in_triton.answers import FLAGS, Answer, AnswerForm, Outbox
+from pipeline.ship.triton.in_triton.answers import FLAGS, Answer, AnswerForm, Outbox, Unloaded
 from tests.triton_backend import Sender
 
 EVERYTHING = {"return_finish_reason": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
@@ -73,6 +73,7 @@ def test_the_prompt_stands_before_the_first_text_alone() -> None:
     ("piece", "code", "message"),
     [
         (Piece(error=RuntimeError("two\nlines")), pb_utils.TritonError.INTERNAL, FAILED + "two lines"),
+        (Piece(error=Unloaded()), pb_utils.TritonError.UNAVAILABLE, "the model is being unloaded"),
         (Piece("late", finish="cancelled"), pb_utils.TritonError.CANCELLED, "the request was cancelled"),
     ],
 )

@@ -6,6 +6,8 @@ Legend: N sequences, L layers, K position buckets, M = L + 1 streams (before eac
 from __future__ import annotations
 
 import shlex
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,10 +137,27 @@ def read(
         raise UserError(f"{json_path} was measured on other weights{older}; measure again with {command}")
     if record.arrays_sha256 != store.sha256(npz_path):
         raise UserError(f"{npz_path} is not what {json_path.name} describes; measure again with {command}")
-    with np.load(npz_path, allow_pickle=False) as arrays:
-        mean = {name: arrays[f"{name}.mean"] for name in MEASURES}
-        stderr = {name: arrays[f"{name}.stderr"] for name in MEASURES}
+    try:
+        with np.load(npz_path, allow_pickle=False) as arrays:
+            mean = {name: arrays[f"{name}.mean"] for name in MEASURES}
+            stderr = {name: arrays[f"{name}.stderr"] for name in MEASURES}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{npz_path} cannot be read; measure again with {command}") from None
+    if not _fit(record, mean) or not _fit(record, stderr):
+        raise UserError(f"{npz_path} does not hold the statistics of a model; measure again with {command}")
     return Similarity(record, mean, stderr)
+
+
+def _fit(record: SimilarityRecord, arrays: dict[str, Array]) -> bool:
+    """Whether the arrays are finite numbers of the shapes that MEASURES has."""
+    layers, buckets = arrays["cosine_layer"].shape[-1:], record.buckets
+    streams = tuple(count + 1 for count in layers)
+    shapes = dict.fromkeys(MEASURES, (buckets, *layers))
+    shapes |= {"angular": streams * 2, "angular_mean": (buckets, *streams * 2)}
+    return bool(layers and layers[0] and buckets) and all(
+        arrays[name].shape == shape and arrays[name].dtype.kind == "f" and np.isfinite(arrays[name]).all()
+        for name, shape in shapes.items()
+    )
 
 
 def of_checkpoint(folder: Path) -> Similarity:

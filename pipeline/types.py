@@ -111,6 +111,8 @@ def parse_layers(text: str) -> tuple[int, ...]:
         if last < first or last - first > 10_000:
             raise UserError(f"layers {part!r} is not an ascending range of layers")
         layers.extend(range(first, last + 1))
+        if len(layers) > 10_000:
+            raise UserError(f"layers {text[:40]!r}… are more than 10,000; no model has so many")
     return tuple(sorted(set(layers)))
 
 

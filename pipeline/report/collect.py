@@ -21,7 +21,7 @@ from pipeline.report.rows import (
     UnusableFile,
 )
 from pipeline.report.selection import name_selectors
-from pipeline.report.sources import Sourced, SourceFile
+from pipeline.report.sources import Sourced, SourceFile, shown_path
 from pipeline.store import Project, records
 from pipeline.store.records import (
     BenchRecord,
@@ -31,7 +31,7 @@ from pipeline.store.records import (
     ScoreRecord,
     SimilarityRecord,
 )
-from pipeline.types import PRECISIONS, SkipSet, UserError, split_name
+from pipeline.types import PRECISIONS, SkipSet, UserError, first_line, split_name
 
 Form = TypeVar("Form")
 
@@ -53,6 +53,9 @@ def collect(models: Sequence[str] | None = None, project: Project | None = None)
             "`pipeline report` without --model takes all there is"
         )
     if not collection.models():
+        if problems := collection.problems:
+            name, reason = problems[0]
+            raise UserError(f"none of {len(problems)} result files can be used; the first, {name}: {reason}")
         raise UserError(
             "no results under evals/results; measure something first: `pipeline bench`, `pipeline score`"
         )
@@ -96,13 +99,15 @@ class _Reader:
         if self.models is not None and model is not None and model not in self.models:
             return
         try:
+            if not _is_text(path):
+                raise UserError("has a name that is no UTF-8; rename it")
             content = records.read_bytes(path)
             source = SourceFile.of(path, content, self.project)
             take(records.parse(form, content, path), source)
             self.parts.sources.append(source)
-        except UserError as error:
-            name = path.relative_to(self.project.root).as_posix()
-            self.parts.problems.append(UnusableFile(name, str(error).removeprefix(f"{path} ")))
+        except (ValueError, OSError) as error:  # OSError: of a path that the record names
+            reason = first_line(" ".join(str(error).removeprefix(f"{path} ").split()), 600)
+            self.parts.problems.append(UnusableFile(shown_path(path, self.project), reason))
 
     def collection(self) -> Collection:
         """All that was read, the artefacts in order."""
@@ -183,9 +188,18 @@ class _Reader:
             try:
                 config = read_config(self.project.graphs(model))
                 self.num_layers[model] = int(config["num_hidden_layers"])
-            except (UserError, KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
                 self.num_layers[model] = papers.layers(model)
         return self.num_layers[model]
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path can be written into the report: the model's name is in it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _runner(path: Path, precision: str, provider: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,8 @@ def lm_eval(folder: Path, collection: Collection) -> list[Path]:
             when = datetime.datetime.fromtimestamp(one.record.date, datetime.UTC)
             name = slug(f"{artefact.model}__{artefact.name}__{one.score.benchmark}".replace("/", "_"))
             path = folder / name / f"results_{when.strftime('%Y-%m-%dT%H-%M-%S.%f')}.json"
-            store.write_json(path, store.read_json(one.source.path))
+            with store.atomic(path) as temporary:
+                shutil.copyfile(one.source.path, temporary)
             written.append(path)
     return written
 

@@ -6,6 +6,7 @@ works from anywhere.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
@@ -50,6 +51,8 @@ def write(out: Path, collection: Collection) -> list[Path]:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
+    if (out / MANIFEST).is_dir():
+        raise UserError(f"{out / MANIFEST} is a folder; name another --out")
     texts = _texts(ReportContent.of(collection))
     files = {source.copy: source.sha256 for source in collection.sources}
     for source in collection.sources:
@@ -105,4 +108,5 @@ def _remove_stale(out: Path, files: dict[str, str]) -> None:
     for name in before:
         parts = PurePosixPath(name).parts
         if name not in files and ".." not in parts and not name.startswith("/"):
-            (out / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError, ValueError):  # a folder, or no name: not ours
+                (out / name).unlink()

@@ -33,8 +33,7 @@ class SourcedScore(Sourced[ScoreRecord]):
     @property
     def versions(self) -> str:
         """'lm_eval 0.4.13, arc 1.0': of lm-eval and of its tasks."""
-        lm_eval = {"lm_eval": self.record.lm_eval_version} if self.record.lm_eval_version else {}
-        return _joined(lm_eval | self.record.versions)
+        return _joined({"lm_eval": self.record.lm_eval_version or None, **self.record.versions})
 
     def marks(self) -> tuple[str, ...]:
         """What a reader must know before believing it, in words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class SourceFile:
         """The file at `path`, which has this content."""
         relative = path.relative_to(project.root)
         copy = "/".join(("sources", *map(slug, relative.parts)))
-        return cls(path, relative.as_posix(), copy, hashlib.sha256(content).hexdigest())
+        return cls(path, shown_path(path, project), copy, hashlib.sha256(content).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,13 @@ class Sourced(Generic[Content]):
     source: SourceFile
 
 
+def shown_path(path: Path, project: Project) -> str:
+    """A file's path in the project, with slashes, as text: bytes that are no UTF-8 stand escaped."""
+    name = path.relative_to(project.root).as_posix()
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def slug(name: str) -> str:
     """A name as a file name; a changed one begins with a digest of the name, so that no two names meet."""
     plain = re.sub(r"[^\w.+~@=-]", "-", name, flags=re.ASCII).lstrip(".")[:120] or "unnamed"
-    return plain if plain == name else f"{hashlib.sha256(name.encode()).hexdigest()[:8]}-{plain}"
+    return plain if plain == name else f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}-{plain}"

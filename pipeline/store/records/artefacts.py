@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from pipeline.store.records.base import Count, Digest, FileDigest, FileState, Layer, NumLayers, Record
+from pipeline.store.records.base import (
+    Count,
+    Digest,
+    FileDigest,
+    FileState,
+    Layer,
+    NumLayers,
+    Record,
+    VariantName,
+)
 from pipeline.types import Head, Precision, SkipSet, Variant
 
 Contract = Literal["authored", "optimum"]
@@ -57,7 +66,7 @@ class VariantRecord(Record):
     """The fields that say which variant something is of."""
 
     model: str
-    variant: str
+    variant: VariantName
     skip: Skipped
     precision: Precision
     adapter: str | None = None
@@ -198,7 +207,7 @@ class EngineRecord(Written):
 
     artefact: Literal["engine"]
     model: str
-    variant: str
+    variant: VariantName
     precision: Precision
     skip: Skipped | None = None
     adapter: str | None = None

@@ -25,7 +25,13 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Layer = Annotated[int, Field(ge=0, lt=MAX_LAYERS)]
 NumLayers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
-Seconds = Annotated[float, Field(ge=0)]
+Magnitude = Annotated[float, Field(ge=0, le=1e100)]
+Seconds = Magnitude
+Number = Annotated[float, Field(ge=-1e100, le=1e100)]
+"""A measured one: its square, and sums of a few thousand of these, are finite too."""
+Positive = Annotated[int, Field(ge=1, le=2**62)]
+VariantName = Annotated[str, Field(min_length=1, max_length=100_000)]
+"""Every other layer of MAX_LAYERS, attention and MLP each its own, fits."""
 
 Form = TypeVar("Form")
 _OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag, TypeAdapter
 
 from pipeline.store.records.artefacts import VariantRecord, Weights
-from pipeline.store.records.base import Count, Digest, FileState, Record, Seconds
+from pipeline.store.records.base import (
+    Count,
+    Digest,
+    FileState,
+    Magnitude,
+    Number,
+    Positive,
+    Record,
+    Seconds,
+)
 from pipeline.store.records.gpu import GpuLoad
 from pipeline.store.records.scores import ScoreRecord
 from pipeline.types import Provider
@@ -192,24 +201,24 @@ class Latency(Record):
     name: str
     kind: Literal["artefact", "torch", "optimum"]
     length: Count
-    total: float
-    p50: float
-    p90: float
-    p99: float
-    improvement: float
-    interval: tuple[float, float]
-    ceiling: float | None = None
-    byte_ceiling: float | None = None
-    share: float | None = None
+    total: Magnitude
+    p50: Magnitude
+    p90: Magnitude
+    p99: Magnitude
+    improvement: Number
+    interval: tuple[Number, Number]
+    ceiling: Number | None = None
+    byte_ceiling: Number | None = None
+    share: Number | None = None
     above_ceiling: bool
     disturbed: Count = 0
     clean: Count = 0
     enough_clean: bool
-    peak_mb: float | None = None
-    before_mb: float | None = None
-    weight_mb: float | None = None
+    peak_mb: Number | None = None
+    before_mb: Number | None = None
+    weight_mb: Number | None = None
     cache_bytes_per_token: Count | None = None
-    device_mb: float | None = None
+    device_mb: Number | None = None
     attention: str | None = None
     on_host: dict[str, Count] | None = None
 
@@ -235,15 +244,15 @@ class Conditions(Record):
 
     measure: str = ""
     decode: bool
-    sequences: Count
-    batch: Count
+    sequences: Positive
+    batch: Positive
     threads: Count
     device: str
     checked: bool
     foreign_load: str = ""
     allowance: str | None = None
     how: dict[str, str] = {}
-    agreement: dict[str, dict[str, float]] = {}
+    agreement: dict[str, dict[str, Number]] = {}
     ceiling_of: str = "FLOPs"
     versions: dict[str, str] = {}
     tokens: str = ""

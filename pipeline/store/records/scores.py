@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.store.records.artefacts import Weights
-from pipeline.store.records.base import Count, Digest, Record
+from pipeline.store.records.base import Count, Digest, Magnitude, Number, Record, VariantName
 
 LOWER_IS_BETTER = ("loss",)
+_LEAST_LOSS = 1e-12
+_YEAR_9999 = 253_370_764_800
+"""Its first second: the last year that dates are written for."""
 
 
 class Score(Record):
@@ -31,7 +34,7 @@ class Score(Record):
         provider: 'cuda' where a graph ran on ONNX Runtime's CUDA provider; None on the CPU, and of engines.
     """
 
-    variant: str
+    variant: VariantName
     artefact: str
     sha256: Digest
     weights: Weights | None = None
@@ -39,8 +42,8 @@ class Score(Record):
     benchmark: str
     title: str
     metric: str
-    value: float
-    stderr: float | None = None
+    value: Number
+    stderr: Magnitude | None = None
     n: Count
     limit: Count | None = None
     num_fewshot: Count | None = None
@@ -51,6 +54,13 @@ class Score(Record):
     work: dict[str, Count] = {}
     samples: str | None = None
     provider: Literal["cuda"] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_loss(self) -> Self:
+        """A token loss is divided by, where losses are compared."""
+        if self.is_loss and self.value < _LEAST_LOSS:
+            raise ValueError(f"a token loss of {self.value} is none: it is above 0")
+        return self
 
     @property
     def key(self) -> str:
@@ -116,7 +126,7 @@ class ScoreRecord(Record):
 
     pipeline: Score
     config: ScoreConfig = ScoreConfig()
-    versions: dict[str, Any] = {}
+    versions: dict[str, str | Number | None] = {}
     lm_eval_version: str | None = None
-    date: float = 0.0
+    date: Annotated[float, Field(ge=0, le=_YEAR_9999)] = 0.0
     data: dict[str, dict[str, DataSource]] = Field(default_factory=dict)

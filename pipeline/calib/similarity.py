@@ -135,7 +135,10 @@ def read(
         raise UserError(f"{json_path} was measured on other weights{older}; measure again with {command}")
     if record.arrays_sha256 != store.sha256(npz_path):
         raise UserError(f"{npz_path} is not what {json_path.name} describes; measure again with {command}")
-    kept = arrays.read_arrays(npz_path)
+    try:
+        kept = arrays.read_arrays(npz_path)
+    except UserError as error:
+        raise UserError(f"{error}; measure again with {command}") from None
     mean, stderr = (
         {name: kept.get(f"{name}.{kind}", np.empty(0)) for name in MEASURES} for kind in ("mean", "stderr")
     )

@@ -61,9 +61,7 @@ Paths = Annotated[
 
 def main() -> None:
     """The entry point: 0 done, 1 a check or a document failed, 2 wrong input, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows \xe9 for an é
-            stream.reconfigure(errors="backslashreplace")
+    _escape_odd_letters()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in (
         "onnx_ir",
@@ -100,6 +98,13 @@ def main() -> None:
         sys.exit(fail(f"the GPU's memory, or what --device-memory gives of it, is full: {first_line(error)}"))
 
 
+def _escape_odd_letters() -> None:
+    """Lets a terminal or a pipe of another encoding than UTF-8 show an escape, and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def fail(message: str) -> int:
     """Prints one line on stderr; returns the exit code of wrong input."""
     print(f"error: {one_line(message)}", file=sys.stderr)
@@ -107,7 +112,7 @@ def fail(message: str) -> int:
 
 
 def one_line(message: str) -> str:
-    """A message as a terminal shows it: one line, no control characters, and the middle of a very long left out.
+    """A message as a terminal shows it: one line, no control characters, the middle of a very long left out.
 
     What it quotes comes from files: a name of a megabyte, or one that would move the cursor.
     """

@@ -20,6 +20,8 @@ WEIGHTS = "weights"
 """Key of the identity of the checkpoint in a graph's metadata."""
 STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 """Types of tensors that graphs read, as safetensors and onnx-ir call them."""
+MAX_BYTES = 2**31 - 1
+"""Bytes of a graph's file at most: protobuf's own limit. Its weights lie beside it."""
 CACHE_INPUT = "past_key_values."
 """How the names of the cache's inputs begin: past_key_values.{i}.key and .value."""
 
@@ -34,6 +36,7 @@ def load(path: Path) -> ir.Model:
         raise UserError(
             f"{path} does not exist; `pipeline list` shows the graphs, `pipeline export` makes one"
         )
+    store.records.refuse_odd_file(path, MAX_BYTES)
     try:
         model = ir.load(path)
     except (google.protobuf.message.DecodeError, ValueError, UnicodeDecodeError) as error:

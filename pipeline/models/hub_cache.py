@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.models import unusable, weight_files
+from pipeline.store import records
 from pipeline.types import UserError, shown
 
 DOWNLOADS = Path(".cache", "huggingface")
@@ -112,5 +113,5 @@ def _commit(folder: Path, reference: str) -> str | None:
     file = folder / "refs" / reference
     if ".." in Path(reference).parts or not file.is_file():
         return None
-    commit = file.read_text(encoding="utf-8", errors="replace")[:100].strip()
+    commit = records.read_bytes(file).decode(errors="replace")[:100].strip()
     return commit if re.fullmatch(r"[\w.-]+", commit) and ".." not in commit else None

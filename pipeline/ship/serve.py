@@ -120,7 +120,7 @@ def _verified(folder: Path, provider: Provider) -> list[ServedModel]:
 def _takes_provider(folder: Path, model: ServedModel) -> bool:
     """Whether the code that a text model carries reads what the server tells it."""
     code = folder / model.name / str(model.number) / "pipeline" / versions.IN_TRITON / "generate_model.py"
-    return "PIPELINE_PROVIDER" in code.read_text(encoding="utf-8")
+    return b"PIPELINE_PROVIDER" in store.records.read_bytes(code)
 
 
 def _switched(folder: Path) -> ShipRecord:

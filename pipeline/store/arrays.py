@@ -21,8 +21,8 @@ from pipeline.types import UserError, first_line
 MOST = 4 * 2**30
 """Bytes of all arrays of a file at most."""
 _MALFORMED = (
-    ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
-    SyntaxError, TypeError, OverflowError, MemoryError, AttributeError, tokenize.TokenError,
+    ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+    RuntimeError, SyntaxError, TypeError, OverflowError, MemoryError, AttributeError, tokenize.TokenError,
 )  # fmt: skip
 """What `numpy.load` raises of a damaged file."""
 

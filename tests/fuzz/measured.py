@@ -176,10 +176,17 @@ def use_similarity(folder: Path, free: Path) -> None:
     from pipeline.calib import selectors, similarity
 
     record = folder / "similarity.json"
-    text = record.read_text(encoding="utf-8") if record.is_file() else ""
+    is_small = not record.is_symlink() and record.is_file() and record.stat().st_size < 2**20
+    text = record.read_text(encoding="utf-8", errors="replace") if is_small else ""
     arrays = folder / "similarity.npz"
     known = "arrays_sha256"
-    if text.startswith("{") and arrays.is_file() and text.count(known) == 1:
+    if (
+        text.startswith("{")
+        and not arrays.is_symlink()
+        and arrays.is_file()
+        and arrays.stat().st_size < 2**20
+        and text.count(known) == 1
+    ):
         place = text.index(known) + len(known)
         old = text[place : place + 80].partition(': "')[2].partition('"')[0]
         if len(old) == 64:

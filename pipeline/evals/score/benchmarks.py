@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import store
 from pipeline.evals.score.row_checks import FORMS, FormName
@@ -21,6 +21,17 @@ PAPER = ("arc", "hellaswag", "truthfulqa", "mmlu")
 _FORM = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
+def _within(path: str) -> str:
+    """A path that stays in the folder which it is read from.
+
+    Raises:
+        ValueError: it does not, or no file can have it.
+    """
+    if Path(path).is_absolute() or ".." in Path(path).parts or not path.isprintable() or len(path) > 1000:
+        raise ValueError(f"{path[:80]!r} is no path inside the folder of what it names")
+    return path
+
+
 class Split(BaseModel):
     """The rows of one split.
 
@@ -31,7 +42,7 @@ class Split(BaseModel):
     """
 
     model_config = _FORM
-    file: str
+    file: Annotated[str, AfterValidator(_within)]
     rows: int
     home: str = Field(alias="from")
 
@@ -50,8 +61,8 @@ class TaskDefinition(BaseModel):
     """
 
     model_config = _FORM
-    harness: str | None
-    num_fewshot: int
+    harness: Annotated[str, AfterValidator(_within)] | None
+    num_fewshot: Annotated[int, Field(ge=0, le=1000)]
     metric: str
     columns: list[str]
     data: dict[str, Split]
@@ -225,7 +236,11 @@ _TagsAsText.add_constructor("!function", lambda loader, node: loader.construct_s
 
 
 def _field(file: Path, key: str) -> str:
-    return str(yaml.load(file.read_text(encoding="utf-8"), Loader=_TagsAsText)[key])
+    """A field of one of lm-eval's own YAMLs."""
+    data = yaml.load(store.records.read_bytes(file).decode(), Loader=_TagsAsText)
+    if not isinstance(data, dict) or key not in data:
+        raise UserError(f"{file} is no task of lm-eval's: it lacks {key!r}")
+    return str(data[key])
 
 
 def _task_name(file: Path) -> str:
@@ -233,10 +248,17 @@ def _task_name(file: Path) -> str:
 
 
 def _harness_path(path: str) -> Path:
-    """A file or folder under lm_eval/tasks; the other tasks are not scanned."""
+    """A file or folder under lm_eval/tasks; the other tasks are not scanned.
+
+    Raises:
+        UserError: the installed lm-eval has none.
+    """
     from lm_eval import tasks
 
-    return Path(tasks.__file__).parent / path
+    place = Path(tasks.__file__).parent / path
+    if not place.exists():
+        raise UserError(f"the installed lm-eval has no {path} under {Path(tasks.__file__).parent}")
+    return place
 
 
 def _of_harness(name: str, files: dict[str, Path]) -> Benchmark:

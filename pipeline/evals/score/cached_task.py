@@ -25,6 +25,8 @@ from pipeline.types import UserError
 
 SEED = 1234
 """lm-eval's own seed of the few-shot draw."""
+MAX_BYTES = 2**30
+"""Bytes of the questions of a task, unpacked, at most."""
 FORMAT = 3
 """Of the kept prompts: nobody looked as closely at the answers of earlier ones."""
 OF_ANSWERS = ("custom_dataset", "metric_list", "filter_list", "process_results")
@@ -97,14 +99,17 @@ def read_instances(file: Path, documents: dict[int, Any]) -> list[Instance] | No
     if not file.is_file():
         return None
     try:
-        with gzip.open(file, "rt", encoding="utf-8") as text:
-            data = json.load(text)
+        with gzip.open(file, "rb") as packed:
+            content = packed.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            return None
+        data = json.loads(content.decode())
         contexts = data["contexts"]
         instances = [
             Instance(kind, documents[document], (contexts[context], *rest), idx, (task, document, repeats))
             for kind, task, document, repeats, idx, context, rest in data["instances"]
         ]
-    except (OSError, EOFError, zlib.error, *BAD_ROW):
+    except (OSError, EOFError, zlib.error, RecursionError, *BAD_ROW):
         return None
     kept_files.used(file)
     return instances

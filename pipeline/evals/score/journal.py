@@ -17,6 +17,10 @@ from typing import Any, BinaryIO, Self
 
 from pipeline import store
 from pipeline.evals.score.work import Work
+from pipeline.store import records
+
+MAX_BYTES = 2**32
+"""Bytes of a file of answers at most. All of them are kept in memory."""
 
 StoredAnswer = list[Any]
 """[log-likelihood in nats, greedy?], [log-likelihood in nats, tokens predicted] or [generated text]."""
@@ -42,6 +46,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
             path.unlink(missing_ok=True)
+        if path.exists():
+            records.refuse_odd_file(path, MAX_BYTES)
         self.file = path.open("a+b")
         self.file.seek(0)
         for line in self.file:

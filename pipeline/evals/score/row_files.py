@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.models import json_lines
 from pipeline.models.json_lines import Row
+from pipeline.store.records import refuse_odd_file
 from pipeline.types import UserError, first_line
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -115,8 +116,13 @@ def _parquet(file: Path) -> list[Row]:
     import pyarrow
     from pyarrow import parquet
 
+    refuse_odd_file(file, json_lines.MAX_BYTES)
     try:
-        table = parquet.ParquetFile(file).read()
+        opened = parquet.ParquetFile(file)
+        groups = (opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups))
+        if (size := sum(group.total_byte_size for group in groups)) > json_lines.MAX_BYTES:
+            raise UserError(f"{file} holds {size:,} bytes of rows; {json_lines.MAX_BYTES:,} is the most")
+        table = opened.read()
         _refuse_twice(file, table.column_names)
         rows: list[Row] = table.to_pylist()
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:

@@ -91,8 +91,9 @@ def of(header: GgufHeader, arch: str) -> Layers:
     if arch == "deci" and any(isinstance(one, list) for one in given):
         layers = _pruned(header, numbers, count)
     else:
-        heads = numbers.size(HEADS)
-        layers = Layers(heads, numbers.size(GROUPS, heads), numbers.size(WIDTH), (), count)
+        heads = numbers.size(HEADS, layers=count)
+        groups, width = numbers.size(GROUPS, heads, count), numbers.size(WIDTH, layers=count)
+        layers = Layers(heads, groups, width, (), count)
     present = {tensor.name.split(".")[1] for tensor in header.tensors if tensor.name.startswith("blk.")}
     empty = set(layers.absent.attention) & set(layers.absent.mlp) - {*layers.noughts, *layers.hollow}
     wanted = count - len(empty)
@@ -108,6 +109,9 @@ def of(header: GgufHeader, arch: str) -> Layers:
 
 def _pruned(header: GgufHeader, numbers: Numbers, count: int) -> Layers:
     """The layers of a file that has one count a layer; their places in the original model are left open."""
+    for key in (HEADS, GROUPS, WIDTH):  # before a scalar is repeated as often as the file claims
+        if isinstance(header.fields.get(f"{numbers.arch}.{key}"), list):
+            numbers.sizes(key, count)
     heads = numbers.sizes(HEADS, count)
     groups = numbers.sizes(GROUPS, count, heads)
     widths = numbers.sizes(WIDTH, count)

@@ -28,18 +28,26 @@ class Numbers:
     fields: Mapping[str, Any]
     arch: str
 
-    def size(self, name: str, default: int | None = None) -> int:
-        """A positive integer; a list of one a layer must hold one size.
+    def size(self, name: str, default: int | None = None, layers: int | None = None) -> int:
+        """A positive integer.
+
+        Args:
+            name: of the key.
+            default: where the key is missing.
+            layers: how many there are, of a key that may have a list of one a layer; they must be the same.
 
         Raises:
             UserError: it is none, or it is missing and has no default.
         """
         key = f"{self.arch}.{name}"
         value = self.fields.get(key, default)
-        if isinstance(value, list) and value and all(one == value[0] for one in value):
+        if isinstance(value, list) and layers is not None and len(value) == layers:
+            if any(one != value[0] for one in value):
+                raise UserError(f"{self.file}: {key}: layers differ, {value!r:.60}; {TAKE}")
             value = value[0]
         if isinstance(value, list):
-            raise UserError(f"{self.file}: {key}: layers differ, {value!r:.60}; {TAKE}")
+            wanted = "one number" if layers is None else f"one number, or one for each of {layers} layers,"
+            raise UserError(f"{self.file}: {key} is a list of {len(value)} where {wanted} is expected")
         if value is None:
             raise UserError(f"{self.file} lacks the key {key}")
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31:

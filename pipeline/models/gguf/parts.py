@@ -43,6 +43,6 @@ def _refuse_foreign_part(part: GgufHeader, i: int, count: int, fields: dict[str,
         )
     if count > 1 and part.fields.get("split.no") != i:
         raise UserError(f"{part.file}: split.no is {part.fields.get('split.no')!r:.20}, not {i}")
-    for key, value in part.fields.items():
+    for key, value in part.fields.items() if i else ():  # a NaN is not even what it is itself
         if not key.startswith("split.") and fields.get(key) != value:
             raise UserError(f"{part.file} says something else of {key} than the first part")

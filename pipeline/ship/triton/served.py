@@ -14,6 +14,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from pipeline.ship.triton import repository
 from pipeline.ship.triton.repository import ENDING
+from pipeline.store import records
 from pipeline.store.records import ShippedModel, ShippedVersion, ShipRecord
 from pipeline.types import UserError
 
@@ -38,6 +39,10 @@ class ServedModel:
         return self.name.endswith(ENDING)
 
 
+MAX_BYTES = 2**20
+"""Bytes of a config.pbtxt at most."""
+
+
 def models(folder: Path, record: ShipRecord) -> list[ServedModel]:
     """The Triton models of a repository, NAME before NAME_generate.
 
@@ -56,8 +61,8 @@ def _model(folder: Path, name: str, shipped: ShippedModel) -> ServedModel:
     file = folder / name / "config.pbtxt"
     config = pb.ModelConfig()
     try:
-        text_format.Parse(file.read_text(encoding="utf-8"), config)
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        text_format.Parse(records.read_bytes(file, MAX_BYTES).decode(), config)
+    except (UserError, UnicodeDecodeError, RecursionError, text_format.ParseError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} is no config of Triton's ({reason}); {_advice(file, shipped)}") from None
     # Of several versions Triton gives the highest to who names none; without a policy it serves the newest.

@@ -339,7 +339,7 @@ def test_a_template_that_does_not_end_fails_its_own_request_alone(healthy: Serve
     assert status == 400 and "takes over 2 s" in answer["error"]
     messages[0]["content"] = "the time?"
     status, answer = http.post(healthy.url(BASE), {"messages": json.dumps(messages), "max_tokens": 9})
-    assert status == 200 and answer["num_output_tokens"] > 0
+    assert status == 200 and answer["text_output"]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from tests import tiny
 CHAT = (
     "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% if messages[0].content == 'for ever' %}{{ 9 ** (9 ** (7 + messages | length)) }}{% endif %}"
 )
 WINDOW = 4096
 

@@ -462,6 +462,17 @@ def test_chat(healthy: Served) -> None:
     assert answer["text_output"] == healthy.direct(BASE, healthy.prompts.render(messages), max_tokens=9)
 
 
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_template_that_does_not_end_fails_its_own_request_alone(healthy: Served) -> None:
+    messages = [{"role": "user", "content": "for ever"}]
+    status, answer = http.post(healthy.url(BASE), {"messages": json.dumps(messages), "max_tokens": 9})
+    assert status == 400 and "takes over 2 s" in answer["error"]
+    messages[0]["content"] = "the time?"
+    status, answer = http.post(healthy.url(BASE), {"messages": json.dumps(messages), "max_tokens": 9})
+    assert status == 200 and answer["text_output"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [

@@ -34,38 +34,14 @@ def repo(workdir: Path) -> Path:
 
 @dataclass
 class FakeServer:
-    """A server that is there for so many questions."""
+    """What is read of a server."""
 
-    lives: int
     http: str = "http://127.0.0.1:8000"
     grpc: str = "127.0.0.1:8001"
     metrics: str = "http://127.0.0.1:8002/metrics"
-    reloaded: list[str] = field(default_factory=list)
     wheel: wheel.Wheel = field(
         default_factory=lambda: wheel.Wheel(Path("p"), Path("r"), (), Path("s"), "cuda")
     )
-
-    def is_running(self) -> bool:
-        self.lives -= 1
-        return self.lives >= 0
-
-    def reason(self) -> str:
-        return "Signal (9)"
-
-    def reload(self, model: str) -> None:
-        self.reloaded.append(model)
-        if len(self.reloaded) == 1:
-            raise Failed(f"{model} was not loaded again: timed out")
-
-
-def test_what_does_not_answer_is_loaded_again_until_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = {"well_generate": None, "dead_generate": "HTTP 500: Stub process is unhealthy"}
-    monkeypatch.setattr(serve, "WATCH", 0)
-    monkeypatch.setattr(checks, "problem", lambda url, model: problems[model])
-    server = FakeServer(lives=5)
-    with pytest.raises(Failed, match=r"the Triton server ended by itself: Signal \(9\)"):
-        serve._watch(server, list(problems))
-    assert server.reloaded == ["dead_generate", "dead_generate"]  # the first try failed
 
 
 def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +49,14 @@ def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(checks, "examine", lambda *arguments: iter(asked.append(arguments[-1]) or results))
     with pytest.raises(Failed, match="2 checks failed; the first: FAILED  m: x"):
-        serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
+        serve._require_checks(Path("repo"), ship_record(), FakeServer())
     results = results[:1]
-    serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
+    serve._require_checks(Path("repo"), ship_record(), FakeServer())
     assert asked == ["cuda"] * 2  # compared with what runs where the server's graphs do
 
 
 def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixture[str]) -> None:
-    serve._print_addresses(FakeServer(0), ["m", "m_generate"], "http://127.0.0.1:9000")
+    serve._print_addresses(FakeServer(), ["m", "m_generate"], "http://127.0.0.1:9000")
     first, *lines, curl = capsys.readouterr().out.splitlines()
     assert first.startswith("ready: http://127.0.0.1:8000 (HTTP), 127.0.0.1:8001 (gRPC)")
     assert "  http://127.0.0.1:9000/v1 (OpenAI)" in lines

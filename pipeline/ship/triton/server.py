@@ -114,8 +114,34 @@ class Server:
         """Whether the process is there."""
         return self.process is not None and self.process.poll() is None
 
+    def is_ready(self, model: str) -> bool:
+        """Whether the server says that a model is ready. One whose process has died is ready to it, too."""
+        try:
+            answer = http.get(f"{self.http}/v2/models/{model}/ready")
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+    def stub(self, model: str) -> int | None:
+        """Process id of a Python model; None where it has no process."""
+        candidates = (int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
+        return next((process for process in candidates if self.is_stub(process, model)), None)
+
+    def is_stub(self, process: int, model: str) -> bool:
+        """Whether a process is there, a child of this server, and runs this model."""
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes()  # empty, once it has ended
+            if f"/{model}/".encode() not in words or self.shm_prefix.encode() not in words:
+                return False
+            state, parent = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[:2]
+        except OSError:
+            return False
+        return state != "Z" and self.process is not None and int(parent) == self.process.pid
+
     def reload(self, model: str, seconds: float = 30) -> None:
-        """Unloads a model, waits until it is gone, and loads it again.
+        """Unloads a model, waits until it is gone, and loads it again. Its process is killed first.
+
+        A process that hangs would never let go of what is in it, and Triton would wait for it.
 
         Args:
             model: its name.
@@ -125,6 +151,9 @@ class Server:
             Failed: the server did not do it; it may the next time.
         """
         address = self.http.removeprefix("http://")
+        if self.is_ready(model) and (process := self.stub(model)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         try:
             with client.InferenceServerClient(address, network_timeout=120) as triton:
                 triton.unload_model(model)

@@ -8,9 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ import tritonclient.http as client
 from tritonclient.utils import InferenceServerException
 
 from pipeline.ship.ports import HOST, Ports
-from pipeline.ship.triton import http
+from pipeline.ship.triton import homes, http
 from pipeline.ship.triton.wheel import Wheel
 from pipeline.store.processes import end_with_parent, kill_group
 from pipeline.types import Failed, first_line
@@ -62,9 +60,9 @@ class Server:
         self.ports = (ports or Ports()).fixed()
         self.http, self.grpc = f"http://{HOST}:{self.ports.http}", f"{HOST}:{self.ports.grpc}"
         self.metrics = f"http://{HOST}:{self.ports.metrics}/metrics"
-        self.folder = Path(tempfile.mkdtemp(prefix="pipeline-triton-"))
+        self.home = homes.claim()
+        self.folder, self.shm_prefix = self.home.folder, self.home.shm_prefix
         self.log = log or self.folder / "server.log"
-        self.shm_prefix = f"pipeline-{uuid.uuid4().hex[:10]}-"
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -174,9 +172,7 @@ class Server:
                 process.wait(grace)
             kill_group(process.pid)  # the stubs are in it
             process.wait(10)
-        for region in Path("/dev/shm").glob(f"{self.shm_prefix}*"):
-            region.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.home.remove()
 
     def tail(self, lines: int = 40) -> str:
         """The end of the server's log."""

@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import store
@@ -150,6 +151,28 @@ def test_a_killed_command_takes_the_server_along(repo: Path) -> None:
     with soak.served(repo) as running:
         running.process.kill()
         until(lambda: not serving.stubs(str(repo)), 60)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_what_a_killed_command_left_is_gone_when_the_next_one_is_ready(repo: Path) -> None:
+    """Its folder, its shared memory, its server and its models' processes; those of a server beside stay."""
+    with soak.served(repo) as killed, soak.served(repo) as beside:
+        server, stubs, memory = killed.server(), killed.stubs(), killed.memory_regions()
+        folder = next(
+            Path(option.split("=")[1]).parent
+            for option in psutil.Process(server).cmdline()
+            if option.startswith("--backend-directory=")
+        )
+        os.kill(server, signal.SIGSTOP)  # it does not end by itself, as where its models hang
+        killed.process.kill()
+        killed.process.wait()
+        assert folder.is_dir() and list(Path("/dev/shm").glob(memory)) and stubs
+        with soak.served(repo):
+            assert not folder.exists() and not list(Path("/dev/shm").glob(memory))
+            until(lambda: not any(map(psutil.pid_exists, (server, *stubs))))
+            assert checks.problem(beside.http, TEXT) is None
+            assert list(Path("/dev/shm").glob(beside.memory_regions()))
 
 
 @pytest.mark.triton

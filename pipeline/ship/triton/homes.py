@@ -1,7 +1,7 @@
 """The temporary folder of each server, and what killed ones left behind: folders, shared memory, processes.
 
-A lock on a file in the folder says that its owner lives: the kernel drops it however the owner ends. So the next
-server sweeps away what has no owner, and never touches that of a server beside it.
+A lock on a file in the folder says that its owner lives: the kernel drops it however the owner ends. So the
+next server sweeps away what has no owner, and never touches that of a server beside it.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class Home:
 def claim() -> Home:
     """A new home, once those without an owner are gone."""
     place = Path(tempfile.gettempdir())
-    with store.lock(
-        place / f"{PREFIX}{os.getuid()}", make=False
-    ):  # nobody sweeps before the owner's lock is taken
+    with store.lock(place / f"{PREFIX}{os.getuid()}", make=False):  # a new folder has no owner for a moment
         sweep(place)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
         owner = (folder / OWNER).open("w", encoding="utf-8")
@@ -87,9 +85,7 @@ def sweep(place: Path) -> None:
 
 
 def _remove(folder: Path, shm_prefix: str) -> None:
-    if re.fullmatch(
-        r"pipeline-[0-9a-f]{10}-", shm_prefix
-    ):  # never '': that would be the memory of all programs
+    if re.fullmatch(r"pipeline-[0-9a-f]{10}-", shm_prefix):  # '' would name the memory of all programs
         for region in SHARED_MEMORY.glob(f"{shm_prefix}*"):
             region.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -97,13 +93,10 @@ def _remove(folder: Path, shm_prefix: str) -> None:
 
 def _processes(folder: Path) -> list[int]:
     """Processes whose command line names something in the folder: the server, and its models' processes."""
-    processes = []
+    processes, name = [], f"{folder}/".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
-            if (
-                f"{folder}/".encode() in (entry / "cmdline").read_bytes()
-                and entry.stat().st_uid == os.getuid()
-            ):
+            if name in (entry / "cmdline").read_bytes() and entry.stat().st_uid == os.getuid():
                 processes.append(int(entry.name))
     return processes
 

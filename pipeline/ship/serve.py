@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import store
+from pipeline.ship import watch
 from pipeline.ship.ports import Ports
 from pipeline.ship.triton import checks, http, install, page, repository, served, versions, wheel
 from pipeline.ship.triton.checks import ServingCheck
@@ -24,8 +24,6 @@ from pipeline.store.records import ShipRecord
 from pipeline.types import Failed, Provider, UserError, first_line
 
 log = logging.getLogger(__name__)
-WATCH = 5.0
-"""Seconds between two questions whether each text model still answers."""
 
 
 def smoke(folder: Path, provider: Provider = "cpu") -> list[ServingCheck]:
@@ -90,7 +88,7 @@ def serve(
             _require_checks(folder, models, server)
             with _front(server, texts, openai_port) as front:
                 _print_addresses(server, names, front)
-                _watch(server, texts)
+                watch.watch(server, texts)
     except KeyboardInterrupt:
         log.info("stopped")
 
@@ -164,28 +162,3 @@ def _print_addresses(server: Server, models: list[str], front: str | None) -> No
         lines.append(f"  {front}/v1 (OpenAI)")
     lines.append(f"  {page.curl(f'{server.http}/v2/models/{text}')}")
     print("\n".join(lines), flush=True)
-
-
-def _reload(server: Server, name: str) -> None:
-    """Loads a model again; where that fails on a busy machine, the next look at it tries once more."""
-    try:
-        server.reload(name)
-        log.warning("%s is loaded again", name)
-    except Failed as error:
-        log.warning("%s", error)
-
-
-def _watch(server: Server, texts: list[str]) -> None:
-    """For ever: a server that ended is an error, a text model that no longer answers is loaded again."""
-    last = time.monotonic()
-    while True:
-        time.sleep(0.2)
-        if not server.is_running():
-            raise Failed(f"the Triton server ended by itself: {server.reason()}")
-        if time.monotonic() - last < WATCH:
-            continue
-        for name in texts:
-            if (problem := checks.problem(server.http, name)) is not None and server.is_running():
-                log.warning("%s does not answer (%s); loading it again", name, problem)
-                _reload(server, name)
-        last = time.monotonic()

@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import store
@@ -34,38 +35,14 @@ def repo(workdir: Path) -> Path:
 
 @dataclass
 class FakeServer:
-    """A server that is there for so many questions."""
+    """What is read of a server."""
 
-    lives: int
     http: str = "http://127.0.0.1:8000"
     grpc: str = "127.0.0.1:8001"
     metrics: str = "http://127.0.0.1:8002/metrics"
-    reloaded: list[str] = field(default_factory=list)
     wheel: wheel.Wheel = field(
         default_factory=lambda: wheel.Wheel(Path("p"), Path("r"), (), Path("s"), "cuda")
     )
-
-    def is_running(self) -> bool:
-        self.lives -= 1
-        return self.lives >= 0
-
-    def reason(self) -> str:
-        return "Signal (9)"
-
-    def reload(self, model: str) -> None:
-        self.reloaded.append(model)
-        if len(self.reloaded) == 1:
-            raise Failed(f"{model} was not loaded again: timed out")
-
-
-def test_what_does_not_answer_is_loaded_again_until_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = {"well_generate": None, "dead_generate": "HTTP 500: Stub process is unhealthy"}
-    monkeypatch.setattr(serve, "WATCH", 0)
-    monkeypatch.setattr(checks, "problem", lambda url, model: problems[model])
-    server = FakeServer(lives=5)
-    with pytest.raises(Failed, match=r"the Triton server ended by itself: Signal \(9\)"):
-        serve._watch(server, list(problems))
-    assert server.reloaded == ["dead_generate", "dead_generate"]  # the first try failed
 
 
 def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +50,14 @@ def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(checks, "examine", lambda *arguments: iter(asked.append(arguments[-1]) or results))
     with pytest.raises(Failed, match="2 checks failed; the first: FAILED  m: x"):
-        serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
+        serve._require_checks(Path("repo"), ship_record(), FakeServer())
     results = results[:1]
-    serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
+    serve._require_checks(Path("repo"), ship_record(), FakeServer())
     assert asked == ["cuda"] * 2  # compared with what runs where the server's graphs do
 
 
 def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixture[str]) -> None:
-    serve._print_addresses(FakeServer(0), ["m", "m_generate"], "http://127.0.0.1:9000")
+    serve._print_addresses(FakeServer(), ["m", "m_generate"], "http://127.0.0.1:9000")
     first, *lines, curl = capsys.readouterr().out.splitlines()
     assert first.startswith("ready: http://127.0.0.1:8000 (HTTP), 127.0.0.1:8001 (gRPC)")
     assert "  http://127.0.0.1:9000/v1 (OpenAI)" in lines
@@ -174,6 +151,28 @@ def test_a_killed_command_takes_the_server_along(repo: Path) -> None:
     with soak.served(repo) as running:
         running.process.kill()
         until(lambda: not serving.stubs(str(repo)), 60)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_what_a_killed_command_left_is_gone_when_the_next_one_is_ready(repo: Path) -> None:
+    """Its folder, its shared memory, its server and its models' processes; those of a server beside stay."""
+    with soak.served(repo) as killed, soak.served(repo) as beside:
+        server, stubs, memory = killed.server(), killed.stubs(), killed.memory_regions()
+        folder = next(
+            Path(option.split("=")[1]).parent
+            for option in psutil.Process(server).cmdline()
+            if option.startswith("--backend-directory=")
+        )
+        os.kill(server, signal.SIGSTOP)  # it does not end by itself, as where its models hang
+        killed.process.kill()
+        killed.process.wait()
+        assert folder.is_dir() and list(Path("/dev/shm").glob(memory)) and stubs
+        with soak.served(repo):
+            assert not folder.exists() and not list(Path("/dev/shm").glob(memory))
+            until(lambda: not any(map(psutil.pid_exists, (server, *stubs))))
+            assert checks.problem(beside.http, TEXT) is None
+            assert list(Path("/dev/shm").glob(beside.memory_regions()))
 
 
 @pytest.mark.triton

@@ -80,7 +80,7 @@ def test_in_this_process(repo: Path, arguments: dict[str, str]) -> None:
     until(lambda: model.metrics.running.value == 1)
     model.finalize()
     (response,) = endless.sender.responses
-    assert response.error.message() == "the text could not be written: the model is being unloaded"
+    assert response.error.message() == "the model is being unloaded"
     assert not model.thread.is_alive() and not hasattr(model, "metrics")
 
 

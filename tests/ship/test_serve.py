@@ -16,6 +16,8 @@ from pipeline.ship import serve
 from pipeline.ship.ports import Ports
 from pipeline.ship.triton import checks, http, repository, ship, wheel
 from pipeline.ship.triton.server import Server
+from pipeline.ship.web.guard import Access
+from pipeline.ship.web.model_states import ModelStates
 from pipeline.types import Failed, UserError
 from tests import serving, soak
 from tests.serving import command, plan, ship_record, until
@@ -41,6 +43,8 @@ class FakeServer:
     grpc: str = "127.0.0.1:8001"
     metrics: str = "http://127.0.0.1:8002/metrics"
     reloaded: list[str] = field(default_factory=list)
+    states: ModelStates = field(default_factory=ModelStates)
+    seen: list[str | None] = field(default_factory=list)
     wheel: wheel.Wheel = field(
         default_factory=lambda: wheel.Wheel(Path("p"), Path("r"), (), Path("s"), "cuda")
     )
@@ -54,6 +58,7 @@ class FakeServer:
 
     def reload(self, model: str) -> None:
         self.reloaded.append(model)
+        self.seen.append(self.states.reason(model))
         if len(self.reloaded) == 1:
             raise Failed(f"{model} was not loaded again: timed out")
 
@@ -62,10 +67,14 @@ def test_what_does_not_answer_is_loaded_again_until_the_server_ends(monkeypatch:
     problems = {"well_generate": None, "dead_generate": "HTTP 500: Stub process is unhealthy"}
     monkeypatch.setattr(serve, "WATCH", 0)
     monkeypatch.setattr(checks, "problem", lambda url, model: problems[model])
-    server = FakeServer(lives=5)
+    states = ModelStates()
+    states.down("well_generate")  # a load that came through late
+    server = FakeServer(lives=5, states=states)
     with pytest.raises(Failed, match=r"the Triton server ended by itself: Signal \(9\)"):
-        serve._watch(server, list(problems))
+        serve._watch(server, list(problems), states)
     assert server.reloaded == ["dead_generate", "dead_generate"]  # the first try failed
+    assert server.seen == ["dead_generate is being loaded again: HTTP 500: Stub process is unhealthy"] * 2
+    assert states.reason("dead_generate") is None is states.reason("well_generate")
 
 
 def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,12 +89,16 @@ def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixture[str]) -> None:
-    serve._print_addresses(FakeServer(0), ["m", "m_generate"], "http://127.0.0.1:9000")
+    urls = ["http://127.0.0.1:7000", "http://127.0.0.1:9000"]
+    serve._print_addresses(FakeServer(0), ["m", "m_generate"], urls, Access())
     first, *lines, curl = capsys.readouterr().out.splitlines()
-    assert first.startswith("ready: http://127.0.0.1:8000 (HTTP), 127.0.0.1:8001 (gRPC)")
+    assert first.startswith("ready: http://127.0.0.1:7000 (HTTP), 127.0.0.1:8001 (gRPC)")
     assert "  http://127.0.0.1:9000/v1 (OpenAI)" in lines
-    url = "http://127.0.0.1:8000/v2/models/m_generate"
+    url = "http://127.0.0.1:7000/v2/models/m_generate"
     assert curl.startswith(f"  curl -N {url}/generate_stream -H 'Content-Type: application/json' -d ")
+    serve._print_addresses(FakeServer(0), ["m_generate"], urls[:1], Access(api_key="sesame"))
+    printed = capsys.readouterr().out
+    assert '-H "Authorization: Bearer $PIPELINE_API_KEY"' in printed and "sesame" not in printed
 
 
 def test_an_empty_repository_is_refused(tmp_path: Path) -> None:

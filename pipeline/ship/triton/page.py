@@ -42,11 +42,17 @@ def docker(mount: str, record: ShipRecord) -> str:
     )
 
 
-def curl(url: str) -> str:
-    """The command that asks a text model at this URL for a streamed text."""
+def curl(url: str, with_key: bool = False) -> str:
+    """The command that asks a text model at this URL for a streamed text.
+
+    Args:
+        url: of the model.
+        with_key: send the key in PIPELINE_API_KEY.
+    """
     body = '{"text_input": "The capital of France is", "max_tokens": 16, "stream": true}'
-    # Without the header Triton 24.10 crashes on bodies above 4 MB.
-    return f"curl -N {url}/generate_stream -H 'Content-Type: application/json' -d '{body}'"
+    key = ' -H "Authorization: Bearer $PIPELINE_API_KEY"' if with_key else ""
+    # Without the content type a Triton 24.10 with no gate before it crashes on bodies above 4 MB.
+    return f"curl -N {url}/generate_stream -H 'Content-Type: application/json'{key} -d '{body}'"
 
 
 def write(folder: Path, record: ShipRecord) -> None:

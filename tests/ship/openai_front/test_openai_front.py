@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from pipeline.ship import openai_front
+from pipeline.ship.ports import bound
 from tests.serving import BASE, CUT, NARROW, PROMPTS, Served, until
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.triton, pytest.mark.slow]
 def client(healthy: Served) -> Iterator[openai.OpenAI]:
     models = [f"{name}_generate" for name in (BASE, CUT, NARROW)]
     with (
-        openai_front.listening(healthy.server.grpc, models, 0) as url,
+        openai_front.listening(healthy.server.grpc, models, bound(0, "--openai-port")) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
         yield client

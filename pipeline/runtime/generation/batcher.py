@@ -3,8 +3,9 @@
 Legend: B rows, S new tokens, V vocabulary.
 
 A step is one piece of the joining prompts, if there are any, and then one token for every row that writes. So
-a long prompt delays the other texts by one piece at a time. The cache is bounded by what admitted rows may
-need at most: no admitted row can fail for lack of room.
+a long prompt delays the other texts by one piece at a time; and every other piece may be one of short prompts
+that overtake it. The cache is bounded by what admitted rows may need at most: no admitted row can fail for
+lack of room.
 
 One request never harms another. What the embedding does not know is refused at the door; where the runner
 refuses a batch, its rows go through one by one, and those that are refused again end with their error.
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from pipeline.runtime.cache import Array, Cache, joined
 from pipeline.runtime.generation.rows import Group, Row, end_row, is_cancelled
+from pipeline.runtime.generation.waiting import Room, Waiting
 from pipeline.runtime.runner import Runner
 from pipeline.types import UserError
 
@@ -30,10 +32,6 @@ PIECE = 256
 """Tokens of prompts that one pass takes, where the runner names no better number."""
 
 
-class QueueFull(RuntimeError):
-    """As many requests wait as may; the caller should try again later."""
-
-
 class Batcher:
     """Requests in, tokens out, over one runner. Any thread may call `add`, one at a time `step`.
 
@@ -41,17 +39,19 @@ class Batcher:
         runner: a graph or an engine.
         rows: requests that run side by side at most.
         cache_tokens: tokens of keys and values that the batch may need at most: B times its longest row.
-        queue: requests that wait at most; one more is refused.
+        queue: requests that wait at most; one more is refused. One share may fill half of it.
     """
 
     def __init__(self, runner: Runner, rows: int = 16, cache_tokens: int = 16_384, queue: int = 128) -> None:
-        self.runner, self.queue = runner, queue
+        self.runner, self.waiting = runner, Waiting(queue)
         self.most_rows, self.cache_tokens = min(rows, runner.limits.batch), cache_tokens
         self.piece = min(runner.piece or PIECE, runner.limits.new)
-        self.waiting: deque[Row] = deque()
         self.joining: Group | None = None
+        self.overtaking: Group | None = None
         self.writing: Group | None = None
+        self.has_overtaken = False
         self.steps = 0
+        self.beat = time.monotonic()
         self._arrival = threading.Condition()
 
     def add(self, row: Row) -> None:
@@ -69,9 +69,7 @@ class Batcher:
         if row.most > limit:
             raise UserError(f"prompt and text may come to {row.most} tokens, and the cache holds {limit}")
         with self._arrival:
-            if len(self.waiting) >= self.queue:
-                raise QueueFull(f"the queue is full: {self.queue} requests wait; try again later")
-            self.waiting.append(row)
+            self.waiting.add(row)
             self._arrival.notify()
 
     def wait(self, seconds: float) -> None:
@@ -83,24 +81,29 @@ class Batcher:
     @property
     def busy(self) -> bool:
         """Whether a request waits or runs."""
-        return bool(self.waiting or self.joining or self.writing)
+        return bool(self.waiting or self._groups)
 
     @property
     def running(self) -> int:
         """Requests that have left the queue and are not finished."""
-        return sum(len(group.rows) for group in (self.joining, self.writing) if group)
+        return sum(len(group.rows) for group in self._groups)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last sign of life: a call of `step`, or the end of a pass."""
+        return time.monotonic() - self.beat
 
     def step(self) -> bool:
         """One piece of joining prompts and one token for each row that writes; False if there is nothing."""
+        self.beat = time.monotonic()
         try:
-            self._drop_cancelled()
-            if self.joining is None:
-                self.joining = self._admitted()
-            if self.joining is None and self.writing is None:
+            self._drop_leaving()
+            group = self._next_to_join()
+            if group is None and self.writing is None:
                 return False
             self.steps += 1
-            if self.joining is not None:
-                self._prefill(self.joining)
+            if group is not None:
+                self._prefill(group)
             if self.writing is not None:
                 self.writing = self._advance(self.writing, self._forward(self.writing, 1))
         except Exception as error:  # noqa: BLE001 - no memory to rearrange what is there: nothing can go on
@@ -110,42 +113,56 @@ class Batcher:
     def drain(self, error: Exception) -> None:
         """Ends every request, the waiting ones too."""
         with self._arrival:
-            waiting, self.waiting = list(self.waiting), deque()
-        for row in waiting:
-            end_row(row, error)
+            waiting = list(self.waiting)
+            self.waiting.remove(waiting)
+        self._end(waiting, error)
         self._fail(error)
 
     # ---- one step ---------------------------------------------------------------------------------------
 
-    def _drop_cancelled(self) -> None:
+    @property
+    def _groups(self) -> list[Group]:
+        return [group for group in (self.joining, self.overtaking, self.writing) if group is not None]
+
+    def _drop_leaving(self) -> None:
+        """Ends the rows that are cancelled, or whose time is over."""
         with self._arrival:
-            cancelled = [row for row in self.waiting if is_cancelled(row)]
-            for row in cancelled:
-                self.waiting.remove(row)
-        for group in (self.joining, self.writing):
-            if group is not None:
-                leaves = [is_cancelled(row) for row in group.rows]
-                cancelled += [row for row, leaving in zip(group.rows, leaves, strict=True) if leaving]
-                group.keep([line for line, leaving in enumerate(leaves) if not leaving])
+            waiting = list(self.waiting)
+        leaving = [row for row in waiting if row.turn.is_over or is_cancelled(row)]  # asked without the lock
+        if leaving:
+            with self._arrival:
+                self.waiting.remove(leaving)
+        for group in self._groups:
+            stays = [not (row.turn.is_over or is_cancelled(row)) for row in group.rows]
+            leaving += [row for row, staying in zip(group.rows, stays, strict=True) if not staying]
+            group.keep([line for line, staying in enumerate(stays) if staying])
         self.joining = self.joining if self.joining and self.joining.rows else None
         self.writing = self.writing if self.writing and self.writing.rows else None
-        for row in cancelled:
-            end_row(row)
+        for row in leaving:
+            end_row(row, row.turn.error)
 
-    def _admitted(self) -> Group | None:
-        """The next requests that fit, in order: as many short prompts as a piece takes, or a long one."""
-        running = self.writing.rows if self.writing else []
-        longest, chosen = max((row.most for row in running), default=0), list[Row]()
+    def _next_to_join(self) -> Group | None:
+        """The group whose next piece this step takes: short prompts and the long one that joins in turns."""
+        if self.joining is None:
+            self.joining = self._admitted()
+            return self.joining
+        if self.has_overtaken:
+            self.has_overtaken = False
+            return self.joining
+        self.overtaking = self._admitted(overtaking=True)
+        self.has_overtaken = self.overtaking is not None
+        return self.overtaking or self.joining
+
+    def _admitted(self, overtaking: bool = False) -> Group | None:
+        """The next requests that fit, in turns: as many short prompts as a piece takes, or a long one.
+
+        Args:
+            overtaking: take prompts alone that one pass takes whole.
+        """
+        running = [row for group in self._groups for row in group.rows]
+        room = Room(self.most_rows, self.cache_tokens, self.piece)
         with self._arrival:
-            while self.waiting and len(running) + len(chosen) < self.most_rows:
-                row = self.waiting[0]
-                longest = max(longest, row.most)
-                width = max(len(row.prompt), *(len(other.prompt) for other in chosen), 0)
-                if (len(running) + len(chosen) + 1) * longest > self.cache_tokens:
-                    break
-                if chosen and (len(chosen) + 1) * width > self.piece:
-                    break
-                chosen.append(self.waiting.popleft())
+            chosen = room.admitted(self.waiting, running, overtaking)
         try:
             return Group.of(chosen) if chosen else None
         except MemoryError as error:
@@ -158,7 +175,9 @@ class Batcher:
         logits = self._forward(group, columns)
         if group.rows and group.next.shape[1]:
             return
-        self.joining = None
+        if group is self.joining:
+            self.joining = None
+        self.overtaking = None
         joined = self._advance(group, logits)
         if joined is None:
             return
@@ -189,6 +208,7 @@ class Batcher:
         """The logits [B, V] after the group's next columns, and its cache with them."""
         mask = np.concatenate([group.mask, group.next_mask[:, :columns]], axis=1)
         logits, cache = self.runner.forward(group.next[:, :columns], group.cache, attention_mask=mask)
+        self.beat = time.monotonic()
         return logits[:, -1], cache
 
     def _row_by_row(self, group: Group, columns: int) -> tuple[Array, Cache | None]:
@@ -229,8 +249,8 @@ class Batcher:
         return group
 
     def _fail(self, error: Exception) -> None:
-        rows = [row for group in (self.joining, self.writing) if group for row in group.rows]
-        self.joining = self.writing = None
+        rows = [row for group in self._groups for row in group.rows]
+        self.joining = self.overtaking = self.writing = None
         self._end(rows, error)
 
     def _end(self, rows: Iterable[Row], error: Exception) -> None:

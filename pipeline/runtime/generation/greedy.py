@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.runtime.generation.batcher import Batcher
+from pipeline.runtime.generation.rows import Turn
 from pipeline.runtime.generation.sampling import finite
 from pipeline.runtime.runner import Array, Runner
 from pipeline.types import UserError
@@ -18,13 +19,14 @@ class GreedyRow:
         tokens: the text so far.
         error: what ended it early.
         done: whether no token follows.
+        turn: a share of its own, for any time.
     """
 
     def __init__(
         self, number: int, prompt: Sequence[int], max_tokens: int, ends: Callable[[list[int]], bool]
     ) -> None:
         self.number, self.prompt, self.most = number, prompt, len(prompt) + max_tokens
-        self.max_tokens, self.ends, self.done = max_tokens, ends, False
+        self.max_tokens, self.ends, self.done, self.turn = max_tokens, ends, False, Turn()
         self.tokens: list[int] = []
         self.error: Exception | None = None
 

@@ -8,8 +8,10 @@ Rows of different lengths are padded on the left, in the cache as in the mask.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,12 +21,47 @@ from pipeline.runtime.cache import Array, Cache, joined
 log = logging.getLogger(__name__)
 
 
+class Unavailable(RuntimeError):
+    """Nothing is wrong with the request: there is no room, no time or no model for it now."""
+
+
+class TimeOver(Unavailable):
+    """A request waited and ran for longer than it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """When a request's turn comes, and when its time is over.
+
+    Attributes:
+        share: rows of one share take turns with all others as if they were one; '' is a share of its own.
+        seconds: that it may wait and run, together.
+        since: when it came, by the monotonic clock.
+    """
+
+    share: str = ""
+    seconds: float = math.inf
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its time is."""
+        return time.monotonic() - self.since > self.seconds
+
+    @property
+    def error(self) -> TimeOver | None:
+        """What a request is told whose time is over."""
+        limit = f"{self.seconds:g} s (request_timeout)"
+        return TimeOver(f"the request took longer than {limit}") if self.is_over else None
+
+
 class Row(Protocol):
     """A request, as the batcher sees it.
 
     Attributes:
         prompt: its tokens.
         most: tokens that prompt and text have together at most.
+        turn: when it is served.
     """
 
     @property
@@ -32,6 +69,9 @@ class Row(Protocol):
 
     @property
     def most(self) -> int: ...  # noqa: D102 - described above
+
+    @property
+    def turn(self) -> Turn: ...  # noqa: D102 - described above
 
     def cancelled(self) -> bool:
         """Whether nobody waits for its text any more."""

@@ -19,6 +19,8 @@ NOT_FINITE = (
     "the model's logits are not finite (NaN or infinity): a number in it overflows, most likely float16's "
     "range of 65504; use its fp32 graph"
 )
+MOST_STOPS, LONGEST_STOP = 16, 256
+"""Stop strings, and characters in one: each is looked for at every token."""
 
 MOST_ALTERNATIVES = 20
 """Of a token, with their log-probabilities."""
@@ -37,7 +39,7 @@ class Sampling:
         repetition_penalty: divides the logits of earlier tokens (Keskar et al. 2019, eq. 2); 1 is none.
         presence_penalty: subtracted from the logits of tokens that are in the text.
         frequency_penalty: subtracted as often as the token is in the text.
-        stop: strings that end the text and do not appear in it.
+        stop: strings that end the text and do not appear in it; 16 of 256 characters at most.
         ignore_eos: go on after the model's end-of-text token (for measuring).
         logprobs: log-probabilities of the tokens and of so many alternatives are wanted; None is neither.
 
@@ -79,6 +81,12 @@ class Sampling:
             raise UserError(f"logprobs {self.logprobs} is not between 0 and {MOST_ALTERNATIVES}")
         if not all(self.stop):
             raise UserError("a stop string is empty")
+        longest = max(map(len, self.stop), default=0)
+        if len(self.stop) > MOST_STOPS or longest > LONGEST_STOP:
+            raise UserError(
+                f"there are {len(self.stop)} stop strings of up to {longest} characters; {MOST_STOPS} of "
+                f"{LONGEST_STOP} are taken at most"
+            )
 
 
 class Sampler:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pipeline.runtime.generation.logprobs import TextLogprobs, WrittenToken
 from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.rows import Turn
 from pipeline.runtime.generation.sampling import Sampler, Sampling
 from pipeline.runtime.generation.stops import StopSearch, special_tokens
 from pipeline.runtime.runner import Array
@@ -48,6 +49,7 @@ class Writer:
         prompts: the model's tokenizer and context.
         sink: called with each Piece.
         is_cancelled: called before each step.
+        turn: when it is served.
 
     Raises:
         UserError: prompt and text do not fit into the context.
@@ -60,6 +62,7 @@ class Writer:
         prompts: Prompts,
         sink: Callable[[Piece], None],
         is_cancelled: Callable[[], bool] = lambda: False,
+        turn: Turn | None = None,
     ) -> None:
         room = prompts.conventions.context - len(prompt)
         if room < sampling.max_tokens:
@@ -67,7 +70,7 @@ class Writer:
                 f"the prompt has {len(prompt)} tokens and max_tokens is {sampling.max_tokens}; "
                 f"together the context holds {prompts.conventions.context}"
             )
-        self.prompt, self.most = prompt, len(prompt) + sampling.max_tokens
+        self.prompt, self.most, self.turn = prompt, len(prompt) + sampling.max_tokens, turn or Turn()
         self.sampling, self.prompts, self.sink, self.is_cancelled = sampling, prompts, sink, is_cancelled
         self.sampler = Sampler(sampling, prompt)
         self.text = TextStream(prompts, prompt, sampling.stop)

@@ -42,6 +42,8 @@ REQUEST = {
     "return_finish_reason": ("TYPE_BOOL", 1),
     "return_num_input_tokens": ("TYPE_BOOL", 1),
     "return_num_output_tokens": ("TYPE_BOOL", 1),
+    "share": ("TYPE_STRING", 1),
+    "probe": ("TYPE_BOOL", 1),
 }
 """Input of NAME_generate → type and dimension. To Triton all are optional: the model says what is missing."""
 ANSWER = {

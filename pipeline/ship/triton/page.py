@@ -107,8 +107,9 @@ Fields, all but the first optional: `text_input` or `messages` (a chat, as a JSO
 `temperature` (0 is greedy), `top_k`, `top_p`, `seed`, `repetition_penalty`, `presence_penalty`,
 `frequency_penalty`, `stop_words`, `ignore_eos`, `stream`, `exclude_input_in_output` (true),
 `return_finish_reason`, `return_num_input_tokens`, `return_num_output_tokens`, `logprobs` (0 to 20
-alternatives of each token; the output `logprobs` is JSON). `rows`, `cache_tokens`,
-`queue`, `provider` (auto, cpu, cuda), `threads` and `verify` are parameters in `NAME_generate/config.pbtxt`.
+alternatives of each token; the output `logprobs` is JSON), `share` (requests that name one share take turns
+with all others as if they were one). `rows`, `cache_tokens`, `queue`, `provider` (auto, cpu, cuda), `threads`
+and `verify` are parameters in `NAME_generate/config.pbtxt`.
 
 OpenAI's API: `openai_frontend/main.py --model-repository /models --tokenizer …` in NVIDIA's image sends
 `NAME_generate` these fields; on this machine `pipeline serve FOLDER --openai`.

@@ -17,9 +17,10 @@ from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, tokenizer
 from pipeline.models.reference import Reference
 from pipeline.runtime.cache import HostCache
-from pipeline.runtime.generation.batcher import Batcher, QueueFull
+from pipeline.runtime.generation.batcher import Batcher
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
+from pipeline.runtime.generation.waiting import QueueFull
 from pipeline.runtime.generation.writer import Piece, Writer
 from pipeline.runtime.runner import Limits
 from pipeline.types import SkipSet, UserError

@@ -14,18 +14,23 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from pipeline.runtime.generation.batcher import Batcher, QueueFull
+from pipeline.runtime.generation.batcher import Batcher
 from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.rows import Turn, Unavailable
 from pipeline.runtime.generation.sampling import Sampling
-from pipeline.runtime.generation.writer import Writer
+from pipeline.runtime.generation.writer import Piece, Writer
 from pipeline.runtime.runner import Runner
 from pipeline.ship.triton.in_triton import FAILED
 from pipeline.ship.triton.in_triton.answers import Answer, Outbox, Unloaded
 from pipeline.ship.triton.in_triton.artefact import ServedArtefact
-from pipeline.ship.triton.in_triton.parameters import Parameters
-from pipeline.ship.triton.in_triton.requests import TextRequest
+from pipeline.ship.triton.in_triton.parameters import Parameters, seconds
+from pipeline.ship.triton.in_triton.requests import TextRequest, is_probe
 from pipeline.types import UserError
 
+FIRST = "Hello"
+"""What the model continues to show that it runs."""
+STUCK = 120.0
+"""Seconds without a sign of life of the batcher after which a probe is told that it is stuck."""
 POLL = 0.1
 """Seconds between two questions whether a request was cancelled: each is a message to the server."""
 
@@ -45,6 +50,7 @@ class TritonPythonModel:
             self.runner = _open(home.parent, artefact, parameters)
             self.runner.embedding_rows = artefact.embedding_rows
             self.batcher = Batcher(self.runner, parameters.rows, parameters.cache_tokens, parameters.queue)
+            self.request_timeout = _request_timeout(parameters)
             _warm(self.batcher, self.prompts)
         except (UserError, OSError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
@@ -62,16 +68,38 @@ class TritonPythonModel:
         for request in requests:
             answer = Answer(request.get_response_sender(), self.outbox)
             try:
+                if is_probe(request):
+                    self._probe(answer)
+                    continue
                 text = TextRequest.read(request, self.prompts)
                 answer.form, is_cancelled = text.form, _polled(answer.sender)
-                writer = Writer(text.prompt, text.sampling, self.prompts, answer.take, is_cancelled)
-                self.batcher.add(writer)
-            except QueueFull as error:
+                turn = Turn(text.share, self.request_timeout)
+                self.batcher.add(
+                    Writer(text.prompt, text.sampling, self.prompts, answer.take, is_cancelled, turn)
+                )
+            except Unavailable as error:
                 answer.fail(error, pb_utils.TritonError.UNAVAILABLE)
             except (UserError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 answer.fail(error, pb_utils.TritonError.INVALID_ARG)
             except Exception as error:  # noqa: BLE001 - such as no memory, or the tokenizer's own
                 answer.fail(error, pb_utils.TritonError.INTERNAL, FAILED)
+
+    def _probe(self, answer: Answer) -> None:
+        """A sign of life: at once where requests wait or run, else by writing a token.
+
+        No request comes between the question whether it is busy and the token: Triton calls `execute` once at
+        a time. So the token does not wait in a queue.
+        """
+        silence = self.batcher.silence
+        if silence > STUCK or not self.thread.is_alive():
+            error = RuntimeError(f"stuck: the batch gave no sign of life for {silence:.0f} s")
+            answer.fail(error, pb_utils.TritonError.INTERNAL)
+        elif self.batcher.busy:
+            state = f"busy: {self.batcher.running} requests run, {len(self.batcher.waiting)} wait"
+            answer.take(Piece(state, finish="stop"))
+        else:
+            prompt = self.prompts.encode(FIRST)
+            self.batcher.add(Writer(prompt, Sampling(max_tokens=1), self.prompts, answer.take))
 
     def finalize(self) -> None:
         """Ends what still runs, with an error that says so."""
@@ -152,10 +180,22 @@ def _open(repository: Path, artefact: ServedArtefact, parameters: Parameters) ->
     return OnnxRunner(path, session)
 
 
+def _request_timeout(parameters: Parameters) -> float:
+    """Seconds that a request may take: those that `pipeline serve` says, else those of config.pbtxt.
+
+    Raises:
+        UserError: the variable is no number of seconds.
+    """
+    name = "PIPELINE_REQUEST_TIMEOUT"
+    if os.environ.get("PIPELINE_STANDIN") == "1" and name in os.environ:
+        return seconds(os.environ[name], name)
+    return parameters.request_timeout
+
+
 def _warm(batcher: Batcher, prompts: Prompts) -> None:
     errors = list[Exception]()
     writer = Writer(
-        prompts.encode("Hello"),
+        prompts.encode(FIRST),
         Sampling(max_tokens=2),
         prompts,
         lambda piece: errors.extend([piece.error] if piece.error else []),

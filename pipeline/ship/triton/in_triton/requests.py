@@ -29,6 +29,8 @@ SAMPLING: dict[str, type] = {
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 RESERVED = ("triton_", "sequence_", "priority", "timeout", "binary_")
 """Beginnings of the parameters that Triton itself puts into a request."""
+MAX_SHARE = 100
+"""Characters of a share's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,13 @@ class TextRequest:
         prompt: its tokens.
         sampling: how the text is written.
         form: what the responses hold.
+        share: requests of one share take turns with others as if they were one; '' is a share of its own.
     """
 
     prompt: list[int]
     sampling: Sampling
     form: AnswerForm
+    share: str = ""
 
     @classmethod
     def read(cls, request: Any, prompts: Prompts) -> TextRequest:
@@ -57,10 +61,14 @@ class TextRequest:
             UserError: a field is missing, wrong or unknown.
         """
         fields = _fields(request)
+        fields.pop("probe", None)
         text, messages = fields.pop("text_input", None), fields.pop("messages", None)
         if (text is None) == (messages is None):
             raise UserError("exactly one of text_input and messages is needed")
         flags = {name: _of_type(name, fields.pop(name), bool) for name in FLAGS if name in fields}
+        share = fields.pop("share", "")
+        if len(share) > MAX_SHARE:
+            raise UserError(f"share has {len(share)} characters; it is a short name, {MAX_SHARE} at most")
         stop = tuple(fields.pop("stop_words", ()))
         values = {name: _of_type(name, value, SAMPLING[name]) for name, value in fields.items()}
         sampling = Sampling(stop=stop, **values)
@@ -76,7 +84,12 @@ class TextRequest:
             prompt=text or "",
             prompt_tokens=len(prompt),
         )
-        return cls(prompt, sampling, form)
+        return cls(prompt, sampling, form, share)
+
+
+def is_probe(request: Any) -> bool:
+    """Whether a request only asks for a sign of life; its other fields are not read then."""
+    return any(tensor.name() == "probe" and bool(tensor.as_numpy().all()) for tensor in request.inputs())
 
 
 def _fields(request: Any) -> dict[str, Any]:

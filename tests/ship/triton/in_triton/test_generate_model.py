@@ -81,6 +81,7 @@ def test_in_this_process(repo: Path, arguments: dict[str, str]) -> None:
     model.finalize()
     (response,) = endless.sender.responses
     assert response.error.message() == "the model is being unloaded"
+    assert response.error.code == pb_utils.TritonError.UNAVAILABLE
     assert not model.thread.is_alive() and not hasattr(model, "metrics")
 
 
@@ -132,6 +133,136 @@ def test_a_full_queue_is_unavailable(arguments: dict[str, str]) -> None:
     cancelled = [error for error in errors if error.code == pb_utils.TritonError.CANCELLED]
     assert 3 <= len(refused) <= 5 and len(refused) + len(cancelled) == 6  # two run and one waits, at most
     assert {error.message() for error in refused} == {"the queue is full: 1 requests wait; try again later"}
+    model.finalize()
+
+
+def opened(arguments: dict[str, str]) -> TritonPythonModel:
+    model = TritonPythonModel()
+    model.initialize(arguments)
+    return model
+
+
+def endless(**fields: Any) -> Request:
+    return Request(text_input="a", max_tokens=4000, ignore_eos=True, **fields)
+
+
+def ended(request: Request) -> tuple[int, str]:
+    """Code and words of the error that a request ends with."""
+    assert request.sender.final.wait(30)
+    error = request.sender.responses[-1].error
+    return error.code, error.message()
+
+
+def test_a_request_ends_when_its_time_is_over(
+    arguments: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that run (two rows) and the one that waits."""
+    monkeypatch.setenv("PIPELINE_REQUEST_TIMEOUT", "0.5")
+    model = opened(arguments)
+    requests = [endless(), endless()]
+    model.execute(requests)
+    until(lambda: model.batcher.running == 2)
+    waits = endless()
+    model.execute([waits])
+    for request in (*requests, waits):
+        message = "the request took longer than 0.5 s (request_timeout)"
+        assert ended(request) == (pb_utils.TritonError.UNAVAILABLE, message)
+    until(lambda: not model.batcher.busy)
+    model.finalize()
+
+
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [
+        ({"PIPELINE_STANDIN": "1", "PIPELINE_REQUEST_TIMEOUT": "7.5"}, 7.5),
+        ({"PIPELINE_STANDIN": "1"}, 60),
+        ({"PIPELINE_REQUEST_TIMEOUT": "7.5"}, 60),  # a Triton of the user's own
+    ],
+)
+def test_the_time_limit_is_that_of_serve_or_of_the_config(
+    variables: dict[str, str], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PIPELINE_STANDIN", "PIPELINE_REQUEST_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert generate_model._request_timeout(Parameters(1, 64, 1, request_timeout=60)) == seconds
+
+
+def test_requests_of_one_share_take_turns_as_one(arguments: dict[str, str]) -> None:
+    model = opened(
+        {
+            **arguments,
+            "model_config": arguments["model_config"].replace(
+                '"queue": {"string_value": "1"}', '"queue": {"string_value": "40"}'
+            ),
+        }
+    )
+    many = [endless(share="one") for _ in range(20)]
+    model.execute(many)
+    until(lambda: model.batcher.running == 1)  # of two rows
+    other = Request(text_input="a", max_tokens=2, share="two")
+    model.execute([other])
+    assert other.sender.final.wait(30) and "text_output" in other.sender.responses[-1].values()
+    late = endless(share="one")
+    model.execute([late, late])
+    code, message = ended(late)
+    assert code == pb_utils.TritonError.UNAVAILABLE and "the queue is full for this share: 20 of" in message
+    model.finalize()
+
+
+def test_a_probe_is_answered_at_once_where_the_queue_is_full(arguments: dict[str, str]) -> None:
+    model = opened(arguments)
+    idle, off = Request(probe=True), Request(probe=False, text_input="a", max_tokens=1)
+    before = model.outbox.tokens
+    for request in (idle, off):  # a token each
+        model.execute([request])
+        assert request.sender.final.wait(30)
+    until(lambda: model.outbox.tokens == before + 2)
+    requests = [endless() for _ in range(2)]
+    model.execute(requests)
+    until(lambda: model.batcher.running == 2)
+    model.execute([endless()])
+    probe = Request(probe=True)
+    model.execute([probe])
+    assert probe.sender.final.wait(30)
+    (answer,) = probe.sender.responses
+    assert answer.values() == {"text_output": "busy: 2 requests run, 1 wait"}
+    assert not any(request.sender.final.is_set() for request in requests)
+    model.finalize()
+
+
+def test_a_probe_says_where_a_pass_never_ends(
+    arguments: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = opened(arguments)
+    goes_on, forward = threading.Event(), model.runner.forward
+    monkeypatch.setattr(generate_model, "STUCK", 0.5)
+
+    def hangs(*arguments: Any, **options: Any) -> Any:
+        goes_on.wait(30)
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(model.runner, "forward", hangs)
+    model.execute([Request(text_input="a", max_tokens=3)])
+    until(lambda: model.batcher.silence > 1)
+    probe = Request(probe=True)
+    model.execute([probe])
+    code, message = ended(probe)
+    assert code == pb_utils.TritonError.INTERNAL
+    assert message == "stuck: the batch gave no sign of life for 1 s"
+    goes_on.set()
+    until(lambda: not model.batcher.busy)
+    again = Request(probe=True)
+    model.execute([again])
+    assert again.sender.final.wait(30) and again.sender.responses[-1].error is None
+    model.finalize()
+
+
+def test_a_batcher_that_idles_is_not_stuck(arguments: dict[str, str]) -> None:
+    model = opened(arguments)
+    model.batcher.beat -= 1000
+    until(lambda: model.batcher.silence < 1)
     model.finalize()
 
 

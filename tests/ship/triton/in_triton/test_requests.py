@@ -48,6 +48,11 @@ def test_fields_from_tensors_and_parameters(prompts: Prompts) -> None:
     assert not form.return_finish_reason
 
 
+def test_the_share_is_a_name(prompts: Prompts) -> None:
+    assert TextRequest.read(Request(text_input="x", share="abc"), prompts).share == "abc"
+    assert TextRequest.read(Request(text_input="x"), prompts).share == ""
+
+
 def test_a_chat_goes_through_the_template(prompts: Prompts) -> None:
     messages = [{"role": "user", "content": "x"}]
     request = TextRequest.read(Request(messages=json.dumps(messages)), prompts)
@@ -71,6 +76,7 @@ def test_a_chat_goes_through_the_template(prompts: Prompts) -> None:
         ({"text_input": "a", "stop_words": [""]}, {}, "a stop string is empty"),
         ({"messages": "no"}, {}, "messages is not JSON"),
         ({"text_input": ""}, {}, "the prompt is empty"),
+        ({"text_input": "a", "share": "x" * 101}, {}, "share has 101 characters; it is a short name, 100 at"),
     ],
 )
 def test_what_is_wrong_is_said(

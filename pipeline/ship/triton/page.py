@@ -106,9 +106,10 @@ The content type matters: Triton 24.10 crashes on form-encoded bodies above 4 MB
 Fields, all but the first optional: `text_input` or `messages` (a chat, as a JSON text), `max_tokens` (16),
 `temperature` (0 is greedy), `top_k`, `top_p`, `seed`, `repetition_penalty`, `presence_penalty`,
 `frequency_penalty`, `stop_words`, `ignore_eos`, `stream`, `exclude_input_in_output` (true),
-`return_finish_reason`, `return_num_input_tokens`, `return_num_output_tokens`, `share` (requests that name one
-share take turns with all others as if they were one). `rows`, `cache_tokens`, `queue`, `provider` (auto, cpu,
-cuda), `threads` and `verify` are parameters in `NAME_generate/config.pbtxt`.
+`return_finish_reason`, `return_num_input_tokens`, `return_num_output_tokens`, `logprobs` (0 to 20
+alternatives of each token; the output `logprobs` is JSON), `share` (requests that name one share take turns
+with all others as if they were one). `rows`, `cache_tokens`, `queue`, `provider` (auto, cpu, cuda), `threads`
+and `verify` are parameters in `NAME_generate/config.pbtxt`.
 
 OpenAI's API: `openai_frontend/main.py --model-repository /models --tokenizer …` in NVIDIA's image sends
 `NAME_generate` these fields; on this machine `pipeline serve FOLDER --openai`.

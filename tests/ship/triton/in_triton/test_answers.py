@@ -100,4 +100,4 @@ def test_the_outbox_counts_tokens_and_survives_an_error() -> None:
 
 
 def test_flags_are_fields_of_the_form() -> None:
-    assert set(FLAGS) == set(AnswerForm.__slots__) - {"prompt", "prompt_tokens"}
+    assert set(FLAGS) == set(AnswerForm.__slots__) - {"prompt", "prompt_tokens", "logprobs"}

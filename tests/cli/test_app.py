@@ -65,7 +65,13 @@ def test_how_a_command_ends(
     assert capsys.readouterr().err.startswith(line)
 
 
-@pytest.mark.parametrize("error", [ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), RuntimeError("out of memory, I guess")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        RuntimeError("out of memory, I guess"),
+    ],
+)
 def test_an_error_of_another_kind_is_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
         raise error

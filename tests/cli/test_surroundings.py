@@ -111,9 +111,8 @@ def test_a_locale_without_utf8_gives_the_same_files(tmp_path: Path, monkeypatch:
         same = {str(f.relative_to(root)): f.read_bytes() for kind in kinds for f in root.rglob(kind)}
         files.append((names, same))
         printed.append(said[:3])
-    assert f"graphs/{NAME}/attn1.fp32.onnx" in files[0][0] and any(
-        name.endswith(".md") for name in files[0][1]
-    )
+    names, same = files[0]
+    assert f"graphs/{NAME}/attn1.fp32.onnx" in names and any(name.endswith(".md") for name in same)
     assert files[0] == files[1]
     assert printed[0] == printed[1] and NAME.encode() in printed[1][0]
 

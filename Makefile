@@ -7,10 +7,10 @@ OPTIMUM := .venv-optimum
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo gpu test test-optimum fast lint parity bench-score bench-select bench-compensate soak clean venv help
+.PHONY: demo gpu test test-optimum fast lint parity bench-score bench-select bench-compensate soak fuzz clean venv help
 
 help:
-	@grep -E '^(demo|gpu|test|test-optimum|fast|lint|parity|bench-score|bench-select|bench-compensate|soak|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
+	@grep -E '^(demo|gpu|test|test-optimum|fast|lint|parity|bench-score|bench-select|bench-compensate|soak|fuzz|clean):.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ /'
 
 demo: $(VENV)/.ready  ## the main job on SmolLM2: export, skip, check, build, bench, generate
 	. $(BIN)/activate && TQDM_DISABLE=1 runs/demo.sh
@@ -57,6 +57,9 @@ bench-compensate: $(VENV)/.ready  ## what each form of compensation wins back, o
 
 soak: $(VENV)/.ready  ## five minutes of mixed load with faults on the Triton server
 	$(BIN)/python -m tests.soak
+
+fuzz: $(VENV)/.ready  ## five minutes of hostile files of every kind, counted by class; ARGS="--seconds 900 --seed 1"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 venv: $(VENV)/.ready
 

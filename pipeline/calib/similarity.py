@@ -133,6 +133,7 @@ def read(
     if (record.weights, record.contents) != (weights, contents):
         older = "" if record.contents else ", or by a version that did not look at their content"
         raise UserError(f"{json_path} was measured on other weights{older}; measure again with {command}")
+    records.refuse_odd_file(npz_path, records.MAX_BYTES)
     if record.arrays_sha256 != store.sha256(npz_path):
         raise UserError(f"{npz_path} is not what {json_path.name} describes; measure again with {command}")
     try:

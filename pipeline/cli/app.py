@@ -61,7 +61,7 @@ Paths = Annotated[
 
 def main() -> None:
     """The entry point: 0 done, 1 a check or a document failed, 2 wrong input, 130 interrupted."""
-    _escape_odd_letters()
+    _speak_utf8()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in (
         "onnx_ir",
@@ -86,22 +86,37 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:
-        if (line := disk_errors.line(error)) is None:
+    except Exception as error:
+        if (line := _explained(error)) is None:
             raise
         sys.exit(fail(line))
-    except Exception as error:
-        from pipeline.runtime import device_memory
-
-        if not device_memory.ran_out(error):
-            raise
-        sys.exit(fail(f"the GPU's memory, or what --device-memory gives of it, is full: {first_line(error)}"))
 
 
-def _escape_odd_letters() -> None:
-    """Lets a terminal or a pipe of another encoding than UTF-8 show an escape, and no traceback."""
+def _explained(error: Exception) -> str | None:
+    """One line for what a user can mend outside of the input; None of a fault, whose traceback is wanted."""
+    if isinstance(error, OSError):
+        return disk_errors.line(error)
+    if isinstance(error, UnicodeEncodeError):  # of the system's names
+        return disk_errors.odd_name(error)
+    if disk_errors.is_loop(error):
+        return f"cannot read or write: {first_line(error)}; remove that link, then run the command again"
+    from pipeline.runtime import device_memory
+
+    if device_memory.ran_out(error):
+        return f"the GPU's memory, or what --device-memory gives of it, is full: {first_line(error)}"
+    return None
+
+
+def _speak_utf8() -> None:
+    """Begins anew in Python's UTF-8 mode where the locale has no UTF-8: no name with an é could be written.
+
+    Where only the terminal or the pipe has another encoding, that shows an escape for what it lacks.
+    """
+    if not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8":
+        environment = {**os.environ, "PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="backslashreplace")
 
 

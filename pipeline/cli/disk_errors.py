@@ -47,3 +47,14 @@ def line(error: OSError) -> str | None:
     place = error.filename2 or error.filename  # of a copy, the second is where it goes
     where = f" at {place}" if place else ""
     return f"{verb}{where}: {error.strerror}; {mend}, then run the command again"
+
+
+def odd_name(error: UnicodeEncodeError) -> str:
+    """One line about a name that is no UTF-8, which no JSON, no graph and no message can hold."""
+    odd = ascii(error.object[max(0, error.start - 60) : error.end + 60])
+    return f"a name or a text is no UTF-8: {odd}; rename the file or the folder"
+
+
+def is_loop(error: Exception) -> bool:
+    """Whether it is what `Path.resolve` raises of links in a circle, up to Python 3.12."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from ")

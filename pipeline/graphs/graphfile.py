@@ -22,6 +22,11 @@ STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataT
 """Types of tensors that graphs read, as safetensors and onnx-ir call them."""
 MAX_BYTES = 2**31 - 1
 """Bytes of a graph's file at most: protobuf's own limit. Its weights lie beside it."""
+_MALFORMED = (
+    google.protobuf.message.DecodeError, ir.serde.SerdeError, ValueError, TypeError, KeyError, IndexError,
+    AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What onnx and onnx-ir raise of a file that is none."""
 CACHE_INPUT = "past_key_values."
 """How the names of the cache's inputs begin: past_key_values.{i}.key and .value."""
 
@@ -39,9 +44,10 @@ def load(path: Path) -> ir.Model:
     store.records.refuse_odd_file(path, MAX_BYTES)
     try:
         model = ir.load(path)
-    except (google.protobuf.message.DecodeError, ValueError, UnicodeDecodeError) as error:
+    except _MALFORMED as error:
+        reason = first_line(error.__cause__ or error)
         raise UserError(
-            f"{path} is not an ONNX file ({first_line(error)}); make it again with `pipeline export`"
+            f"{path} is not an ONNX file ({reason}); make it again with `pipeline export`"
         ) from None
     if not len(model.graph) and not model.graph.outputs:
         raise UserError(

@@ -28,8 +28,15 @@ TOKENIZER_FILES = (
 
 
 def tokenizer_digest(folder: Path) -> str | None:
-    """SHA-256 over the files that make the tokenizer; None where there is none."""
-    lines = [f"{name}:{store.sha256(folder / name)}" for name in TOKENIZER_FILES if (folder / name).is_file()]
+    """SHA-256 over the files that make the tokenizer; None where there is none.
+
+    Raises:
+        UserError: one of them is too large for one.
+    """
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    for file in files:
+        store.records.refuse_odd_file(file, store.records.MAX_BYTES)
+    lines = [f"{file.name}:{store.sha256(file)}" for file in files]
     return store.text_digest("\n".join(lines)) if lines else None
 
 

@@ -84,7 +84,7 @@ def opened(file: Path, framework: Literal["pt", "np"] = "pt") -> Iterator[Any]:
     try:
         with safe_open(file, framework) as tensors:
             yield tensors
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError) as error:  # it looks up NumPy's types by their names
         raise UserError(f"{file} cannot be read ({first_line(error)})") from None
 
 

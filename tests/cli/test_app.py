@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,13 @@ def test_how_a_command_ends(
     assert capsys.readouterr().err.startswith(line)
 
 
-@pytest.mark.parametrize("error", [ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), RuntimeError("out of memory, I guess")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        RuntimeError("out of memory, I guess"),
+    ],
+)
 def test_an_error_of_another_kind_is_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
         raise error
@@ -108,3 +115,33 @@ def test_an_artefact_as_json(model: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out) == {"a": "x"}
     application.show_result({"a": 1}, False, "words")
     assert capsys.readouterr().out == "words\n"
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EFBIG, errno.EDQUOT, errno.ENOENT, errno.EIO, errno.ELOOP, errno.ENODEV, errno.ESTALE,
+        errno.ENAMETOOLONG, errno.EMFILE, errno.ENOLCK, errno.EBUSY,
+    ],
+)  # fmt: skip
+def test_an_error_of_the_disk_is_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise OSError(number, os.strerror(number), "the/place")
+
+    monkeypatch.setattr(application, "app", command)
+    with pytest.raises(SystemExit) as end:
+        application.main()
+    line = capsys.readouterr().err
+    assert end.value.code == 2 and line.count("\n") == 1
+    assert f" at the/place: {os.strerror(number)}; " in line and line.endswith(
+        ", then run the command again\n"
+    )
+
+
+def test_what_a_file_says_does_not_move_the_cursor_or_fill_the_screen() -> None:
+    assert application.one_line("a\n b\tc é 漢") == "a b c é 漢"
+    assert application.one_line("\x1b[2J\0\ud800\u202e") == r"\x1b[2J\x00\ud800\u202e"
+    long = application.one_line(f"begin {'x' * 10**6} end")
+    assert len(long) < 2100 and long.startswith("begin xxx") and long.endswith("xxx end") and " … " in long

@@ -127,8 +127,8 @@ def _moments(folder: Path) -> None:
     save_file(sums, folder / "block1-2.safetensors")
     record = records.MomentsRecord(
         model="tiny", weights="content:abc", contents="0" * 64, texts=records.TextSource(origin="words"),
-        place="block1-2", samples=24, length=16, held_count=3, outlier=1.0, tokens=336, energy=1.0, stream=1.0,
-        sha256="0" * 64,
+        place="block1-2", samples=24, length=16, held_count=3, outlier=1.0, tokens=336, energy=1.0,
+        stream=1.0, sha256="0" * 64,
     )  # fmt: skip
     (folder / "block1-2.json").write_text(json.dumps(record.plain()), encoding="utf-8")
 

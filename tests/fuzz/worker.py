@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.fuzz.kinds import Kind
 
-SECONDS = 10.0
+SECONDS = 20.0
 """That reading one file may take."""
 SPACE = 6 * 2**30
 """Bytes of address space beyond what the libraries have."""
@@ -103,19 +103,20 @@ def _serve(pipe: Connection, kinds: list[Kind], stacks: str) -> None:
     out = os.open(os.devnull, os.O_WRONLY)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    with open(stacks, "w", encoding="utf-8") as stack, contextlib.suppress(EOFError, OSError):
+    with Path(stacks).open("w", encoding="utf-8") as stack, contextlib.suppress(EOFError, OSError):
         while True:
             kind, folder, free = pipe.recv()
             stack.seek(0)
             stack.truncate()
             faulthandler.dump_traceback_later(SECONDS, file=stack)
             try:
-                pipe.send(_outcome(kinds[kind], Path(folder), Path(free)))
+                pipe.send(outcome_of(kinds[kind], Path(folder), Path(free)))
             finally:
                 faulthandler.cancel_dump_traceback_later()
 
 
-def _outcome(kind: Kind, folder: Path, free: Path) -> Outcome:
+def outcome_of(kind: Kind, folder: Path, free: Path) -> Outcome:
+    """Reads a folder as its kind, in this process; `free` may be written."""
     from pipeline.cli import disk_errors
     from pipeline.types import UserError
 

@@ -218,3 +218,10 @@ def test_the_first_verify_compares_with_what_was_copied(workdir: Path) -> None:
         identity.verify(checkpoint.resolve("tiny"))
     file.write_bytes(good)
     identity.verify(checkpoint.resolve("tiny"))
+
+
+def test_a_tokenizers_file_of_gigabytes_is_not_hashed(tmp_path: Path) -> None:
+    with (tmp_path / "tokenizer.model").open("wb") as file:
+        file.truncate(5_000_000_000)
+    with pytest.raises(UserError, match=r"tokenizer\.model has 5,000,000,000 bytes"):
+        identity.tokenizer_digest(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,15 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     file.write_bytes("one\ntwo".encode("utf-16-le"))
     with pytest.raises(UserError, match="holds a NUL"):
         json_lines.read_text(file)
+
+
+def test_no_pipe_is_waited_for_and_no_gigabytes_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(UserError, match="not a regular file"):
+        json_lines.read_text(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_bytes(bytes(101))
+    monkeypatch.setattr(json_lines, "MAX_BYTES", 100)
+    with pytest.raises(UserError, match="has 101 bytes; a file of its kind has 100 at most"):
+        json_lines.read_text(tmp_path / "b.txt")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,3 +123,45 @@ def test_weights_that_lie_are_refused_and_nothing_is_left(how: str, workdir: Pat
         checkpoint.resolve(str(source))
     assert "\n" not in str(caught.value) and str(source) in str(caught.value)
     assert not Path("graphs/tiny").exists()
+
+
+def test_the_library_opens_only_what_is_known_to_be_true(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    save_file({"x": np.arange(4.0)}, file)
+    with safetensors_index.opened(file, "np") as tensors:
+        assert list(tensors.keys()) == ["x"]
+    assert safetensors_index.load(file)["x"].tolist() == [0, 1, 2, 3]
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    unread = raw[8 : 8 + length].replace(b'"F64"', b'"F8_E8M0"').replace(b"[4]", b"[32]")
+    for content, words in (
+        (raw[:-1], "truncated"),
+        (len(unread).to_bytes(8, "little") + unread + raw[8 + length :], r"cannot be read"),
+        (header_in("utf-16", raw, length), "header is malformed"),
+        (b"", "truncated or no safetensors file"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            safetensors_index.load(file, "np")
+
+
+def header_in(encoding: str, raw: bytes, length: int) -> bytes:
+    """The same file with its header in another encoding, which json would guess."""
+    header = raw[8 : 8 + length].decode().encode(encoding)
+    return len(header).to_bytes(8, "little") + header + raw[8 + length :]
+
+
+@pytest.mark.parametrize(
+    ("put", "words"),
+    [
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+        (lambda path: path.symlink_to("nowhere"), "does not exist"),
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
+        (Path.mkdir, "cannot be read: Is a directory"),
+    ],
+)
+def test_what_is_no_file_is_one_line(put: Any, words: str, tmp_path: Path) -> None:
+    put(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=words):
+        safetensors_index.read_index([tmp_path / "a.safetensors"])

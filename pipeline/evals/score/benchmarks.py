@@ -236,8 +236,15 @@ _TagsAsText.add_constructor("!function", lambda loader, node: loader.construct_s
 
 
 def _field(file: Path, key: str) -> str:
-    """A field of one of lm-eval's own YAMLs."""
-    data = yaml.load(store.records.read_bytes(file).decode(), Loader=_TagsAsText)
+    """A field of one of lm-eval's own YAMLs.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        data = yaml.load(store.records.read_bytes(file).decode(), Loader=_TagsAsText)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{file} is no task of lm-eval's: {' '.join(str(error).split()):.300}") from None
     if not isinstance(data, dict) or key not in data:
         raise UserError(f"{file} is no task of lm-eval's: it lacks {key!r}")
     return str(data[key])

@@ -21,6 +21,7 @@ from pipeline import store
 from pipeline.evals.score import kept_files
 from pipeline.evals.score.answers import BAD_ROW, judged
 from pipeline.evals.score.stable import described
+from pipeline.store import records
 from pipeline.types import UserError
 
 SEED = 1234
@@ -99,6 +100,7 @@ def read_instances(file: Path, documents: dict[int, Any]) -> list[Instance] | No
     if not file.is_file():
         return None
     try:
+        records.refuse_odd_file(file, MAX_BYTES)
         with gzip.open(file, "rb") as packed:
             content = packed.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
@@ -109,7 +111,7 @@ def read_instances(file: Path, documents: dict[int, Any]) -> list[Instance] | No
             Instance(kind, documents[document], (contexts[context], *rest), idx, (task, document, repeats))
             for kind, task, document, repeats, idx, context, rest in data["instances"]
         ]
-    except (OSError, EOFError, zlib.error, RecursionError, *BAD_ROW):
+    except (UserError, OSError, EOFError, zlib.error, RecursionError, *BAD_ROW):
         return None
     kept_files.used(file)
     return instances

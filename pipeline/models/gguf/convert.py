@@ -66,6 +66,7 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
 def _layers(header: GgufHeader) -> Layers:
     """The layers of a file in which nothing is left that is not understood."""
     file, fields = header.file, header.fields
+    keys.refuse_no_names(file, fields)
     arch = fields.get("general.architecture")
     if arch not in DIALECTS:
         raise UserError(

@@ -75,6 +75,25 @@ _TEMPLATES = re.compile(r"tokenizer\.(chat_template(\..+)?|chat_templates|huggin
 _OTHER_FORMATS = ("adapter.", "clip.")
 
 
+_TEXTS = (
+    "general.architecture", "general.type", "tokenizer.ggml.model", "tokenizer.ggml.pre",
+)  # fmt: skip
+"""Keys whose values are names."""
+
+
+def refuse_no_names(file: Path, fields: Mapping[str, Any]) -> None:
+    """Refuses a number or a list where a name is expected, before anything is looked up by it.
+
+    Raises:
+        UserError: with the key and its value.
+    """
+    for key in _TEXTS:
+        if not isinstance(value := fields.get(key, ""), str):
+            raise UserError(
+                f"{file}: {key} is {value!r:.40}, which is no name; take the safetensors checkpoint"
+            )
+
+
 def refuse_unknown(file: Path, fields: Mapping[str, Any], arch: str) -> None:
     """Refuses a key that may change what the model computes and that nothing here understands.
 

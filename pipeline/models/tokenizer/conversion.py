@@ -76,7 +76,7 @@ def _of_sentencepiece(
             return model_file.tokenizer(model, settings)
         except UserError:
             raise
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - the libraries raise Exception itself
             raise UserError(f"{model} has no tokenizer with its settings ({first_line(error)})") from None
     tokenizer = _by_transformers(model.parent)
     proof.refuse_other_ids(model, tokenizer.backend_tokenizer, model_file.read(model))

@@ -103,15 +103,18 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         # Without O_NONBLOCK a named pipe would be waited for.
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb")
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:  # a NUL in its name
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, handle)
+        if stat.S_ISDIR(mode := os.fstat(handle).st_mode):
+            raise UserError(f"{path} cannot be read: Is a directory")
+        if not stat.S_ISREG(mode):
             raise UserError(f"{path} is not a regular file")
-        yield file
+        yield stack.enter_context(os.fdopen(handle, "rb", closefd=False))
 
 
 def refuse_odd_file(path: Path, most: int | None = None) -> None:

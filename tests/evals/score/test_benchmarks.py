@@ -65,12 +65,25 @@ def test_other_shots_are_in_every_part() -> None:
             benchmarks.find(name, count)
 
 
+SINGLE = (
+    "title: x\nsource: y\nmetric: acc\nnum_fewshot: 0\ncolumns: [a]\nharness: {harness}\n"
+    "data: {{ test: {{ file: {file}, rows: 1, from: here }} }}\n"
+)
+"""A benchmark of one task."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("title: x\nsource: y\nmetrics: acc\n", r"bad\.yaml is no benchmark: "),
         ("title: [x\n", r"bad\.yaml cannot be read as YAML: while parsing"),
         ("- a\n", r"bad\.yaml is no benchmark: "),
+        (SINGLE.format(harness="../../../etc/passwd", file="a"), "harness Value error, .* no path inside"),
+        (SINGLE.format(harness="/etc/passwd", file="a"), "harness Value error, .* no path inside"),
+        (SINGLE.format(harness="arc/missing.yaml", file="a"), "lm-eval has no arc/missing.yaml under"),
+        (SINGLE.format(harness="arc/README.md", file="a"), "is no task of lm-eval's|cannot be read"),
+        (SINGLE.format(harness="null", file="./../../a"), r"data.test.file Value error, .* no path inside"),
+        ("title: &a [*a]\n", "an anchor or an alias"),
     ],
 )
 def test_a_bad_file_is_one_line(text: str, message: str, workdir: Path) -> None:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from pipeline.evals.score.journal import Journal
 from pipeline.evals.score.work import Work
+from pipeline.types import UserError
 
 
 def test_two_writers_do_not_mix_and_a_torn_line_is_asked_again(workdir: Path) -> None:
@@ -58,3 +62,11 @@ def test_without_a_path_answers_stay_in_memory(workdir: Path) -> None:
         journal.add({"a": ["text"]})
         assert journal.answers == {"a": ["text"]}
     assert not list(workdir.iterdir())
+
+
+def test_what_is_no_file_is_not_read_for_ever(workdir: Path) -> None:
+    os.mkfifo("a.jsonl")
+    Path("b.jsonl").symlink_to("/dev/zero")
+    for name in ("a.jsonl", "b.jsonl"):
+        with pytest.raises(UserError, match=f"{name} is not a regular file"):
+            Journal(Path(name))

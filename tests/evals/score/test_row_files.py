@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.evals.score import row_files
+from pipeline.models import json_lines
 from pipeline.types import UserError
 
 
@@ -81,3 +83,21 @@ def test_parquet_names_its_rows(workdir: Path) -> None:
     Path("damaged.parquet").write_bytes(damaged)
     with pytest.raises(UserError, match="no parquet file"):
         row_files.read(Path("damaged.parquet"))
+
+
+def test_parquet_is_a_file_and_unpacks_to_no_gigabytes(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    os.mkfifo("a.parquet")
+    with pytest.raises(UserError, match="not a regular file"):
+        row_files.read(Path("a.parquet"))
+    parquet.write_table(pyarrow.table({"a": [str(i) for i in range(5000)]}), "b.parquet")
+    monkeypatch.setattr(json_lines, "MAX_BYTES", 50_000)
+    assert len(row_files.read(Path("b.parquet"))) == 5000
+    parquet.write_table(pyarrow.table({"a": ["x" * 100_000] * 50}), "c.parquet")
+    assert Path("c.parquet").stat().st_size < json_lines.MAX_BYTES
+    with pytest.raises(UserError, match=r"c\.parquet holds .* bytes of rows"):
+        row_files.read(Path("c.parquet"))

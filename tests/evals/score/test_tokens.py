@@ -45,3 +45,14 @@ def test_another_tokenizer_makes_other_files(model) -> None:
         other.tok_encode("The grass is"),
         other.tok_encode(" green")[1:],
     )
+
+
+def test_a_window_that_was_damaged_is_tokenised_again(model: TokenizerLM) -> None:
+    wanted = list(tokens.windows(model, WINDOWS))
+    file, *_ = sorted(Path("evals/cache/tiny").glob("*.npz"))
+    whole = file.read_bytes()
+    for content in (b"", whole[:100], whole.replace(b"NUMPY", b"NUMPX"), b"\x80\x04N."):
+        file.write_bytes(content)
+        assert tokens.read_kept(file) is None
+        assert list(tokens.windows(model, WINDOWS)) == wanted
+        assert tokens.read_kept(file) in wanted

@@ -62,3 +62,10 @@ def test_a_window_of_the_whole_context_means_nothing() -> None:
     keys.refuse_unknown(FILE, fields, "qwen2")
     with pytest.raises(UserError, match="sliding_window is 4096"):
         keys.refuse_unknown(FILE, {**fields, "qwen2.context_length": 8192}, "qwen2")
+
+
+@pytest.mark.parametrize("key", ["general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre"])
+@pytest.mark.parametrize("value", [[1, 2], 3])
+def test_a_number_in_the_place_of_a_name_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"m\.gguf: {key} is .*, which is no name"):
+        keys.refuse_no_names(tmp_path / "m.gguf", {key: value})

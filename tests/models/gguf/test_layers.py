@@ -191,3 +191,11 @@ def test_llama_cpp_computes_the_same(name: str, changes: dict[str, Any], workdir
     record = beside_llamacpp.compare(checkpoint.resolve(str(file)).folder)
     assert isinstance(record, LlamaCppRecord) and record.passed
     assert record.distance is not None and record.distance < 0.001
+
+
+def test_no_scalar_is_repeated_as_often_as_a_file_claims(tmp_path: Path) -> None:
+    """2³¹ times head_count would be 16 GB."""
+    counts = {"deci.block_count": 2**31 - 1, "deci.feed_forward_length": [96, 96, 96, 0]}
+    file = tiny_gguf.write(source(tmp_path / "s"), tmp_path / "m.gguf", Tiny(arch="deci", keys=counts))
+    with pytest.raises(UserError, match=r"feed_forward_length has 4 numbers for 2147483647 layers"):
+        convert(file, tmp_path / "c")

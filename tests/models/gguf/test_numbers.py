@@ -17,7 +17,11 @@ def numbers(value: Any) -> Numbers:
 
 
 def test_what_is_there_is_read_and_what_is_not_has_its_default() -> None:
-    assert numbers(7).size("x") == 7 and numbers([7, 7]).size("x", layers=2) == 7 and numbers(None).size("x", 3) == 3
+    assert (
+        numbers(7).size("x") == 7
+        and numbers([7, 7]).size("x", layers=2) == 7
+        and numbers(None).size("x", 3) == 3
+    )
     assert numbers(2).number("x") == 2.0 and numbers(None).number("x", 0.5) == 0.5
     assert numbers(float(np.float32(1e-5))).number("x") == 1e-5
 

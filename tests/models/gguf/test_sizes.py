@@ -19,7 +19,9 @@ from tests.tiny_gguf import Tiny
         ("attention.value_length", 16), ("rope.dimension_count", 16), ("vocab_size", 299),
         ("attention.head_count", [4, 2]), ("feed_forward_length", [96, 0]), ("embedding_length", None),
         ("attention.layer_norm_rms_epsilon", None), ("attention.layer_norm_rms_epsilon", float("nan")),
-        ("rope.freq_base", 0.0), ("context_length", "many"), ("attention.head_count_kv", 0),
+        ("rope.freq_base", 0.0), ("rope.freq_base", float("nan")), ("block_count", [2, 2]),
+        ("context_length", [256, 256]), ("attention.head_count", [4, 4, 4]), ("context_length", "many"),
+        ("attention.head_count_kv", 0),
     ],
 )  # fmt: skip
 def test_a_size_that_cannot_be_is_named(key: str, value: Any, tmp_path: Path) -> None:

@@ -83,6 +83,6 @@ class Fronts:
             first = gate.listening(server.http, models, sockets[0], access, states, limit)
             urls = [stack.enter_context(first)]
             for listener in sockets[1:]:
-                front = openai_front.listening(server.grpc, texts, listener, access, states)
+                front = openai_front.listening(server.grpc, texts, listener, access, states, limit)
                 urls.append(stack.enter_context(front))
             yield urls

@@ -6,12 +6,16 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
+from pipeline.runtime.generation import alone
+from pipeline.runtime.generation.sampling import Sampling
 from pipeline.ship import openai_front
 from pipeline.ship.ports import bound
 from tests.serving import BASE, CUT, NARROW, PROMPTS, Served, until
+from tests.ship.openai_front import client_checks
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -24,6 +28,31 @@ def client(healthy: Served) -> Iterator[openai.OpenAI]:
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
         yield client
+
+
+@pytest.mark.parametrize("what", client_checks.CHECKS)
+def test_openais_own_client(client: openai.OpenAI, what: str) -> None:
+    for model in (BASE, CUT):
+        assert client_checks.failure(what, client, model) is None
+
+
+def test_log_probabilities_are_those_of_the_graph(healthy: Served, client: openai.OpenAI) -> None:
+    """Of drawn tokens, before temperature and penalties: log-softmax in float64 of the graph run directly."""
+    arguments: Any = {"model": CUT, "prompt": PROMPTS[1], "max_tokens": 10, "seed": 3, "temperature": 0.7}
+    answer = client.completions.create(**arguments, logprobs=5, extra_body={"repetition_penalty": 1.5})
+    sampling = Sampling(10, temperature=0.7, seed=3, repetition_penalty=1.5, logprobs=5)
+    ids, runner = healthy.prompts.encode(PROMPTS[1]), healthy.runners[CUT]
+    pieces = alone.pieces(runner, healthy.prompts, ids, sampling)
+    assert answer.choices[0].text == "".join(piece.text for piece in pieces)
+    lists, tokens = answer.choices[0].logprobs, [piece.token for piece in pieces]
+    for token, value, top in zip(tokens, lists.token_logprobs, lists.top_logprobs, strict=True):
+        logits, _ = runner.forward(np.array([ids], np.int64))
+        scores = logits[0, -1].astype(np.float64)
+        truth = scores - scores.max() - np.log(np.exp(scores - scores.max()).sum())
+        assert value == pytest.approx(truth[token], abs=1e-4)
+        likeliest = sorted(top.values(), reverse=True)[:5]
+        assert likeliest == pytest.approx(np.sort(truth)[::-1][:5], abs=1e-4)
+        ids = [*ids, token]
 
 
 def test_openai_completions(healthy: Served, client: openai.OpenAI) -> None:

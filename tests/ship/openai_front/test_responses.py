@@ -165,11 +165,16 @@ def stream_of(models: FakeModels, prompt: str, interfere: Any = lambda: None) ->
 
 def test_streams_end_with_an_error_and_done() -> None:
     models = FakeModels()
-    assert stream_of(models, "a wait", models.stop) == ["A", "the server is stopping", "[DONE]"]
+    assert stream_of(models, "a wait", models.states.stop) == ["A", "the server is being stopped", "[DONE]"]
     assert models.left == ["a wait"]
     models = FakeModels()
-    died = ["A", "the model died", "[DONE]"]
-    assert stream_of(models, "a wait", lambda: models.end_all("the model died", "base_generate")) == died
+    died = ["A", "base_generate is being loaded again: it died", "[DONE]"]
+    assert stream_of(models, "a wait", lambda: models.states.down("base_generate", "it died")) == died
+    with pytest.raises(Refusal, match="is being loaded again: it died") as caught:  # until it is there again
+        run(CompletionRequest(model="base", prompt="a"), models)
+    assert caught.value.status == 503 and run(CompletionRequest(model="attn2-3", prompt="a"), models)
+    models.states.up("base_generate")
+    assert run(CompletionRequest(model="base", prompt="a"), models)
     bug = ["A", "an unexpected error; the server's log has it", "[DONE]"]
     assert stream_of(FakeModels(), "a bug") == bug
 

@@ -173,8 +173,7 @@ def test_openai_overload_and_hang_up(healthy: Served, client: openai.OpenAI) -> 
     with pytest.raises(openai.InternalServerError) as caught:
         client.completions.create(model=NARROW, prompt="a")
     assert caught.value.status_code == 503 and caught.value.code == "overloaded"
-    streams[0].close()
-    until(lambda: len(streams) == 3)
-    for stream in streams:
-        stream.close()
+    for number in range(3):  # each begins when the one before it is left
+        until(lambda number=number: len(streams) > number)
+        streams[number].close()
     until(lambda: healthy.metric("pipeline_running_requests", NARROW) == 0)

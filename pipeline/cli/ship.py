@@ -130,6 +130,22 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 8002,
     openai_port: Annotated[int, typer.Option(help="0 picks a free one.")] = 9000,
+    host: Annotated[
+        str, typer.Option(help="Where the gate (HTTP) and the OpenAI front listen.")
+    ] = "127.0.0.1",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask clients for this bearer token; PIPELINE_API_KEY keeps it out of the process list."
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name that clients use for this server; may be repeated."),
+    ] = None,
+    request_timeout: Annotated[
+        float, typer.Option(help="Seconds from a request's arrival to its end, at most.")
+    ] = 300,
     log_file: Annotated[Path | None, typer.Option(help="Keep Triton's own output here.")] = None,
     provider: ProviderOption = "cpu",
     as_json: Json = False,
@@ -139,9 +155,11 @@ def serve(
     Graphs run on the CPU, or on CUDA with --provider (some GB more, once); of a plan the graph that it was
     built from. Example: `pipeline serve engines/triton --smoke`
     """
+    import os
     import shlex
     from dataclasses import asdict
 
+    from pipeline.ship.fronts import Fronts
     from pipeline.ship.ports import Ports
     from pipeline.ship.triton import page, repository
 
@@ -152,11 +170,15 @@ def serve(
     repository.read(folder)  # a wrong folder is said before CUDA is asked for
     from pipeline.ship import serve as stage
     from pipeline.ship.triton import wheel
+    from pipeline.ship.web.guard import Access
 
+    key = api_key if api_key is not None else os.environ.get("PIPELINE_API_KEY")
+    access = Access(host, tuple(allowed_host or ()), key)
+    fronts = Fronts(openai_port if openai else None, access, request_timeout)
     graphs_on = arguments.provider(provider, wheel.refusal)
     if not smoke:
         ports = Ports(http_port, grpc_port, metrics_port)
-        stage.serve(folder, ports, openai_port if openai else None, log_file, graphs_on)
+        stage.serve(folder, ports, fronts, log_file, graphs_on)
         return
     checks = stage.smoke(folder, graphs_on)
     failed = sum(not check.passed for check in checks)

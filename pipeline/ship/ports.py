@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,22 +12,33 @@ from pipeline.types import UserError
 HOST = "127.0.0.1"
 
 
-def bound(port: int, option: str) -> socket.socket:
-    """A socket that is bound to a port of 127.0.0.1; 0 picks a free one.
+def bound(port: int, option: str, host: str = HOST) -> socket.socket:
+    """A socket that is bound to a port; 0 picks a free one.
 
     Args:
         port: its number.
         option: of the command line, by which another one is chosen.
+        host: an address of this machine, or a name that has one.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is taken, or may not be had; or the host is none of this machine.
     """
-    listener = socket.socket()
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise UserError(f"--host {host} is no address and no known name") from None
+    listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
-    except OSError:
+        listener.bind(address)
+    except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(f"--host {host} is no address of this machine") from None
+        if error.errno == errno.EACCES:
+            raise UserError(f"port {port} may not be had by this user; choose another {option}") from None
         raise UserError(
             f"port {port} is taken; stop what listens there, or choose another {option}"
         ) from None

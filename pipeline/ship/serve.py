@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import store
 from pipeline.ship import watch
-from pipeline.ship.ports import Ports
-from pipeline.ship.triton import checks, http, install, page, repository, served, versions, wheel
+from pipeline.ship.fronts import LONGEST, Fronts
+from pipeline.ship.ports import Ports, bound
+from pipeline.ship.triton import checks, gate, http, install, page, repository, served, versions, wheel
 from pipeline.ship.triton.checks import ServingCheck
 from pipeline.ship.triton.served import ServedModel
 from pipeline.ship.triton.server import Server
+from pipeline.ship.web.guard import Access
+from pipeline.ship.web.model_states import ModelStates
 from pipeline.store.processes import stoppable
 from pipeline.store.records import ShipRecord
 from pipeline.types import Failed, Provider, UserError, first_line
@@ -27,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def smoke(folder: Path, provider: Provider = "cpu") -> list[ServingCheck]:
-    """Starts the server on free ports, runs every check, stops it.
+    """Starts the server on free ports, runs every check through the gate, stops it.
 
     Args:
         folder: a model repository that `pipeline ship` wrote.
@@ -39,19 +43,23 @@ def smoke(folder: Path, provider: Provider = "cpu") -> list[ServingCheck]:
     """
     models = _verified(folder, provider)
     names = [model.name for model in models]
+    results = []
     with Server(wheel.find(provider), folder, names, Ports(0, 0, 0)) as server:
-        results = []
-        for check in _smoke_checks(folder, models, server):
-            log.info("%s", check.line())
-            results.append(check)
+        listener = bound(0, "--http-port")
+        with gate.listening(server.http, names, listener, Access(), ModelStates(), LONGEST) as address:
+            for check in _smoke_checks(folder, models, server, address):
+                log.info("%s", check.line())
+                results.append(check)
     return results
 
 
-def _smoke_checks(folder: Path, models: list[ServedModel], server: Server) -> Iterator[ServingCheck]:
-    yield from checks.examine(folder, models, server.http, server.grpc, server.wheel.provider)
+def _smoke_checks(
+    folder: Path, models: list[ServedModel], server: Server, address: str
+) -> Iterator[ServingCheck]:
+    yield from checks.examine(folder, models, address, server.grpc, server.wheel.provider)
     model = models[-1].name
     body = {"text_input": "a", "max_tokens": -1}
-    status, answer = http.post(f"{server.http}/v2/models/{model}/generate", body)
+    status, answer = http.post(f"{address}/v2/models/{model}/generate", body)
     is_refused = status >= 400 and "max_tokens" in str(answer)
     yield ServingCheck(model, "refuses max_tokens -1", is_refused, f"HTTP {status}")
     yield ServingCheck("server", "is healthy after all that", server.is_healthy())
@@ -60,7 +68,7 @@ def _smoke_checks(folder: Path, models: list[ServedModel], server: Server) -> It
 def serve(
     folder: Path,
     ports: Ports,
-    openai_port: int | None = None,
+    fronts: Fronts | None = None,
     log_file: Path | None = None,
     provider: Provider = "cpu",
 ) -> None:
@@ -71,8 +79,8 @@ def serve(
 
     Args:
         folder: a model repository that `pipeline ship` wrote.
-        ports: where the server listens.
-        openai_port: where the OpenAI front listens; None for no front.
+        ports: where the gate listens (HTTP), and Triton itself (gRPC and metrics, on 127.0.0.1).
+        fronts: what stands before the models; by default the gate alone, on 127.0.0.1.
         log_file: of the server's own output.
         provider: of ONNX Runtime, that runs the graphs.
 
@@ -83,12 +91,16 @@ def serve(
     models = _verified(folder, provider)
     names = [model.name for model in models]
     texts = [model.name for model in models if model.is_text]
+    fronts, states = fronts or Fronts(), ModelStates()
+    own_ports = replace(ports, http=0)
     try:
-        with stoppable(), Server(wheel.find(provider), folder, names, ports, log_file) as server:
+        with stoppable(), fronts.bound(ports.http) as sockets, ExitStack() as stack:
+            environment = replace(wheel.find(provider), request_timeout=fronts.request_timeout)
+            server = stack.enter_context(Server(environment, folder, names, own_ports, log_file))
             _require_checks(folder, models, server)
-            with _front(server, texts, openai_port) as front:
-                _print_addresses(server, names, front)
-                watch.watch(server, texts)
+            with fronts.opened(server, names, sockets, states) as urls:
+                _print_addresses(server, names, urls, fronts.access)
+                watch.watch(server, texts, states)
     except KeyboardInterrupt:
         log.info("stopped")
 
@@ -142,23 +154,11 @@ def _require_checks(folder: Path, models: list[ServedModel], server: Server) -> 
         raise Failed(f"{len(failures)} checks failed; the first: {failures[0].line()}")
 
 
-@contextmanager
-def _front(server: Server, texts: list[str], port: int | None) -> Iterator[str | None]:
-    """The URL of the OpenAI front; None where none is wanted."""
-    if port is None:
-        yield None
-        return
-    from pipeline.ship import openai_front
-
-    with openai_front.listening(server.grpc, texts, port) as url:
-        yield url
-
-
-def _print_addresses(server: Server, models: list[str], front: str | None) -> None:
+def _print_addresses(server: Server, models: list[str], urls: list[str], access: Access) -> None:
+    gate_url, *fronts = urls
     text = next(name for name in models if name.endswith(repository.ENDING))
-    lines = [f"ready: {server.http} (HTTP), {server.grpc} (gRPC), {server.metrics}"]
-    lines += [f"  {server.http}/v2/models/{name}" for name in models]
-    if front:
-        lines.append(f"  {front}/v1 (OpenAI)")
-    lines.append(f"  {page.curl(f'{server.http}/v2/models/{text}')}")
-    print("\n".join(lines), flush=True)
+    lines = [f"ready: {gate_url} (HTTP), {server.grpc} (gRPC), {server.metrics}"]
+    lines += [f"  {gate_url}/v2/models/{name}" for name in models]
+    lines += [f"  {url}/v1 (OpenAI)" for url in fronts]
+    curl = page.curl(f"{gate_url}/v2/models/{text}", with_key=access.api_key is not None)
+    print("\n".join([*lines, f"  {curl}"]), flush=True)

@@ -17,6 +17,8 @@ from pipeline.ship import serve
 from pipeline.ship.ports import Ports
 from pipeline.ship.triton import checks, http, repository, ship, wheel
 from pipeline.ship.triton.server import Server
+from pipeline.ship.web.guard import Access
+from pipeline.ship.web.model_states import ModelStates
 from pipeline.types import Failed, UserError
 from tests import serving, soak
 from tests.serving import command, plan, ship_record, until
@@ -57,12 +59,16 @@ def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixture[str]) -> None:
-    serve._print_addresses(FakeServer(), ["m", "m_generate"], "http://127.0.0.1:9000")
+    urls = ["http://127.0.0.1:7000", "http://127.0.0.1:9000"]
+    serve._print_addresses(FakeServer(), ["m", "m_generate"], urls, Access())
     first, *lines, curl = capsys.readouterr().out.splitlines()
-    assert first.startswith("ready: http://127.0.0.1:8000 (HTTP), 127.0.0.1:8001 (gRPC)")
+    assert first.startswith("ready: http://127.0.0.1:7000 (HTTP), 127.0.0.1:8001 (gRPC)")
     assert "  http://127.0.0.1:9000/v1 (OpenAI)" in lines
-    url = "http://127.0.0.1:8000/v2/models/m_generate"
+    url = "http://127.0.0.1:7000/v2/models/m_generate"
     assert curl.startswith(f"  curl -N {url}/generate_stream -H 'Content-Type: application/json' -d ")
+    serve._print_addresses(FakeServer(), ["m_generate"], urls[:1], Access(api_key="sesame"))
+    printed = capsys.readouterr().out
+    assert '-H "Authorization: Bearer $PIPELINE_API_KEY"' in printed and "sesame" not in printed
 
 
 def test_an_empty_repository_is_refused(tmp_path: Path) -> None:

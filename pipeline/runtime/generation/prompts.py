@@ -12,6 +12,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from pipeline.runtime.generation import chat_template
+from pipeline.runtime.generation.spelling import Spelling
 from pipeline.types import UserError, first_line
 
 FILES = ("tokenizer.json", "generation.json")
@@ -146,6 +147,11 @@ class Prompts:
         }
         text = chat_template.render(self.conventions.chat_template, variables)
         return _opened(text, messages[-1]["content"]) if answer == "goes on" else text
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """The bytes of its tokens."""
+        return Spelling(self.tokenizer)
 
     @cached_property
     def longest(self) -> int:

@@ -22,6 +22,9 @@ NOT_FINITE = (
 MOST_STOPS, LONGEST_STOP = 16, 256
 """Stop strings, and characters in one: each is looked for at every token."""
 
+MOST_ALTERNATIVES = 20
+"""Of a token, with their log-probabilities."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -38,6 +41,7 @@ class Sampling:
         frequency_penalty: subtracted as often as the token is in the text.
         stop: strings that end the text and do not appear in it; 16 of 256 characters at most.
         ignore_eos: go on after the model's end-of-text token (for measuring).
+        logprobs: log-probabilities of the tokens and of so many alternatives are wanted; None is neither.
 
     Raises:
         UserError: a value is out of range or no number.
@@ -53,6 +57,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -72,6 +77,8 @@ class Sampling:
             raise UserError(f"top_p {self.top_p} is not above 0 and at most 1")
         if self.seed is not None and self.seed < 0:
             raise UserError(f"seed {self.seed} is negative")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_ALTERNATIVES:
+            raise UserError(f"logprobs {self.logprobs} is not between 0 and {MOST_ALTERNATIVES}")
         if not all(self.stop):
             raise UserError("a stop string is empty")
         longest = max(map(len, self.stop), default=0)

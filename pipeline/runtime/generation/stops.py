@@ -16,12 +16,15 @@ class StopSearch:
         stop: the strings that end the text.
         written: the text with its special tokens.
         shown: whether each of its characters comes out.
+        total, out: characters that were added so far, and those that `take` is through with.
     """
 
     stop: tuple[str, ...]
     written: str = ""
     shown: list[bool] = field(default_factory=list)
     stops: bool = False
+    total: int = 0
+    out: int = 0
 
     def copy(self) -> StopSearch:
         """Another one with the same text."""
@@ -30,6 +33,7 @@ class StopSearch:
     def add(self, text: str, is_shown: bool = True) -> None:
         """Adds text, or a special token that is not shown."""
         self.written += text
+        self.total += len(text)
         self.shown += [is_shown] * len(text)
         self.stops = self.stops or bool(self._places())
 
@@ -45,6 +49,7 @@ class StopSearch:
         else:
             end = size if last else min(self._beginnings(), default=size)
         text = "".join(c for c, is_shown in zip(self.written[:end], self.shown, strict=False) if is_shown)
+        self.out += end
         self.written, self.shown = ("", []) if self.stops else (self.written[end:], self.shown[end:])
         return text
 

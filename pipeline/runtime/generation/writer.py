@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.runtime.generation.logprobs import TextLogprobs, WrittenToken
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.rows import Turn
 from pipeline.runtime.generation.sampling import Sampler, Sampling
@@ -29,12 +30,14 @@ class Piece:
         token: its id; None where no token was picked (cancelled).
         finish: why the text ends here; None where it goes on.
         error: what went wrong; ends the text.
+        logprobs: the tokens whose text is out with this piece, where they are wanted.
     """
 
     text: str = ""
     token: int | None = None
     finish: Finish | None = None
     error: Exception | None = None
+    logprobs: tuple[WrittenToken, ...] = ()
 
 
 class Writer:
@@ -71,6 +74,8 @@ class Writer:
         self.sampling, self.prompts, self.sink, self.is_cancelled = sampling, prompts, sink, is_cancelled
         self.sampler = Sampler(sampling, prompt)
         self.text = TextStream(prompts, prompt, sampling.stop)
+        wanted = sampling.logprobs
+        self.logprobs = None if wanted is None else TextLogprobs(prompts.spelling, self.text, wanted)
         self.count = 0
 
     def cancelled(self) -> bool:
@@ -82,7 +87,10 @@ class Writer:
         token = self.sampler.pick(logits)
         self.count += 1
         finish: Finish | None = "length" if self.count == self.sampling.max_tokens else None
-        if token in self.prompts.ends and not self.sampling.ignore_eos:
+        is_end = token in self.prompts.ends and not self.sampling.ignore_eos
+        if self.logprobs and not is_end:
+            self.logprobs.pick(token, logits)
+        if is_end:
             text, finish = self.text.end(token), "stop"
         else:
             text = self.text.push(token)
@@ -91,7 +99,8 @@ class Writer:
             elif finish:
                 text += self.text.rest()
                 finish = "stop" if self.text.stopped else finish
-        self.sink(Piece(text, token, finish))
+        tokens = self.logprobs.take(last=bool(finish)) if self.logprobs else ()
+        self.sink(Piece(text, token, finish, logprobs=tokens))
         return None if finish else token
 
     def spelled(self, token: int) -> str:
@@ -129,6 +138,15 @@ class TextStream:
         self.released = len(self.window)  # tokens of the window whose text is out
         self.pending = StopSearch(stop)
         self.special = special_tokens(prompts.tokenizer) if stop else {}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no token waits for another to be a character."""
+        return self.released == len(self.window)
+
+    def gain(self, token: int) -> str:
+        """The text that would be new by this token, half a character with it."""
+        return self._gained([*self.window, token])
 
     def push(self, token: int) -> str:
         """The text that this token makes certain."""
@@ -183,10 +201,10 @@ class TextStream:
             del self.window[self.released :]
         self.released = len(self.window)
 
-    def _gained(self) -> str:
+    def _gained(self, window: list[int] | None = None) -> str:
         """The text of the window's tokens whose text is not out yet."""
         known: str = self.tokenizer.decode(self.window[: self.released], skip_special_tokens=True)
-        text: str = self.tokenizer.decode(self.window, skip_special_tokens=True)
+        text: str = self.tokenizer.decode(window or self.window, skip_special_tokens=True)
         return text[len(known) :]
 
     def _release(self, last: bool) -> str:

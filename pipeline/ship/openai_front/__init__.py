@@ -6,39 +6,42 @@ API: https://platform.openai.com/docs/api-reference
 
 from __future__ import annotations
 
-import threading
-import time
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import uvicorn
-
 from pipeline.ship.openai_front.app import application
 from pipeline.ship.openai_front.events import TextModels
-from pipeline.ship.ports import HOST, bound
+from pipeline.ship.triton.wheel import REQUEST_TIMEOUT
+from pipeline.ship.web import listening as web
+from pipeline.ship.web.guard import Access, Guard, openai_form
+from pipeline.ship.web.model_states import ModelStates
+
+BODY = 4 * 2**20
+"""Bytes of a request's body, at most."""
 
 
 @contextmanager
-def listening(grpc: str, models: Sequence[str], port: int) -> Iterator[str]:
+def listening(
+    grpc: str,
+    models: Sequence[str],
+    listener: socket.socket,
+    access: Access | None = None,
+    states: ModelStates | None = None,
+    request_timeout: float = REQUEST_TIMEOUT,
+) -> Iterator[str]:
     """The front, in a thread of this process; gives its URL.
 
     Args:
         grpc: host:port of Triton's gRPC.
         models: its text models.
-        port: where the front listens; 0 picks a free one.
-
-    Raises:
-        UserError: the port is taken.
+        listener: a bound socket, which is closed at the end.
+        access: who may ask; by default whoever reaches the socket by one of this machine's names.
+        states: which models answer; at the end they are told that the server stops.
+        request_timeout: seconds that a request may take, its wait included.
     """
-    with bound(port, "--openai-port") as listener:
-        app = application(TextModels(grpc, models))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.02)
-        try:
-            yield f"http://{HOST}:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(timeout=10)
+    states = states or ModelStates()
+    app = application(TextModels(grpc, models, request_timeout, states))
+    guarded = Guard(app, access or Access(), BODY, openai_form)
+    with web.listening(guarded, listener, states) as url:
+        yield url

@@ -36,6 +36,7 @@ REQUEST = {
     "frequency_penalty": ("TYPE_FP32", 1),
     "stop_words": ("TYPE_STRING", -1),
     "ignore_eos": ("TYPE_BOOL", 1),
+    "logprobs": ("TYPE_INT32", 1),
     "stream": ("TYPE_BOOL", 1),
     "exclude_input_in_output": ("TYPE_BOOL", 1),
     "return_finish_reason": ("TYPE_BOOL", 1),
@@ -50,6 +51,7 @@ ANSWER = {
     "finish_reason": "TYPE_STRING",
     "num_input_tokens": "TYPE_UINT32",
     "num_output_tokens": "TYPE_UINT32",
+    "logprobs": "TYPE_STRING",
 }
 
 

@@ -42,11 +42,17 @@ def docker(mount: str, record: ShipRecord) -> str:
     )
 
 
-def curl(url: str) -> str:
-    """The command that asks a text model at this URL for a streamed text."""
+def curl(url: str, with_key: bool = False) -> str:
+    """The command that asks a text model at this URL for a streamed text.
+
+    Args:
+        url: of the model.
+        with_key: send the key in PIPELINE_API_KEY.
+    """
     body = '{"text_input": "The capital of France is", "max_tokens": 16, "stream": true}'
-    # Without the header Triton 24.10 crashes on bodies above 4 MB.
-    return f"curl -N {url}/generate_stream -H 'Content-Type: application/json' -d '{body}'"
+    key = ' -H "Authorization: Bearer $PIPELINE_API_KEY"' if with_key else ""
+    # Without the content type a Triton 24.10 with no gate before it crashes on bodies above 4 MB.
+    return f"curl -N {url}/generate_stream -H 'Content-Type: application/json'{key} -d '{body}'"
 
 
 def write(folder: Path, record: ShipRecord) -> None:
@@ -100,9 +106,10 @@ The content type matters: Triton 24.10 crashes on form-encoded bodies above 4 MB
 Fields, all but the first optional: `text_input` or `messages` (a chat, as a JSON text), `max_tokens` (16),
 `temperature` (0 is greedy), `top_k`, `top_p`, `seed`, `repetition_penalty`, `presence_penalty`,
 `frequency_penalty`, `stop_words`, `ignore_eos`, `stream`, `exclude_input_in_output` (true),
-`return_finish_reason`, `return_num_input_tokens`, `return_num_output_tokens`, `share` (requests that name one
-share take turns with all others as if they were one). `rows`, `cache_tokens`, `queue`, `provider` (auto, cpu,
-cuda), `threads` and `verify` are parameters in `NAME_generate/config.pbtxt`.
+`return_finish_reason`, `return_num_input_tokens`, `return_num_output_tokens`, `logprobs` (0 to 20
+alternatives of each token; the output `logprobs` is JSON), `share` (requests that name one share take turns
+with all others as if they were one). `rows`, `cache_tokens`, `queue`, `provider` (auto, cpu, cuda), `threads`
+and `verify` are parameters in `NAME_generate/config.pbtxt`.
 
 OpenAI's API: `openai_frontend/main.py --model-repository /models --tokenizer …` in NVIDIA's image sends
 `NAME_generate` these fields; on this machine `pipeline serve FOLDER --openai`.

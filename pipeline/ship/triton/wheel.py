@@ -31,6 +31,11 @@ RUNTIMES: dict[Provider, str] = {
 PYTHONS = ("3.11", "3.12")
 """Those that our code and the wheel's stubs both run on."""
 
+REQUEST_TIMEOUT = 300.0
+"""Seconds from a request's arrival to its end, where nothing else is said."""
+DROPPED = ("PYTHONHOME", "PYTHONPATH", "PIPELINE_API_KEY")
+"""Variables that the server does not get: another Python's, and the clients' key."""
+
 ROOT = Path(__file__).parents[3]
 """Where this package lies."""
 
@@ -60,6 +65,7 @@ class Wheel:
         libraries: folders for LD_LIBRARY_PATH: that of the interpreter's libpython, then the wheel's.
         stub: the Python backend's stub for this interpreter.
         provider: of ONNX Runtime, that runs the graphs.
+        request_timeout: seconds that a text model gives a request.
     """
 
     python: Path
@@ -67,10 +73,11 @@ class Wheel:
     libraries: tuple[Path, ...]
     stub: Path
     provider: Provider = "cpu"
+    request_timeout: float = REQUEST_TIMEOUT
 
     def environment(self) -> dict[str, str]:
         """The variables of a process that runs in it."""
-        kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
+        kept = {key: value for key, value in os.environ.items() if key not in DROPPED}
         libraries = [*map(str, self.libraries), *filter(None, [kept.get("LD_LIBRARY_PATH")])]
         # Triton starts a model on every GPU that it sees. All that computes here is on one, or on none.
         first = kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
@@ -81,6 +88,7 @@ class Wheel:
             "PATH": f"{self.python.parent}{os.pathsep}{kept.get('PATH', '')}",
             "CUDA_VISIBLE_DEVICES": first if self.provider == "cuda" else "",
             "PIPELINE_PROVIDER": self.provider,
+            "PIPELINE_REQUEST_TIMEOUT": f"{self.request_timeout:g}",
             "PIPELINE_STANDIN": "1",
             "PIPELINE_ROOT": str(ROOT),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from pipeline.runtime.generation.logprobs import TokenLogprob, WrittenToken
 from pipeline.runtime.generation.rows import Unavailable
 from pipeline.runtime.generation.writer import Piece
 from pipeline.ship.triton.in_triton import FAILED
@@ -23,6 +25,7 @@ class AnswerForm:
         stream: a response for each new piece of text, not one at the end.
         exclude_input_in_output: the text does not begin with the prompt.
         return_finish_reason, return_num_input_tokens, return_num_output_tokens: these outputs are there.
+        logprobs: so is this one.
         prompt, prompt_tokens: the prompt and its number of tokens.
     """
 
@@ -31,6 +34,7 @@ class AnswerForm:
     return_finish_reason: bool = False
     return_num_input_tokens: bool = False
     return_num_output_tokens: bool = False
+    logprobs: bool = False
     prompt: str = ""
     prompt_tokens: int = 0
 
@@ -87,6 +91,7 @@ class Answer:
         self.sender, self.outbox, self.form = sender, outbox, AnswerForm()
         self.lock, self.is_queued, self.is_first = threading.Lock(), False, True
         self.text, self.tokens, self.finish = "", 0, ""
+        self.logprobs = list[WrittenToken]()
         self.error: Any = None
 
     def take(self, piece: Piece) -> None:
@@ -104,6 +109,7 @@ class Answer:
         with self.lock:
             self.text, self.finish = self.text + piece.text, piece.finish or ""
             self.tokens += piece.token is not None
+            self.logprobs += piece.logprobs
             self._queue(bool(piece.finish or (self.form.stream and piece.text)))
 
     def fail(self, error: Exception, code: int, before: str = "") -> None:
@@ -118,7 +124,8 @@ class Answer:
         with self.lock:
             self.is_queued = False
             text, tokens, finish, error = self.text, self.tokens, self.finish, self.error
-            self.text, self.tokens = "", 0
+            logprobs = self.logprobs
+            self.text, self.tokens, self.logprobs = "", 0, []
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         if error is not None:
             self.sender.send(pb_utils.InferenceResponse(error=error), flags=final)
@@ -126,21 +133,39 @@ class Answer:
         if not self.form.exclude_input_in_output and self.is_first:
             text = self.form.prompt + text
         self.is_first = False
-        response = pb_utils.InferenceResponse(output_tensors=self._tensors(text, tokens, finish))
+        tensors = self._tensors(text, tokens, finish)
+        if self.form.logprobs:
+            tensors.append(_text_tensor("logprobs", json.dumps([_described(one) for one in logprobs])))
+        response = pb_utils.InferenceResponse(output_tensors=tensors)
         self.sender.send(response, flags=final if finish else 0)
 
     def _tensors(self, text: str, tokens: int, finish: str) -> list[Any]:
-        values: dict[str, Any] = {"text_output": np.array([[text.encode()]], np.object_)}
+        tensors, counts = [_text_tensor("text_output", text)], dict[str, int]()
         if self.form.return_finish_reason:
-            values["finish_reason"] = np.array([[finish.encode()]], np.object_)
+            tensors.append(_text_tensor("finish_reason", finish))
         if self.form.return_num_input_tokens:
-            values["num_input_tokens"] = np.array([[self.form.prompt_tokens]], np.uint32)
+            counts["num_input_tokens"] = self.form.prompt_tokens
         if self.form.return_num_output_tokens:
-            values["num_output_tokens"] = np.array([[tokens]], np.uint32)
-        return [pb_utils.Tensor(name, value) for name, value in values.items()]
+            counts["num_output_tokens"] = tokens
+        numbers = (pb_utils.Tensor(name, np.array([[n]], np.uint32)) for name, n in counts.items())
+        return [*tensors, *numbers]
 
     def _queue(self, is_due: bool) -> None:
         """Puts itself into the outbox, once until it has been sent. Call it under the lock."""
         if is_due and not self.is_queued:
             self.is_queued = True
             self.outbox.queue.put(self)
+
+
+def _text_tensor(name: str, text: str) -> Any:
+    return pb_utils.Tensor(name, np.array([[text.encode()]], np.object_))
+
+
+def _described(token: WrittenToken) -> dict[str, Any]:
+    """A token of the output `logprobs`."""
+    return {**_plain(token.chosen), "top": [_plain(one) for one in token.likeliest]}
+
+
+def _plain(token: TokenLogprob) -> dict[str, Any]:
+    content = None if token.bytes is None else list(token.bytes)
+    return {"token": token.token, "logprob": token.logprob, "bytes": content}

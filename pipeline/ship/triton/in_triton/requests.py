@@ -23,6 +23,7 @@ SAMPLING: dict[str, type] = {
     "presence_penalty": float,
     "frequency_penalty": float,
     "ignore_eos": bool,
+    "logprobs": int,
 }
 """Field of a request → its type."""
 KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -77,7 +78,12 @@ class TextRequest:
             except json.JSONDecodeError as error:
                 raise UserError(f"messages is not JSON: {error}") from None
         prompt = prompts.encode(text or "", begin=messages is None)
-        form = AnswerForm(**flags, prompt=text or "", prompt_tokens=len(prompt))
+        form = AnswerForm(
+            **flags,
+            logprobs=sampling.logprobs is not None,
+            prompt=text or "",
+            prompt_tokens=len(prompt),
+        )
         return cls(prompt, sampling, form, share)
 
 

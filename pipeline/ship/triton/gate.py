@@ -1,0 +1,231 @@
+"""The gate: a thin reverse proxy before Triton's own HTTP, which is on a port that only it knows.
+
+Triton 24.10 crashes on form-encoded bodies above 4 MB, never answers requests that were in a model whose
+process was killed, answers 400 while a model is loaded again, and runs code that comes with a request to
+load a model. Behind the gate no body is a form and each has a bound, an inference has an end, a model that
+is down is 503, and models are loaded from the repository alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import httpx
+from starlette.types import Message, Receive, Scope, Send
+
+from pipeline.ship.web import listening as web
+from pipeline.ship.web.guard import Access, Guard, triton_form
+from pipeline.ship.web.model_states import DOWN_WORDS, RETRY_AFTER, ModelStates, Unavailable
+
+BODY = 64 * 2**20
+"""Bytes of a request's body, at most: tensors are large."""
+INFERENCE = re.compile(r"/v2/models/([^/]+)(/versions/[^/]+)?/(infer|generate|generate_stream)")
+LOAD = re.compile(r"/v2/repository/.*/load/?", re.DOTALL)
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+NOT_HANDED_ON = {
+    *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+    *(b"proxy-authenticate", b"proxy-authorization", b"host", b"expect", b"authorization"),
+}
+"""Headers of one connection (RFC 9110, 7.6.1), and those that are for the gate."""
+BUSY_WORDS = ("queue is full", "exceeds maximum queue size")
+UNKNOWN_WORDS = ("unknown model", "no available versions", "not ready")
+"""Words of Triton's errors for a model that it does not have just now."""
+GONE = "the client has hung up"
+
+
+@contextmanager
+def listening(
+    upstream: str,
+    models: Sequence[str],
+    listener: socket.socket,
+    access: Access,
+    states: ModelStates,
+    request_timeout: float,
+) -> Iterator[str]:
+    """The gate, in a thread of this process; gives its URL.
+
+    Args:
+        upstream: URL of Triton's own HTTP.
+        models: those that are served; one that Triton does not know is being loaded.
+        listener: a bound socket, which is closed at the end.
+        access: who may ask.
+        states: which models answer; at the end they are told that the server stops.
+        request_timeout: seconds that an inference may take.
+    """
+    gate = Guard(Gate(upstream, models, states, request_timeout), access, BODY, triton_form)
+    with web.listening(gate, listener, states) as url:
+        yield url
+
+
+class Gate:
+    """An ASGI application that hands requests on to Triton, and its answers back, piece by piece."""
+
+    def __init__(
+        self, upstream: str, models: Sequence[str], states: ModelStates, request_timeout: float
+    ) -> None:
+        self.upstream, self.models, self.states = httpx.URL(upstream), models, states
+        self.request_timeout = request_timeout
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self.client = httpx.AsyncClient(trust_env=False, timeout=None, limits=limits)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the application's life."""
+        if scope["type"] == "http":
+            await _Relay(self, scope, receive, send).run()
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.client.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Relay:
+    """One request on its way to Triton, and the answer on its way back."""
+
+    def __init__(self, gate: Gate, scope: Scope, receive: Receive, send: Send) -> None:
+        self.gate, self.scope, self.receive = gate, scope, receive
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.path: str = scope["path"]
+        match = INFERENCE.fullmatch(self.path)
+        self.model = match[1] if match else None
+        self.is_known = match is not None and match[1] in gate.models and match[2] is None
+        self.is_stream = self.path.endswith("/generate_stream")
+        self.body_end = asyncio.Event()
+        self.is_started, self.tail = False, b""
+        self._send = send
+
+    async def run(self) -> None:
+        """From the first byte to the last."""
+        seconds = self.gate.request_timeout if self.model else None
+        try:
+            async with self.gate.states.attending(self.model, seconds) as attendance:
+                await self._exchange(attendance.end)
+        except Unavailable as error:
+            await self._end(str(error))
+        except httpx.HTTPError:
+            await self._end("the Triton server does not answer")
+
+    async def _exchange(self, end: Callable[[str], None]) -> None:
+        if any(part in ("", ".", "..") for part in self.path.split("/")[1:-1]):
+            await self._answer(400, f"{self.path[:200]!r} is no plain path")
+            return
+        if b"content-encoding" in self.headers:  # a bound on the body would be none
+            await self._answer(415, "compressed bodies are not read")
+            return
+        content: AsyncIterator[bytes] | bytes | None = self._body() if self._has_body() else None
+        if content is not None and LOAD.fullmatch(self.path):
+            content = b"".join([piece async for piece in self._body()])
+            if content.strip() not in (b"", b"{}"):
+                await self._answer(403, "models are loaded from the repository alone, without parameters")
+                return
+        elif content is None:
+            self.body_end.set()
+        hangup = asyncio.create_task(self._until_hangup(end))
+        try:
+            await self._relay(content)
+        finally:
+            hangup.cancel()
+        if self.is_started:
+            await self.send({"type": "http.response.body", "body": b""})
+
+    async def _relay(self, content: AsyncIterator[bytes] | bytes | None) -> None:
+        target = quote(self.path, safe="/:@!$&'()*+,;=~-._").encode()
+        target += b"?" + self.scope["query_string"] if self.scope["query_string"] else b""
+        url = self.gate.upstream.copy_with(raw_path=target)
+        request = httpx.Request(self.scope["method"], url, headers=self._request_headers(), content=content)
+        response = await self.gate.client.send(request, stream=True)
+        try:
+            if response.is_error and self.model is not None:
+                message = (await response.aread()).decode(errors="replace")
+                if self._is_unavailable(message):
+                    raise Unavailable(_reason(message))
+                headers = [(b"content-type", response.headers.get("content-type", "").encode())]
+                await self._start(response.status_code, headers)
+                await self.send({"type": "http.response.body", "body": message.encode(), "more_body": True})
+                return
+            headers = [
+                (name.lower(), value)
+                for name, value in response.headers.raw
+                if name.lower() not in NOT_HANDED_ON
+            ]
+            await self._start(response.status_code, headers)
+            async for piece in response.aiter_raw():
+                await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        finally:
+            await response.aclose()
+
+    def _has_body(self) -> bool:
+        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+
+    def _request_headers(self) -> list[tuple[bytes, bytes]]:
+        dropped = {name.strip().lower() for name in self.headers.get(b"connection", b"").split(b",")}
+        dropped |= {*NOT_HANDED_ON, b"content-type"}
+        headers = [(name, value) for name, value in self.scope["headers"] if name not in dropped]
+        kind = self.headers.get(b"content-type", b"").decode("latin-1")
+        if kind.partition(";")[0].strip().lower() in ("", *FORMS):
+            kind = "application/json"
+        return [*headers, (b"content-type", kind.encode("latin-1"))] if self._has_body() else headers
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Unavailable(GONE)
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
+        self.body_end.set()
+
+    async def _until_hangup(self, end: Callable[[str], None]) -> None:
+        """Ends the request when its client is gone, so that Triton ends it too."""
+        await self.body_end.wait()
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        end(GONE)
+
+    def _is_unavailable(self, message: str) -> bool:
+        words = (*DOWN_WORDS, *BUSY_WORDS, *(UNKNOWN_WORDS if self.is_known else ()))
+        return any(word in message for word in words)
+
+    async def send(self, message: Message) -> None:
+        """A part of the answer."""
+        self.is_started = True
+        self.tail = (self.tail + message.get("body", b""))[-2:]
+        await self._send(message)
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _answer(self, status: int, message: str) -> None:
+        body = json.dumps({"error": message}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += (
+            [(b"retry-after", b"%d" % RETRY_AFTER)] if status == httpx.codes.SERVICE_UNAVAILABLE else []
+        )
+        await self._start(status, headers)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _end(self, message: str) -> None:
+        """The end of a request that Triton did not end. A whole answer that has begun can only break off."""
+        if not self.is_started:
+            await self._answer(httpx.codes.SERVICE_UNAVAILABLE, message)
+        elif self.is_stream:
+            gap = b"" if self.tail in (b"", b"\n\n") else b"\n\n"
+            event = gap + b"data: " + json.dumps({"error": message}).encode() + b"\n\n"
+            await self.send({"type": "http.response.body", "body": event})
+
+
+def _reason(message: str) -> str:
+    """The words of an error as Triton writes it."""
+    try:
+        answer = json.loads(message)
+    except ValueError:
+        return message
+    return str(answer["error"]) if isinstance(answer, dict) and "error" in answer else message

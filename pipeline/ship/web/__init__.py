@@ -1,0 +1,1 @@
+"""What stands before each HTTP port of `pipeline serve`: bounded connections, a guard, who answers."""

@@ -94,7 +94,7 @@ def serve(
     fronts, states = fronts or Fronts(), ModelStates()
     own_ports = replace(ports, http=0)
     try:
-        with stoppable(), fronts.bound(ports.http) as sockets, ExitStack() as stack:
+        with stoppable(), fronts.bound(ports) as sockets, ExitStack() as stack:
             environment = replace(wheel.find(provider), request_timeout=fronts.request_timeout)
             server = stack.enter_context(Server(environment, folder, names, own_ports, log_file))
             _require_checks(folder, models, server)

@@ -1,8 +1,8 @@
 """Mixed load with faults on `pipeline serve`: `make soak`, ten minutes; the test suite takes half a minute.
 
 Half of the clients abuse the server (`abuse.py`). The others ask Triton and the OpenAI front for texts, whole
-and streamed, and ask again when they are told that a model is down, while now and then a model is killed. Each
-must get, in the end, the text of the same graph run directly.
+and streamed, and ask again when they are told that a model is down, while now and then a model is killed.
+Each must get, in the end, the text of the same graph run directly.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ LOST = 120.0
 """Seconds after which a good request counts as lost."""
 DOWN = (
     "not healthy", "unhealthy", "not ready", "unloaded", "unload", "not found", "is being", "unavailable",
-    "no available versions", "Stub process", "queue is full", "took longer", "again", "does not answer",
+    "no available versions", "Stub process", "queue is full", "took longer", "does not answer", "was not done after",
 )  # fmt: skip
 """Words of the errors that say that a model is down, or has no room."""
 

@@ -18,7 +18,6 @@ from pipeline.ship.ports import Ports
 from pipeline.ship.triton import checks, http, repository, ship, wheel
 from pipeline.ship.triton.server import Server
 from pipeline.ship.web.guard import Access
-from pipeline.ship.web.model_states import ModelStates
 from pipeline.types import Failed, UserError
 from tests import serving, soak
 from tests.serving import command, plan, ship_record, until

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline import store
+from pipeline.ship import watch
 from pipeline.ship.fronts import LONGEST, Fronts
 from pipeline.ship.ports import Ports, bound
 from pipeline.ship.triton import checks, gate, http, install, page, repository, served, versions, wheel
@@ -28,8 +28,6 @@ from pipeline.store.records import ShipRecord
 from pipeline.types import Failed, Provider, UserError, first_line
 
 log = logging.getLogger(__name__)
-WATCH = 5.0
-"""Seconds between two questions whether each text model still answers."""
 
 
 def smoke(folder: Path, provider: Provider = "cpu") -> list[ServingCheck]:
@@ -96,13 +94,13 @@ def serve(
     fronts, states = fronts or Fronts(), ModelStates()
     own_ports = replace(ports, http=0)
     try:
-        with stoppable(), fronts.bound(ports.http) as sockets, ExitStack() as stack:
+        with stoppable(), fronts.bound(ports) as sockets, ExitStack() as stack:
             environment = replace(wheel.find(provider), request_timeout=fronts.request_timeout)
             server = stack.enter_context(Server(environment, folder, names, own_ports, log_file))
             _require_checks(folder, models, server)
             with fronts.opened(server, names, sockets, states) as urls:
                 _print_addresses(server, names, urls, fronts.access)
-                _watch(server, texts, states)
+                watch.watch(server, texts, states)
     except KeyboardInterrupt:
         log.info("stopped")
 
@@ -164,32 +162,3 @@ def _print_addresses(server: Server, models: list[str], urls: list[str], access:
     lines += [f"  {url}/v1 (OpenAI)" for url in fronts]
     curl = page.curl(f"{gate_url}/v2/models/{text}", with_key=access.api_key is not None)
     print("\n".join([*lines, f"  {curl}"]), flush=True)
-
-
-def _reload(server: Server, name: str, problem: str, states: ModelStates) -> None:
-    """Loads a model again; where that fails on a busy machine, the next look at it tries once more."""
-    states.down(name, problem)
-    try:
-        server.reload(name)
-        states.up(name)
-        log.warning("%s is loaded again", name)
-    except Failed as error:
-        log.warning("%s", error)
-
-
-def _watch(server: Server, texts: list[str], states: ModelStates) -> None:
-    """For ever: a server that ended is an error, a text model that no longer answers is loaded again."""
-    last = time.monotonic()
-    while True:
-        time.sleep(0.2)
-        if not server.is_running():
-            raise Failed(f"the Triton server ended by itself: {server.reason()}")
-        if time.monotonic() - last < WATCH:
-            continue
-        for name in texts:
-            if (problem := checks.problem(server.http, name)) is not None and server.is_running():
-                log.warning("%s does not answer (%s); loading it again", name, problem)
-                _reload(server, name, problem, states)
-            elif problem is None:
-                states.up(name)
-        last = time.monotonic()

@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import store
@@ -17,7 +18,6 @@ from pipeline.ship.ports import Ports
 from pipeline.ship.triton import checks, http, repository, ship, wheel
 from pipeline.ship.triton.server import Server
 from pipeline.ship.web.guard import Access
-from pipeline.ship.web.model_states import ModelStates
 from pipeline.types import Failed, UserError
 from tests import serving, soak
 from tests.serving import command, plan, ship_record, until
@@ -36,45 +36,14 @@ def repo(workdir: Path) -> Path:
 
 @dataclass
 class FakeServer:
-    """A server that is there for so many questions."""
+    """What is read of a server."""
 
-    lives: int
     http: str = "http://127.0.0.1:8000"
     grpc: str = "127.0.0.1:8001"
     metrics: str = "http://127.0.0.1:8002/metrics"
-    reloaded: list[str] = field(default_factory=list)
-    states: ModelStates = field(default_factory=ModelStates)
-    seen: list[str | None] = field(default_factory=list)
     wheel: wheel.Wheel = field(
         default_factory=lambda: wheel.Wheel(Path("p"), Path("r"), (), Path("s"), "cuda")
     )
-
-    def is_running(self) -> bool:
-        self.lives -= 1
-        return self.lives >= 0
-
-    def reason(self) -> str:
-        return "Signal (9)"
-
-    def reload(self, model: str) -> None:
-        self.reloaded.append(model)
-        self.seen.append(self.states.reason(model))
-        if len(self.reloaded) == 1:
-            raise Failed(f"{model} was not loaded again: timed out")
-
-
-def test_what_does_not_answer_is_loaded_again_until_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    problems = {"well_generate": None, "dead_generate": "HTTP 500: Stub process is unhealthy"}
-    monkeypatch.setattr(serve, "WATCH", 0)
-    monkeypatch.setattr(checks, "problem", lambda url, model: problems[model])
-    states = ModelStates()
-    states.down("well_generate")  # a load that came through late
-    server = FakeServer(lives=5, states=states)
-    with pytest.raises(Failed, match=r"the Triton server ended by itself: Signal \(9\)"):
-        serve._watch(server, list(problems), states)
-    assert server.reloaded == ["dead_generate", "dead_generate"]  # the first try failed
-    assert server.seen == ["dead_generate is being loaded again: HTTP 500: Stub process is unhealthy"] * 2
-    assert states.reason("dead_generate") is None is states.reason("well_generate")
 
 
 def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,21 +51,21 @@ def test_a_failed_check_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(checks, "examine", lambda *arguments: iter(asked.append(arguments[-1]) or results))
     with pytest.raises(Failed, match="2 checks failed; the first: FAILED  m: x"):
-        serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
+        serve._require_checks(Path("repo"), ship_record(), FakeServer())
     results = results[:1]
-    serve._require_checks(Path("repo"), ship_record(), FakeServer(0))
+    serve._require_checks(Path("repo"), ship_record(), FakeServer())
     assert asked == ["cuda"] * 2  # compared with what runs where the server's graphs do
 
 
 def test_addresses_and_a_curl_with_its_content_type(capsys: pytest.CaptureFixture[str]) -> None:
     urls = ["http://127.0.0.1:7000", "http://127.0.0.1:9000"]
-    serve._print_addresses(FakeServer(0), ["m", "m_generate"], urls, Access())
+    serve._print_addresses(FakeServer(), ["m", "m_generate"], urls, Access())
     first, *lines, curl = capsys.readouterr().out.splitlines()
     assert first.startswith("ready: http://127.0.0.1:7000 (HTTP), 127.0.0.1:8001 (gRPC)")
     assert "  http://127.0.0.1:9000/v1 (OpenAI)" in lines
     url = "http://127.0.0.1:7000/v2/models/m_generate"
     assert curl.startswith(f"  curl -N {url}/generate_stream -H 'Content-Type: application/json' -d ")
-    serve._print_addresses(FakeServer(0), ["m_generate"], urls[:1], Access(api_key="sesame"))
+    serve._print_addresses(FakeServer(), ["m_generate"], urls[:1], Access(api_key="sesame"))
     printed = capsys.readouterr().out
     assert '-H "Authorization: Bearer $PIPELINE_API_KEY"' in printed and "sesame" not in printed
 
@@ -187,6 +156,28 @@ def test_a_killed_command_takes_the_server_along(repo: Path) -> None:
     with soak.served(repo) as running:
         running.process.kill()
         until(lambda: not serving.stubs(str(repo)), 60)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_what_a_killed_command_left_is_gone_when_the_next_one_is_ready(repo: Path) -> None:
+    """Its folder, its shared memory, its server and its models' processes; those of a server beside stay."""
+    with soak.served(repo) as killed, soak.served(repo) as beside:
+        server, stubs, memory = killed.server(), killed.stubs(), killed.memory_regions()
+        folder = next(
+            Path(option.split("=")[1]).parent
+            for option in psutil.Process(server).cmdline()
+            if option.startswith("--backend-directory=")
+        )
+        os.kill(server, signal.SIGSTOP)  # it does not end by itself, as where its models hang
+        killed.process.kill()
+        killed.process.wait()
+        assert folder.is_dir() and list(Path("/dev/shm").glob(memory)) and stubs
+        with soak.served(repo):
+            assert not folder.exists() and not list(Path("/dev/shm").glob(memory))
+            until(lambda: not any(map(psutil.pid_exists, (server, *stubs))))
+            assert checks.problem(beside.http, TEXT) is None
+            assert list(Path("/dev/shm").glob(beside.memory_regions()))
 
 
 @pytest.mark.triton

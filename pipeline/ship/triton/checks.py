@@ -5,6 +5,7 @@ Health alone proves little: a Python model whose process died stays READY in Tri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -30,6 +31,8 @@ TOKENS = 8
 REQUEST = {"text_input": PROMPT, "max_tokens": TOKENS}
 STREAMS = 5
 """Times that a text in one piece is asked for before it counts as not streamed."""
+PATIENCE = 30.0
+"""Seconds that a model has to give a sign of life."""
 TOLERANCE = 1e-3
 """Absolute, on logits: the same kernels on the same graph, perhaps in a batch of another size."""
 
@@ -49,22 +52,41 @@ class ServingCheck:
         return f"{'passed' if self.passed else 'FAILED'}  {self.model}: {self.what}{detail}"
 
 
-def problem(address: str, model: str) -> str | None:
-    """What is wrong with a text model, after asking it for one token; None where it answers.
+def problem(address: str, model: str, metrics: str | None = None) -> str | None:
+    """What is wrong with a text model, after asking it for a sign of life; None where it answers.
+
+    One that an earlier version shipped has no `probe`. It is asked for a token, which waits in its queue:
+    where none comes, it is well as long as it writes others.
 
     Args:
         address: URL of the server's HTTP.
         model: NAME_generate.
+        metrics: URL of the server's metrics.
     """
-    body = {"text_input": "a", "max_tokens": 1}
+    url, token = f"{address}/v2/models/{model}", {"text_input": "a", "max_tokens": 1}
     try:
-        status, answer = http.post(f"{address}/v2/models/{model}/generate", body, timeout=60)
+        config = http.get(f"{url}/config")
+        if config.status_code != httpx.codes.OK:
+            return f"HTTP {config.status_code}: {config.text}"
+        has_probe = "probe" in [field["name"] for field in config.json()["input"]]
+        before = _written(metrics, model) if metrics and not has_probe else 0
+        status, answer = http.post(f"{url}/generate", {"probe": True} if has_probe else token, PATIENCE)
+    except httpx.TimeoutException as error:
+        is_writing = not has_probe and metrics is not None and _written(metrics, model) > before
+        return None if is_writing else first_line(error)
     except httpx.HTTPError as error:
         return first_line(error)
     if status == httpx.codes.OK and isinstance(answer, dict) and "text_output" in answer:
         return None
     reason = answer.get("error", answer) if isinstance(answer, dict) else answer
     return None if "queue is full" in str(reason) else f"HTTP {status}: {reason}"
+
+
+def _written(metrics: str, model: str) -> float:
+    """Tokens that a text model has written, of the server's metrics; 0 where they do not say."""
+    pattern = rf'^pipeline_generated_tokens_total{{model="{re.escape(model)}"}} (\S+)$'
+    match = re.search(pattern, http.get(metrics).text, re.MULTILINE)
+    return float(match[1]) if match else 0
 
 
 def examine(

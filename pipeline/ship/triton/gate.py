@@ -19,6 +19,7 @@ from urllib.parse import quote
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
+from pipeline.ship.triton.repository import ENDING
 from pipeline.ship.web import listening as web
 from pipeline.ship.web.guard import Access, Guard, triton_form
 from pipeline.ship.web.model_states import DOWN_WORDS, RETRY_AFTER, ModelStates, Unavailable
@@ -36,6 +37,9 @@ NOT_HANDED_ON = {
 BUSY_WORDS = ("queue is full", "exceeds maximum queue size")
 UNKNOWN_WORDS = ("unknown model", "no available versions", "not ready")
 """Words of Triton's errors for a model that it does not have just now."""
+DEAD = "Stub process"
+UNREAD = "failed to parse the request JSON"
+"""What Triton answers 500 to, though the request is wrong."""
 GONE = "the client has hung up"
 
 
@@ -98,7 +102,7 @@ class _Relay:
         self.is_known = match is not None and match[1] in gate.models and match[2] is None
         self.is_stream = self.path.endswith("/generate_stream")
         self.body_end = asyncio.Event()
-        self.is_started, self.tail = False, b""
+        self.is_started, self.is_done, self.tail = False, False, b""
         self._send = send
 
     async def run(self) -> None:
@@ -132,8 +136,6 @@ class _Relay:
             await self._relay(content)
         finally:
             hangup.cancel()
-        if self.is_started:
-            await self.send({"type": "http.response.body", "body": b""})
 
     async def _relay(self, content: AsyncIterator[bytes] | bytes | None) -> None:
         target = quote(self.path, safe="/:@!$&'()*+,;=~-._").encode()
@@ -143,12 +145,7 @@ class _Relay:
         response = await self.gate.client.send(request, stream=True)
         try:
             if response.is_error and self.model is not None:
-                message = (await response.aread()).decode(errors="replace")
-                if self._is_unavailable(message):
-                    raise Unavailable(_reason(message))
-                headers = [(b"content-type", response.headers.get("content-type", "").encode())]
-                await self._start(response.status_code, headers)
-                await self.send({"type": "http.response.body", "body": message.encode(), "more_body": True})
+                await self._stated(response.status_code, (await response.aread()).decode(errors="replace"))
                 return
             headers = [
                 (name.lower(), value)
@@ -158,8 +155,19 @@ class _Relay:
             await self._start(response.status_code, headers)
             async for piece in response.aiter_raw():
                 await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+            await self.send({"type": "http.response.body", "body": b""})
         finally:
             await response.aclose()
+
+    async def _stated(self, status: int, body: str) -> None:
+        """An error that Triton states, with the status that it should have."""
+        reason = _reason(body)
+        words = (*DOWN_WORDS, *BUSY_WORDS, *(UNKNOWN_WORDS if self.is_known else ()))
+        if any(word in reason for word in words):
+            if DEAD in reason and self.is_known and str(self.model).endswith(ENDING):
+                self.gate.states.down(str(self.model), reason)  # the watch brings it up again
+            raise Unavailable(reason)
+        await self._answer(httpx.codes.BAD_REQUEST if UNREAD in reason else status, reason)
 
     def _has_body(self) -> bool:
         return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
@@ -190,13 +198,10 @@ class _Relay:
             pass
         end(GONE)
 
-    def _is_unavailable(self, message: str) -> bool:
-        words = (*DOWN_WORDS, *BUSY_WORDS, *(UNKNOWN_WORDS if self.is_known else ()))
-        return any(word in message for word in words)
-
     async def send(self, message: Message) -> None:
         """A part of the answer."""
         self.is_started = True
+        self.is_done = message["type"] == "http.response.body" and not message.get("more_body")
         self.tail = (self.tail + message.get("body", b""))[-2:]
         await self._send(message)
 
@@ -216,16 +221,16 @@ class _Relay:
         """The end of a request that Triton did not end. A whole answer that has begun can only break off."""
         if not self.is_started:
             await self._answer(httpx.codes.SERVICE_UNAVAILABLE, message)
-        elif self.is_stream:
+        elif self.is_stream and not self.is_done:
             gap = b"" if self.tail in (b"", b"\n\n") else b"\n\n"
             event = gap + b"data: " + json.dumps({"error": message}).encode() + b"\n\n"
             await self.send({"type": "http.response.body", "body": event})
 
 
 def _reason(message: str) -> str:
-    """The words of an error as Triton writes it."""
+    """The words of an error as Triton writes it, whole or as an event."""
     try:
-        answer = json.loads(message)
-    except ValueError:
+        answer = json.loads(message.removeprefix("data: "))
+    except (ValueError, RecursionError):
         return message
     return str(answer["error"]) if isinstance(answer, dict) and "error" in answer else message

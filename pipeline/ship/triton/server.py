@@ -8,9 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ import tritonclient.http as client
 from tritonclient.utils import InferenceServerException
 
 from pipeline.ship.ports import HOST, Ports
-from pipeline.ship.triton import http
+from pipeline.ship.triton import homes, http
 from pipeline.ship.triton.wheel import Wheel
 from pipeline.store.processes import end_with_parent, kill_group
 from pipeline.types import Failed, first_line
@@ -62,9 +60,9 @@ class Server:
         self.ports = (ports or Ports()).fixed()
         self.http, self.grpc = f"http://{HOST}:{self.ports.http}", f"{HOST}:{self.ports.grpc}"
         self.metrics = f"http://{HOST}:{self.ports.metrics}/metrics"
-        self.folder = Path(tempfile.mkdtemp(prefix="pipeline-triton-"))
+        self.home = homes.claim()
+        self.folder, self.shm_prefix = self.home.folder, self.home.shm_prefix
         self.log = log or self.folder / "server.log"
-        self.shm_prefix = f"pipeline-{uuid.uuid4().hex[:10]}-"
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -114,8 +112,34 @@ class Server:
         """Whether the process is there."""
         return self.process is not None and self.process.poll() is None
 
+    def is_ready(self, model: str) -> bool:
+        """Whether the server says that a model is ready. One whose process has died is ready to it, too."""
+        try:
+            answer = http.get(f"{self.http}/v2/models/{model}/ready")
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+    def stub(self, model: str) -> int | None:
+        """Process id of a Python model; None where it has no process."""
+        candidates = (int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
+        return next((process for process in candidates if self.is_stub(process, model)), None)
+
+    def is_stub(self, process: int, model: str) -> bool:
+        """Whether a process is there, a child of this server, and runs this model."""
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes()  # empty, once it has ended
+            if f"/{model}/".encode() not in words or self.shm_prefix.encode() not in words:
+                return False
+            state, parent = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[:2]
+        except OSError:
+            return False
+        return state != "Z" and self.process is not None and int(parent) == self.process.pid
+
     def reload(self, model: str, seconds: float = 30) -> None:
-        """Unloads a model, waits until it is gone, and loads it again.
+        """Unloads a model, waits until it is gone, and loads it again. Its process is killed first.
+
+        A process that hangs would never let go of what is in it, and Triton would wait for it.
 
         Args:
             model: its name.
@@ -125,6 +149,9 @@ class Server:
             Failed: the server did not do it; it may the next time.
         """
         address = self.http.removeprefix("http://")
+        if self.is_ready(model) and (process := self.stub(model)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         try:
             with client.InferenceServerClient(address, network_timeout=120) as triton:
                 triton.unload_model(model)
@@ -145,9 +172,7 @@ class Server:
                 process.wait(grace)
             kill_group(process.pid)  # the stubs are in it
             process.wait(10)
-        for region in Path("/dev/shm").glob(f"{self.shm_prefix}*"):
-            region.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.home.remove()
 
     def tail(self, lines: int = 40) -> str:
         """The end of the server's log."""

@@ -10,12 +10,15 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline import store
+from pipeline.store.processes import end_with_parent
 from pipeline.types import Provider, UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -138,6 +141,7 @@ def find(provider: Provider = "cpu") -> Wheel:
         if not ready.is_file() or ready.read_text(encoding="utf-8") != wanted:
             # A venv that is half made must not stand under the word of the one before it.
             ready.unlink(missing_ok=True)
+            store.remove_unfinished(ready)
             _make(folder / "venv", provider)
             with store.atomic(ready) as temporary:
                 temporary.write_text(wanted, encoding="utf-8")
@@ -160,6 +164,9 @@ def _make(venv: Path, provider: Provider) -> None:
             encoding="utf-8",
             errors="replace",
             check=False,
+            preexec_fn=partial(
+                end_with_parent, signal.SIGKILL, os.getpid()
+            ),  # or it would write beside the next
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no reason given"]

@@ -93,7 +93,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "top_k": (-1,),
     "top_p": (0.0, 1.1, np.nan),
     "seed": (-1,),
-    "stop": (("a", ""),),
+    "stop": (("a", ""), tuple("abcdefghijklmnopq"), ("x" * 257,)),
     "repetition_penalty": (0.0, np.inf),
     "presence_penalty": (np.inf,),
     "frequency_penalty": (-np.inf,),
@@ -106,3 +106,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
 def test_settings_out_of_range_are_named(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=name):
         Sampling(**{name: value})
+
+
+def test_as_many_and_as_long_stop_strings_as_may_be() -> None:
+    assert len(Sampling(stop=("x" * 256,) * 16).stop) == 16

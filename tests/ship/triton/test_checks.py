@@ -10,29 +10,68 @@ import pytest
 from pipeline.ship.triton import checks, http, text_model
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch):
+    """(answer, whether the model has a probe, its metrics) → the problem, and the bodies that were sent."""
+
+    def ask(answer: Any, has_probe: bool, *written: int) -> tuple[str | None, list[Any]]:
+        bodies, counts = [], iter(written)
+
+        def get(url: str) -> httpx.Response:
+            if url == "http://metrics":
+                line = f'pipeline_generated_tokens_total{{model="m_generate"}} {next(counts)}'
+                return httpx.Response(200, text=f"# HELP\n{line}\n")
+            assert url == "http://here/v2/models/m_generate/config"
+            fields = ["text_input", *(["probe"] if has_probe else [])]
+            return httpx.Response(200, json={"input": [{"name": name} for name in fields]})
+
+        def post(url: str, body: Any, timeout: float) -> Any:
+            assert url == "http://here/v2/models/m_generate/generate" and timeout == checks.PATIENCE
+            bodies.append(body)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(http, "get", get)
+        monkeypatch.setattr(http, "post", post)
+        return checks.problem("http://here", "m_generate", "http://metrics" if written else None), bodies
+
+    return ask
+
+
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
         ((200, {"text_output": "b"}), None),
         ((400, {"error": "the queue is full: 2 requests wait"}), None),  # busy, and well
         ((400, {"error": "Stub process is unhealthy"}), "HTTP 400: Stub process is unhealthy"),
+        ((400, {"error": "stuck: the batch"}), "HTTP 400: stuck: the batch"),
         ((200, {"other": 1}), "HTTP 200: {'other': 1}"),
         ((502, "no JSON"), "HTTP 502: no JSON"),
         (httpx.ReadTimeout("timed out\nmore"), "timed out"),
         (httpx.ConnectError(""), "ConnectError"),
     ],
 )
+@pytest.mark.parametrize("has_probe", [True, False])
 def test_a_model_that_does_not_answer_is_told_from_one_that_is_busy(
-    monkeypatch: pytest.MonkeyPatch, answer: Any, problem: str | None
+    asked: Any, has_probe: bool, answer: Any, problem: str | None
 ) -> None:
-    def post(url: str, body: Any, timeout: float = 0) -> Any:
-        assert url == "http://here/v2/models/m_generate/generate" and body["max_tokens"] == 1
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    token = {"text_input": "a", "max_tokens": 1}
+    assert asked(answer, has_probe) == (problem, [{"probe": True} if has_probe else token])
 
-    monkeypatch.setattr(http, "post", post)
-    assert checks.problem("http://here", "m_generate") == problem
+
+@pytest.mark.parametrize(("written", "problem"), [((7, 7), "timed out"), ((7, 8), None)])
+def test_a_model_without_a_probe_is_busy_while_it_writes(
+    asked: Any, written: tuple[int, int], problem: str | None
+) -> None:
+    """What an earlier version shipped answers behind its queue."""
+    assert asked(httpx.ReadTimeout("timed out"), False, *written)[0] == problem
+    assert asked(httpx.ReadTimeout("timed out"), True, *written)[0] == "timed out"
+
+
+def test_a_model_that_is_not_loaded_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "get", lambda url: httpx.Response(400, text="no version is available"))
+    assert checks.problem("http://here", "m_generate") == "HTTP 400: no version is available"
 
 
 @pytest.mark.parametrize(("text", "passed"), [("right", True), ("wrong", False)])

@@ -136,14 +136,15 @@ def test_a_full_queue_is_unavailable(arguments: dict[str, str]) -> None:
     model.finalize()
 
 
-def opened(arguments: dict[str, str]) -> TritonPythonModel:
-    model = TritonPythonModel()
-    model.initialize(arguments)
+def opened(arguments: dict[str, str], queue: int = 1) -> TritonPythonModel:
+    model, config = TritonPythonModel(), json.loads(arguments["model_config"])
+    config["parameters"]["queue"] = {"string_value": str(queue)}
+    model.initialize({**arguments, "model_config": json.dumps(config)})
     return model
 
 
 def endless(**fields: Any) -> Request:
-    return Request(text_input="a", max_tokens=4000, ignore_eos=True, **fields)
+    return Request(text_input="a", max_tokens=2000, ignore_eos=True, **fields)
 
 
 def ended(request: Request) -> tuple[int, str]:
@@ -158,7 +159,7 @@ def test_a_request_ends_when_its_time_is_over(
 ) -> None:
     """Those that run (two rows) and the one that waits."""
     monkeypatch.setenv("PIPELINE_REQUEST_TIMEOUT", "0.5")
-    model = opened(arguments)
+    model = opened(arguments, queue=2)
     requests = [endless(), endless()]
     model.execute(requests)
     until(lambda: model.batcher.running == 2)
@@ -190,14 +191,7 @@ def test_the_time_limit_is_that_of_serve_or_of_the_config(
 
 
 def test_requests_of_one_share_take_turns_as_one(arguments: dict[str, str]) -> None:
-    model = opened(
-        {
-            **arguments,
-            "model_config": arguments["model_config"].replace(
-                '"queue": {"string_value": "1"}', '"queue": {"string_value": "40"}'
-            ),
-        }
-    )
+    model = opened(arguments, queue=40)
     many = [endless(share="one") for _ in range(20)]
     model.execute(many)
     until(lambda: model.batcher.running == 1)  # of two rows
@@ -212,7 +206,7 @@ def test_requests_of_one_share_take_turns_as_one(arguments: dict[str, str]) -> N
 
 
 def test_a_probe_is_answered_at_once_where_the_queue_is_full(arguments: dict[str, str]) -> None:
-    model = opened(arguments)
+    model = opened(arguments, queue=2)
     idle, off = Request(probe=True), Request(probe=False, text_input="a", max_tokens=1)
     before = model.outbox.tokens
     for request in (idle, off):  # a token each
@@ -222,12 +216,11 @@ def test_a_probe_is_answered_at_once_where_the_queue_is_full(arguments: dict[str
     requests = [endless() for _ in range(2)]
     model.execute(requests)
     until(lambda: model.batcher.running == 2)
-    model.execute([endless()])
     probe = Request(probe=True)
-    model.execute([probe])
+    model.execute([endless(), endless(), probe])
     assert probe.sender.final.wait(30)
     (answer,) = probe.sender.responses
-    assert answer.values() == {"text_output": "busy: 2 requests run, 1 wait"}
+    assert answer.values() == {"text_output": "busy: 2 requests run, 2 wait"}
     assert not any(request.sender.final.is_set() for request in requests)
     model.finalize()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -202,9 +203,13 @@ def test_what_was_in_a_killed_process_ends_and_is_503_until_it_is_back(running: 
 @pytest.mark.triton
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_hundred_open_streams_end_when_it_is_stopped(repo: Path, number: signal.Signals) -> None:
+def test_a_hundred_open_streams_end_when_it_is_stopped(
+    repo: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     """Each body has its end; clients that do not read, or send half a header, hold nothing up."""
-    with ExitStack() as stack, soak.served(repo, "--openai", "--openai-port", "0") as running:
+    own = tmp_path / "triton"  # another server's processes are known by their repository
+    shutil.copytree(repo, own)
+    with ExitStack() as stack, soak.served(own, "--openai", "--openai-port", "0") as running:
         regions = running.memory_regions()
         processes = psutil.Process(running.process.pid).children(recursive=True)
         assert len(processes) >= 3  # Triton and its two models
@@ -218,11 +223,11 @@ def test_a_hundred_open_streams_end_when_it_is_stopped(repo: Path, number: signa
             stack.enter_context(raw(running.http, part))
         time.sleep(1)
         running.process.send_signal(number)
-        assert running.process.wait(10) == 0
+        assert running.process.wait(30) == 0  # 6 s on a quiet machine
         ends = [received(connection) for connection in streams + wholes]
     for end in ends[:100]:
         assert end.endswith(b"0\r\n\r\n") or b"\r\n\r\n{" in end, end[-200:]
         assert b"the server is being stopped" in end
     assert all(end.startswith(b"HTTP/1.1 503") and b"retry-after: 5" in end for end in ends[100:])
-    assert not any(process.is_running() for process in processes)
+    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert not list(Path("/dev/shm").glob(regions))

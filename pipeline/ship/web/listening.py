@@ -21,7 +21,7 @@ HEADER = 16 * 1024
 """Bytes of a request's header, at most."""
 BACKLOG = 1024
 """Connections that wait to be taken."""
-GRACE = 2.0
+GRACE = 1.0
 """Seconds that clients have to take the end of their answers when the server stops."""
 
 
@@ -74,7 +74,7 @@ def listening(app: Any, listener: socket.socket, states: ModelStates) -> Iterato
         backlog=BACKLOG,
         h11_max_incomplete_event_size=HEADER,
         timeout_keep_alive=BoundedConnection.silence,  # type: ignore[arg-type]
-        timeout_graceful_shutdown=int(GRACE) + 2,
+        timeout_graceful_shutdown=int(GRACE) + 1,
     )
     server = _Server(config, states)
     url = address(listener)

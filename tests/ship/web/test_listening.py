@@ -107,9 +107,11 @@ def test_the_address_is_one_that_this_machine_reaches() -> None:
 def test_a_port_that_another_took_meanwhile_is_one_line() -> None:
     with bound(0, "--x") as first, bound(first.getsockname()[1], "--x") as second:
         first.listen()
-        with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+ is taken"):
-            with listening(streaming(ModelStates()), second, ModelStates()):
-                pass
+        with (
+            pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+ is taken"),
+            listening(streaming(ModelStates()), second, ModelStates()),
+        ):
+            pass
 
 
 def test_the_socket_is_closed_at_the_end() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,9 @@ import grpc
 import tritonclient.grpc.aio as client
 from tritonclient.utils import InferenceServerException
 
-from pipeline.ship.openai_front.errors import Refusal, bad, down, failed
+from pipeline.ship.openai_front.errors import Refusal, bad, down
+from pipeline.ship.openai_front.faults import refusal
 from pipeline.ship.triton import text_model
-from pipeline.ship.triton.in_triton import FAILED
 from pipeline.ship.triton.repository import ENDING
 from pipeline.ship.triton.wheel import REQUEST_TIMEOUT
 from pipeline.ship.web.model_states import ModelStates
@@ -29,12 +28,6 @@ https://github.com/triton-inference-server/server/blob/main/docs/customization_g
 OUTPUTS = ("stream", "return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
 OPTIONAL = {"share", "probe"}
 """Fields that change no text; models of earlier versions lack them."""
-ARGUMENTS = {
-    "prompt", "messages", "max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos", "logprobs",
-    "repetition_penalty", "presence_penalty", "frequency_penalty",
-}  # fmt: skip
-"""Arguments of the API that text models complain about by the same name."""
-
 End = Callable[[Refusal], None]
 """Ends a request with an error."""
 
@@ -194,28 +187,3 @@ def _event(result: Any) -> TextEvent:
     tokens = int(value("num_output_tokens", 0))
     logprobs = tuple(json.loads(value("logprobs", b"[]")))
     return TextEvent(text, finish, int(value("num_input_tokens", 0)), tokens, logprobs)
-
-
-def refusal(status: grpc.StatusCode, message: str) -> Refusal:
-    """A model's error as the API has it. gRPC's status tells whose fault it is.
-
-    Args:
-        status: INVALID_ARGUMENT is the client's fault. INTERNAL is the text model's where FAILED begins the
-            message, else Triton's, whose process of the model is dead.
-        message: what the error says.
-    """
-    if status is grpc.StatusCode.INVALID_ARGUMENT:
-        if "context" in message and "tokens" in message:
-            return bad(message, None, "context_length_exceeded")
-        return bad(message, _param(message))
-    if status is grpc.StatusCode.INTERNAL and message.startswith(FAILED):
-        return failed(message)
-    return down(message, "overloaded" if "queue is full" in message else None)
-
-
-def _param(message: str) -> str | None:
-    """The argument that a text model's complaint is about: it begins with the field's name."""
-    first = re.split(r"[\s\[]", message.removeprefix("the "), maxsplit=1)[0]
-    if "stop string" in message:
-        return "stop"
-    return first if first in ARGUMENTS else None

@@ -14,7 +14,8 @@ import httpx
 
 from pipeline.ship.triton import http
 
-MODEL = "tiny-base_generate"
+NAME = "tiny-base"
+MODEL = f"{NAME}_generate"
 LONG = "a way to see the world " * 40
 ERRORS = (httpx.HTTPError, OSError, StopIteration)
 """How a connection may end for one who abuses it."""
@@ -45,7 +46,7 @@ Abuse = Callable[[Address, random.Random], None]
 def huge_lists(address: Address, draw: random.Random) -> None:
     """Many prompts in one request, some more than may be."""
     prompts = [LONG] * draw.choice((60, 64, 3000))
-    body = {"model": MODEL, "prompt": prompts, "max_tokens": draw.choice((64, 500)), "ignore_eos": True}
+    body = {"model": NAME, "prompt": prompts, "max_tokens": draw.choice((64, 500)), "ignore_eos": True}
     _post(address.completions(), body, timeout=draw.choice((2, 20)))
 
 
@@ -55,7 +56,7 @@ def giant_bodies(address: Address, draw: random.Random) -> None:
     if draw.random() < 0.5:
         _post(address.url(), {"text_input": text}, timeout=30)
     else:
-        _post(address.completions(), {"model": MODEL, "prompt": text}, timeout=30)
+        _post(address.completions(), {"model": NAME, "prompt": text}, timeout=30)
 
 
 def bad_json(address: Address, draw: random.Random) -> None:
@@ -67,14 +68,19 @@ def bad_json(address: Address, draw: random.Random) -> None:
 
 
 def hang_ups(address: Address, draw: random.Random) -> None:
-    """Long texts that nobody waits for."""
+    """Long texts that nobody waits for.
+
+    Not whole texts of Triton's own protocol: its HTTP server does not notice that their clients are gone, and
+    they run to their end or their time limit.
+    """
     if draw.random() < 0.5:
         body = {"text_input": "the time", "max_tokens": 3000, "stream": True, "ignore_eos": True}
         events = http.stream(address.url("generate_stream"), body, timeout=20)
         next(events)
         events.close()
     else:
-        _post(address.url(), {"text_input": LONG, "max_tokens": 3000, "ignore_eos": True}, timeout=0.3)
+        body = {"model": NAME, "prompt": LONG, "max_tokens": 3000, "ignore_eos": True}
+        _post(address.completions(), body, timeout=0.3)
 
 
 def slow_readers(address: Address, draw: random.Random) -> None:
@@ -82,10 +88,9 @@ def slow_readers(address: Address, draw: random.Random) -> None:
     body = {"text_input": "people", "max_tokens": 400, "stream": True, "ignore_eos": True}
     content = json.dumps(body).encode()
     with _socket(address.http) as connection:
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(content)}"
         head = f"POST /v2/models/{MODEL}/generate_stream HTTP/1.1\r\nHost: {_host(address.http)}\r\n"
-        connection.sendall(
-            f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
-        )
+        connection.sendall(f"{head}{kind}\r\n\r\n".encode())
         connection.sendall(content)
         for _ in range(4):
             connection.recv(50)
@@ -98,7 +103,7 @@ def half_surrogates(address: Address, draw: random.Random) -> None:
     if draw.random() < 0.5:
         _post(address.url(), b'{"text_input": %s, "max_tokens": 3}' % text)
     else:
-        _post(address.completions(), b'{"model": "%s", "prompt": %s}' % (MODEL.encode(), text))
+        _post(address.completions(), b'{"model": "%s", "prompt": %s}' % (NAME.encode(), text))
 
 
 def nonsense(address: Address, draw: random.Random) -> None:

@@ -1,8 +1,8 @@
 """Mixed load with faults on `pipeline serve`: `make soak`, ten minutes; the test suite takes half a minute.
 
-Half of the clients abuse the server (`abuse.py`). The others ask Triton and the OpenAI front for texts, whole and
-streamed, and ask again when they are told that a model is down, while now and then a model is killed. Each must
-get, in the end, just the text of the same graph run directly.
+Half of the clients abuse the server (`abuse.py`). The others ask Triton and the OpenAI front for texts, whole
+and streamed, and ask again when they are told that a model is down, while now and then a model is killed.
+Each must get, in the end, the text of the same graph run directly.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ MODELS = ("tiny-base", "tiny-attn2-3")
 LENGTHS = (3, 17, 60, 140)
 SEEDS = (None, 1)
 WAYS = ("whole", "stream", "whole, OpenAI", "stream, OpenAI")
+KILLS = (0.1, 0.3)
+"""When models are killed: parts of the whole time."""
 SHM_OPTION = "shm-region-prefix-name="
 RELOAD = 180.0
 """Seconds after which a killed model is back for certain."""
@@ -50,7 +53,7 @@ LOST = 120.0
 """Seconds after which a good request counts as lost."""
 DOWN = (
     "not healthy", "unhealthy", "not ready", "unloaded", "unload", "not found", "is being", "unavailable",
-    "no available versions", "Stub process", "queue is full", "took longer", "again", "does not answer",
+    "no available versions", "Stub process", "queue is full", "took longer", "does not answer", "was not done after",
 )  # fmt: skip
 """Words of the errors that say that a model is down, or has no room."""
 
@@ -139,21 +142,13 @@ class Report:
     def plain(self) -> dict[str, Any]:
         """For a person: latencies in seconds."""
         latencies = {
-            way: {
-                "requests": len(one),
-                "p50": round(float(np.median(one)), 3),
-                "p99": round(float(np.quantile(one, 0.99)), 2),
-            }
+            way: {"requests": len(one), "p50": _quantile(one, 0.5), "p99": _quantile(one, 0.99)}
             for way, one in self.seconds.items()
             if one
         }
         megabytes = [one for _, one in self.memory]
-        memory = {
-            "first": megabytes[0],
-            "lowest": min(megabytes),
-            "highest": max(megabytes),
-            "last": megabytes[-1],
-        }
+        ends = {"first": megabytes[0], "last": megabytes[-1]}
+        memory = {**ends, "lowest": min(megabytes), "highest": max(megabytes)}
         return {
             "good": latencies,
             "retries": self.retries,
@@ -162,6 +157,10 @@ class Report:
             "memory, MB": {name: round(value) for name, value in memory.items()},
             "wrong": self.wrong[:5],
         }
+
+
+def _quantile(seconds: list[float], part: float) -> float:
+    return round(float(np.quantile(seconds, part)), 3)
 
 
 Key = tuple[str, str, int, int | None]
@@ -238,13 +237,13 @@ def ask(address: abuse.Address, way: str, key: Key, text: str) -> str | None:
     body |= {"seed": seed} if seed else {}
     is_openai, is_stream = way.endswith("OpenAI"), way.startswith("stream")
     if is_openai:
-        url, body = address.completions(), {**body, "model": f"{model}_generate", "prompt": prompt}
+        url, body = address.completions(), {**body, "model": model, "prompt": prompt}
     else:
         what = "generate_stream" if is_stream else "generate"
         url, body = address.url(what, f"{model}_generate"), {**body, "text_input": prompt}
     try:
         if is_stream:
-            answers = list(http.stream(url, {**body, "stream": True}, timeout=ANSWER))
+            answers = list(_events(url, {**body, "stream": True}))
         else:
             status, answer = http.post(url, body, timeout=ANSWER)
             answers = [answer] if status == httpx.codes.OK else [{"error": answer}]
@@ -258,6 +257,17 @@ def ask(address: abuse.Address, way: str, key: Key, text: str) -> str | None:
         return "told that it is down or full" if is_told else f"wrong: {str(errors[0])[:300]}"
     received = "".join(_text(answer) for answer in answers)
     return None if received == text else f"wrong: {received!r} is not {text!r}"
+
+
+def _events(url: str, body: Any) -> Iterator[Any]:
+    """The events of a stream, of either protocol: OpenAI's ends in an event that is no JSON."""
+    with httpx.stream("POST", url, json=body, timeout=ANSWER, trust_env=False) as response:
+        if response.is_error:
+            response.read()
+        response.raise_for_status()
+        for line in response.iter_lines():
+            if line.startswith("data: ") and line != "data: [DONE]":
+                yield json.loads(line.removeprefix("data: "))
 
 
 def _text(answer: Any) -> str:
@@ -295,7 +305,7 @@ def run(root: Path, seconds: float) -> Report:
 
 def disturb(serve: Serve, load: Load, start: float, seconds: float) -> None:
     """Kills two models, then notes the memory until the load ends."""
-    kills, report = [start + seconds * share for share in (0.1, 0.3)], load.report
+    kills, report = [start + seconds * share for share in KILLS], load.report
     while time.monotonic() < load.until:
         time.sleep(0.5)
         if kills and time.monotonic() > kills[0]:

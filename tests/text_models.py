@@ -35,7 +35,9 @@ class FakeModels(TextModels):
                 if word == "BUG":
                     raise ZeroDivisionError("a bug")
                 text = (prompt + ": " if is_echoed and not number else "") + word
-                yield TextEvent(text, "length" if word is words[-1] else "", len(words), 1)
+                token = {"token": word, "logprob": -1.0, "bytes": list(word.encode()), "top": []}
+                tokens = (token,) if "logprobs" in fields else ()
+                yield TextEvent(text, "length" if word is words[-1] else "", len(words), 1, tokens)
             prompt = ""
         finally:
             self.left += [prompt] if prompt else []

@@ -6,9 +6,9 @@ import logging
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
-from pipeline.ship.ports import bound
+from pipeline.ship.ports import Ports, bound
 from pipeline.ship.triton import gate
 from pipeline.ship.triton.repository import ENDING
 from pipeline.ship.triton.server import Server
@@ -45,20 +45,23 @@ class Fronts:
             raise UserError(f"--request-timeout takes seconds, above 0 and up to {LONGEST:.0f}, not {given}")
 
     @contextmanager
-    def bound(self, http_port: int) -> Iterator[list[socket.socket]]:
+    def bound(self, ports: Ports) -> Iterator[list[socket.socket]]:
         """The sockets of the gate and of the OpenAI front, before minutes go into starting the server.
 
         Args:
-            http_port: of the gate; 0 picks a free one.
+            ports: of the gate and of the server behind it.
 
         Raises:
-            UserError: a port is taken, or the host is none of this machine.
+            UserError: a port is taken or named twice, or the host is none of this machine.
         """
         host = self.access.host
+        numbers = [number for number in (*astuple(ports), self.openai_port) if number]
+        if twice := {number for number in numbers if numbers.count(number) > 1}:
+            raise UserError(f"port {twice.pop()} is named twice; each of the ports has a number of its own")
         if not self.access.is_local and self.access.api_key is None:
             log.warning("whoever reaches %s may use the models: set --api-key (or PIPELINE_API_KEY)", host)
         with ExitStack() as stack:
-            sockets = [stack.enter_context(bound(http_port, "--http-port", host))]
+            sockets = [stack.enter_context(bound(ports.http, "--http-port", host))]
             if self.openai_port is not None:
                 sockets.append(stack.enter_context(bound(self.openai_port, "--openai-port", host)))
             yield sockets
@@ -83,6 +86,6 @@ class Fronts:
             first = gate.listening(server.http, models, sockets[0], access, states, limit)
             urls = [stack.enter_context(first)]
             for listener in sockets[1:]:
-                front = openai_front.listening(server.grpc, texts, listener, access, states)
+                front = openai_front.listening(server.grpc, texts, listener, access, states, limit)
                 urls.append(stack.enter_context(front))
             yield urls

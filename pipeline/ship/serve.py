@@ -94,13 +94,13 @@ def serve(
     fronts, states = fronts or Fronts(), ModelStates()
     own_ports = replace(ports, http=0)
     try:
-        with stoppable(), fronts.bound(ports.http) as sockets, ExitStack() as stack:
+        with stoppable(), fronts.bound(ports) as sockets, ExitStack() as stack:
             environment = replace(wheel.find(provider), request_timeout=fronts.request_timeout)
             server = stack.enter_context(Server(environment, folder, names, own_ports, log_file))
             _require_checks(folder, models, server)
             with fronts.opened(server, names, sockets, states) as urls:
                 _print_addresses(server, names, urls, fronts.access)
-                watch.watch(server, texts, states.note)
+                watch.watch(server, texts, states)
     except KeyboardInterrupt:
         log.info("stopped")
 
@@ -130,7 +130,7 @@ def _verified(folder: Path, provider: Provider) -> list[ServedModel]:
 def _takes_provider(folder: Path, model: ServedModel) -> bool:
     """Whether the code that a text model carries reads what the server tells it."""
     code = folder / model.name / str(model.number) / "pipeline" / versions.IN_TRITON / "generate_model.py"
-    return b"PIPELINE_PROVIDER" in store.records.read_bytes(code)
+    return "PIPELINE_PROVIDER" in code.read_text(encoding="utf-8")
 
 
 def _switched(folder: Path) -> ShipRecord:

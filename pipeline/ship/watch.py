@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pipeline.ship.triton import checks
 from pipeline.ship.triton.server import Server
+from pipeline.ship.web.model_states import ModelStates
 from pipeline.types import Failed
 
 log = logging.getLogger(__name__)
@@ -22,24 +23,21 @@ GLANCE = 0.2
 AGAIN = 1.0
 """Seconds after which a model that did not answer is asked once more."""
 
-Observer = Callable[[str, str | None], None]
-"""Called with the name of a model and why it is down; with None once it answers again."""
 
-
-def watch(server: Server, models: Sequence[str], observer: Observer = lambda *_: None) -> None:
+def watch(server: Server, models: Sequence[str], states: ModelStates) -> None:
     """For ever, each model in a thread of its own: one that takes a minute to load holds up no other.
 
     Args:
         server: the running server.
         models: NAME_generate of those to watch.
-        observer: told of every model that goes down or comes back, in that model's thread.
+        states: told of every model that goes down or comes back.
 
     Raises:
         Failed: the server ended.
     """
     over = threading.Event()
     threads = [
-        threading.Thread(target=_watch_one, args=(server, name, observer, over), name=name, daemon=True)
+        threading.Thread(target=_watch_one, args=(server, name, states, over), name=name, daemon=True)
         for name in models
     ]
     try:
@@ -55,8 +53,8 @@ def watch(server: Server, models: Sequence[str], observer: Observer = lambda *_:
         over.set()
 
 
-def _watch_one(server: Server, model: str, observer: Observer, over: threading.Event) -> None:
-    process, asked, is_down = server.stub(model), time.monotonic(), False
+def _watch_one(server: Server, model: str, states: ModelStates, over: threading.Event) -> None:
+    process, asked = server.stub(model), time.monotonic()
     while not over.wait(GLANCE):
         problem = None
         if process is not None and not server.is_stub(process, model):
@@ -69,12 +67,10 @@ def _watch_one(server: Server, model: str, observer: Observer, over: threading.E
         if over.is_set() or not server.is_running():
             return
         if problem is None:
-            if is_down:
-                observer(model, None)
-            is_down, process = False, process or server.stub(model)
+            states.up(model)
+            process = process or server.stub(model)
             continue
-        is_down = True
-        observer(model, problem)
+        states.down(model, problem)
         log.warning("%s does not answer (%s); loading it again", model, problem)
         if _is_reloaded(server, model):
             process, asked = server.stub(model), -EVERY  # asked at once whether it answers

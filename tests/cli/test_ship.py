@@ -9,7 +9,9 @@ import pytest
 
 from pipeline.runtime import onnxruntime
 from pipeline.ship import serve
+from pipeline.ship.fronts import Fronts
 from pipeline.ship.triton import wheel
+from pipeline.ship.web.guard import Access
 from pipeline.types import UserError
 from tests import tiny
 from tests.commands import run
@@ -80,3 +82,36 @@ def test_without_a_gpu_no_server_is_looked_for(
             with pytest.raises(UserError, match="needs an NVIDIA GPU"):
                 run(capsys, "serve", repo, *command, *options)
     assert "docker run" in run(capsys, "serve", repo, "--docker", "--provider", "cuda")
+
+
+def test_serve_hands_on_who_may_ask(
+    repo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of the option goes before that of the environment; neither is printed."""
+    given: list[Fronts] = []
+    monkeypatch.setattr(serve, "serve", lambda *arguments: given.append(arguments[2]))
+    run(capsys, "serve", repo)
+    assert given.pop() == Fronts(None, Access("127.0.0.1", (), None), 300)
+    monkeypatch.setenv("PIPELINE_API_KEY", "sesame")
+    run(capsys, "serve", repo, "--openai", "--openai-port", "9", "--request-timeout", "7.5")
+    assert given.pop() == Fronts(9, Access(api_key="sesame"), 7.5)
+    hosts = ("--host", "0.0.0.0", "--allowed-host", "llm.lan", "--allowed-host", "llm")
+    run(capsys, "serve", repo, *hosts, "--api-key", "other")
+    assert given.pop().access == Access("0.0.0.0", ("llm.lan", "llm"), "other")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--api-key", ""), "the API key must be of visible ASCII letters, and not empty"),
+        (("--api-key", "two words"), "the API key must be of visible ASCII letters"),
+        (("--allowed-host", "http://llm.lan"), "--allowed-host takes a host without scheme and port"),
+        (("--request-timeout", "0"), "--request-timeout takes seconds, above 0 and up to 86400, not 0"),
+        (("--request-timeout", "nan"), "--request-timeout takes seconds, above 0 and up to 86400, not nan"),
+    ],
+)
+def test_options_of_serve_that_are_refused(
+    repo: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        run(capsys, "serve", repo, *options)

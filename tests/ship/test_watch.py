@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.ship import watch
 from pipeline.ship.triton import checks
+from pipeline.ship.web.model_states import ModelStates
 from pipeline.types import Failed
 from tests.serving import until
 
@@ -58,7 +59,7 @@ class FakeServer:
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch):
-    """(models) → a server whose models are watched, their problems, and what the observer was told."""
+    """(models) → a server whose models are watched, their problems, and their states."""
     for name in ("EVERY", "GLANCE", "AGAIN"):
         monkeypatch.setattr(watch, name, 0.01)
     problems: dict[str, Callable[[], str | None]] = {}
@@ -69,37 +70,39 @@ def watched(monkeypatch: pytest.MonkeyPatch):
         return problems.get(model, lambda: None)()
 
     monkeypatch.setattr(checks, "problem", problem)
-    server, told, failures = FakeServer({TEXT: 1, "other_generate": 2}), list[tuple[str, str | None]](), []
+    server, states, failures = FakeServer({TEXT: 1, "other_generate": 2}), ModelStates(), []
 
     models = list(server.processes)
 
     def run() -> None:
         try:
-            watch.watch(server, models, lambda *one: told.append(one))
+            watch.watch(server, models, states)
         except Failed as failure:
             failures.append(str(failure))
 
     thread = threading.Thread(target=run)
     thread.start()
     until(lambda: len(seen) == len(models))
-    yield server, problems, told
+    yield server, problems, states
     server.is_there = False
     thread.join(10)
     assert failures == ["the Triton server ended by itself: Signal (9)"]
 
 
 def test_a_process_that_is_gone_is_loaded_again_at_once_and_alone(watched) -> None:
-    server, _, told = watched
+    server, _, states = watched
+    outages: list[str] = []
+    states.observers.append(lambda reason, _: outages.append(reason))
     del server.processes[TEXT]
-    until(lambda: told[-1:] == [(TEXT, None)])
-    assert server.reloaded == [TEXT] and told == [(TEXT, "its process ended"), (TEXT, None)]
+    until(lambda: outages and states.reason(TEXT) is None)
+    assert server.reloaded == [TEXT] and outages == [f"{TEXT} is being loaded again: its process ended"]
 
 
 def test_a_load_that_fails_is_tried_again(watched) -> None:
-    server, problems, told = watched
+    server, problems, states = watched
     server.failing = 2
     problems[TEXT] = lambda: None if len(server.reloaded) == 3 else "HTTP 400: not healthy"
-    until(lambda: told[-1:] == [(TEXT, None)])
+    until(lambda: len(server.reloaded) == 3 and states.reason(TEXT) is None)
     assert server.reloaded == [TEXT] * 3
 
 
@@ -147,4 +150,4 @@ def test_a_model_that_takes_long_to_load_holds_up_no_other(watched) -> None:
 def test_a_watch_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "_watch_one", lambda *_: None)
     with pytest.raises(Failed, match="the watch of m_generate ended"):
-        watch.watch(FakeServer({TEXT: 1}), [TEXT])
+        watch.watch(FakeServer({TEXT: 1}), [TEXT], ModelStates())

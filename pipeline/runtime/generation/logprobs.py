@@ -137,5 +137,6 @@ def likeliest(values: Array, count: int) -> list[int]:
 
 
 def _with_bytes(token: WrittenToken, content: bytes) -> WrittenToken:
+    """The token with these bytes, also where it stands among the likeliest."""
     chosen = TokenLogprob(readable(content), content, token.chosen.logprob)
-    return WrittenToken(chosen, token.likeliest)
+    return WrittenToken(chosen, tuple(chosen if one == token.chosen else one for one in token.likeliest))

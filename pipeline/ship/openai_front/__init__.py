@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from pipeline.ship.openai_front.app import application
 from pipeline.ship.openai_front.events import TextModels
+from pipeline.ship.triton.wheel import REQUEST_TIMEOUT
 from pipeline.ship.web import listening as web
 from pipeline.ship.web.guard import Access, Guard, openai_form
 from pipeline.ship.web.model_states import ModelStates
@@ -27,6 +28,7 @@ def listening(
     listener: socket.socket,
     access: Access | None = None,
     states: ModelStates | None = None,
+    request_timeout: float = REQUEST_TIMEOUT,
 ) -> Iterator[str]:
     """The front, in a thread of this process; gives its URL.
 
@@ -36,8 +38,10 @@ def listening(
         listener: a bound socket, which is closed at the end.
         access: who may ask; by default whoever reaches the socket by one of this machine's names.
         states: which models answer; at the end they are told that the server stops.
+        request_timeout: seconds that a request may take, its wait included.
     """
-    app = application(TextModels(grpc, models))
+    states = states or ModelStates()
+    app = application(TextModels(grpc, models, request_timeout, states))
     guarded = Guard(app, access or Access(), BODY, openai_form)
-    with web.listening(guarded, listener, states or ModelStates()) as url:
+    with web.listening(guarded, listener, states) as url:
         yield url

@@ -16,9 +16,9 @@ from pipeline.ship.openai_front.events import TextModels
 from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest, read
 from pipeline.ship.openai_front.responses import answer
 
-PROBE = {"text_input": "a", "max_tokens": 1}
+PROBE = {"text_input": "a", "max_tokens": 1, "probe": True}
 PATIENCE = 60.0
-"""Seconds that a model may take for the probe."""
+"""Seconds that a model may take for the probe; one that is busy says so at once."""
 
 
 def application(models: TextModels) -> FastAPI:
@@ -65,11 +65,13 @@ def application(models: TextModels) -> FastAPI:
 
 
 async def _probe(models: TextModels, name: str) -> None:
-    """Asks a model for a token.
+    """Asks a model for a sign of life.
 
     Raises:
         Refusal: 503, it gives none.
     """
+    if (reason := models.states.reason(models.models[name])) is not None:
+        raise down(reason)
     try:
         async with asyncio.timeout(PATIENCE):
             async for _ in models.events(name, dict(PROBE)):

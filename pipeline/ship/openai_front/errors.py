@@ -13,10 +13,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-log = logging.getLogger(__name__)
+from pipeline.ship.web.model_states import RETRY_AFTER
 
-RETRY_AFTER = 5
-"""Seconds after which a client should ask again: a model that died is loaded again in about that time."""
+log = logging.getLogger(__name__)
 
 
 class Refusal(Exception):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,23 +13,21 @@ from typing import Any
 
 import grpc
 import tritonclient.grpc.aio as client
+from tritonclient.utils import InferenceServerException
 
-from pipeline.ship.openai_front.errors import Refusal, bad, down, failed
+from pipeline.ship.openai_front.errors import Refusal, bad, down
+from pipeline.ship.openai_front.faults import refusal
 from pipeline.ship.triton import text_model
-from pipeline.ship.triton.in_triton import FAILED
 from pipeline.ship.triton.repository import ENDING
+from pipeline.ship.triton.wheel import REQUEST_TIMEOUT
+from pipeline.ship.web.model_states import ModelStates
 
 STATUS = {"triton_grpc_error": "true"}
 """The header that makes Triton end a stream with gRPC's status of a model's error, not with its words alone.
 https://github.com/triton-inference-server/server/blob/main/docs/customization_guide/inference_protocols.md"""
 OUTPUTS = ("stream", "return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
-REQUEST_TIMEOUT = 300.0
-ARGUMENTS = {
-    "prompt", "messages", "max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos", "logprobs",
-    "repetition_penalty", "presence_penalty", "frequency_penalty",
-}  # fmt: skip
-"""Arguments of the API that text models complain about by the same name."""
-
+OPTIONAL = {"share", "probe"}
+"""Fields that change no text; models of earlier versions lack them."""
 End = Callable[[Refusal], None]
 """Ends a request with an error."""
 
@@ -41,12 +40,14 @@ class TextEvent:
         text: what is new.
         finish: why the text ends; '' where it goes on.
         prompt_tokens, tokens: tokens of the prompt, and of the new text.
+        logprobs: of the tokens whose text is out, as the text model describes them.
     """
 
     text: str
     finish: str
     prompt_tokens: int
     tokens: int
+    logprobs: tuple[dict[str, Any], ...] = ()
 
 
 class TextModels:
@@ -56,15 +57,24 @@ class TextModels:
         address: host:port of Triton's gRPC.
         models: NAME_generate of each.
         request_timeout: seconds that a request may take, its wait included.
+        states: which of them answer; requests end where one does not, and where the server stops.
     """
 
-    def __init__(self, address: str, models: Sequence[str], request_timeout: float = REQUEST_TIMEOUT) -> None:
+    def __init__(
+        self,
+        address: str,
+        models: Sequence[str],
+        request_timeout: float = REQUEST_TIMEOUT,
+        states: ModelStates | None = None,
+    ) -> None:
         self.address, self.models = address, {name.removesuffix(ENDING): name for name in models}
         self.request_timeout, self.born = request_timeout, int(time.time())
         self.client: Any = None
+        self.known: dict[str, frozenset[str]] = {}
         self.running: dict[End, str] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.is_stopping = False
+        self.states = states or ModelStates()
+        self.states.observers.append(self.end_all)
 
     def described(self, name: str) -> dict[str, Any]:
         """A model as /v1/models has it.
@@ -86,6 +96,7 @@ class TextModels:
         if self.client is None:
             self.client = client.InferenceServerClient(self.address)
         try:
+            fields = self._taken(fields, await self._inputs(self.models[name]))
             inputs = text_model.tensors({**fields, **dict.fromkeys(OUTPUTS, True)})
         except OverflowError as overflow:
             raise bad(f"a number is out of range: {overflow}") from None
@@ -108,15 +119,35 @@ class TextModels:
         finally:
             responses.cancel()
 
+    async def _inputs(self, model: str) -> frozenset[str]:
+        """The fields that a model takes, asked once."""
+        if model not in self.known:
+            try:
+                metadata = await self.client.get_model_metadata(model)
+            except InferenceServerException as error:
+                raise down(str(error.message())) from None
+            self.known[model] = frozenset(tensor.name for tensor in metadata.inputs)
+        return self.known[model]
+
+    def _taken(self, fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+        """The fields without those that change no text, where an earlier version shipped the model.
+
+        Raises:
+            Refusal: a field that would change the answer is not known to it.
+        """
+        for name in fields.keys() - known - OPTIONAL:
+            raise bad(f"{name}: an earlier version shipped this model; ship it again to use it", name)
+        return {name: value for name, value in fields.items() if name in known}
+
     @contextmanager
     def limited(self, name: str, end: End) -> Iterator[None]:
         """Within it, `end` is called once the request's time is over, or by `end_all`.
 
         Raises:
-            Refusal: no request is taken any more.
+            Refusal: the model is down, or the server stops.
         """
-        if self.is_stopping:
-            raise down("the server is stopping")
+        if (reason := self.states.reason(self.models[name])) is not None:
+            raise down(reason)
         self.loop = asyncio.get_running_loop()
         late = down(f"the request took longer than {self.request_timeout:g} s", "timeout")
         timer = self.loop.call_later(self.request_timeout, end, late)
@@ -127,12 +158,7 @@ class TextModels:
             timer.cancel()
             del self.running[end]
 
-    def stop(self) -> None:
-        """Ends every request with an error, and takes no other. Any thread may call it."""
-        self.is_stopping = True
-        self.end_all("the server is stopping")
-
-    def end_all(self, reason: str, model: str | None = None) -> None:
+    def end_all(self, reason: str, model: str | None) -> None:
         """Ends the requests that run, of one model (NAME_generate) or of all. Any thread may call it."""
 
         def end() -> None:
@@ -140,8 +166,9 @@ class TextModels:
                 if model in (None, self.models[name]):
                     one(down(reason))
 
-        if self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(end)
+        if self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has just ended, and the requests with it
+                self.loop.call_soon_threadsafe(end)
 
     async def close(self) -> None:
         """Closes the connection to Triton."""
@@ -150,31 +177,13 @@ class TextModels:
 
 
 def _event(result: Any) -> TextEvent:
-    names = ("text_output", "finish_reason", "num_input_tokens", "num_output_tokens")
-    text, finish, prompt_tokens, tokens = (result.as_numpy(name).reshape(-1)[0] for name in names)
-    return TextEvent(text.decode(), finish.decode(), int(prompt_tokens), int(tokens))
+    """A response; one to a probe has the text alone."""
 
+    def value(name: str, default: Any) -> Any:
+        array = result.as_numpy(name)
+        return default if array is None else array.reshape(-1)[0]
 
-def refusal(status: grpc.StatusCode, message: str) -> Refusal:
-    """A model's error as the API has it. gRPC's status tells whose fault it is.
-
-    Args:
-        status: INVALID_ARGUMENT is the client's fault. INTERNAL is the text model's where FAILED begins the
-            message, else Triton's, whose process of the model is dead.
-        message: what the error says.
-    """
-    if status is grpc.StatusCode.INVALID_ARGUMENT:
-        if "context" in message and "tokens" in message:
-            return bad(message, None, "context_length_exceeded")
-        return bad(message, _param(message))
-    if status is grpc.StatusCode.INTERNAL and message.startswith(FAILED):
-        return failed(message)
-    return down(message, "overloaded" if "queue is full" in message else None)
-
-
-def _param(message: str) -> str | None:
-    """The argument that a text model's complaint is about: it begins with the field's name."""
-    first = re.split(r"[\s\[]", message.removeprefix("the "), maxsplit=1)[0]
-    if "stop string" in message:
-        return "stop"
-    return first if first in ARGUMENTS else None
+    text, finish = value("text_output", b"").decode(), value("finish_reason", b"").decode()
+    tokens = int(value("num_output_tokens", 0))
+    logprobs = tuple(json.loads(value("logprobs", b"[]")))
+    return TextEvent(text, finish, int(value("num_input_tokens", 0)), tokens, logprobs)

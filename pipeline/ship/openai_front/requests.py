@@ -24,8 +24,8 @@ HARMLESS = {
     "safety_identifier", "prompt_cache_key", "parallel_tool_calls",
 }  # fmt: skip
 """Arguments of the API that change nothing here."""
-MOST_PROMPTS, MOST_CHOICES, MOST_TOKENS = 64, 8, 65_536
-"""Of one request: prompts, choices of each, and tokens of all choices together."""
+MOST_PROMPTS, MOST_CHOICES, MOST_TOKENS, MOST_ALTERNATIVES = 64, 8, 65_536, 100_000
+"""Of one request: prompts, choices of each, tokens of all choices, and alternatives of all those tokens."""
 
 
 class StreamOptions(BaseModel):
@@ -60,8 +60,12 @@ class TextArguments(BaseModel):
         """Choices of each prompt."""
         return self.n or 1
 
+    def alternatives(self) -> int | None:
+        """Alternatives of each token, with their log-probabilities; None where no such are wanted."""
+        return None
+
     def fields(self, max_tokens: int, prompts: int) -> list[dict[str, Any]]:
-        """The sampling fields of NAME_generate for each choice of a prompt.
+        """The fields of NAME_generate for each choice of a prompt, but the prompt.
 
         The API's default temperature is 1. With a seed, choice k has seed + k: the choices differ, and the
         same request gives them again.
@@ -79,11 +83,19 @@ class TextArguments(BaseModel):
                 f"one request may ask for {MOST_TOKENS:,}",
                 "max_tokens",
             )
+        if most * (self.alternatives() or 0) > MOST_ALTERNATIVES:
+            raise bad(
+                f"{most:,} tokens with {self.alternatives()} alternatives each; one request may ask for "
+                f"{MOST_ALTERNATIVES:,} alternatives",
+                "logprobs",
+            )
         fields = self.model_dump(include=SAMPLING, exclude_none=True)
         fields["temperature"] = 1.0 if self.temperature is None else self.temperature
         fields["max_tokens"] = max_tokens
         if self.stop:
             fields["stop_words"] = [self.stop] if isinstance(self.stop, str) else self.stop
+        if self.alternatives() is not None:
+            fields["logprobs"] = self.alternatives()
         seeds = [] if self.seed is None else [(self.seed + k) % (1 << 64) for k in range(self.choices)]
         return [{**fields, "seed": seed} for seed in seeds] or [fields] * self.choices
 
@@ -94,6 +106,7 @@ class CompletionRequest(TextArguments):
     prompt: str | list[str]
     echo: bool | None = None
     best_of: int | None = None
+    logprobs: int | None = Field(None, ge=0, le=5)
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -101,6 +114,10 @@ class CompletionRequest(TextArguments):
         if isinstance(prompt, list) and any(isinstance(one, int | list) for one in prompt):
             raise PydanticCustomError("token_ids", "token ids are not supported here; send text")
         return prompt
+
+    def alternatives(self) -> int | None:
+        """Of each token; 0 gives the tokens' own log-probabilities alone."""
+        return self.logprobs
 
     def inputs(self) -> list[dict[str, Any]]:
         """A request to NAME_generate for each choice, those of one prompt side by side.
@@ -115,6 +132,8 @@ class CompletionRequest(TextArguments):
             raise bad(f"{len(prompts)} prompts; one request may have {MOST_PROMPTS}", "prompt")
         if self.best_of not in (None, self.choices):
             raise bad("best_of must equal n: every choice that is written is given", "best_of")
+        if self.echo and self.logprobs is not None:
+            raise bad("logprobs with echo are not supported: a prompt's tokens have none here", "logprobs")
         choices = self.fields(16 if self.max_tokens is None else self.max_tokens, len(prompts))
         echo = {"exclude_input_in_output": False} if self.echo else {}
         return [{"text_input": prompt, **fields, **echo} for prompt in prompts for fields in choices]
@@ -125,6 +144,18 @@ class ChatRequest(TextArguments):
 
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    def alternatives(self) -> int | None:
+        """Of each token.
+
+        Raises:
+            Refusal: `top_logprobs` without `logprobs`.
+        """
+        if self.top_logprobs is not None and not self.logprobs:
+            raise bad("top_logprobs needs logprobs: true", "top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def inputs(self) -> list[dict[str, Any]]:
         """A request to NAME_generate for each choice.

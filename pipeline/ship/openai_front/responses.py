@@ -7,6 +7,7 @@ import json
 import logging
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from pipeline.ship.openai_front.errors import Refusal, unexpected
 from pipeline.ship.openai_front.events import TextEvent, TextModels
+from pipeline.ship.openai_front.logprobs import CompletionLogprobs, of_chat
 from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest
 from pipeline.ship.openai_front.side_by_side import side_by_side
 
@@ -30,7 +32,10 @@ Work = TypeVar("Work")
 async def answer(models: TextModels, request: CompletionRequest | ChatRequest, connection: Request) -> Any:
     """The response to a request: the choices of each of its prompts, written side by side."""
     models.described(request.model)
-    events, form = side_by_side(models, request.model, request.inputs()), AnswerForms(request)
+    form = AnswerForms(request)
+    # Those of one request take turns with other requests as if they were one.
+    inputs = [{**fields, "share": form.head["id"]} for fields in request.inputs()]
+    events = side_by_side(models, request.model, inputs)
     if request.stream:
         chunks = form.chunks(events)
         # What is wrong with the request becomes an HTTP error, not an event.
@@ -94,6 +99,8 @@ class AnswerForms:
 
     def __init__(self, request: CompletionRequest | ChatRequest) -> None:
         self.is_chat, self.choices = isinstance(request, ChatRequest), request.choices
+        self.has_logprobs = request.alternatives() is not None
+        self.lists = defaultdict[int, CompletionLogprobs](CompletionLogprobs)
         self.with_usage = bool(request.stream_options and request.stream_options.include_usage)
         prefix = "chatcmpl" if self.is_chat else "cmpl"
         self.head = {
@@ -114,7 +121,8 @@ class AnswerForms:
         texts = ["".join(event.text for event in events) for events in choices]
         bodies = [{"message": _message(text)} if self.is_chat else {"text": text} for text in texts]
         finishes = [events[-1].finish for events in choices]
-        listed = [_choice(k, *one) for k, one in enumerate(zip(bodies, finishes, strict=True))]
+        logprobs = (self._logprobs(k, choice) for k, choice in enumerate(choices))
+        listed = [_choice(k, *one) for k, one in enumerate(zip(bodies, finishes, logprobs, strict=True))]
         return {**self.head, "object": kind, "choices": listed, "usage": _usage(prompt, written)}
 
     async def chunks(self, events: AsyncIterator[tuple[int, TextEvent]]) -> AsyncGenerator[dict[str, Any]]:
@@ -125,18 +133,28 @@ class AnswerForms:
             delta = {"content": event.text} if number in prompt else _message(event.text)
             body: dict[str, Any] = {"delta": delta} if self.is_chat else {"text": event.text}
             prompt[number], written = event.prompt_tokens, written + event.tokens
-            yield {**self.head, "object": kind, "choices": [_choice(number, body, event.finish)]}
+            choice = _choice(number, body, event.finish, self._logprobs(number, [event]))
+            yield {**self.head, "object": kind, "choices": [choice]}
         if self.with_usage:
             once = sum(tokens for number, tokens in prompt.items() if number % self.choices == 0)
             yield {**self.head, "object": kind, "choices": [], "usage": _usage(once, written)}
+
+    def _logprobs(self, number: int, events: list[TextEvent]) -> dict[str, Any] | None:
+        """Of the next events of a choice; None where none are wanted."""
+        if not self.has_logprobs:
+            return None
+        tokens = [token for event in events for token in event.logprobs]
+        return of_chat(tokens) if self.is_chat else self.lists[number].of(tokens)
 
 
 def _message(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def _choice(number: int, body: dict[str, Any], finish: str) -> dict[str, Any]:
-    return {"index": number, **body, "finish_reason": finish or None, "logprobs": None}
+def _choice(
+    number: int, body: dict[str, Any], finish: str, logprobs: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {"index": number, **body, "finish_reason": finish or None, "logprobs": logprobs}
 
 
 def _usage(prompt: int, written: int) -> dict[str, int]:

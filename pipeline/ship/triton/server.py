@@ -162,7 +162,7 @@ class Server:
         except (InferenceServerException, OSError) as error:
             raise Failed(f"{model} was not loaded again: {first_line(error)}") from error
 
-    def stop(self, grace: float = 20) -> None:
+    def stop(self, grace: float = 6) -> None:
         """SIGTERM, time for the models to unload, SIGKILL for all its processes; shared memory is removed."""
         process, self.process = self.process, None
         if process is not None:

@@ -15,11 +15,13 @@ import uvicorn
 
 from pipeline.ship.web.connections import BoundedConnection, room_for_files
 from pipeline.ship.web.model_states import ModelStates
-from pipeline.types import Failed
+from pipeline.types import Failed, UserError
 
 HEADER = 16 * 1024
 """Bytes of a request's header, at most."""
-GRACE = 2.0
+BACKLOG = 1024
+"""Connections that wait to be taken."""
+GRACE = 1.0
 """Seconds that clients have to take the end of their answers when the server stops."""
 
 
@@ -53,8 +55,13 @@ def listening(app: Any, listener: socket.socket, states: ModelStates) -> Iterato
         states: which models answer.
 
     Raises:
+        UserError: the port is taken by now.
         Failed: the application did not start.
     """
+    try:
+        listener.listen(BACKLOG)
+    except OSError:  # another process was faster with it
+        raise UserError(f"{address(listener)} is taken; choose another port") from None
     room_for_files()
     config = uvicorn.Config(
         app,
@@ -64,9 +71,10 @@ def listening(app: Any, listener: socket.socket, states: ModelStates) -> Iterato
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=BACKLOG,
         h11_max_incomplete_event_size=HEADER,
         timeout_keep_alive=BoundedConnection.silence,  # type: ignore[arg-type]
-        timeout_graceful_shutdown=int(GRACE) + 2,
+        timeout_graceful_shutdown=int(GRACE) + 1,
     )
     server = _Server(config, states)
     url = address(listener)

@@ -43,7 +43,9 @@ def test_models_and_health(client: TestClient, models: FakeModels) -> None:
     assert client.get("/v1/models/base").json() == listed["data"][0]
     assert client.get("/v1/models/gpt").json()["error"]["code"] == "model_not_found"
     assert client.get("/health/ready").status_code == 200
-    assert models.requests == [{"text_input": "a", "max_tokens": 1}] * 2  # each model has answered
+    assert (
+        models.requests == [{"text_input": "a", "max_tokens": 1, "probe": True}] * 2
+    )  # each model has answered
 
 
 def test_completions_and_chats(client: TestClient) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from pipeline.ship.openai_front.errors import Refusal
 from pipeline.ship.openai_front.events import TextEvent, TextModels
+from pipeline.ship.triton.model_config import REQUEST
+from pipeline.ship.web.model_states import STOPPING
 
 
 class Responses:
@@ -35,8 +39,16 @@ class Responses:
         self.cancelled = True
 
 
-def response(text: str | None, finish: str = "", is_last: bool = False) -> tuple[Any, None]:
-    values = {"text_output": text, "finish_reason": finish, "num_input_tokens": 3, "num_output_tokens": 1}
+def response(
+    text: str | None, finish: str = "", is_last: bool = False, logprobs: str | None = None
+) -> tuple[Any, None]:
+    values = {
+        "text_output": text,
+        "finish_reason": finish,
+        "num_input_tokens": 3,
+        "num_output_tokens": 1,
+        "logprobs": logprobs,
+    }
 
     def as_numpy(name: str) -> Any:
         value = None if text is None else values[name]
@@ -47,8 +59,10 @@ def response(text: str | None, finish: str = "", is_last: bool = False) -> tuple
     return SimpleNamespace(as_numpy=as_numpy, get_response=lambda: last), None
 
 
-def events(responses: Responses, fields: dict[str, Any], limit: int = 9) -> tuple[list[TextEvent], list[Any]]:
-    """The events, `limit` of them at most, and the requests that were sent."""
+def events(
+    responses: Responses, fields: dict[str, Any], limit: int = 9, known: Iterable[str] = REQUEST
+) -> tuple[list[TextEvent], list[Any]]:
+    """The events, `limit` of them at most, and the requests to a model of the known fields."""
     requests: list[Any] = []
 
     async def run() -> list[TextEvent]:
@@ -59,7 +73,10 @@ def events(responses: Responses, fields: dict[str, Any], limit: int = 9) -> tupl
             requests.append(iterator)
             return responses
 
-        models.client = SimpleNamespace(stream_infer=stream_infer)
+        async def get_model_metadata(_: str) -> Any:
+            return SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in known])
+
+        models.client = SimpleNamespace(stream_infer=stream_infer, get_model_metadata=get_model_metadata)
         received = []
         stream = models.events("m", fields)
         async for event in stream:
@@ -145,17 +162,33 @@ def test_requests_of_a_model_are_ended_from_another_thread() -> None:
             models.limited("m", lambda error: ended.append(("m", str(error)))),
             models.limited("n", lambda error: ended.append(("n", str(error)))),
         ):
-            await asyncio.to_thread(models.end_all, "it died", "n_generate")
+            await asyncio.to_thread(models.states.down, "n_generate", "it died")
             await asyncio.sleep(0)
-            assert ended == [("n", "it died")]
-            await asyncio.to_thread(models.stop)
+            assert ended == [("n", "n_generate is being loaded again: it died")]
+            await asyncio.to_thread(models.states.stop)
             await asyncio.sleep(0)
-        with pytest.raises(Refusal, match="the server is stopping"), models.limited("m", print):
+        with pytest.raises(Refusal, match="the server is being stopped"), models.limited("m", print):
             pass
 
     asyncio.run(run())
-    assert sorted(ended[1:]) == [("m", "the server is stopping"), ("n", "the server is stopping")]
-    assert not models.running
+    assert sorted(ended[1:]) == [("m", STOPPING), ("n", STOPPING)] and not models.running
+
+
+def test_fields_that_an_earlier_version_lacks() -> None:
+    """What changes no text is left out; what would change the answer is refused by name."""
+    old = Responses([response("a", "stop", is_last=True)]), {"text_input": "x", "share": "s", "probe": True}
+    _, (request,) = events(*old, known=("text_input", "stream"))
+    assert "text_input" in {tensor.name() for tensor in request["inputs"]}
+    assert not {"share", "probe"} & {tensor.name() for tensor in request["inputs"]}
+    with pytest.raises(Refusal, match="logprobs: an earlier version shipped this model") as caught:
+        events(Responses([]), {"text_input": "x", "logprobs": 2}, known=("text_input",))
+    assert caught.value.status == 400
+
+
+def test_log_probabilities_arrive() -> None:
+    tokens = [{"token": "a", "logprob": -0.5, "bytes": [97], "top": []}]
+    received, _ = events(Responses([response("a", "stop", True, json.dumps(tokens))]), {"text_input": "x"})
+    assert received == [TextEvent("a", "stop", 3, 1, tuple(tokens))]
 
 
 def test_a_number_out_of_range_is_refused() -> None:

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
+import numpy as np
 import openai
+import psutil
 import pytest
 
+from pipeline.runtime.generation import alone
+from pipeline.runtime.generation.sampling import Sampling
 from pipeline.ship import openai_front
 from pipeline.ship.ports import bound
+from pipeline.ship.web.model_states import ModelStates
 from tests.serving import BASE, CUT, NARROW, PROMPTS, Served, until
+from tests.ship.openai_front import client_checks
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
 @pytest.fixture
-def client(healthy: Served) -> Iterator[openai.OpenAI]:
+def states() -> ModelStates:
+    return ModelStates()
+
+
+@pytest.fixture
+def client(healthy: Served, states: ModelStates) -> Iterator[openai.OpenAI]:
     models = [f"{name}_generate" for name in (BASE, CUT, NARROW)]
     with (
-        openai_front.listening(healthy.server.grpc, models, bound(0, "--openai-port")) as url,
+        openai_front.listening(
+            healthy.server.grpc, models, bound(0, "--openai-port"), states=states, request_timeout=60
+        ) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
         yield client
+
+
+@pytest.mark.parametrize("what", client_checks.CHECKS)
+def test_openais_own_client(client: openai.OpenAI, what: str) -> None:
+    for model in (BASE, CUT):
+        assert client_checks.failure(what, client, model) is None
+
+
+def test_log_probabilities_are_those_of_the_graph(healthy: Served, client: openai.OpenAI) -> None:
+    """Of drawn tokens, before temperature and penalties: log-softmax in float64 of the graph run directly."""
+    arguments: Any = {"model": CUT, "prompt": PROMPTS[1], "max_tokens": 10, "seed": 3, "temperature": 0.7}
+    answer = client.completions.create(**arguments, logprobs=5, extra_body={"repetition_penalty": 1.5})
+    sampling = Sampling(10, temperature=0.7, seed=3, repetition_penalty=1.5, logprobs=5)
+    ids, runner = healthy.prompts.encode(PROMPTS[1]), healthy.runners[CUT]
+    pieces = alone.pieces(runner, healthy.prompts, ids, sampling)
+    assert answer.choices[0].text == "".join(piece.text for piece in pieces)
+    lists, tokens = answer.choices[0].logprobs, [piece.token for piece in pieces]
+    for token, value, top in zip(tokens, lists.token_logprobs, lists.top_logprobs, strict=True):
+        logits, _ = runner.forward(np.array([ids], np.int64))
+        scores = logits[0, -1].astype(np.float64)
+        truth = scores - scores.max() - np.log(np.exp(scores - scores.max()).sum())
+        assert value == pytest.approx(truth[token], abs=1e-4)
+        likeliest = sorted(top.values(), reverse=True)[:5]
+        assert likeliest == pytest.approx(np.sort(truth)[::-1][:5], abs=1e-4)
+        ids = [*ids, token]
 
 
 def test_openai_completions(healthy: Served, client: openai.OpenAI) -> None:
@@ -144,8 +184,53 @@ def test_openai_overload_and_hang_up(healthy: Served, client: openai.OpenAI) -> 
     with pytest.raises(openai.InternalServerError) as caught:
         client.completions.create(model=NARROW, prompt="a")
     assert caught.value.status_code == 503 and caught.value.code == "overloaded"
-    streams[0].close()
-    until(lambda: len(streams) == 3)
-    for stream in streams:
-        stream.close()
+    for number in range(3):  # each begins when the one before it is left
+        until(lambda number=number: len(streams) > number)
+        streams[number].close()
     until(lambda: healthy.metric("pipeline_running_requests", NARROW) == 0)
+
+
+def test_a_model_that_died_is_503_and_its_streams_end(
+    healthy: Served, client: openai.OpenAI, states: ModelStates
+) -> None:
+    """As the watch of `serve` tells it; then the model is loaded again."""
+    name = f"{CUT}_generate"
+    body = {"model": CUT, "stream": True, "prompt": "the time", "max_tokens": 4000, "ignore_eos": True}
+    with httpx.stream("POST", f"{client.base_url}completions", json=body, timeout=60) as response:
+        events = response.iter_lines()
+        assert next(events).startswith("data: {")
+        (process,) = (
+            child
+            for child in psutil.Process(healthy.server.process.pid).children(recursive=True)
+            if f"/{name}/" in " ".join(child.cmdline())
+        )
+        process.kill()
+        with pytest.raises(openai.InternalServerError) as caught:
+            until(lambda: client.completions.create(model=CUT, prompt="a", max_tokens=1) is None)
+        assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "5"
+        assert httpx.get(f"{client.base_url.copy_with(path='/health/ready')}", timeout=60).status_code == 503
+        states.down(name, "its process ended")
+        *_, error, end = [line.removeprefix("data: ") for line in events if line]
+    assert end == "[DONE]" and json.loads(error)["error"]["type"] == "server_error"
+    with pytest.raises(openai.InternalServerError, match="is being loaded again"):
+        client.completions.create(model=CUT, prompt="a")
+    healthy.server.reload(name)
+    states.up(name)
+    assert client.completions.create(model=CUT, prompt="a", max_tokens=1).choices
+
+
+def test_the_end_of_the_front_ends_its_streams(healthy: Served) -> None:
+    """With an error event and [DONE], and a whole body."""
+    models = [f"{name}_generate" for name in (BASE, CUT, NARROW)]
+    body = {"model": BASE, "stream": True, "prompt": "the time", "max_tokens": 4000, "ignore_eos": True}
+    listening = openai_front.listening(healthy.server.grpc, models, bound(0, "--openai-port"))
+    url = listening.__enter__()
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+        events = response.iter_lines()
+        assert next(events).startswith("data: {")
+        ending = threading.Thread(target=listening.__exit__, args=(None, None, None))
+        ending.start()
+        *_, error, end = [line.removeprefix("data: ") for line in events if line]
+    ending.join()
+    assert end == "[DONE]" and "being stopped" in json.loads(error)["error"]["message"]
+    until(lambda: healthy.metric("pipeline_running_requests", BASE) == 0)

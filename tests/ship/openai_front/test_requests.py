@@ -50,6 +50,9 @@ def test_a_chat(arguments: dict[str, int], limit: int) -> None:
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
+        ({"logprobs": 1, "echo": True}, "logprobs"),
+        ({"logprobs": 5, "max_tokens": 20_001}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),  # of chats
         ({"prompt": []}, "prompt"),
         ({"prompt": ["a"] * 65}, "prompt"),
         ({"max_tokens": 65_537}, "max_tokens"),
@@ -114,6 +117,29 @@ def test_choices_of_a_prompt_stand_side_by_side() -> None:
 
 
 CHAT = [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 0}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_alternatives_of_a_chat(arguments: dict[str, Any], count: int | None) -> None:
+    (fields,) = ChatRequest(model="m", messages=CHAT, **arguments).inputs()
+    assert fields.get("logprobs") == count
+
+
+def test_alternatives_of_a_completion() -> None:
+    assert CompletionRequest(model="m", prompt="a", logprobs=0).inputs()[0]["logprobs"] == 0
+    assert "logprobs" not in CompletionRequest(model="m", prompt="a").inputs()[0]
+    for arguments in ({}, {"logprobs": False}):
+        with pytest.raises(Refusal, match="top_logprobs needs logprobs: true"):
+            ChatRequest(model="m", messages=CHAT, top_logprobs=1, **arguments).inputs()
 
 
 def test_the_caps_themselves_are_taken() -> None:

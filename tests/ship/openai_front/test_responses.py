@@ -165,11 +165,16 @@ def stream_of(models: FakeModels, prompt: str, interfere: Any = lambda: None) ->
 
 def test_streams_end_with_an_error_and_done() -> None:
     models = FakeModels()
-    assert stream_of(models, "a wait", models.stop) == ["A", "the server is stopping", "[DONE]"]
+    assert stream_of(models, "a wait", models.states.stop) == ["A", "the server is being stopped", "[DONE]"]
     assert models.left == ["a wait"]
     models = FakeModels()
-    died = ["A", "the model died", "[DONE]"]
-    assert stream_of(models, "a wait", lambda: models.end_all("the model died", "base_generate")) == died
+    died = ["A", "base_generate is being loaded again: it died", "[DONE]"]
+    assert stream_of(models, "a wait", lambda: models.states.down("base_generate", "it died")) == died
+    with pytest.raises(Refusal, match="is being loaded again: it died") as caught:  # until it is there again
+        run(CompletionRequest(model="base", prompt="a"), models)
+    assert caught.value.status == 503 and run(CompletionRequest(model="attn2-3", prompt="a"), models)
+    models.states.up("base_generate")
+    assert run(CompletionRequest(model="base", prompt="a"), models)
     bug = ["A", "an unexpected error; the server's log has it", "[DONE]"]
     assert stream_of(FakeModels(), "a bug") == bug
 
@@ -190,3 +195,30 @@ def test_a_client_that_does_not_read_is_left() -> None:
         await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     asyncio.run(run())
+
+
+def test_log_probabilities_stand_in_every_answer_that_wants_them() -> None:
+    chat = [{"role": "user", "content": "x y"}]
+    for stream in (False, True):
+        plain = run(CompletionRequest(model="base", prompt="a b", stream=stream))
+        answer = run(CompletionRequest(model="base", prompt=["a b", "c"], logprobs=0, stream=stream))
+        chatted = run(ChatRequest(model="base", messages=chat, logprobs=True, stream=stream))
+        choices = [one for part in _listed(answer) for one in part["choices"]]
+        offsets = {0: list[int](), 1: list[int]()}
+        for choice in choices:
+            offsets[choice["index"]] += choice["logprobs"]["text_offset"]
+            assert len(choice["logprobs"]["tokens"]) == (1 if stream else len(choice["text"]))
+        assert offsets == {0: [0, 1], 1: [0]}
+        content = [t for part in _listed(chatted) for t in part["choices"][0]["logprobs"]["content"]]
+        assert [one["token"] for one in content][-1].endswith('Y"}]')
+        assert all(one["choices"][0]["logprobs"] is None for one in _listed(plain))
+
+
+def _listed(answer: Any) -> list[Any]:
+    return answer if isinstance(answer, list) else [answer]
+
+
+def test_the_inputs_of_a_request_are_of_one_share() -> None:
+    models = FakeModels()
+    ids = [run(CompletionRequest(model="base", prompt=["a", "b"], n=2), models)["id"] for _ in range(2)]
+    assert [one["share"] for one in models.requests] == [ids[0]] * 4 + [ids[1]] * 4

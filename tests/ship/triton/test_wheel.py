@@ -158,3 +158,11 @@ def test_an_interpreter_that_the_wheel_runs_on(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(wheel, "PYTHONS", ("2.6",))
     with pytest.raises(UserError, match=r"needs Python 2\.6; install one"):
         wheel._interpreter()
+
+
+def test_the_servers_processes_get_the_time_limit_and_never_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_API_KEY", "sesame")
+    environment = wheel.Wheel(tmp_path, tmp_path, (), tmp_path, request_timeout=7.5).environment()
+    assert environment["PIPELINE_REQUEST_TIMEOUT"] == "7.5" and "sesame" not in environment.values()

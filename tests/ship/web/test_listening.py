@@ -13,7 +13,7 @@ import pytest
 from pipeline.ship.ports import bound
 from pipeline.ship.web.listening import address, listening
 from pipeline.ship.web.model_states import RETRY_AFTER, ModelStates, Unavailable
-from pipeline.types import Failed
+from pipeline.types import Failed, UserError
 from tests.web import raw, received, served
 
 GET = b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -102,6 +102,16 @@ def test_the_address_is_one_that_this_machine_reaches() -> None:
     if socket.has_ipv6:
         with bound(0, "--x", "::") as listener:
             assert address(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+
+
+def test_a_port_that_another_took_meanwhile_is_one_line() -> None:
+    with bound(0, "--x") as first, bound(first.getsockname()[1], "--x") as second:
+        first.listen()
+        with (
+            pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+ is taken"),
+            listening(streaming(ModelStates()), second, ModelStates()),
+        ):
+            pass
 
 
 def test_the_socket_is_closed_at_the_end() -> None:

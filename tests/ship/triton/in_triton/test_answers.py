@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import triton_python_backend_utils as pb_utils
 
+from pipeline.runtime.generation.logprobs import TokenLogprob, WrittenToken
 from pipeline.runtime.generation.writer import Piece
 from pipeline.ship.triton.in_triton import FAILED
 from pipeline.ship.triton.in_triton.answers import FLAGS, Answer, AnswerForm, Outbox, Unloaded
@@ -61,6 +63,25 @@ def test_a_stream_has_a_response_for_each_new_text() -> None:
 def test_what_waits_goes_out_as_one_response() -> None:
     sender = answered(AnswerForm(stream=True), *PIECES, flush_each=False)
     assert [response.values() for response in sender.responses] == [{"text_output": "ab"}]
+
+
+def test_log_probabilities_go_out_with_their_text() -> None:
+    half, whole = TokenLogprob("\\xc3", b"\xc3", -1.5), TokenLogprob("é", "é".encode(), -2.0)
+    special = TokenLogprob("<s>", None, -3.0)
+    pieces = (
+        Piece("", 1, logprobs=()),
+        Piece("é", 2, logprobs=(WrittenToken(half, ()), WrittenToken(whole, (whole, special)))),
+        Piece("", 3, "stop"),
+    )
+    form = AnswerForm(stream=True, logprobs=True)
+    first, last = (json.loads(r.values()["logprobs"]) for r in answered(form, *pieces).responses)
+    plain = {"token": "é", "logprob": -2.0, "bytes": [0xC3, 0xA9]}
+    assert first[0] == {"token": "\\xc3", "logprob": -1.5, "bytes": [0xC3], "top": []}
+    assert first[1] == {**plain, "top": [plain, {"token": "<s>", "logprob": -3.0, "bytes": None}]}
+    assert last == []
+    (response,) = answered(AnswerForm(logprobs=True), *pieces).responses
+    assert json.loads(response.values()["logprobs"]) == first
+    assert "logprobs" not in answered(AnswerForm(), *pieces).responses[0].values()
 
 
 def test_the_prompt_stands_before_the_first_text_alone() -> None:

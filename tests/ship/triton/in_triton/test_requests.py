@@ -53,6 +53,12 @@ def test_the_share_is_a_name(prompts: Prompts) -> None:
     assert TextRequest.read(Request(text_input="x"), prompts).share == ""
 
 
+def test_log_probabilities_are_an_output_where_they_are_wanted(prompts: Prompts) -> None:
+    request = TextRequest.read(Request(text_input="x", logprobs=np.int32([[0]])), prompts)
+    assert request.sampling.logprobs == 0 and request.form.logprobs
+    assert not TextRequest.read(Request(text_input="x"), prompts).form.logprobs
+
+
 def test_a_chat_goes_through_the_template(prompts: Prompts) -> None:
     messages = [{"role": "user", "content": "x"}]
     request = TextRequest.read(Request(messages=json.dumps(messages)), prompts)
@@ -71,6 +77,8 @@ def test_a_chat_goes_through_the_template(prompts: Prompts) -> None:
         ({"text_input": "a"}, {"max_tokens": True}, "max_tokens is True, and not a whole number"),
         ({"text_input": "a"}, {"temperature": "0.5"}, "temperature is '0.5', and not a number"),
         ({"text_input": "a"}, {"seed": -1}, "seed -1 is negative"),
+        ({"text_input": "a"}, {"logprobs": 21}, "logprobs 21 is not between 0 and 20"),
+        ({"text_input": "a"}, {"logprobs": True}, "logprobs is True, and not a whole number"),
         ({"text_input": b"\xff"}, {}, "text_input is no UTF-8 text"),
         ({"text_input": "a", "top_k": np.int32([[1, 2]])}, {}, "top_k has 2 values; one is expected"),
         ({"text_input": "a", "stop_words": [""]}, {}, "a stop string is empty"),

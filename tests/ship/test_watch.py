@@ -169,7 +169,7 @@ FULL = {"text_input": "the time", "max_tokens": 1500, "ignore_eos": True}
 
 
 def hold_full(server: Server, model: str, seconds: float) -> tuple[list[str], int, float]:
-    """More clients than rows and queue hold, for so long.
+    """More clients than rows and queue hold, then as many that one more waits, and is not refused.
 
     Returns:
         The texts, how often the queue was full, and the longest time in which no text of the model ended.
@@ -177,7 +177,7 @@ def hold_full(server: Server, model: str, seconds: float) -> tuple[list[str], in
     until, texts, refused, ends = time.monotonic() + seconds, list[str](), list[Any](), [time.monotonic()]
 
     def client(number: int) -> None:
-        while time.monotonic() < until:
+        while time.monotonic() < until - (seconds / 2 if number > 4 else 0):
             status, answer = http.post(f"{server.http}/v2/models/{model}/generate", FULL)
             if status == 200 and "text_output" in answer:
                 texts.append(answer["text_output"])

@@ -53,7 +53,8 @@ LOST = 120.0
 """Seconds after which a good request counts as lost."""
 DOWN = (
     "not healthy", "unhealthy", "not ready", "unloaded", "unload", "not found", "is being", "unavailable",
-    "no available versions", "Stub process", "queue is full", "took longer", "does not answer", "was not done after",
+    "no available versions", "Stub process", "queue is full", "took longer", "was not done",
+    "does not answer",
 )  # fmt: skip
 """Words of the errors that say that a model is down, or has no room."""
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import tempfile
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.runtime.generation.prompts import Prompts
+from pipeline.runtime.generation.sampling import Sampling
 from pipeline.ship import watch
-from pipeline.ship.triton import checks
+from pipeline.ship.ports import Ports
+from pipeline.ship.triton import checks, http, repository, ship
+from pipeline.ship.triton.server import Server
 from pipeline.ship.web.model_states import ModelStates
 from pipeline.types import Failed
+from tests import serving
 from tests.serving import until
 
 TEXT = "m_generate"
@@ -151,3 +163,73 @@ def test_a_watch_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "_watch_one", lambda *_: None)
     with pytest.raises(Failed, match="the watch of m_generate ended"):
         watch.watch(FakeServer({TEXT: 1}), [TEXT], ModelStates())
+
+
+FULL = {"text_input": "the time", "max_tokens": 1500, "ignore_eos": True}
+
+
+def hold_full(server: Server, model: str, seconds: float) -> tuple[list[str], int, float]:
+    """More clients than rows and queue hold, then as many that one more waits, and is not refused.
+
+    Returns:
+        The texts, how often the queue was full, and the longest time in which no text of the model ended.
+    """
+    until, texts, refused, ends = time.monotonic() + seconds, list[str](), list[Any](), [time.monotonic()]
+
+    def client(number: int) -> None:
+        while time.monotonic() < until - (seconds / 2 if number > 4 else 0):
+            status, answer = http.post(f"{server.http}/v2/models/{model}/generate", FULL)
+            if status == 200 and "text_output" in answer:
+                texts.append(answer["text_output"])
+                ends.append(time.monotonic())
+            else:
+                refused.append(answer["error"])
+                time.sleep(0.1)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(client, range(8)))
+    assert all("the queue is full" in reason for reason in refused), refused[:3]
+    return texts, len(refused), max(b - a for a, b in itertools.pairwise(ends))
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_full_queue_is_no_death(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token would wait longer than the watch does. `python -m tests.ship.test_watch`: two minutes."""
+    monkeypatch.setattr(watch, "EVERY", 0.3)
+    monkeypatch.setattr(checks, "PATIENCE", 0.5)
+    held_full(workdir, 12)
+
+
+def held_full(root: Path, seconds: float) -> None:
+    repo, name = (root / "engines/triton").resolve(), "full_generate"
+    settings = ship.settings_of(rows=2, cache_tokens=4096, queue=4)
+    record = ship.ship(serving.project(root, ("base",)), repo, name="full", settings=settings).record
+    version = repository.newest(record)["full"][1]
+    environment = serving.triton()
+    with (
+        Server(environment, repo, [name], Ports(0, 0, 0)) as server,
+        checks.open_graph(repo, version) as runner,
+    ):
+        prompts, process = Prompts.load(repo / name / "1"), server.stub(name)
+        sampling = Sampling(max_tokens=FULL["max_tokens"], ignore_eos=True)
+        expected = checks.direct(runner, prompts, FULL["text_input"], sampling)
+        states, outages = ModelStates(), list[str]()
+        states.observers.append(lambda reason, _: outages.append(reason))
+
+        def watches() -> None:
+            with contextlib.suppress(Failed):  # in the end the server is stopped
+                watch.watch(server, [name], states)
+
+        thread = threading.Thread(target=watches, daemon=True)
+        thread.start()
+        texts, refused, longest = hold_full(server, name, seconds)
+        assert set(texts) == {expected} and len(texts) > 2 and refused
+        assert server.stub(name) == process and outages == []
+        print(f"{seconds:g} s: {len(texts)} texts, {refused} refused, {longest:.1f} s between two at most")
+    thread.join(10)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, serving.within(Path(folder)):
+        held_full(Path(folder), 120)

@@ -19,7 +19,6 @@ from urllib.parse import quote
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
-from pipeline.ship.triton.repository import ENDING
 from pipeline.ship.web import listening as web
 from pipeline.ship.web.guard import Access, Guard, triton_form
 from pipeline.ship.web.model_states import DOWN_WORDS, RETRY_AFTER, ModelStates, Unavailable
@@ -37,7 +36,6 @@ NOT_HANDED_ON = {
 BUSY_WORDS = ("queue is full", "exceeds maximum queue size")
 UNKNOWN_WORDS = ("unknown model", "no available versions", "not ready")
 """Words of Triton's errors for a model that it does not have just now."""
-DEAD = "Stub process"
 UNREAD = "failed to parse the request JSON"
 """What Triton answers 500 to, though the request is wrong."""
 GONE = "the client has hung up"
@@ -164,8 +162,6 @@ class _Relay:
         reason = _reason(body)
         words = (*DOWN_WORDS, *BUSY_WORDS, *(UNKNOWN_WORDS if self.is_known else ()))
         if any(word in reason for word in words):
-            if DEAD in reason and self.is_known and str(self.model).endswith(ENDING):
-                self.gate.states.down(str(self.model), reason)  # the watch brings it up again
             raise Unavailable(reason)
         await self._answer(httpx.codes.BAD_REQUEST if UNREAD in reason else status, reason)
 

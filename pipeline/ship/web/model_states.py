@@ -84,13 +84,6 @@ class ModelStates:
         with self._lock:
             self._down.pop(name, None)
 
-    def note(self, name: str, problem: str | None) -> None:
-        """What the watch sees of a model: why it is down, or None for one that answers."""
-        if problem is None:
-            self.up(name)
-        else:
-            self.down(name, problem)
-
     def stop(self) -> None:
         """The server stops: every request ends at once."""
         with self._lock:

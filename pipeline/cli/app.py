@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import store
+from pipeline.store import processes
 from pipeline.types import Failed, UserError, first_line
 
 app = typer.Typer(
@@ -72,7 +74,32 @@ def _mend(error: OSError) -> str:
 
 
 def main() -> None:
-    """The entry point: 0 done, 1 a check or a document failed, 2 wrong input, 130 interrupted."""
+    """Runs the command that sys.argv names, and exits.
+
+    0 done, 1 a check or a document failed, 2 wrong input; 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+    """
+    _quiet_libraries()
+    with processes.stoppable():
+        try:
+            app()
+        except SystemExit as end:
+            number = processes.stopped_by()
+            # `serve` ends in order at Ctrl-C.
+            if number is None or (number == signal.SIGINT and not end.code):
+                raise
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception as error:
+            # A library makes an ImportError, say, of the signal that came while it was imported.
+            if processes.stopped_by() is None:
+                if (code := _code(error)) is None:
+                    raise
+                sys.exit(code)
+        if number := processes.stopped_by():
+            sys.exit(128 + number)
+
+
+def _quiet_libraries() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in (
         "onnx_ir",
@@ -88,29 +115,25 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # transformers sets its own level when it is imported; it would warn of names that are no identifiers.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        app()
-    except UserError as error:
-        sys.exit(fail(str(error)))
-    except Failed as error:
+
+
+def _code(error: Exception) -> int | None:
+    """Says what went wrong, in one line; the exit code. None, and nothing said, where it is our fault."""
+    if isinstance(error, UserError):
+        return fail(str(error))
+    if isinstance(error, Failed):
         fail(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:
-        if error.errno not in _FULL | _CLOSED | _IN_THE_WAY | _NO_NAME:
-            raise
+        return 1
+    if isinstance(error, OSError) and error.errno in _FULL | _CLOSED | _IN_THE_WAY | _NO_NAME:
         place = error.filename2 or error.filename  # of a copy, the second is where it goes
         where = f" at {place}" if place else ""
         verb = "cannot write" if error.errno in _FULL else "cannot read or write"
-        mend = _mend(error)
-        sys.exit(fail(f"{verb}{where}: {error.strerror}; {mend}, then run the command again"))
-    except Exception as error:
-        from pipeline.runtime import device_memory
+        return fail(f"{verb}{where}: {error.strerror}; {_mend(error)}, then run the command again")
+    from pipeline.runtime import device_memory
 
-        if not device_memory.ran_out(error):
-            raise
-        sys.exit(fail(f"the GPU's memory, or what --device-memory gives of it, is full: {first_line(error)}"))
+    if not device_memory.ran_out(error):
+        return None
+    return fail(f"the GPU's memory, or what --device-memory gives of it, is full: {first_line(error)}")
 
 
 def fail(message: str) -> int:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ import typer
 
 from pipeline import store
 from pipeline.cli import disk_errors
+from pipeline.store import processes
 from pipeline.types import Failed, UserError, first_line
 
 app = typer.Typer(
@@ -60,8 +62,33 @@ Paths = Annotated[
 
 
 def main() -> None:
-    """The entry point: 0 done, 1 a check or a document failed, 2 wrong input, 130 interrupted."""
+    """Runs the command that sys.argv names, and exits.
+
+    0 done, 1 a check or a document failed, 2 wrong input; 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+    """
     _speak_utf8()
+    _quiet_libraries()
+    with processes.stoppable():
+        try:
+            app()
+        except SystemExit as end:
+            number = processes.stopped_by()
+            # `serve` ends in order at Ctrl-C.
+            if number is None or (number == signal.SIGINT and not end.code):
+                raise
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception as error:
+            # A library makes an ImportError, say, of the signal that came while it was imported.
+            if processes.stopped_by() is None:
+                if (code := _code(error)) is None:
+                    raise
+                sys.exit(code)
+        if number := processes.stopped_by():
+            sys.exit(128 + number)
+
+
+def _quiet_libraries() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in (
         "onnx_ir",
@@ -77,19 +104,17 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # transformers sets its own level when it is imported; it would warn of names that are no identifiers.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        app()
-    except UserError as error:
-        sys.exit(fail(str(error)))
-    except Failed as error:
+
+
+def _code(error: Exception) -> int | None:
+    """Says what went wrong, in one line; the exit code. None, and nothing said, where it is our fault."""
+    if isinstance(error, UserError):
+        return fail(str(error))
+    if isinstance(error, Failed):
         fail(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        if (line := _explained(error)) is None:
-            raise
-        sys.exit(fail(line))
+        return 1
+    line = _explained(error)
+    return None if line is None else fail(line)
 
 
 def _explained(error: Exception) -> str | None:
@@ -114,7 +139,8 @@ def _speak_utf8() -> None:
     """
     if not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8":
         environment = {**os.environ, "PYTHONUTF8": "1"}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        # The option too: `python -I` does not look at the environment, and would begin anew for ever.
+        os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="backslashreplace")

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import google.protobuf.message
 import onnx_ir as ir
 
 from pipeline import __version__, store
+from pipeline.graphs import foreign
 from pipeline.types import TensorSlice, UserError, first_line
 
 WEIGHTS = "weights"
@@ -23,10 +23,10 @@ STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataT
 MAX_BYTES = 2**31 - 1
 """Bytes of a graph's file at most: protobuf's own limit. Its weights lie beside it."""
 _MALFORMED = (
-    google.protobuf.message.DecodeError, ir.serde.SerdeError, ValueError, TypeError, KeyError, IndexError,
-    AttributeError, OverflowError, RecursionError,
+    ir.serde.SerdeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
+    RecursionError,
 )  # fmt: skip
-"""What onnx and onnx-ir raise of a file that is none."""
+"""What onnx-ir raises of messages that are no graph."""
 CACHE_INPUT = "past_key_values."
 """How the names of the cache's inputs begin: past_key_values.{i}.key and .value."""
 
@@ -35,15 +35,16 @@ def load(path: Path) -> ir.Model:
     """The graph in memory, weights untouched; every weight is known to lie inside the graph's own folder.
 
     Raises:
-        UserError: the file is missing or no ONNX, or external data is missing, outside the folder, or cut.
+        UserError: the file is missing or no ONNX, or as `foreign.read`.
     """
     if not path.is_file():
         raise UserError(
             f"{path} does not exist; `pipeline list` shows the graphs, `pipeline export` makes one"
         )
     store.records.refuse_odd_file(path, MAX_BYTES)
+    proto = foreign.read(path)
     try:
-        model = ir.load(path)
+        model = ir.from_proto(proto)
     except _MALFORMED as error:
         reason = first_line(error.__cause__ or error)
         raise UserError(
@@ -53,11 +54,9 @@ def load(path: Path) -> ir.Model:
         raise UserError(
             f"{path} is not an ONNX graph: it holds no nodes; make it again with `pipeline export`"
         )
-    sizes: dict[str, int] = {}
     for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            _check_external(path, tensor, sizes)
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value.base_dir = path.parent
     return model
 
 
@@ -65,26 +64,6 @@ def data_files(model: ir.Model) -> list[str]:
     """Names of the files that hold a graph's weights, in its folder."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
-
-
-def _check_external(path: Path, tensor: ir.ExternalTensor, sizes: dict[str, int]) -> None:
-    """Refuses external data that is not whole in the graph's folder; `sizes` caches file → bytes."""
-    location = str(tensor.location)
-    if location not in sizes:
-        file = path.parent / location
-        if Path(location).name != location or location in ("", ".", "..") or file.is_symlink():
-            raise UserError(
-                f"{path}: weight {tensor.name!r} points at {location!r}, outside the graph's folder; refused"
-            )
-        if not file.is_file():
-            raise UserError(
-                f"{path}: the weights file {file} is missing; run the `pipeline export` that made it again"
-            )
-        sizes[location] = file.stat().st_size
-    if (tensor.offset or 0) + (tensor.length or 0) > sizes[location]:
-        raise UserError(
-            f"{path}: weight {tensor.name!r} ends beyond {location}: the file is truncated; restore it"
-        )
 
 
 def save(model: ir.Model, path: Path, fields: Mapping[str, Any]) -> None:

@@ -92,8 +92,11 @@ def _copy(source: SourceFile, out: Path) -> None:
         raise UserError(f"{source.path} changed while it was read; run `pipeline report` again")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{file_name(target.name, 200)}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(target)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _remove_stale(out: Path, files: dict[str, str]) -> None:

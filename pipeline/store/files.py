@@ -8,8 +8,8 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,10 +26,9 @@ _PATIENCE = 1000
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside `path`; on success it is synced and renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file_name(path.name, 80)}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    temporary = _beside(path)
+    try:  # from before it is there: a signal may come at any line
+        temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -38,6 +37,11 @@ def atomic(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name of 8 random letters beside a path, which no two processes choose."""
+    return path.with_name(f".{file_name(path.name, 80)}.{secrets.token_hex(4)}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -161,9 +165,9 @@ def sweep_temporaries(folder: Path, stem: str = "") -> None:
 def staging(folder: Path) -> Iterator[Path]:
     """A temporary folder beside another, removed in the end unless it was renamed; for its `lock`'s owner."""
     remove_unfinished(folder)
-    prefix = f".{file_name(folder.name, 80)}."
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
+    temporary = _beside(folder)
     try:
+        temporary.mkdir(mode=0o700)
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -171,7 +175,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 def remove_unfinished(path: Path) -> None:
     """Removes what a killed `atomic` or `staging` of this path left. Call it under the `lock` of the path."""
-    # Eight letters of tempfile's: a * would take what is being written for NAME.x, too.
+    # Eight letters: a * would take what is being written for NAME.x, too.
     for left in path.parent.glob(f".{glob.escape(file_name(path.name, 80))}.????????.tmp"):
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 

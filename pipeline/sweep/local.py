@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline import store
-from pipeline.store.processes import kill_group
+from pipeline.store.processes import end_groups, kill_group
 from pipeline.sweep.jobs import Command, Job
 from pipeline.types import file_name, first_line
 
@@ -165,8 +165,6 @@ class LocalPool:
             time.sleep(0.02)
 
     def close(self) -> None:
-        """Kills what runs."""
-        for _, process in self.running.values():
-            process.kill()
-            process.process.wait()
+        """Ends what runs: SIGTERM, so that a job removes what it has half written, then SIGKILL."""
+        end_groups([process.process for _, process in self.running.values()])
         self.running.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import cli
+from pipeline.cli import app as application
+from pipeline.cli import commands
 from pipeline.store import sidecar
 from pipeline.types import Failed, UserError
 from tests.commands import run
-
-application = importlib.import_module("pipeline.cli.app")  # pipeline.cli.app is the typer application too
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_the_panels_stand_in_the_order_of_the_data_flow(capsys: pytest.CaptureFi
 
 
 def test_every_command_has_an_example() -> None:
-    for command in cli.app.registered_commands:
+    for command in commands.app.registered_commands:
         assert "Example:" in (command.callback.__doc__ or ""), command.callback.__name__
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import app
+from pipeline.cli.commands import app
 
 SCRIPT = Path(__file__).parents[2] / "runs" / "demo.sh"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import store
-from pipeline.cli import app
+from pipeline.cli.commands import app
 from pipeline.store import records
 from pipeline.types import SkipSet, UserError, Variant
 from tests import tiny

@@ -19,7 +19,7 @@ LIMIT_MB = 500
 EXPORTS = """
 import json, sys, time
 from pathlib import Path
-from pipeline.cli import app
+from pipeline.cli.commands import app
 from pipeline.types import UserError
 def peak():  # of this program alone: getrusage would count what the parent had before exec
     lines = Path("/proc/self/status").read_text().splitlines()

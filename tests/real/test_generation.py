@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.cli.commands import app
 from pipeline.engines import opening
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, tokenizer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.processes import kill_group, stoppable
+from pipeline.store.processes import kill_group, stoppable, stopped_by
 from tests import tiny
 
 
@@ -20,6 +20,7 @@ from tests import tiny
 def test_the_first_signal_stops_and_later_ones_do_not_disturb_the_cleaning_up(number: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     cleaned = list[bool]()
+    expected = KeyboardInterrupt if number == signal.SIGINT else SystemExit
 
     def run() -> None:
         with stoppable():
@@ -30,9 +31,10 @@ def test_the_first_signal_stops_and_later_ones_do_not_disturb_the_cleaning_up(nu
                 os.kill(os.getpid(), signal.SIGINT)
                 cleaned.append(True)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(expected) as stop:
         run()
-    assert cleaned == [True]
+    assert cleaned == [True] and stopped_by() is None
+    assert number == signal.SIGINT or stop.value.code == 128 + number
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import store
-from pipeline.cli import main
+from pipeline.cli.commands import main
 from pipeline.store.records import LedgerEntry
 from pipeline.sweep import ledger, recipe, sweep
 from pipeline.sweep.jobs import Job

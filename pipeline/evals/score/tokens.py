@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
@@ -56,7 +55,8 @@ def windows(model: TokenizerLM, texts: list[list[TextPair]]) -> Iterator[list[To
         for number, file in enumerate(files):
             for ahead in missing[: AHEAD + 1 - len(pending)] if pool else []:
                 assert pool is not None
-                pending[ahead] = pool.submit(_encode_beside, files[ahead], texts[ahead])
+                with processes.without_interrupts():
+                    pending[ahead] = pool.submit(_encode_beside, files[ahead], texts[ahead])
                 missing.remove(ahead)
             if number in pending:
                 pending.pop(number).result()
@@ -80,9 +80,8 @@ def _pool(model: TokenizerLM) -> ProcessPoolExecutor:
 
 
 def _begin(folder: Path, protocol: str) -> None:
-    """Prepares the process beside: it ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    """Prepares the process beside: it ends with its parent, however that ends."""
     global _model
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     processes.end_with_parent()
     _model = TokenizerLM(folder, protocol)
 

@@ -32,7 +32,7 @@ def late(self, *rest):
     time.sleep(0.15)
     return step(self, *rest)
 Runner.step = late
-from pipeline.cli import main
+from pipeline.cli.commands import main
 if __name__ == '__main__':
     main()
 """

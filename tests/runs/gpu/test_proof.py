@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import typer
 
-from pipeline.cli import app
+from pipeline.cli.commands import app
 from runs.gpu import proof as proofs
 from runs.gpu.machine import Machine
 from runs.gpu.proof import Proof

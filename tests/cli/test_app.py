@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -113,29 +112,6 @@ def test_an_artefact_as_json(model: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out) == {"a": "x"}
     application.show_result({"a": 1}, False, "words")
     assert capsys.readouterr().out == "words\n"
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        errno.EFBIG, errno.EDQUOT, errno.ENOENT, errno.EIO, errno.ELOOP, errno.ENODEV, errno.ESTALE,
-        errno.ENAMETOOLONG, errno.EMFILE, errno.ENOLCK, errno.EBUSY,
-    ],
-)  # fmt: skip
-def test_an_error_of_the_disk_is_one_line(
-    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def command() -> None:
-        raise OSError(number, os.strerror(number), "the/place")
-
-    monkeypatch.setattr(application, "app", command)
-    with pytest.raises(SystemExit) as end:
-        application.main()
-    line = capsys.readouterr().err
-    assert end.value.code == 2 and line.count("\n") == 1
-    assert f" at the/place: {os.strerror(number)}; " in line and line.endswith(
-        ", then run the command again\n"
-    )
 
 
 def test_what_a_file_says_does_not_move_the_cursor_or_fill_the_screen() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.runtime.generation.rows import Row, NotServed
+from pipeline.runtime.generation.rows import NotServed, Row
 
 Verdict = Literal["take", "skip", "stop"]
 """Of the row whose turn it is: it leaves the queue; its share waits; it waits, and nobody goes before it."""

@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from pipeline.runtime.generation.batcher import Batcher
 from pipeline.runtime.generation.prompts import Prompts
-from pipeline.runtime.generation.rows import Turn, NotServed
+from pipeline.runtime.generation.rows import NotServed, Turn
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Piece, Writer
 from pipeline.runtime.runner import Runner

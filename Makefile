@@ -55,7 +55,7 @@ bench-select: $(VENV)/.ready  ## the loss of every selector's choice on text tha
 bench-compensate: $(VENV)/.ready  ## what each form of compensation wins back, on C4 (an hour; PIPELINE_TEST_DATA)
 	$(BIN)/python -m tests.bench_compensate
 
-soak: $(VENV)/.ready  ## five minutes of mixed load with faults on the Triton server
+soak: $(VENV)/.ready  ## ten minutes of mixed load, abuse and faults on the Triton server
 	$(BIN)/python -m tests.soak
 
 fuzz: $(VENV)/.ready  ## five minutes of hostile files of every kind, counted by class; ARGS="--seconds 900 --seed 1"

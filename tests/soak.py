@@ -115,6 +115,9 @@ def served(repo: Path, *options: str):
     front = next((line.split()[0] for line in lines if line.strip().endswith("(OpenAI)")), "")
     try:
         yield Serve(process, lines[0].split()[1], front, repo)
+    except BaseException:
+        print("".join(log[-40:]), file=sys.stderr)
+        raise
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -309,6 +312,7 @@ def disturb(serve: Serve, load: Load, start: float, seconds: float) -> None:
     kills, report = [start + seconds * share for share in KILLS], load.report
     while time.monotonic() < load.until:
         time.sleep(0.5)
+        assert serve.process.poll() is None, "the server ended"
         if kills and time.monotonic() > kills[0]:
             kills.pop(0)
             model = f"{MODELS[report.kills % 2]}_generate"

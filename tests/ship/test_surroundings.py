@@ -1,4 +1,4 @@
-"""What `ship` and `serve` keep to, whatever surrounds them: addresses, memory, pipes, no HOME, the locale C."""
+"""What `ship` and `serve` keep to in any surroundings: addresses, memory, pipes, no HOME, the locale C."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_only_this_machine_is_listened_to_and_memory_stays_flat(repo: Path) -> N
     with soak.served(repo, "--openai", "--openai-port", "0") as running:
         pids = [running.process.pid, running.server(), *running.stubs()]
         listening = [
-            one.laddr.ip
+            one.laddr.ip.removeprefix("::ffff:")  # gRPC writes it so
             for pid in pids
             for one in psutil.Process(pid).net_connections()
             if one.status == psutil.CONN_LISTEN

@@ -21,11 +21,11 @@ from pipeline.runtime.cache import Array, Cache, joined
 log = logging.getLogger(__name__)
 
 
-class Unavailable(RuntimeError):
+class NotServed(RuntimeError):
     """Nothing is wrong with the request: there is no room, no time or no model for it now."""
 
 
-class TimeOver(Unavailable):
+class TimeOver(NotServed):
     """A request waited and ran for longer than it may."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.runtime.generation.rows import Row, Unavailable
+from pipeline.runtime.generation.rows import NotServed, Row
 
 Verdict = Literal["take", "skip", "stop"]
 """Of the row whose turn it is: it leaves the queue; its share waits; it waits, and nobody goes before it."""
@@ -19,7 +19,7 @@ OF_MANY = 0.75
 """Part of the rows and of the cache in which a share may have several rows; the rest is for first ones."""
 
 
-class QueueFull(Unavailable):
+class QueueFull(NotServed):
     """As many requests wait as may; the caller should try again later."""
 
 

@@ -108,14 +108,15 @@ Fields, all but the first optional: `text_input` or `messages` (a chat, as a JSO
 `frequency_penalty`, `stop_words`, `ignore_eos`, `stream`, `exclude_input_in_output` (true),
 `return_finish_reason`, `return_num_input_tokens`, `return_num_output_tokens`, `logprobs` (0 to 20
 alternatives of each token; the output `logprobs` is JSON), `share` (requests that name one share take turns
-with all others as if they were one). `rows`, `cache_tokens`, `queue`, `provider` (auto, cpu, cuda), `threads`
-and `verify` are parameters in `NAME_generate/config.pbtxt`.
+with all others as if they were one), `probe` (a sign of life, and nothing else). `rows`, `cache_tokens`,
+`queue`, `provider` (auto, cpu, cuda), `threads`, `verify` and `request_timeout` (seconds that a request may
+wait and run) are parameters in `NAME_generate/config.pbtxt`.
 
 OpenAI's API: `openai_frontend/main.py --model-repository /models --tokenizer …` in NVIDIA's image sends
 `NAME_generate` these fields; on this machine `pipeline serve FOLDER --openai`.
 
-Readiness: a Python model whose process died stays READY in Triton (server#8604), so a probe asks for a token:
-`curl -f $example/generate -H 'Content-Type: application/json' -d '{"text_input": "a", "max_tokens": 1}'`.
+Readiness: a Python model whose process died stays READY in Triton (server#8604), so a probe asks the model:
+`curl -f $example/generate -H 'Content-Type: application/json' -d '{"probe": true}'`.
 
 An earlier version: copy `NAME/configs/vN.pbtxt` over `NAME/config.pbtxt`, the same for `NAME_generate`, and
 load again. `NAME_generate` reads the artefact in `NAME/`: keep both in one folder (a repository in cloud 

@@ -12,7 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from pipeline.runtime.generation.logprobs import TokenLogprob, WrittenToken
-from pipeline.runtime.generation.rows import Unavailable
+from pipeline.runtime.generation.rows import NotServed
 from pipeline.runtime.generation.writer import Piece
 from pipeline.ship.triton.in_triton import FAILED
 
@@ -49,7 +49,7 @@ FLAGS = (
 """Fields of a request that say what its responses hold."""
 
 
-class Unloaded(Unavailable):
+class Unloaded(NotServed):
     """The model was unloaded before a text was written; once it is loaded again, the client may ask again."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Answer:
     def take(self, piece: Piece) -> None:
         """Keeps a piece of the text until it is sent."""
         if piece.error is not None:
-            if isinstance(piece.error, Unavailable):
+            if isinstance(piece.error, NotServed):
                 self.fail(piece.error, pb_utils.TritonError.UNAVAILABLE)
             else:
                 self.fail(piece.error, pb_utils.TritonError.INTERNAL, FAILED)

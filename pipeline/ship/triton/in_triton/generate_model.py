@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from pipeline.runtime.generation.batcher import Batcher
 from pipeline.runtime.generation.prompts import Prompts
-from pipeline.runtime.generation.rows import Turn, Unavailable
+from pipeline.runtime.generation.rows import NotServed, Turn
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Piece, Writer
 from pipeline.runtime.runner import Runner
@@ -77,7 +77,7 @@ class TritonPythonModel:
                 self.batcher.add(
                     Writer(text.prompt, text.sampling, self.prompts, answer.take, is_cancelled, turn)
                 )
-            except Unavailable as error:
+            except NotServed as error:
                 answer.fail(error, pb_utils.TritonError.UNAVAILABLE)
             except (UserError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 answer.fail(error, pb_utils.TritonError.INVALID_ARG)

@@ -46,7 +46,7 @@ class _Server(uvicorn.Server):
 def listening(app: Any, listener: socket.socket, states: ModelStates) -> Iterator[str]:
     """The application, in a thread; gives its URL on this machine.
 
-    At the end the requests in work end with Unavailable, their answers are sent, what is still open after
+    At the end the requests in work end as Outage, their answers are sent, what is still open after
     GRACE seconds is cut, and the thread is joined.
 
     Args:

@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pipeline.ship.web import listening as web
 from pipeline.ship.web.guard import Access, Guard, triton_form
-from pipeline.ship.web.model_states import DOWN_WORDS, RETRY_AFTER, ModelStates, Unavailable
+from pipeline.ship.web.model_states import DOWN_WORDS, RETRY_AFTER, ModelStates, Outage
 
 BODY = 64 * 2**20
 """Bytes of a request's body, at most: tensors are large."""
@@ -109,7 +109,7 @@ class _Relay:
         try:
             async with self.gate.states.attending(self.model, seconds) as attendance:
                 await self._exchange(attendance.end)
-        except Unavailable as error:
+        except Outage as error:
             await self._end(str(error))
         except httpx.HTTPError:
             await self._end("the Triton server does not answer")
@@ -162,7 +162,7 @@ class _Relay:
         reason = _reason(body)
         words = (*DOWN_WORDS, *BUSY_WORDS, *(UNKNOWN_WORDS if self.is_known else ()))
         if any(word in reason for word in words):
-            raise Unavailable(reason)
+            raise Outage(reason)
         await self._answer(httpx.codes.BAD_REQUEST if UNREAD in reason else status, reason)
 
     def _has_body(self) -> bool:
@@ -182,7 +182,7 @@ class _Relay:
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise Unavailable(GONE)
+                raise Outage(GONE)
             yield message.get("body", b"")
             more = message.get("more_body", False)
         self.body_end.set()

@@ -46,7 +46,7 @@ class _Server(uvicorn.Server):
 def listening(app: Any, listener: socket.socket, states: ModelStates) -> Iterator[str]:
     """The application, in a thread; gives its URL on this machine.
 
-    At the end the requests in work end with Unavailable, their answers are sent, what is still open after
+    At the end the requests in work end as Outage, their answers are sent, what is still open after
     GRACE seconds is cut, and the thread is joined.
 
     Args:
@@ -63,20 +63,7 @@ def listening(app: Any, listener: socket.socket, states: ModelStates) -> Iterato
     except OSError:  # another process was faster with it
         raise UserError(f"{address(listener)} is taken; choose another port") from None
     room_for_files()
-    config = uvicorn.Config(
-        app,
-        http=BoundedConnection,
-        ws="none",
-        log_level="error",  # a client's nonsense is no line of the log
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=BACKLOG,
-        h11_max_incomplete_event_size=HEADER,
-        timeout_keep_alive=BoundedConnection.silence,  # type: ignore[arg-type]
-        timeout_graceful_shutdown=int(GRACE) + 1,
-    )
-    server = _Server(config, states)
+    server = _Server(_settings(app), states)
     url = address(listener)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name=f"serves {url}")
     thread.start()
@@ -90,6 +77,22 @@ def listening(app: Any, listener: socket.socket, states: ModelStates) -> Iterato
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def _settings(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=BoundedConnection,
+        ws="none",
+        log_level="error",  # a client's nonsense is no line of the log
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=HEADER,
+        timeout_keep_alive=BoundedConnection.silence,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=int(GRACE) + 1,
+    )
 
 
 def address(listener: socket.socket) -> str:

@@ -17,7 +17,7 @@ DOWN_WORDS = ("unhealthy", "not healthy", "Stub process", "unloaded", "unavailab
 STOPPING = "the server is being stopped"
 
 
-class Unavailable(Exception):
+class Outage(Exception):
     """A request that ends here: the model is down, the server stops, or its time is over. Clients get 503."""
 
 
@@ -35,7 +35,7 @@ class Attendance:
         self.is_over = False
 
     def end(self, reason: str) -> None:
-        """Ends the request with Unavailable, for this reason."""
+        """Ends the request with Outage, for this reason."""
         with contextlib.suppress(RuntimeError):  # its loop has just ended, and it with the loop
             self.loop.call_soon_threadsafe(self._end, reason)
 
@@ -111,12 +111,12 @@ class ModelStates:
             seconds: that it may take; None for no limit.
 
         Raises:
-            Unavailable: the model is down or goes down, the server stops, the time is over.
+            Outage: the model is down or goes down, the server stops, the time is over.
         """
         request = Attendance(seconds)
         with self._lock:
             if (reason := self.reason(name)) is not None:
-                raise Unavailable(reason)
+                raise Outage(reason)
             self._in_work[request] = name
         try:
             async with request.limit:
@@ -124,7 +124,7 @@ class ModelStates:
         except TimeoutError:
             if not request.limit.expired():
                 raise
-            raise Unavailable(request.reason) from None
+            raise Outage(request.reason) from None
         finally:
             request.is_over = True
             with self._lock:

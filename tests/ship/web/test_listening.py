@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.ship.ports import bound
 from pipeline.ship.web.listening import address, listening
-from pipeline.ship.web.model_states import RETRY_AFTER, ModelStates, Unavailable
+from pipeline.ship.web.model_states import RETRY_AFTER, ModelStates, Outage
 from pipeline.types import Failed, UserError
 from tests.web import raw, received, served
 
@@ -36,7 +36,7 @@ def streaming(states: ModelStates):
                     body = b"event " if scope["path"] == "/stream" else bytes(2**20)
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                     await asyncio.sleep(0.01)
-        except Unavailable as error:
+        except Outage as error:
             if not is_started:
                 headers = [(b"retry-after", b"%d" % RETRY_AFTER)]
                 await send({"type": "http.response.start", "status": 503, "headers": headers})

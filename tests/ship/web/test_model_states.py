@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pipeline.ship.web.model_states import STOPPING, ModelStates, Unavailable
+from pipeline.ship.web.model_states import STOPPING, ModelStates, Outage
 
 
 def ended(states: ModelStates, name: str | None, act, seconds: float | None = None) -> str | None:
@@ -21,7 +21,7 @@ def ended(states: ModelStates, name: str | None, act, seconds: float | None = No
                 thread.start()
                 await asyncio.sleep(0.5)
             return None
-        except Unavailable as error:
+        except Outage as error:
             return str(error)
 
     outcome = asyncio.run(request())
@@ -53,7 +53,7 @@ def test_a_request_of_a_model_that_is_down_is_refused_before_it_begins() -> None
         async with states.attending("m"):
             raise AssertionError("it began")
 
-    with pytest.raises(Unavailable, match="m is being loaded again: its process ended"):
+    with pytest.raises(Outage, match="m is being loaded again: its process ended"):
         asyncio.run(request())
 
 
@@ -79,6 +79,6 @@ def test_what_is_told_after_the_end_harms_nothing() -> None:
             attendance.end("twice")
             await asyncio.sleep(1)
 
-    with pytest.raises(Unavailable, match="once"):
+    with pytest.raises(Outage, match="once"):
         asyncio.run(request())
     assert not states._in_work

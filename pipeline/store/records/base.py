@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20
 """Bytes of a record at most: a larger file is none of ours."""
 MAX_VALUES = 1_000_000
-"""Values of a record at most: pydantic makes an error of each that is wrong, and all of them before it ends."""
+"""Values of a record at most: pydantic makes an error of each that is wrong, of all before it ends."""
 MAX_LAYERS = 10_000
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

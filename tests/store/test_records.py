@@ -396,3 +396,11 @@ def test_a_text_is_the_same_by_its_content() -> None:
     other = request.replaced(texts=request.texts.replaced(sha256="0" * 64))
     assert record.is_for(request) and record.is_for(elsewhere)
     assert not record.is_for(other) and not record.is_for(request.replaced(length=request.length + 1))
+
+
+def test_a_record_of_millions_of_wrong_values_is_refused_before_each_becomes_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "graph.json"
+    file.write_text(json.dumps({**plain("graph"), "files": [0] * (records.base.MAX_VALUES + 1)}))
+    assert "has more than 1,000,000 values" in refusal("graph", file)
+    file.write_text(json.dumps({**plain("graph"), "files": [0] * 1000}))
+    assert "at 'graph.files.0'" in refusal("graph", file)

@@ -157,7 +157,10 @@ class MomentFiles:
             UserError: the file is none of moments, though its record has its digest.
         """
         record = records.read(MomentsRecord, self.record(place))
-        tensors = safetensors_index.load(self.file(place), "np")
+        try:
+            tensors = safetensors_index.load(self.file(place), "np")
+        except UserError as error:
+            raise UserError(f"{self.file(place)} cannot be read ({error}); remove it") from None
         self._refuse_odd(place, {name: tensor.shape for name, tensor in tensors.items()})
         folds = "folded.gram" in tensors
         return PlaceMoments(

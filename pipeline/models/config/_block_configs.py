@@ -80,7 +80,7 @@ class _Blocks(BaseModel):
     hidden_size: Annotated[int, Field(ge=1, le=2**31)]
     num_attention_heads: Annotated[int, Field(ge=1, le=2**31)]
     num_hidden_layers: int
-    block_configs: list[_Block]
+    block_configs: Annotated[list[_Block], Field(fail_fast=True)]
 
 
 def as_llama(config: Mapping[str, Any], file: Path) -> dict[str, Any]:

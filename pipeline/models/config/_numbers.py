@@ -13,7 +13,9 @@ from pipeline.types import UserError
 
 _Size = Annotated[int, Field(ge=1, le=2**31)]
 _Positive = Annotated[float, Field(gt=0)]
-_TokenIds = int | list[int] | None
+_FAST = Field(fail_fast=True)
+"""Of a list: one wrong value is enough. (pydantic makes an error of each, and a file has millions.)"""
+_TokenIds = int | Annotated[list[int], _FAST] | None
 _OWN_HEAD_DIM = ("gemma2", "gemma3_text", "qwen3")
 
 
@@ -60,13 +62,13 @@ class _Numbers(_Sizes):
     use_dynamic_ntk: bool = False
     use_logn_attn: bool = False
     use_parallel_residual: bool = False
-    no_rope_layers: list[Annotated[int, Field(ge=0, le=1)]] | None = None
+    no_rope_layers: Annotated[list[Annotated[int, Field(ge=0, le=1)]], _FAST] | None = None
     no_rope_layer_interval: Annotated[int, Field(ge=1)] = 1
     use_sliding_window: bool = False
     sliding_window: _Size | None = None
     sliding_window_pattern: _Size | None = None
     max_window_layers: Annotated[int, Field(ge=0)] = 0
-    layer_types: list[str] | None = None
+    layer_types: Annotated[list[str], _FAST] | None = None
     bos_token_id: _TokenIds = None
     eos_token_id: _TokenIds = None
     pad_token_id: _TokenIds = None

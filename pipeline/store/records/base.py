@@ -18,6 +18,8 @@ from pipeline.types import UserError
 log = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20
 """Bytes of a record at most: a larger file is none of ours."""
+MAX_VALUES = 1_000_000
+"""Values of a record at most: pydantic makes an error of each that is wrong, of all before it ends."""
 MAX_LAYERS = 10_000
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -169,10 +171,12 @@ def parse(form: type[Form] | TypeAdapter[Form], data: bytes, path: Path) -> Form
         UserError: it is not UTF-8, not JSON, nested too deep, or has another form; says where in it.
     """
     adapter: TypeAdapter[Form] = form if isinstance(form, TypeAdapter) else TypeAdapter(form)
+    if adapter is not _OBJECT and data.count(b",") > MAX_VALUES:
+        raise UserError(f"{path} has more than {MAX_VALUES:,} values, which no record has")
     try:
         return adapter.validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         where = f" at {place!r:.200}" if place else ""
         kind = "missing" if first["type"] == "missing" else first["msg"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from pipeline.models.config import _numbers
+from pipeline.types import UserError
 from tests.models.config import Refused, assert_refused
 
 NONSENSE: list[Refused] = [
@@ -66,3 +70,14 @@ NONSENSE: list[Refused] = [
 @pytest.mark.parametrize(("model_type", "keys", "why"), NONSENSE)
 def test_what_no_model_has_is_refused_by_key(model_type: str, keys: dict[str, Any], why: str) -> None:
     assert_refused(model_type, keys, why)
+
+
+def test_one_wrong_value_of_a_long_list_is_enough(tmp_path: Path) -> None:
+    """pydantic would make an error of each, and a file of 64 MB has millions."""
+    for key in ("no_rope_layers", "layer_types"):
+        config = {"num_hidden_layers": 2, "vocab_size": 8, "hidden_size": 8, key: [None] * 200_000}
+        with pytest.raises(ValidationError) as caught:
+            _numbers._Numbers.model_validate(config)
+        assert caught.value.error_count() == 1
+        with pytest.raises(UserError, match=f"config.json: {key} is "):
+            _numbers.checked({"model_type": "llama", **config}, tmp_path / "config.json")

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pipeline.ship.openai_front.events import TextEvent, TextModels
 from pipeline.ship.openai_front.errors import bad
+from pipeline.ship.openai_front.events import TextEvent, TextModels
 
 
 class FakeModels(TextModels):

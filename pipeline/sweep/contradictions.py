@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pipeline import store
 from pipeline.calib import selectors
 from pipeline.sweep.sections import Recipe
-from pipeline.types import is_compensation
+from pipeline.types import UserError, is_compensation
+
+MAX_JOBS = 100_000
+"""Of a plan."""
 
 
 def of(recipe: Recipe) -> str | None:
@@ -14,7 +18,37 @@ def of(recipe: Recipe) -> str | None:
         return f"two models would lie in graphs/{max(folders, key=folders.count)}; name each once"
     if unknown := [name for name in recipe.selectors if name not in selectors.names()]:
         return f"no selector {unknown[0]!r}; choose from {', '.join(selectors.names())}"
-    return _wrong_tasks(recipe) or _wrong_engines(recipe) or _wrong_forms(recipe)
+    return (
+        _named_twice(recipe)
+        or _wrong_tasks(recipe)
+        or _wrong_engines(recipe)
+        or _wrong_forms(recipe)
+        or _too_many(recipe)
+    )
+
+
+def _named_twice(recipe: Recipe) -> str | None:
+    """Each is a part of the jobs' ids, a fraction by its first six digits."""
+    fractions = [f"{frac:g}" for frac in recipe.fractions]
+    lists = {"kinds": recipe.kinds, "fractions": fractions, "selectors": recipe.selectors}
+    lists |= {"precisions": recipe.precisions, "stages": recipe.stages, "tasks": recipe.tasks}
+    for key, names in lists.items():
+        if len(set(names)) < len(names):
+            return f"{key} names {max(names, key=names.count)} twice"
+    return None
+
+
+def _too_many(recipe: Recipe) -> str | None:
+    """Why the plan would be too long; by arithmetic, before anything of it is made."""
+    cells = len(recipe.kinds) * len(recipe.fractions) * len(recipe.selectors)
+    forms, precisions = len(recipe.compensate.forms), len(recipe.precisions)
+    stages = [stage in recipe.stages for stage in ("check", "build", "build", "bench", "bench")]
+    jobs = 1 + sum(stages) + len(recipe.tasks) + len(recipe.ship.to)
+    variants = 1 + cells * (1 + forms + ("heal" in recipe.stages))
+    total = len(recipe.models) * (1 + cells + variants * jobs * precisions)
+    if total <= MAX_JOBS:
+        return None
+    return f"up to {total:,} jobs, and a plan has {MAX_JOBS:,} at most; make several recipes of it"
 
 
 def _wrong_tasks(recipe: Recipe) -> str | None:
@@ -22,8 +56,24 @@ def _wrong_tasks(recipe: Recipe) -> str | None:
         return "stages has score, and tasks names no benchmark"
     if recipe.tasks and "score" not in recipe.stages:
         return "tasks names benchmarks, and stages lacks score"
+    if unknown := _unknown_task(recipe):
+        return unknown
     if strange := set(recipe.score.limits) - set(recipe.tasks):
         return f"score.limits names {', '.join(sorted(strange))}, which tasks does not"
+    return None
+
+
+def _unknown_task(recipe: Recipe) -> str | None:
+    """Which task nobody knows; lm-eval's own are looked up only for names that are not this project's."""
+    from pipeline.evals.score import benchmarks
+
+    known = benchmarks.known()
+    for task in recipe.tasks:
+        if task not in known and store.is_installed("lm_eval"):
+            try:
+                benchmarks.find(task)
+            except UserError as error:
+                return f"tasks: {error}"
     return None
 
 

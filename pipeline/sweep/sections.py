@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pipeline.models.origins import folder_name
 from pipeline.store.records import NumLayers
@@ -14,8 +15,40 @@ from pipeline.types import Kind, Precision
 STAGES = ("calibrate", "select", "export", "compensate", "check", "build", "score", "bench", "heal", "ship")
 """Of all jobs. `compensate` and `ship` are asked for by their forms, and not among `stages`."""
 Stage = Literal["calibrate", "select", "export", "check", "build", "score", "bench", "heal"]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+Size = Annotated[int, Field(strict=True, ge=0, le=10**9)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Parameters = Annotated[int, Field(strict=True, ge=1, le=10**15)]
+
+
+def _text(text: str) -> str:
+    """Refuses what a command line takes for an option, or cannot hold."""
+    if not text.isprintable() or text[:1] in ("", "-", " ") or len(text) > 1000:
+        raise ValueError(
+            "no text that can stand in a command: empty, too long, unprintable, or begun by - or a space"
+        )
+    return text
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[^/\\~]{1,100}", _text(text)) or text.startswith("."):
+        raise ValueError("no name: it has /, \\ or ~, begins with a dot, or has more than 100 characters")
+    return text
+
+
+def _range(sizes: tuple[int, int, int]) -> tuple[int, int, int]:
+    if not sizes[0] <= sizes[1] <= sizes[2] or sizes[2] == 0:
+        raise ValueError(
+            "no minimum, optimum and maximum: each is at least the one before it, the last above 0"
+        )
+    return sizes
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Name = Annotated[str, AfterValidator(_name)]
+File = Annotated[Path, AfterValidator(lambda path: Path(_text(str(path))))]
+SizeRange = Annotated[tuple[Size, Size, Size], AfterValidator(_range)]
 
 
 class Section(BaseModel):
@@ -33,9 +66,9 @@ class ModelSection(Section):
         parameters: for the estimate of the disk.
     """
 
-    name: str
+    name: Text
     layers: NumLayers | None = None
-    parameters: Positive | None = None
+    parameters: Parameters | None = None
 
     @property
     def folder(self) -> str:
@@ -46,8 +79,8 @@ class ModelSection(Section):
 class TextSection(Section):
     """Where a stage takes its text from; the project's own by default."""
 
-    texts: tuple[Path, ...] = ()
-    dataset: str | None = None
+    texts: tuple[File, ...] = ()
+    dataset: Text | None = None
 
 
 class CalibrateSection(TextSection):
@@ -67,7 +100,7 @@ class SelectSection(TextSection):
         tokens: at which token `angular` reads the distance.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     samples: Positive = 32
     length: Positive = 256
     tokens: Literal["final", "mean"] = "final"
@@ -82,11 +115,11 @@ class BuildSection(Section):
     """
 
     backend: Literal["tensorrt-rtx", "tensorrt"] = "tensorrt-rtx"
-    target: str = "sm80"
-    accelerator: str | None = None
-    batch: tuple[int, int, int] = (1, 1, 8)
-    length: tuple[int, int, int] = (1, 100, 2048)
-    past: tuple[int, int, int] = (0, 100, 2048)
+    target: Name = "sm80"
+    accelerator: Name | None = None
+    batch: SizeRange = (1, 1, 8)
+    length: SizeRange = (1, 100, 2048)
+    past: SizeRange = (0, 100, 2048)
 
 
 class ScoreSection(Section):
@@ -99,8 +132,8 @@ class ScoreSection(Section):
     """
 
     limit: Positive | None = None
-    limits: dict[str, Positive] = {}
-    data: Path | None = None
+    limits: dict[Name, Positive] = {}
+    data: File | None = None
     protocol: Literal["lm-eval", "v1"] = "lm-eval"
 
     def limit_of(self, task: str) -> int | None:
@@ -117,25 +150,25 @@ class BenchSection(Section):
     """
 
     sequences: Positive = 1000
-    lengths: tuple[Positive, ...] = (50, 100)
+    lengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (50, 100)
     batch: Positive = 1
     decode: bool = False
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(strict=True, ge=0, le=10_000)] = 0
 
 
 class HealSection(TextSection):
     """Options of `pipeline heal`; name: of the adapter."""
 
-    name: str = "heal"
+    name: Name = "heal"
     loss: Literal["ce", "kl", "aux"] = "ce"
     steps: Positive = 60
     batch: Positive = 4
     length: Positive = 256
     rank: Positive = 64
-    lr: Annotated[float, Field(gt=0)] = 3e-4
-    targets: tuple[str, ...] = ("mlp",)
+    lr: Annotated[float, Field(strict=True, gt=0, le=1)] = 3e-4
+    targets: Annotated[tuple[Name, ...], Field(min_length=1)] = ("mlp",)
     quantize: Literal["4bit"] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 class CompensateSection(TextSection):
@@ -162,7 +195,7 @@ class ShipSection(Section):
     """
 
     to: tuple[Literal["gguf", "hf"], ...] = ()
-    type: str | None = None
+    type: Name | None = None
     force: bool = False
 
 
@@ -181,10 +214,10 @@ class Recipe(Section):
     ]
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
     fractions: Annotated[tuple[Fraction, ...], Field(min_length=1)]
-    selectors: Annotated[tuple[str, ...], Field(min_length=1)]
+    selectors: Annotated[tuple[Name, ...], Field(min_length=1)]
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
     stages: tuple[Stage, ...] = ("calibrate", "select", "export", "check", "score", "bench")
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[Name, ...] = ()
     measure: Literal["graphs", "engines"] = "graphs"
     calibrate: CalibrateSection = CalibrateSection()
     select: SelectSection = SelectSection()

@@ -23,21 +23,7 @@ PATIENCE = 60.0
 
 def application(models: TextModels) -> FastAPI:
     """The endpoints before these models."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await models.close()
-
-    app = FastAPI(
-        title="skip-pipeline",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-    )
-    errors.install(app)
+    app = _bare_application(models)
 
     @app.get("/v1/models")
     async def all_models() -> Any:
@@ -61,6 +47,20 @@ def application(models: TextModels) -> FastAPI:
     async def chat(connection: Request) -> Any:
         return await answer(models, await read(ChatRequest, connection), connection)
 
+    return app
+
+
+def _bare_application(models: TextModels) -> FastAPI:
+    """No endpoint, not even the framework's own; every error in the API's form."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await models.close()
+
+    no_pages: dict[str, Any] = dict.fromkeys(("docs_url", "redoc_url", "openapi_url"))
+    app = FastAPI(title="skip-pipeline", redirect_slashes=False, lifespan=lifespan, **no_pages)
+    errors.install(app)
     return app
 
 

@@ -1,9 +1,10 @@
 """The gate: a thin reverse proxy before Triton's own HTTP, which is on a port that only it knows.
 
 Triton 24.10 crashes on form-encoded bodies above 4 MB, never answers requests that were in a model whose
-process was killed, answers 400 while a model is loaded again, and runs code that comes with a request to
-load a model. Behind the gate no body is a form and each has a bound, an inference has an end, a model that
-is down is 503, and models are loaded from the repository alone.
+process was killed, answers 400 while a model is loaded again, runs code that comes with a request to load a
+model, and lets clients read shared memory and name the file of a trace. Behind the gate no body is a form and
+each has a bound, an inference has an end, a model that is down is 503, models are loaded from the repository
+alone, and nothing of the server is set.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from pipeline.ship.web.model_states import DOWN_WORDS, RETRY_AFTER, ModelStates,
 BODY = 64 * 2**20
 """Bytes of a request's body, at most: tensors are large."""
 INFERENCE = re.compile(r"/v2/models/([^/]+)(/versions/[^/]+)?/(infer|generate|generate_stream)")
+TAKEN = re.compile(
+    r"/v2/(repository/(index|models/[^/]+/(load|unload))|models/[^/]+(/versions/[^/]+)?/"
+    r"(infer|generate|generate_stream))"
+)
+"""What is posted; Triton has more, which is for who owns the machine: shared memory, logs, traces."""
 LOAD = re.compile(r"/v2/repository/.*/load/?", re.DOTALL)
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 NOT_HANDED_ON = {
@@ -117,6 +123,9 @@ class _Relay:
     async def _exchange(self, end: Callable[[str], None]) -> None:
         if any(part in ("", ".", "..") for part in self.path.split("/")[1:-1]):
             await self._answer(400, f"{self.path[:200]!r} is no plain path")
+            return
+        if self.scope["method"] not in ("GET", "HEAD") and not TAKEN.fullmatch(self.path):
+            await self._answer(403, f"{self.path[:200]!r} is not for clients; on this machine gRPC has it")
             return
         if b"content-encoding" in self.headers:  # a bound on the body would be none
             await self._answer(415, "compressed bodies are not read")

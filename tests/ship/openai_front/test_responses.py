@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 from pipeline.ship.openai_front.errors import Refusal
 from pipeline.ship.openai_front.requests import ChatRequest, CompletionRequest
 from pipeline.ship.openai_front.responses import EventStream, answer
-from pipeline.ship.openai_front.side_by_side import IN_FLIGHT, side_by_side
 from tests.text_models import FakeModels
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
@@ -95,19 +94,6 @@ def test_a_client_that_hangs_up_cancels_all_its_requests() -> None:
         assert sorted(models.left) == prompts and not models.running
 
 
-def test_leaving_the_events_cancels_them() -> None:
-    models = FakeModels()
-
-    async def leave() -> None:
-        events = side_by_side(models, "base", [{"text_input": "a wait"}, {"text_input": "b wait"}])
-        await anext(events)
-        await events.aclose()
-        await asyncio.sleep(0)
-
-    asyncio.run(leave())
-    assert sorted(models.left) == ["a wait", "b wait"]
-
-
 def test_choices_are_listed_by_prompt_and_its_prompt_counts_once() -> None:
     request = CompletionRequest(model="base", prompt=["a b", "c"], n=2)
     response = run(request)
@@ -124,13 +110,6 @@ def test_choices_are_listed_by_prompt_and_its_prompt_counts_once() -> None:
 
 class Options:
     include_usage = True
-
-
-def test_few_inputs_of_a_request_are_in_the_model_at_a_time() -> None:
-    models = FakeModels(request_timeout=0.2)
-    with pytest.raises(Refusal, match=r"longer than 0\.2 s"):
-        run(CompletionRequest(model="base", prompt=["wait"] * 20, max_tokens=1), models)
-    assert len(models.requests) == IN_FLIGHT
 
 
 def test_a_request_whose_time_is_over_ends_with_an_error() -> None:

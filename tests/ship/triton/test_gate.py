@@ -226,6 +226,24 @@ def test_no_code_comes_with_a_request(before: Before, path: str, status: int) ->
     assert len(before.triton.requests) == (status == 200)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "systemsharedmemory/region/r/register", "systemsharedmemory/unregister",
+        "cudasharedmemory/region/r/register",
+        "logging", "trace/setting", "models/m/trace/setting", "repository/models/m/other",
+    ],
+)  # fmt: skip
+def test_the_server_is_not_set_by_clients(before: Before, path: str) -> None:
+    """Shared memory of other processes would be read, and a trace written where the request says."""
+    before.triton.requests.clear()
+    for method in ("POST", "PUT", "DELETE"):
+        answer = httpx.request(method, f"{before.url}/v2/{path}", json={})
+        assert answer.status_code == 403 and "gRPC has it" in answer.json()["error"]
+    assert not before.triton.requests
+    assert httpx.get(f"{before.url}/v2/{path}").status_code == 200
+
+
 def test_a_plain_load_passes(before: Before, last) -> None:
     for body in (b"", b"{}"):
         url = f"{before.url}/v2/repository/models/m/load"

@@ -101,6 +101,10 @@ def _check(settings: HealSettings) -> None:
         raise UserError(
             "--steps, --batch and --rank must be at least 1, --length at least 2, and --lr above 0"
         )
+    if max(settings.steps, settings.batch, settings.length) > 10**9 or settings.rank > 10**6:
+        raise UserError("--steps, --batch and --length must be at most 10^9, and --rank at most 10^6")
+    if not 0 <= settings.seed < 2**32:  # what numpy takes, which transformers seeds too
+        raise UserError(f"--seed {settings.seed} is not between 0 and 2^32 - 1")
     if settings.precision not in ("fp32", "bf16"):
         raise UserError(f"--precision is fp32 or bf16, not {settings.precision!r:.40}")
     if settings.quantize not in (None, "4bit"):

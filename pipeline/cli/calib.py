@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -267,6 +268,8 @@ def heal(
     from pipeline.calib import adapters
     from pipeline.calib import heal as stage
 
+    if not math.isfinite(lr):
+        raise UserError(f"--lr {lr} is not a number above 0")
     if kl and aux:
         raise UserError("--kl and --aux exclude each other")
     settings = HealSettings(

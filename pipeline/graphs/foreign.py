@@ -50,6 +50,8 @@ def read(path: Path) -> onnx.ModelProto:
         ) from None
     files = _Files(path)
     for message, place in _messages(proto):
+        _refuse_bytes(message, place, path)
+    for message, place in _messages(proto):
         if isinstance(message, onnx.TensorProto):
             _check_tensor(message, path, files, is_weight=place == ".graph.initializer")
         elif isinstance(message, onnx.SparseTensorProto):
@@ -74,6 +76,17 @@ def _messages(proto: google.protobuf.message.Message) -> Iterator[tuple[Any, str
             if field.type == field.TYPE_MESSAGE:
                 inner = value if isinstance(value, _Repeated) else [value]
                 pending.extend((one, f"{place}.{field.name}") for one in inner)
+
+
+def _refuse_bytes(message: google.protobuf.message.Message, place: str, path: Path) -> None:
+    """Refuses text that is not UTF-8, which protobuf hands over as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            lines = [value] if isinstance(value, str | bytes) else value
+            if bad := next((line for line in lines if not isinstance(line, str)), None):
+                raise UserError(
+                    f"{path} has {bad!r:.80} as {place[1:]}.{field.name}, which is not UTF-8 text"
+                )
 
 
 _Repeated = type(onnx.GraphProto().node)

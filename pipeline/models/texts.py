@@ -116,6 +116,8 @@ def cut(
     """
     if length < 1 or count < 1:
         raise UserError(f"cannot cut {count} sequences of {length} tokens; both must be at least 1")
+    if max(length, skip + count) > 10**9:
+        raise UserError(f"cannot cut {count} sequences of {length} tokens; 10^9 of either at most")
     prefix, stream, source = _tokens(folder, text_input, (skip + count) * length * CHARACTERS)
     if len(prefix) >= length and when_short == "repeat":
         rows = np.tile(np.array(prefix[:length], np.int64), (count, 1))

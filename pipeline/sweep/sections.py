@@ -18,7 +18,7 @@ Stage = Literal["calibrate", "select", "export", "check", "build", "score", "ben
 Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 Size = Annotated[int, Field(strict=True, ge=0, le=10**9)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Parameters = Annotated[int, Field(strict=True, ge=1, le=10**15)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,23 @@ def test_every_loss_heals_and_is_recorded(base: Path, loss: str) -> None:
     assert written.settings.loss == loss and len(written.train_loss) == SMALL["steps"]
     assert written.train_loss[-1] < written.train_loss[0]
     assert written.variant == "block2" and written.texts.sha256 and not (place / ".partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lr": -1.0}, "--lr above 0"),
+        ({"rank": 10**20}, "--rank at most"),
+        ({"steps": 10**20}, "--steps"),
+        ({"seed": -1}, "--seed -1 is not between"),
+        ({"seed": 2**32}, "is not between"),
+    ],
+)
+def test_sizes_and_seeds_that_nothing_trains_with_are_refused(
+    base: Path, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        heal.heal(variant(base), HealSettings(**{**SMALL, **settings}))
 
 
 def test_peft_loads_it_and_gives_the_healed_loss(base: Path) -> None:

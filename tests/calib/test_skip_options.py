@@ -56,3 +56,9 @@ def test_options_that_contradict_or_lack_each_other_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         SkipOptions(*options).skip_set(LAYERS)
+
+
+@pytest.mark.parametrize("rule", ["random", "last"])
+def test_a_negative_seed_is_refused(rule: str) -> None:
+    with pytest.raises(UserError, match="--seed -1 is negative"):
+        SkipOptions("mlp", count=1, select=rule, seed=-1).skip_set(LAYERS)

@@ -121,3 +121,9 @@ def test_from_text_to_a_healed_graph(project: Path) -> None:
 def test_bad_input_is_one_line(project: Path, arguments: tuple[str, ...], message: str) -> None:
     error = run(project, *arguments, code=2).strip().splitlines()
     assert error[-1].startswith("error: ") and message in error[-1]
+
+
+@pytest.mark.parametrize("rate", ["nan", "1e999"])
+def test_a_learning_rate_that_is_no_number_is_one_line(rate: str, project: Path) -> None:
+    error = run(project, "heal", "graphs/tiny/base.fp32.onnx", "--lr", rate, code=2)
+    assert "--lr " in error and "is not a number above 0" in error and len(error.splitlines()) == 1

@@ -151,6 +151,22 @@ def test_where_data_lies_must_be_numbers_within_the_file(
     assert words in refusal(in_initializer(external(**entries)))
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (b"weights.bin", "graph.initializer.external_data.value"),
+        (b"the-node", "graph.node.name"),
+        (b"the-input", "graph.node.input"),
+    ],
+)
+def test_text_that_is_not_utf8_is_refused(text: bytes, place: str, folder: Path) -> None:
+    proto = model(add("the-input", "w", "y", "the-node"), weights=(external(),))
+    path = Path("g.onnx")
+    path.write_bytes(proto.SerializeToString().replace(text, b"\xff" * len(text)))
+    with pytest.raises(UserError, match=f"as {place}, which is not UTF-8 text"):
+        graphfile.load(path)
+
+
 def test_data_in_the_folder_is_read(folder: Path) -> None:
     (folder / "weights.bin").write_bytes(np.arange(16, dtype=np.float32).tobytes())
     for entries in ({"offset": "16"}, {"offset": "16", "checksum": "x"}):

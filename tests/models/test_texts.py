@@ -120,6 +120,12 @@ def test_a_warm_cache_imports_neither_torch_nor_transformers(workdir: Path) -> N
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(("length", "count"), [(8, 10**30), (10**30, 1), (8, 0)])
+def test_counts_that_no_text_has_are_refused(length: int, count: int, workdir: Path) -> None:
+    with pytest.raises(UserError, match="cannot cut"):
+        texts.cut(workdir, texts.OWN, length, count)
+
+
 def test_no_tokenizer_is_one_clear_line(workdir: Path) -> None:
     (workdir / "m").mkdir()
     with pytest.raises(UserError, match="holds no tokenizer"):

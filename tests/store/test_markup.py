@@ -32,6 +32,8 @@ def test_plain_documents_are_read(tmp_path: Path) -> None:
         (f"a = {'9' * 5000}", "cannot be read as TOML: Exceeds the limit"),
         (f"a = {'[' * 100_000}", "nested too deep"),
         (f"{'a.' * 500}b = 1", "nested too deep"),
+        (f"{'a.' * 200_000}b = 1", "nested too deep"),
+        ("[" + "'é' . " * 20_000 + "b]", "nested too deep"),
         ("a = 1\na = 2", "cannot be read as TOML: Cannot overwrite"),
         ("a = '\udc80'", "cannot be read as TOML: 'utf-8' codec"),
         ("# " + "x" * 2**20, "a file of its kind has 1,048,576 at most"),

@@ -149,7 +149,8 @@ def choose(name: str, question: Question) -> Choice:
         question: what it is asked.
 
     Raises:
-        UserError: no such selector, the count does not fit the model, or the selector lacks its statistics.
+        UserError: no such selector, the count does not fit the model, the seed is negative, or the selector
+            lacks its statistics.
     """
     if name not in names():
         raise UserError(f"no selector {name!r}; choose from {', '.join(names())}")
@@ -157,6 +158,8 @@ def choose(name: str, question: Question) -> Choice:
         raise UserError(f"{question.kind!r} is not a kind of sublayer; choose from {', '.join(KINDS)}")
     if not 0 <= question.count <= question.num_layers:
         raise UserError(f"--count {question.count} does not fit: the model has {question.num_layers} layers")
+    if question.seed < 0:
+        raise UserError(f"--seed {question.seed} is negative")
     rule = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     choice: Choice = rule.choose(question)
     return choice

@@ -81,6 +81,10 @@ class BenchSettings:
             raise UserError(
                 "--sequences, --batch and --lengths must be at least 1, and --threads not negative"
             )
+        if max(self.sequences, self.batch, *self.lengths) > 10**9 or self.threads > 10_000:
+            raise UserError(
+                "--sequences, --batch and --lengths must be at most 10^9, and --threads at most 10,000"
+            )
         if unknown := set(self.compare) - {"torch", "optimum"}:
             raise UserError(f"--compare takes torch and optimum, not {', '.join(sorted(unknown))}")
 

@@ -89,6 +89,12 @@ class ScoreSettings(ModelSettings):
         """
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit} is not at least 1")
+        if self.limit is not None and self.limit > 10**9:
+            raise UserError(f"--limit {self.limit} is above 10^9; leave it out for all documents")
+        if not 0 <= self.threads <= 10_000:
+            raise UserError(f"--threads {self.threads} is not between 0 and 10,000")
+        if self.num_fewshot is not None and self.num_fewshot > 1000:
+            raise UserError(f"--num-fewshot {self.num_fewshot} is above 1,000")
         if self.batch_tokens < 1 or self.memory_mb < 0:
             raise UserError("--batch-tokens must be at least 1, and --cache-mb not negative")
         if self.data is not None and not self.data.is_dir():

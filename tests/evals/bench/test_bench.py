@@ -155,6 +155,9 @@ def test_optimums_graph_of_the_same_variant_stands_beside_it(model: Path) -> Non
         ({"lengths": ()}, "at least 1"),
         ({"lengths": (50, 0)}, "at least 1"),
         ({"threads": -1}, "not negative"),
+        ({"threads": 10**10}, "at most 10,000"),
+        ({"sequences": 10**20}, "at most 10\\^9"),
+        ({"lengths": (50, 10**20)}, "at most 10\\^9"),
         ({"compare": ("jax",)}, "not jax"),
     ],
 )

@@ -32,6 +32,8 @@ TAKEN = re.compile(
     r"(infer|generate|generate_stream))"
 )
 """What is posted; Triton has more, which is for who owns the machine: shared memory, logs, traces."""
+METHODS = ("GET", "POST")
+"""Triton sends a body after the header that answers HEAD: the next request on that connection would fail."""
 LOAD = re.compile(r"/v2/repository/.*/load/?", re.DOTALL)
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 NOT_HANDED_ON = {
@@ -121,11 +123,15 @@ class _Relay:
             await self._end("the Triton server does not answer")
 
     async def _exchange(self, end: Callable[[str], None]) -> None:
-        if any(part in ("", ".", "..") for part in self.path.split("/")[1:-1]):
+        parts, method = self.path.split("/")[1:], self.scope["method"]
+        if "" in parts[:-1] or {".", ".."} & set(parts):  # what httpx would resolve, `load/.` to `load/`
             await self._answer(400, f"{self.path[:200]!r} is no plain path")
             return
-        if self.scope["method"] not in ("GET", "HEAD") and not TAKEN.fullmatch(self.path):
+        if method not in ("GET", "HEAD") and not TAKEN.fullmatch(self.path):
             await self._answer(403, f"{self.path[:200]!r} is not for clients; on this machine gRPC has it")
+            return
+        if method not in METHODS:
+            await self._answer(405, f"{method} is not taken; use one of {', '.join(METHODS)}")
             return
         if b"content-encoding" in self.headers:  # a bound on the body would be none
             await self._answer(415, "compressed bodies are not read")
@@ -216,9 +222,10 @@ class _Relay:
     async def _answer(self, status: int, message: str) -> None:
         body = json.dumps({"error": message}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += (
-            [(b"retry-after", b"%d" % RETRY_AFTER)] if status == httpx.codes.SERVICE_UNAVAILABLE else []
-        )
+        if status == httpx.codes.SERVICE_UNAVAILABLE:
+            headers.append((b"retry-after", b"%d" % RETRY_AFTER))
+        if status == httpx.codes.METHOD_NOT_ALLOWED:
+            headers.append((b"allow", ", ".join(METHODS).encode()))
         await self._start(status, headers)
         await self.send({"type": "http.response.body", "body": body})
 

@@ -20,9 +20,11 @@ from urllib.parse import quote
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
+from pipeline.ship.triton import bodies
 from pipeline.ship.web import listening as web
 from pipeline.ship.web.guard import Access, Guard, triton_form
 from pipeline.ship.web.model_states import DOWN_WORDS, RETRY_AFTER, ModelStates, Outage
+from pipeline.types import UserError
 
 BODY = 64 * 2**20
 """Bytes of a request's body, at most: tensors are large."""
@@ -41,6 +43,7 @@ NOT_HANDED_ON = {
     *(b"proxy-authenticate", b"proxy-authorization", b"host", b"expect", b"authorization"),
 }
 """Headers of one connection (RFC 9110, 7.6.1), and those that are for the gate."""
+SIZE = b"inference-header-content-length"
 BUSY_WORDS = ("queue is full", "exceeds maximum queue size")
 UNKNOWN_WORDS = ("unknown model", "no available versions", "not ready")
 """Words of Triton's errors for a model that it does not have just now."""
@@ -107,7 +110,6 @@ class _Relay:
         self.model = match[1] if match else None
         self.is_known = match is not None and match[1] in gate.models and match[2] is None
         self.is_stream = self.path.endswith("/generate_stream")
-        self.body_end = asyncio.Event()
         self.is_started, self.is_done, self.tail = False, False, b""
         self._send = send
 
@@ -136,21 +138,25 @@ class _Relay:
         if b"content-encoding" in self.headers:  # a bound on the body would be none
             await self._answer(415, "compressed bodies are not read")
             return
-        content: AsyncIterator[bytes] | bytes | None = self._body() if self._has_body() else None
-        if content is not None and LOAD.fullmatch(self.path):
-            content = b"".join([piece async for piece in self._body()])
-            if content.strip() not in (b"", b"{}"):
-                await self._answer(403, "models are loaded from the repository alone, without parameters")
+        content = b"".join([piece async for piece in self._body()]) if self._has_body() else None
+        if content and LOAD.fullmatch(self.path) and content.strip() != b"{}":
+            await self._answer(403, "models are loaded from the repository alone, without parameters")
+            return
+        if content:
+            sizes = [value for name, value in self.scope["headers"] if name == SIZE]
+            header = b",".join(sizes).decode("latin-1") if sizes else None
+            try:
+                await asyncio.to_thread(bodies.check, content, header, self.path.endswith("/infer"))
+            except UserError as error:
+                await self._answer(400, str(error))
                 return
-        elif content is None:
-            self.body_end.set()
         hangup = asyncio.create_task(self._until_hangup(end))
         try:
             await self._relay(content)
         finally:
             hangup.cancel()
 
-    async def _relay(self, content: AsyncIterator[bytes] | bytes | None) -> None:
+    async def _relay(self, content: bytes | None) -> None:
         target = quote(self.path, safe="/:@!$&'()*+,;=~-._").encode()
         target += b"?" + self.scope["query_string"] if self.scope["query_string"] else b""
         url = self.gate.upstream.copy_with(raw_path=target)
@@ -200,11 +206,9 @@ class _Relay:
                 raise Outage(GONE)
             yield message.get("body", b"")
             more = message.get("more_body", False)
-        self.body_end.set()
 
     async def _until_hangup(self, end: Callable[[str], None]) -> None:
         """Ends the request when its client is gone, so that Triton ends it too."""
-        await self.body_end.wait()
         while (await self.receive())["type"] != "http.disconnect":
             pass
         end(GONE)

@@ -6,10 +6,14 @@ uvicorn limits none of these: its keep-alive limit ends with the first byte of a
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 from typing import Any, ClassVar
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pipeline.ship.web.guard import Refused, triton_form
 
 FILES = 4096
 """Open files that are asked of the system: a connection through the gate takes two."""
@@ -62,6 +66,16 @@ class BoundedConnection(H11Protocol):
         super().data_received(data)
         if self.cycle is not before:
             self._begin()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered in the application's own form, and the connection closed."""
+        form = getattr(self.app, "form", triton_form)
+        body = json.dumps(form(Refused(400, msg, "bad_http"))).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        head = h11.Response(status_code=400, headers=[*headers, ("Connection", "close")])
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """The time of the next request begins."""

@@ -3,8 +3,8 @@
 Triton 24.10 crashes on form-encoded bodies above 4 MB, never answers requests that were in a model whose
 process was killed, answers 400 while a model is loaded again, runs code that comes with a request to load a
 model, lets clients read shared memory and name the file of a trace, and ends on some JSON. Behind the gate no
-body is a form, each has a bound and was read (`bodies`), an inference has an end, a model that is down is 503, models are loaded from the repository
-alone, and nothing of the server is set.
+body is a form, each has a bound and was read (`bodies`), an inference has an end, a model that is down is
+503, models are loaded from the repository alone, and nothing of the server is set.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 from typing import Any, ClassVar
 
@@ -15,6 +16,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.ship.web.guard import Refused, triton_form
 
+CRUMB = re.compile(rb"\r\n0*[0-9a-fA-F]{1,2}[ \t]*[;\r]")
+"""The size of a chunk below 256 bytes."""
+CRUMBS = 2000
+"""Of one request, at most: each costs the parser as much time as a large one, and all clients share it."""
 FILES = 4096
 """Open files that are asked of the system: a connection through the gate takes two."""
 BUSY = (
@@ -38,7 +43,7 @@ class BoundedConnection(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.since, self.received, self.unread = 0.0, 0, 0
+        self.since, self.received, self.unread, self.crumbs = 0.0, 0, 0, 0
         self.deaf_since: float | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -63,6 +68,10 @@ class BoundedConnection(H11Protocol):
         """Counts; with the end of a request's header the time of its body begins."""
         before = self.cycle
         self.received += len(data)
+        self.crumbs += len(CRUMB.findall(data))
+        if self.crumbs > CRUMBS:
+            self.transport.abort()
+            return
         super().data_received(data)
         if self.cycle is not before:
             self._begin()
@@ -83,7 +92,7 @@ class BoundedConnection(H11Protocol):
         super().on_response_complete()
 
     def _begin(self) -> None:
-        self.since, self.received = self.loop.time(), 0
+        self.since, self.received, self.crumbs = self.loop.time(), 0, 0
 
     def _tick(self) -> None:
         now = self.loop.time()

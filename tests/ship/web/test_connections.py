@@ -150,3 +150,17 @@ def test_what_is_no_http_is_answered_in_the_applications_form() -> None:
         error = json.loads(body)["error"]
         assert head.startswith(b"HTTP/1.1 400") and b"application/json" in head.lower()
         assert (error["type"] if kind else None) == kind and "Invalid HTTP" in str(error)
+
+
+@pytest.mark.parametrize("crumb", [b"1\r\nx\r\n", b"0001;y\r\nx\r\n", b"ff\r\n" + b"x" * 255 + b"\r\n"])
+def test_a_body_in_crumbs_is_cut(crumb: bytes) -> None:
+    """Four clients that send their bodies byte by byte would hold up all others for 20 s."""
+    head = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for count in (1500, 6000):
+        with served(echo) as url, raw(url) as connection:
+            try:
+                connection.sendall(head + crumb * count + b"0\r\n\r\n")
+            except ConnectionError:
+                assert count == 6000
+                continue
+            assert received(connection).startswith(b"HTTP/1.1 200") == (count == 1500)

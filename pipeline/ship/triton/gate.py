@@ -2,9 +2,9 @@
 
 Triton 24.10 crashes on form-encoded bodies above 4 MB, never answers requests that were in a model whose
 process was killed, answers 400 while a model is loaded again, runs code that comes with a request to load a
-model, and lets clients read shared memory and name the file of a trace. Behind the gate no body is a form and
-each has a bound, an inference has an end, a model that is down is 503, models are loaded from the repository
-alone, and nothing of the server is set.
+model, lets clients read shared memory and name the file of a trace, and ends on some JSON. Behind the gate no
+body is a form, each has a bound and was read (`bodies`), an inference has an end, a model that is down is
+503, models are loaded from the repository alone, and nothing of the server is set.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from urllib.parse import quote
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
+from pipeline.ship.triton import bodies
 from pipeline.ship.web import listening as web
 from pipeline.ship.web.guard import Access, Guard, triton_form
 from pipeline.ship.web.model_states import DOWN_WORDS, RETRY_AFTER, ModelStates, Outage
+from pipeline.types import UserError
 
 BODY = 64 * 2**20
 """Bytes of a request's body, at most: tensors are large."""
@@ -32,6 +34,8 @@ TAKEN = re.compile(
     r"(infer|generate|generate_stream))"
 )
 """What is posted; Triton has more, which is for who owns the machine: shared memory, logs, traces."""
+METHODS = ("GET", "POST")
+"""Triton sends a body after the header that answers HEAD: the next request on that connection would fail."""
 LOAD = re.compile(r"/v2/repository/.*/load/?", re.DOTALL)
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 NOT_HANDED_ON = {
@@ -39,6 +43,7 @@ NOT_HANDED_ON = {
     *(b"proxy-authenticate", b"proxy-authorization", b"host", b"expect", b"authorization"),
 }
 """Headers of one connection (RFC 9110, 7.6.1), and those that are for the gate."""
+SIZE = b"inference-header-content-length"
 BUSY_WORDS = ("queue is full", "exceeds maximum queue size")
 UNKNOWN_WORDS = ("unknown model", "no available versions", "not ready")
 """Words of Triton's errors for a model that it does not have just now."""
@@ -105,7 +110,6 @@ class _Relay:
         self.model = match[1] if match else None
         self.is_known = match is not None and match[1] in gate.models and match[2] is None
         self.is_stream = self.path.endswith("/generate_stream")
-        self.body_end = asyncio.Event()
         self.is_started, self.is_done, self.tail = False, False, b""
         self._send = send
 
@@ -121,30 +125,38 @@ class _Relay:
             await self._end("the Triton server does not answer")
 
     async def _exchange(self, end: Callable[[str], None]) -> None:
-        if any(part in ("", ".", "..") for part in self.path.split("/")[1:-1]):
+        parts, method = self.path.split("/")[1:], self.scope["method"]
+        if "" in parts[:-1] or {".", ".."} & set(parts):  # what httpx would resolve, `load/.` to `load/`
             await self._answer(400, f"{self.path[:200]!r} is no plain path")
             return
-        if self.scope["method"] not in ("GET", "HEAD") and not TAKEN.fullmatch(self.path):
+        if method not in ("GET", "HEAD") and not TAKEN.fullmatch(self.path):
             await self._answer(403, f"{self.path[:200]!r} is not for clients; on this machine gRPC has it")
+            return
+        if method not in METHODS:
+            await self._answer(405, f"{method} is not taken; use one of {', '.join(METHODS)}")
             return
         if b"content-encoding" in self.headers:  # a bound on the body would be none
             await self._answer(415, "compressed bodies are not read")
             return
-        content: AsyncIterator[bytes] | bytes | None = self._body() if self._has_body() else None
-        if content is not None and LOAD.fullmatch(self.path):
-            content = b"".join([piece async for piece in self._body()])
-            if content.strip() not in (b"", b"{}"):
-                await self._answer(403, "models are loaded from the repository alone, without parameters")
+        content = b"".join([piece async for piece in self._body()]) if self._has_body() else None
+        if content and LOAD.fullmatch(self.path) and content.strip() != b"{}":
+            await self._answer(403, "models are loaded from the repository alone, without parameters")
+            return
+        if content:
+            sizes = [value for name, value in self.scope["headers"] if name == SIZE]
+            header = b",".join(sizes).decode("latin-1") if sizes else None
+            try:
+                await asyncio.to_thread(bodies.check, content, header, self.path.endswith("/infer"))
+            except UserError as error:
+                await self._answer(400, str(error))
                 return
-        elif content is None:
-            self.body_end.set()
         hangup = asyncio.create_task(self._until_hangup(end))
         try:
             await self._relay(content)
         finally:
             hangup.cancel()
 
-    async def _relay(self, content: AsyncIterator[bytes] | bytes | None) -> None:
+    async def _relay(self, content: bytes | None) -> None:
         target = quote(self.path, safe="/:@!$&'()*+,;=~-._").encode()
         target += b"?" + self.scope["query_string"] if self.scope["query_string"] else b""
         url = self.gate.upstream.copy_with(raw_path=target)
@@ -194,11 +206,9 @@ class _Relay:
                 raise Outage(GONE)
             yield message.get("body", b"")
             more = message.get("more_body", False)
-        self.body_end.set()
 
     async def _until_hangup(self, end: Callable[[str], None]) -> None:
         """Ends the request when its client is gone, so that Triton ends it too."""
-        await self.body_end.wait()
         while (await self.receive())["type"] != "http.disconnect":
             pass
         end(GONE)
@@ -216,9 +226,10 @@ class _Relay:
     async def _answer(self, status: int, message: str) -> None:
         body = json.dumps({"error": message}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += (
-            [(b"retry-after", b"%d" % RETRY_AFTER)] if status == httpx.codes.SERVICE_UNAVAILABLE else []
-        )
+        if status == httpx.codes.SERVICE_UNAVAILABLE:
+            headers.append((b"retry-after", b"%d" % RETRY_AFTER))
+        if status == httpx.codes.METHOD_NOT_ALLOWED:
+            headers.append((b"allow", ", ".join(METHODS).encode()))
         await self._start(status, headers)
         await self.send({"type": "http.response.body", "body": body})
 

@@ -6,11 +6,20 @@ uvicorn limits none of these: its keep-alive limit ends with the first byte of a
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import resource
 from typing import Any, ClassVar
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pipeline.ship.web.guard import Refused, triton_form
+
+CRUMB = re.compile(rb"\r\n0*[0-9a-fA-F]{1,2}[ \t]*[;\r]")
+"""The size of a chunk below 256 bytes."""
+CRUMBS = 2000
+"""Of one request, at most: each costs the parser as much time as a large one, and all clients share it."""
 FILES = 4096
 """Open files that are asked of the system: a connection through the gate takes two."""
 BUSY = (
@@ -34,7 +43,7 @@ class BoundedConnection(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.since, self.received, self.unread = 0.0, 0, 0
+        self.since, self.received, self.unread, self.crumbs = 0.0, 0, 0, 0
         self.deaf_since: float | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -59,9 +68,23 @@ class BoundedConnection(H11Protocol):
         """Counts; with the end of a request's header the time of its body begins."""
         before = self.cycle
         self.received += len(data)
+        self.crumbs += len(CRUMB.findall(data))
+        if self.crumbs > CRUMBS:
+            self.transport.abort()
+            return
         super().data_received(data)
         if self.cycle is not before:
             self._begin()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered in the application's own form, and the connection closed."""
+        form = getattr(self.app, "form", triton_form)
+        body = json.dumps(form(Refused(400, msg, "bad_http"))).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        head = h11.Response(status_code=400, headers=[*headers, ("Connection", "close")])
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """The time of the next request begins."""
@@ -69,7 +92,7 @@ class BoundedConnection(H11Protocol):
         super().on_response_complete()
 
     def _begin(self) -> None:
-        self.since, self.received = self.loop.time(), 0
+        self.since, self.received, self.crumbs = self.loop.time(), 0, 0
 
     def _tick(self) -> None:
         now = self.loop.time()

@@ -27,6 +27,9 @@ FREE = ("/v2/health/live", "/v2/health/ready")
 HEADER = 32 * 1024
 """Bytes of all headers of a request; the connection bounds only what comes in pieces."""
 
+LINE = 8000
+"""Bytes of one header or of a request's target; Triton hangs up on more than 8 KiB."""
+
 
 def host_name(netloc: str) -> str | None:
     """The host of HOST[:PORT], in lower case and without brackets; None where it is no such thing."""
@@ -147,6 +150,14 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER:
             return Refused(431, f"the headers have more than {HEADER} bytes", "headers_too_large")
+        target = len(scope.get("raw_path", b"")) + len(scope["query_string"])
+        if target > LINE:
+            return Refused(414, f"the target has more than {LINE} bytes", "target_too_long")
+        if any(len(name) + len(value) > LINE for name, value in scope["headers"]):
+            return Refused(431, f"a header has more than {LINE} bytes", "headers_too_large")
+        if b"content-length" in headers and b"transfer-encoding" in headers:  # RFC 9112, 6.1: smuggling
+            message = "a body has either a Content-Length or a Transfer-Encoding"
+            return Refused(400, message, "bad_framing", {"Connection": "close"})
         if not scope["path"].startswith("/"):
             return Refused(400, "the target of a request must be a path", "bad_target")
         if b"host" in headers and not self.access.admits(headers[b"host"]):

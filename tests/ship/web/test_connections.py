@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ import pytest
 
 from pipeline.ship.web import connections
 from pipeline.ship.web.connections import BUSY, BoundedConnection
+from pipeline.ship.web.guard import Access, Guard, openai_form, triton_form
 from tests.serving import until
 from tests.web import echo, raw, received, served
 
@@ -136,3 +138,29 @@ def test_a_reset_leaves_nothing() -> None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         with raw(url, HEAD + b"Content-Length: 0\r\nConnection: close\r\n\r\n") as connection:
             assert b"200 OK" in received(connection)
+
+
+def test_what_is_no_http_is_answered_in_the_applications_form() -> None:
+    for form, kind in ((openai_form, "invalid_request_error"), (triton_form, None)):
+        with (
+            served(Guard(echo, Access(), 100, form)) as url,
+            raw(url, b"\x16\x03\x01 no HTTP\r\n\r\n") as connection,
+        ):
+            head, _, body = received(connection).partition(b"\r\n\r\n")
+        error = json.loads(body)["error"]
+        assert head.startswith(b"HTTP/1.1 400") and b"application/json" in head.lower()
+        assert (error["type"] if kind else None) == kind and "Invalid HTTP" in str(error)
+
+
+@pytest.mark.parametrize("crumb", [b"1\r\nx\r\n", b"0001;y\r\nx\r\n", b"ff\r\n" + b"x" * 255 + b"\r\n"])
+def test_a_body_in_crumbs_is_cut(crumb: bytes) -> None:
+    """Four clients that send their bodies byte by byte would hold up all others for 20 s."""
+    head = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for count in (1500, 6000):
+        with served(echo) as url, raw(url) as connection:
+            try:
+                connection.sendall(head + crumb * count + b"0\r\n\r\n")
+            except ConnectionError:
+                assert count == 6000
+                continue
+            assert received(connection).startswith(b"HTTP/1.1 200") == (count == 1500)

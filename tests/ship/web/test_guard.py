@@ -156,3 +156,21 @@ def test_bodies_are_bounded_declared_or_not(app: Any, size: int) -> None:
 
 def test_a_heap_of_headers_is_refused() -> None:
     assert asked(Access(), **{f"x-{number}": "x" * 1000 for number in range(40)})[0] == 431
+
+
+def test_a_long_header_or_target_is_refused() -> None:
+    """Triton hangs up on it, which would look as if it were down."""
+    assert asked(Access(), x="x" * 7990)[0] == 200 and asked(Access(), path=f"/?{'x' * 7990}")[0] == 200
+    assert asked(Access(), x="x" * 8000)[0] == 431 and asked(Access(), path=f"/?{'x' * 8000}")[0] == 414
+
+
+def test_a_body_with_two_lengths_is_refused_and_the_connection_closed() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    body = b"Content-Length: %d\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for length in (0, 3, 13):
+        with (
+            served(Guard(echo, Access(), 100, openai_form)) as url,
+            raw(url, head + body % length) as connection,
+        ):
+            answer = received(connection)
+        assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1, answer

@@ -63,7 +63,7 @@ def lines_up(pieces: list[Piece], is_stopped: bool) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, tiny.WORDS - 1), min_size=1), st.text())
+@given(st.lists(st.integers(0, tiny.WORDS - 1), min_size=1, max_size=60), st.text(max_size=40))
 def test_bytes_of_the_tokens_are_the_text(special: Prompts, tokens: list[int], text: str) -> None:
     """Of tokens at random, halves of characters and special tokens among them; and of whole texts."""
     marks = [special.tokenizer.token_to_id(ENDED)]

@@ -81,7 +81,8 @@ class BoundedConnection(H11Protocol):
         form = getattr(self.app, "form", triton_form)
         body = json.dumps(form(Refused(400, msg, "bad_http"))).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        head = h11.Response(status_code=400, headers=[*headers, ("Connection", "close")])
+        headers.append(("Connection", "close"))
+        head = h11.Response(status_code=400, reason=b"Bad Request", headers=headers)
         for event in (head, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
         self.transport.close()

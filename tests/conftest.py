@@ -11,7 +11,7 @@ from pipeline import store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A suite that a shell started in the background ignores Ctrl-C, and so would every command that it starts.
+    # A suite that a shell started in the background ignores Ctrl-C, and so would each command of it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if (
     "PYTEST_XDIST_WORKER" in os.environ

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from pipeline import store
 from pipeline.models.origins import folder_name
@@ -23,6 +26,28 @@ WIDTH = 100
 def say(message: str) -> None:
     """Prints words for the person on stderr; stdout is for results."""
     print(message, file=sys.stderr)
+
+
+def not_empty(option: typer.CallbackParam, text: str | None) -> str | None:
+    """The text of an option, which must say something: an unset `$NAME` would do without, and say nothing.
+
+    Raises:
+        UserError: it is ''.
+    """
+    if text == "":
+        raise UserError(f"{option.opts[0]} is empty; name one, or leave it out")
+    return text
+
+
+def above_zero(option: typer.CallbackParam, number: float) -> float:
+    """A number of an option, above 0 and finite.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not 0 < number < math.inf:
+        raise UserError(f"{option.opts[0]} {number:g} is not a number above 0")
+    return number
 
 
 def model(name: str | None) -> str:

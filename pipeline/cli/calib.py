@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -243,7 +242,7 @@ def heal(
     batch: Annotated[int, typer.Option(help="Sequences a step.")] = 4,
     length: Annotated[int, typer.Option(help="Tokens of each.")] = 256,
     rank: Annotated[int, typer.Option(help="Of the LoRA matrices; alpha is the same.")] = 64,
-    lr: Annotated[float, typer.Option(help="Peak learning rate; cosine after a warm-up.")] = 3e-4,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.", callback=arguments.above_zero)] = 3e-4,
     targets: Annotated[str, typer.Option(help="mlp, attn, or modules' names: mlp,o_proj.")] = "mlp",
     quantize: Annotated[str | None, typer.Option(help="4bit: QLoRA, on a GPU.")] = None,
     kl: Annotated[bool, typer.Option("--kl", help="Also learn the whole model's distribution.")] = False,
@@ -268,8 +267,6 @@ def heal(
     from pipeline.calib import adapters
     from pipeline.calib import heal as stage
 
-    if not math.isfinite(lr):
-        raise UserError(f"--lr {lr} is not a number above 0")
     if kl and aux:
         raise UserError("--kl and --aux exclude each other")
     settings = HealSettings(
@@ -287,8 +284,8 @@ def heal(
     )
     device = arguments.torch_device(provider, device_memory)
     text = _text_input(texts, dataset, "pipeline heal")
-    unhealed = [graph for graph in graphs if not store.variant(graph).adapter] or graphs
-    places = [stage.heal(graph, settings, text, name, force, device) for graph in unhealed]
+    graphs = [graph for graph in graphs if not store.variant(graph).adapter] or graphs
+    places = [stage.heal(graph, settings, text, name, force, device) for graph in graphs]
     healed = {place: records.read(AdapterRecord, place / adapters.RECORD) for place in places}
     show_result(
         [{"path": str(place), **record.plain()} for place, record in healed.items()],

@@ -45,10 +45,18 @@ def export(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
     compensation: Annotated[
-        str | None, typer.Option(help="With what `pipeline compensate` fitted for this variant: linear, …")
+        str | None,
+        typer.Option(
+            help="With what `pipeline compensate` fitted for this variant: linear, …",
+            callback=arguments.not_empty,
+        ),
     ] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="Merge what `pipeline heal` trained for this variant, by its --name.")
+        str | None,
+        typer.Option(
+            help="Merge what `pipeline heal` trained for this variant, by its --name.",
+            callback=arguments.not_empty,
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32 (CPU) or fp16 (engines).")] = "fp32",
     head: Annotated[

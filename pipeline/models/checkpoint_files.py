@@ -29,7 +29,7 @@ def files_of(folder: Path) -> list[Path]:
     Raises:
         UserError: it holds no safetensors weights.
     """
-    small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
+    small = [folder / name for name in SMALL_FILES if store.records.is_there(folder / name)]
     weights = weight_files.find(folder)
     return [*small, *([weights.index] if weights.index else []), *weights.files]
 

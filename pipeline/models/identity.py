@@ -33,7 +33,7 @@ def tokenizer_digest(folder: Path) -> str | None:
     Raises:
         UserError: one of them is too large for one.
     """
-    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    files = [folder / name for name in TOKENIZER_FILES if store.records.is_there(folder / name)]
     for file in files:
         store.records.refuse_odd_file(file, store.records.MAX_BYTES)
     lines = [f"{file.name}:{store.sha256(file)}" for file in files]

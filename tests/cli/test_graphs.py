@@ -38,6 +38,8 @@ def test_export_prints_the_path_and_as_json_the_sidecar(
             "--precision is fp32 or fp16 and --head is gather or all, not int8 and gather",
         ),
         (("--head", "none"), "not fp32 and none"),
+        (("--adapter", ""), "--adapter is empty; name one, or leave it out"),
+        (("--compensation", ""), "--compensation is empty"),
         (("--from-onnx", "x"), "--from-onnx names the model already"),
         (("--cache", "fixed"), "--cache is dynamic or static, not 'fixed'"),
         (("--cache", "static"), "--cache static and --max-tokens N, the tokens that it holds, go together"),

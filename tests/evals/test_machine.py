@@ -50,7 +50,9 @@ def test_no_torch_is_imported() -> None:
 
 def test_the_model_that_the_kernel_names_and_else_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_file", lambda _: True)
-    monkeypatch.setattr(Path, "read_text", lambda _, encoding: "processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
+    monkeypatch.setattr(
+        Path, "read_text", lambda _, encoding: "processor : 0\nmodel name\t: Some CPU @ 2 GHz\n"
+    )
     assert machine._processor() == "Some CPU @ 2 GHz"
     monkeypatch.setattr(Path, "read_text", lambda _, encoding: "processor : 0\n")
     monkeypatch.setattr("platform.processor", lambda: "")

@@ -55,7 +55,7 @@ def read_generation_config(folder: Path) -> Config:
         UserError: it is not a JSON object.
     """
     file = folder / "generation_config.json"
-    return records.read_object(file) if file.is_file() else {}
+    return records.read_object(file) if records.is_there(file) else {}
 
 
 def is_known(model_type: object) -> bool:

@@ -100,7 +100,7 @@ class CheckpointTokenizer:
 
 def exists(folder: Path) -> bool:
     """Whether a checkpoint's folder holds a tokenizer."""
-    return any((folder / name).is_file() for name in ("tokenizer.json", *SLOW_FILES))
+    return any(records.is_there(folder / name) for name in ("tokenizer.json", *SLOW_FILES))
 
 
 def load(folder: Path) -> CheckpointTokenizer:
@@ -112,10 +112,10 @@ def load(folder: Path) -> CheckpointTokenizer:
     if not exists(folder):
         raise UserError(f"{folder} holds no tokenizer; copy the model's tokenizer files into it")
     settings = read_settings(folder)
-    if settings.name == qwen.NAME and (folder / qwen.FILE).is_file():
+    if settings.name == qwen.NAME and records.is_there(folder / qwen.FILE):
         return _first_qwens(folder, settings)
     _refuse_program(folder, settings)
-    if (folder / "tokenizer.json").is_file() and _is_read_here(settings.name):
+    if records.is_there(folder / "tokenizer.json") and _is_read_here(settings.name):
         backend, special = _from_file(folder, settings)
     else:
         backend, special = conversion.convert(folder, settings)
@@ -223,7 +223,7 @@ def stop_tokens(folder: Path) -> frozenset[int]:
         UserError: one is no id.
     """
     for name, read in (("generation_config.json", read_generation_config), ("config.json", read_config)):
-        ids = read(folder).get("eos_token_id") if (folder / name).is_file() else None
+        ids = read(folder).get("eos_token_id") if records.is_there(folder / name) else None
         if ids is not None:
             listed = ids if isinstance(ids, list) else [ids]
             if any(type(token) is not int for token in listed):

@@ -125,7 +125,7 @@ def class_name(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    return records.read_object(folder / name) if (folder / name).is_file() else {}
+    return records.read_object(folder / name) if records.is_there(folder / name) else {}
 
 
 def _objects(value: Any) -> Any:
@@ -201,7 +201,7 @@ def _chat_template(folder: Path, own: Any) -> ChatTemplate:
     """The template files before tokenizer_config.json's, as in transformers; a processor's last."""
     files = {"default": folder / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    read = {name: records.read_bytes(file).decode() for name, file in files.items() if file.is_file()}
+    read = {name: records.read_bytes(file).decode() for name, file in files.items() if records.is_there(file)}
     if read:
         return read["default"] if list(read) == ["default"] else read
     if own is None:

@@ -2,6 +2,7 @@
 
 A share (`rows.Turn`) is what one client asked for at once. It counts as one in the turns, fills half of the
 queue at most, and the last quarter of the batch is for shares that have no row in it: others find room.
+Several long rows, whoever asked for them, leave room for one more.
 """
 
 from __future__ import annotations
@@ -133,12 +134,18 @@ class Room:
         return chosen
 
     def _leaves_room(self, row: Row, beside: list[Row]) -> bool:
-        """Whether it is the first of its share, or leaves the others their part."""
-        share = row.turn.share
-        if not share or all(other.turn.share != share for other in beside):
-            return True
-        rows = [row, *beside]
-        return len(rows) <= self.rows * OF_MANY and _fits(rows, self.cache_tokens * OF_MANY)
+        """Whether it leaves the others their part: those of other shares, and short ones."""
+        rows, share = [row, *beside], row.turn.share
+        is_first = not share or all(other.turn.share != share for other in beside)
+        if not is_first and (len(rows) > self.rows * OF_MANY or not _fits(rows, self.cache_tokens * OF_MANY)):
+            return False
+        # Short rows do not count here: a stream of them would keep a long one waiting for ever.
+        long = [other for other in beside if self._is_long(other)]
+        return not long or not self._is_long(row) or _fits([row, row, *long], self.cache_tokens)
+
+    def _is_long(self, row: Row) -> bool:
+        """Whether it may need more than its even part of the cache, so that not all places can be taken."""
+        return row.most > self.cache_tokens / self.rows
 
 
 def _fits(rows: list[Row], tokens: float) -> bool:

@@ -119,6 +119,21 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
         yield stack.enter_context(os.fdopen(handle, "rb", closefd=False))
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file lies at a path where a checkpoint may have one.
+
+    A pipe, a folder or a link that leads nowhere is no missing file: what it should say would be left out.
+
+    Raises:
+        UserError: something lies there that is no regular file.
+    """
+    if path.is_file():
+        return True
+    if os.path.lexists(path):
+        raise UserError(f"{path} is no regular file; remove it, or put the file itself there")
+    return False
+
+
 def refuse_odd_file(path: Path, most: int | None = None) -> None:
     """Refuses what a library that opens files by their names would hang on, or read into memory for ever.
 

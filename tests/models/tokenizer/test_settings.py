@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
+from pipeline.models import tokenizer
 from pipeline.models.tokenizer.settings import read_settings
 from pipeline.types import UserError
 from tests import tokenizing
@@ -78,3 +80,24 @@ def test_a_file_that_is_no_object_is_named(text: str, tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(text)
     with pytest.raises(UserError, match=r"tokenizer_config\.json"):
         read_settings(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json",
+     "tokenizer.json"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "link to nowhere", "device"])
+def test_what_is_no_file_is_not_taken_for_missing(name: str, kind: str, tmp_path: Path) -> None:
+    """The text would be another one, and nothing would say so."""
+    folder = tokenizing.put(tmp_path / "m", "bytes")
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"loop": name, "device": "/dev/zero"}.get(kind, "nowhere"))
+    with pytest.raises(UserError, match=f"{name} is no regular file; remove it"):
+        tokenizer.load(folder), tokenizer.stop_tokens(folder)

@@ -212,7 +212,7 @@ def test_the_cache_is_bounded_and_first_come_is_first_served(models: Any) -> Non
         80,
         set(),
     )
-    batcher = Batcher(Spied(runner), cache_tokens=size)
+    batcher = Batcher(Spied(runner), rows=2, cache_tokens=size)
 
     def watch() -> None:
         groups = [group for group in (batcher.joining, batcher.writing) if group]

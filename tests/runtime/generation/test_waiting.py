@@ -82,9 +82,31 @@ def test_what_does_not_fit_keeps_its_turn() -> None:
     large, small = Request("a", 60, 5), Request("b")
     waiting.add(large)
     waiting.add(small)
-    room = Room(16, 100, 256)
+    room = Room(4, 100, 256)
     assert room.admitted(waiting, running, overtaking=False) == []
     assert room.admitted(waiting, [], overtaking=False) == [large]
+
+
+def test_long_rows_leave_room_for_a_short_one() -> None:
+    """Whoever asked for them: five requests for a quarter of the cache each kept one for a token out."""
+    waiting, long, short = Waiting(9), [Request("", 2, 238) for _ in range(5)], Request("", 2, 2)
+    for row in [*long, short]:
+        waiting.add(row)
+    room = Room(16, 1000, 256)
+    assert room.admitted(waiting, [], overtaking=False) == [*long[:3], short]
+    assert room.admitted(waiting, long[:3], overtaking=False) == []
+    assert room.admitted(waiting, long[:2], overtaking=False) == [long[3]]  # it had kept its turn
+
+
+def test_a_long_row_is_not_kept_waiting_by_short_ones() -> None:
+    waiting, large, short = Waiting(9), Request("", 2, 898), [Request() for _ in range(3)]
+    for row in [large, *short]:
+        waiting.add(row)
+    room = Room(16, 1000, 256)
+    assert room.admitted(waiting, [Request("", 2, 200)], overtaking=False) == short  # another long one runs
+    waiting.add(late := Request())
+    assert room.admitted(waiting, short, overtaking=False) == []  # now they end, and none joins
+    assert room.admitted(waiting, [], overtaking=False) == [large] and list(waiting) == [late]
 
 
 def test_a_share_fills_half_of_the_queue() -> None:

@@ -30,6 +30,9 @@ HEADER = 32 * 1024
 LINE = 8000
 """Bytes of one header or of a request's target; Triton hangs up on more than 8 KiB."""
 
+ONCE = (b"host", b"origin", b"authorization", b"content-length", b"content-type", b"content-encoding")
+"""Headers that a request has once: of two, this server and the next one might take another each."""
+
 
 def host_name(netloc: str) -> str | None:
     """The host of HOST[:PORT], in lower case and without brackets; None where it is no such thing."""
@@ -155,6 +158,9 @@ class Guard:
             return Refused(414, f"the target has more than {LINE} bytes", "target_too_long")
         if any(len(name) + len(value) > LINE for name, value in scope["headers"]):
             return Refused(431, f"a header has more than {LINE} bytes", "headers_too_large")
+        names = [name for name, _ in scope["headers"]]
+        if twice := next((name for name in ONCE if names.count(name) > 1), None):
+            return Refused(400, f"the header {twice.decode()} stands twice", "bad_header")
         if b"content-length" in headers and b"transfer-encoding" in headers:  # RFC 9112, 6.1: smuggling
             message = "a body has either a Content-Length or a Transfer-Encoding"
             return Refused(400, message, "bad_framing", {"Connection": "close"})

@@ -174,3 +174,20 @@ def test_a_body_with_two_lengths_is_refused_and_the_connection_closed() -> None:
         ):
             answer = received(connection)
         assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1, answer
+
+
+@pytest.mark.parametrize("name", ["Host", "Origin", "Authorization", "Content-Type"])
+def test_a_header_that_stands_twice_is_refused(name: str) -> None:
+    """Of two origins the last one was taken, whatever the first was."""
+    values = {"Host": "localhost", "Origin": "http://localhost", "Content-Type": "application/json"}
+    value = values.get(name, "Bearer sesame")
+    head = [("Host", "localhost")] if name != "Host" else []
+    scope = {
+        "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"",
+        "headers": [(key.lower().encode(), text.encode()) for key, text in [*head, *[(name, value)] * 2]],
+    }  # fmt: skip
+    guard = Guard(echo, Access(api_key="sesame" if name == "Authorization" else None), 10, triton_form)
+    refused = guard._refusal(scope)
+    assert refused is not None and refused.status == 400 and "stands twice" in refused.message
+    scope["headers"].pop()
+    assert guard._refusal(scope) is None

@@ -79,6 +79,8 @@ def test_a_reader_that_leaves_a_home_that_is_not_there_and_the_locale_c(
         env={**environment, "LC_ALL": "C", "LANG": "C"},
         check=False,
     )
-    assert "Traceback" not in done.stderr and done.returncode in (0, 141), done.stderr
+    # 1 is click's code where the reader has gone before all is written.
+    assert "Traceback" not in done.stderr and done.returncode in (0, 1, 141), done.stderr
+    assert "Broken pipe" not in done.stderr and "error" not in done.stderr
     assert len(done.stdout.splitlines()) == 1
     serving.until(lambda: not serving.stubs(str(repo)))

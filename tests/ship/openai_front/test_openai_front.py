@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +12,6 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
-import psutil
 import pytest
 
 from pipeline.runtime.generation import alone
@@ -199,12 +200,7 @@ def test_a_model_that_died_is_503_and_its_streams_end(
     with httpx.stream("POST", f"{client.base_url}completions", json=body, timeout=60) as response:
         events = response.iter_lines()
         assert next(events).startswith("data: {")
-        (process,) = (
-            child
-            for child in psutil.Process(healthy.server.process.pid).children(recursive=True)
-            if f"/{name}/" in " ".join(child.cmdline())
-        )
-        process.kill()
+        os.kill(healthy.server.stub(name), signal.SIGKILL)
         with pytest.raises(openai.InternalServerError) as caught:
             until(lambda: client.completions.create(model=CUT, prompt="a", max_tokens=1) is None)
         assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "5"

@@ -59,7 +59,7 @@ soak: $(VENV)/.ready  ## ten minutes of mixed load, abuse and faults on the Trit
 	$(BIN)/python -m tests.soak
 
 fuzz: $(VENV)/.ready  ## five minutes of hostile files of every kind, counted by class; ARGS="--seconds 900 --seed 1"
-	$(BIN)/python -m tests.fuzz $(ARGS)
+	TQDM_DISABLE=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 venv: $(VENV)/.ready
 

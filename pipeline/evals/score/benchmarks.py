@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import store
+from pipeline.evals.score import known as known_names
 from pipeline.evals.score.row_checks import FORMS, FormName
 from pipeline.store import markup
 from pipeline.types import UserError
@@ -269,10 +270,8 @@ def _harness_path(path: str) -> Path:
 
 
 def _of_harness(name: str, files: dict[str, Path]) -> Benchmark:
-    """A task or group of lm-eval's own. Its 14,000 files are read for this, and for this only."""
-    from lm_eval.tasks import TaskManager
-
-    names = TaskManager().all_tasks
+    """A task or group of lm-eval's own."""
+    names = known_names.of_harness()
     if name not in names:
         near = difflib.get_close_matches(name, [*files, *names], 5)
         hint = (

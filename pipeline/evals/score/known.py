@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import cache
 
 from pipeline.types import UserError
 
@@ -29,3 +30,11 @@ def refuse_unknown(
         near = difflib.get_close_matches(str(name), [*offered, *quiet], 1, 0.6)
         hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(offered)}"
         raise UserError(f"{option} has no {name!r}; {hint}")
+
+
+@cache
+def of_harness() -> tuple[str, ...]:
+    """lm-eval's own tasks and groups. Their 14,000 files are read once a process: some ten seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return tuple(TaskManager().all_tasks)

@@ -45,13 +45,21 @@ def skip_set(config: Config, file: Path) -> SkipSet:
     lists = SkipSet(attention, mlp)
     if config.get(LAYERS) is None:
         return lists
-    skips = _of_layers(config[LAYERS], config["num_hidden_layers"], f"{file}: {LAYERS}")
+    skips = _of_layers(config[LAYERS], _num_layers(config, file), f"{file}: {LAYERS}")
     if any(config.get(key) is not None for key in (ATTENTION, MLP)) and skips != lists:
         raise UserError(
             f"{file}: {LAYERS} leaves out {_words(skips)}, and what stands beside it {_words(lists)}; "
             "remove the wrong one"
         )
     return skips
+
+
+def _num_layers(config: Config, file: Path) -> int:
+    """How many layers the lists are of."""
+    count = config.get("num_hidden_layers")
+    if type(count) is not int:
+        raise UserError(f"{file} does not say num_hidden_layers; copy it from the model's own config.json")
+    return count
 
 
 def _words(skip: SkipSet) -> str:
@@ -82,7 +90,7 @@ def _layers(config: Config, key: str, file: Path) -> tuple[int, ...]:
     entries = config.get(key)
     if entries is None or entries is False:
         return ()
-    count = config["num_hidden_layers"]
+    count = _num_layers(config, file)
     if not isinstance(entries, list) or not all(isinstance(entry, int) for entry in entries):
         raise UserError(
             f"{file}: {key} is {first_line(repr(entries), 60)}, not a list of layers or of booleans"

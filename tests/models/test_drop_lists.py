@@ -77,3 +77,9 @@ def test_lists_and_layers_must_agree(lists: list[int], agrees: bool) -> None:
         return
     with pytest.raises(UserError, match="per_layer_config leaves out attn1, and what stands beside it"):
         drop_lists.skip_set(both, FILE)
+
+
+@pytest.mark.parametrize("key", ["drop_attn_list", "drop_mlp_list", "per_layer_config"])
+def test_lists_of_a_model_without_a_number_of_layers_are_refused(key: str) -> None:
+    with pytest.raises(UserError, match=r"config\.json does not say num_hidden_layers"):
+        drop_lists.skip_set({key: {} if key == "per_layer_config" else [1]}, FILE)

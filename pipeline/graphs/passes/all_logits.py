@@ -14,6 +14,11 @@ class AllLogitsPass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Every reader of the gathered positions reads the whole sequence."""
+        logits = next((value for value in model.graph.outputs if value.name == "logits"), None)
+        if logits is None or logits.shape is None or len(logits.shape) != 3:
+            raise UserError(
+                "the graph has no logits of three dimensions; make it again with `pipeline export`"
+            )
         gather = next((node for node in model.graph if node.op_type == "GatherND"), None)
         positions = next((value for value in model.graph.inputs if value.name == "logits_positions"), None)
         if gather is None or positions is None or gather.inputs[0] is None:
@@ -21,7 +26,5 @@ class AllLogitsPass(InPlacePass):
         gather.outputs[0].replace_all_uses_with(gather.inputs[0])
         RemoveUnusedNodesPass()(model)
         model.graph.inputs.remove(positions)
-        logits = next(value for value in model.graph.outputs if value.name == "logits")
-        vocabulary = logits.shape[2] if logits.shape else None
-        logits.shape = ir.Shape(["batch", "sequence", vocabulary])
+        logits.shape = ir.Shape(["batch", "sequence", logits.shape[2]])
         return PassResult(model, modified=True)

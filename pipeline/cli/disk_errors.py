@@ -4,46 +4,40 @@ from __future__ import annotations
 
 import errno
 
-_ROOM = "free some space or change the folder"
-_THERE = "put back what was there, or name another"
-_MENDS: dict[int, tuple[str, str]] = {
-    errno.ENOSPC: ("cannot write", _ROOM),
-    errno.EDQUOT: ("cannot write", _ROOM),
-    errno.EFBIG: ("cannot write", _ROOM),
-    errno.EROFS: ("cannot write", _ROOM),
-    errno.EACCES: ("cannot read or write", _ROOM),
-    errno.EPERM: ("cannot read or write", _ROOM),
-    # A folder where a file goes, or a file or a dangling link where a folder goes.
-    errno.EISDIR: ("cannot read or write", "move away what lies there"),
-    errno.ENOTDIR: ("cannot read or write", "move away what lies there"),
-    errno.EEXIST: ("cannot read or write", "move away what lies there"),
-    errno.ENOTEMPTY: ("cannot read or write", "move away what lies there"),
-    # A name that the file system has not room for, or links that lead in a circle.
-    errno.ENAMETOOLONG: ("cannot read or write", "choose another name"),
-    errno.ELOOP: ("cannot read or write", "choose another name"),
-    errno.ENOENT: ("cannot read or write", _THERE),
-    errno.ESTALE: ("cannot read or write", "mount the network folder again"),
-    errno.ENODEV: ("cannot read or write", _THERE),
-    errno.ENXIO: ("cannot read or write", _THERE),
-    errno.EIO: ("cannot read or write", "look whether the disk fails (dmesg)"),
-    errno.EUCLEAN: ("cannot read or write", "repair the file system (fsck)"),
-    errno.ENOTCONN: ("cannot read or write", "mount the network folder again"),
-    errno.ETIMEDOUT: ("cannot read or write", "look after the network"),
-    errno.EBUSY: ("cannot read or write", "wait for what uses it"),
-    errno.ETXTBSY: ("cannot read or write", "wait for what uses it"),
-    errno.ENOLCK: ("cannot lock", "choose a folder on a disk that has locks"),
-    errno.EMFILE: ("cannot open", "raise the limit of open files (ulimit -n)"),
-    errno.ENFILE: ("cannot open", "close other programs"),
-    errno.ENOMEM: ("cannot read or write", "free some memory"),
+_VERBS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), "cannot write"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "cannot open"),
+    errno.ENOLCK: "cannot lock",
 }
-"""Number → what could not be done, and what a user can do about it."""
+"""Number → what could not be done; of others, to read or write."""
+_MENDS = {
+    "free some space or change the folder": (
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+    ),
+    # A folder where a file goes, or a file or a dangling link where a folder goes.
+    "move away what lies there": (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
+    # A name that the file system has not room for, or links that lead in a circle.
+    "choose another name": (errno.ENAMETOOLONG, errno.ELOOP),
+    "put back what was there, or name another": (errno.ENOENT, errno.ENODEV, errno.ENXIO),
+    "mount the network folder again": (errno.ESTALE, errno.ENOTCONN),
+    "look whether the disk fails (dmesg)": (errno.EIO,),
+    "repair the file system (fsck)": (errno.EUCLEAN,),
+    "look after the network": (errno.ETIMEDOUT,),
+    "wait for what uses it": (errno.EBUSY, errno.ETXTBSY),
+    "choose a folder on a disk that has locks": (errno.ENOLCK,),
+    "raise the limit of open files (ulimit -n)": (errno.EMFILE,),
+    "close other programs": (errno.ENFILE,),
+    "free some memory": (errno.ENOMEM,),
+}  # fmt: skip
+"""What a user can do → the numbers of the errors that it helps against."""
 
 
 def line(error: OSError) -> str | None:
     """One line for the user; None of an error that is none of a disk's, and whose traceback is wanted."""
-    if error.errno not in _MENDS:
+    mend = next((mend for mend, numbers in _MENDS.items() if error.errno in numbers), None)
+    if mend is None:
         return None
-    verb, mend = _MENDS[error.errno]
+    verb = _VERBS.get(error.errno or 0, "cannot read or write")
     place = error.filename2 or error.filename  # of a copy, the second is where it goes
     where = f" at {place}" if place else ""
     return f"{verb}{where}: {error.strerror}; {mend}, then run the command again"

@@ -9,6 +9,8 @@ import codecs
 from collections.abc import Iterable
 from typing import Any
 
+from pipeline.runtime.generation.spelling import readable
+
 Token = dict[str, Any]
 """As NAME_generate describes it: token, logprob, bytes (None for a special token), top (alternatives)."""
 
@@ -52,5 +54,5 @@ def _name(token: Token) -> str:
     try:
         content.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+        return "bytes:" + readable(content)
     return str(token["token"])

@@ -29,11 +29,9 @@ from pipeline.types import UserError
 BODY = 64 * 2**20
 """Bytes of a request's body, at most: tensors are large."""
 INFERENCE = re.compile(r"/v2/models/([^/]+)(/versions/[^/]+)?/(infer|generate|generate_stream)")
-TAKEN = re.compile(
-    r"/v2/(repository/(index|models/[^/]+/(load|unload))|models/[^/]+(/versions/[^/]+)?/"
-    r"(infer|generate|generate_stream))"
-)
-"""What is posted; Triton has more, which is for who owns the machine: shared memory, logs, traces."""
+REPOSITORY = re.compile(r"/v2/repository/(index|models/[^/]+/(load|unload))")
+"""What is posted beside inferences; Triton has more, which is for who owns the machine: shared memory, logs,
+traces."""
 METHODS = ("GET", "POST")
 """Triton sends a body after the header that answers HEAD: the next request on that connection would fail."""
 LOAD = re.compile(r"/v2/repository/.*/load/?", re.DOTALL)
@@ -129,7 +127,7 @@ class _Relay:
         if "" in parts[:-1] or {".", ".."} & set(parts):  # what httpx would resolve, `load/.` to `load/`
             await self._answer(400, f"{self.path[:200]!r} is no plain path")
             return
-        if method not in ("GET", "HEAD") and not TAKEN.fullmatch(self.path):
+        if method not in ("GET", "HEAD") and not (self.model or REPOSITORY.fullmatch(self.path)):
             await self._answer(403, f"{self.path[:200]!r} is not for clients; on this machine gRPC has it")
             return
         if method not in METHODS:

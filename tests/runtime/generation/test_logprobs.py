@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, normalizers
-from tokenizers import models as models_of_words
+from tokenizers import Tokenizer
 
 from pipeline.runtime.generation.logprobs import WrittenToken, likeliest, log_softmax
 from pipeline.runtime.generation.prompts import Prompts
@@ -17,7 +16,7 @@ from pipeline.runtime.generation.spelling import Spelling
 from pipeline.runtime.generation.writer import Piece, Writer
 from pipeline.types import UserError
 from tests import tiny
-from tests.prompting import changed
+from tests.prompting import changed, words_of_bytes
 
 ENDED = "<|eot_id|>"
 
@@ -120,17 +119,13 @@ def test_the_token_that_ends_a_text_is_left_out(prompts: Prompts) -> None:
 
 def test_words_of_bytes(prompts: Prompts) -> None:
     """In Llama 2's form: a byte is a word, and a space begins a word."""
-    vocabulary = {"<unk>": 0, **{f"<0x{byte:02X}>": byte + 1 for byte in range(256)}, "▁": 257, "▁so": 258}
-    words = Tokenizer(models_of_words.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
-    words.normalizer = normalizers.Replace(" ", "▁")
-    words.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    llama = Prompts(words, prompts.conventions)
+    llama = words_of_bytes(prompts)
     pieces = written(llama, [*llama.encode("\n😀"), 258, 0xE2 + 1, 258])
     lines_up(pieces, is_stopped=False)
     tokens = [token.chosen for piece in pieces for token in piece.logprobs]
     assert [token.bytes for token in tokens[:5]] == [b"\n", b"\xf0", b"\x9f", b"\x98", b"\x80"]
     assert tokens[5].token == " so" and [t.token for t in tokens[6:]] == ["", "\ufffd so"]
-    assert Spelling(words).raw(0xE2 + 1) == b"\xe2" and Spelling(words).raw(258) is None
+    assert Spelling(llama.tokenizer).raw(0xE2 + 1) == b"\xe2" and Spelling(llama.tokenizer).raw(258) is None
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -10,8 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, normalizers
-from tokenizers import models as models_of_words
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, StopStringCriteria
 
 from pipeline.models import tokenizer
@@ -19,7 +18,7 @@ from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Piece, TextStream, Writer
 from tests import tiny, tokenizing
-from tests.prompting import LONG, changed
+from tests.prompting import LONG, changed, words_of_bytes
 
 
 def streamed(prompts: Prompts, before: str, tokens: list[int], stop: tuple[str, ...] = ()) -> str:
@@ -43,11 +42,7 @@ def test_pieces_are_the_decoded_continuation(
 
 def test_bytes_that_make_no_character_do_not_end_a_text(prompts: Prompts) -> None:
     """In Llama 2's form a line break is a byte too, and its decoder takes a run of bytes as a whole."""
-    vocabulary = {"<unk>": 0, **{f"<0x{byte:02X}>": byte + 1 for byte in range(256)}, "▁": 257, "▁so": 258}
-    words = Tokenizer(models_of_words.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
-    words.normalizer = normalizers.Replace(" ", "▁")
-    words.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    llama = Prompts(words, prompts.conventions)
+    llama = words_of_bytes(prompts)
     assert streamed(llama, "a", [*llama.encode("\n😀"), 258]) == "\n😀 so"
     written = streamed(llama, "a", [0x0A + 1, 0xE2 + 1, 258])
     assert written.startswith("\n") and written.endswith("\ufffd so")

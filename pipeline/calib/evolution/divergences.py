@@ -1,8 +1,8 @@
 """How far a model without some sublayers is from the whole one: KL(whole ‖ cut) at some positions.
 
-What makes many skip sets cheap: they are measured in the order of their masks, each from the first layer on in
-which it differs from the one before; the stream there is kept. Every sequence is a pass of its own, so that
-its numbers do not depend on what else is measured.
+What makes many skip sets cheap: they are measured in the order of their masks, each from the first layer on
+in which it differs from the one before; the stream there is kept. Every sequence is a pass of its own, so
+that its numbers do not depend on what else is measured.
 
 Legend: N sequences, R of them, S skip sets, T tokens, K positions of a sequence that are read, V vocabulary,
 C hidden size.
@@ -61,7 +61,8 @@ class Divergences:
         Raises:
             UserError: a loss is not finite.
         """
-        return self.measure([skip])[0]
+        values: Array = self.measure([skip])[0]
+        return values
 
     def losses(self, skip: SkipSet) -> Array:
         """[N] cross-entropy of each sequence without `skip` at the same positions, in nats.

@@ -1,4 +1,4 @@
-"""KL to the whole model: nought of itself, that of whole passes of any other, whatever is measured beside it."""
+"""KL to the whole model: nought of itself, that of whole passes of any other, whatever stands beside it."""
 
 from __future__ import annotations
 

@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import store
-from pipeline.cli import arguments, extras, prerequisites
+from pipeline.cli import arguments, choices, extras, prerequisites, published
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, Model, ProviderOption, app, show_result
 from pipeline.store import records
-from pipeline.store.records import AdapterRecord, ChoiceRecord, HealSettings, SublayerTimes
+from pipeline.store.records import AdapterRecord, HealSettings, SublayerTimes
 from pipeline.types import CPU, Provider, UserError
 
 if TYPE_CHECKING:
     from pipeline.calib.latency_budget import Round, TimeBudget
-    from pipeline.calib.selectors import Choice, Question
     from pipeline.models.texts import TextInput
-
-NEARLY = 5
-"""So many of those that were nearly chosen are printed; --json has all."""
 
 Texts = Annotated[
     list[Path] | None, typer.Option(help=".txt, or .jsonl with a column `text`; repeat for several.")
@@ -110,14 +106,22 @@ def select(
     latency_ms: Annotated[
         float | None, typer.Option(help="Instead of a count: so many milliseconds for --length tokens.")
     ] = None,
+    model_option: Annotated[str | None, typer.Option("--model", help="Instead of MODEL.")] = None,
+    set_name: Annotated[str | None, typer.Option("--set", help="Name of a published set.")] = None,
     provider: ProviderOption = "cpu",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
 ) -> None:
     """Prints what a rule would leave out, and the statistic of each sublayer that is chosen, or nearly so.
 
+    With --select published it lists the sets that others printed of a model, which need not be here.
     Example: `pipeline select demo --kind block --count 8 --select angular`
     """
+    name = arguments.one_model(model, model_option)
+    if selector == "published" or set_name is not None:
+        published.refuse_other_options(selector, set_name, speedup, latency_ms)
+        published.select(name, published.wanted(kind, count, frac, set_name), as_json)
+        return
     from pipeline.calib import selectors
     from pipeline.calib.latency_budget import TimeBudget
     from pipeline.graphs.export import num_layers
@@ -132,7 +136,7 @@ def select(
     runs_the_model = selector in selectors.RUN_THE_MODEL and not is_timed
     device: Provider = arguments.torch_device(provider) if runs_the_model else "cpu"
     arguments.bound_device_memory(device_memory, [device, devices.graphs, devices.torch])
-    source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
+    source = checkpoint.resolve(name, proof=prerequisites.prove)
     if is_timed:
         budget = TimeBudget(kind or "any", speedup, latency_ms, length or 100, devices)
         choice = _choose_by_time(source.folder, budget)
@@ -142,31 +146,8 @@ def select(
     number = count if count is not None else count_of(frac or 0.0, layers)
     statistics = selectors.ModelStatistics(source.folder, text, samples, length or 256, tokens, device)
     question = selectors.Question(kind or "block", number, layers, statistics, seed)
-    record = _choice_record(selector, question, selectors.choose(selector, question))
-    show_result(record.plain(), as_json, _choice_text(record))
-
-
-def _choice_record(selector: str, question: Question, choice: Choice) -> ChoiceRecord:
-    return ChoiceRecord(
-        skip=choice.skip.name,
-        attention=choice.skip.attention,
-        mlp=choice.skip.mlp,
-        select=selector,
-        kind=question.kind,
-        count=question.count,
-        statistic=choice.statistic,
-        note=choice.note,
-        chosen=tuple((name, float(value)) for name, value in choice.chosen),
-        stays=tuple((name, float(value)) for name, value in choice.stays),
-        device=question.statistics.device,
-    )
-
-
-def _choice_text(choice: ChoiceRecord) -> str:
-    lines = [choice.skip, *(text for text in (choice.statistic, choice.note) if text)]
-    for verdict, sublayers in (("goes", choice.chosen), ("stays", choice.stays[:NEARLY])):
-        lines += [f"  {verdict:<5}  {name:<12} {value:.4f}" for name, value in sublayers]
-    return "\n".join(lines)
+    record = choices.record(selector, question, selectors.choose(selector, question))
+    show_result(record.plain(), as_json, choices.text(record))
 
 
 @dataclass(frozen=True, slots=True)

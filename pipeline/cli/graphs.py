@@ -40,7 +40,15 @@ def export(
         str | None,
         typer.Option(
             help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, greedy, "
-            "greedy-linear, residual, random."
+            "greedy-linear, residual, random, published."
+        ),
+    ] = None,
+    set_name: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            help="Name of a published set, with --select published; --skip may be left out.",
+            callback=arguments.not_empty,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
@@ -92,7 +100,7 @@ def export(
     _refuse_form(precision, head, cache, max_tokens)
     if adapter:
         extras.needs("heal", "pipeline export --adapter")
-    options = SkipOptions(skip, frac, count, layers, select, seed)
+    options = SkipOptions(skip, frac, count, layers, select, seed, set_name, model)
     if from_onnx:
         if model or in_place:
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
@@ -158,7 +166,7 @@ class _ExportRequest:
 
         chosen = self.options.skip_set(stage.num_layers(source.config), ModelStatistics(source.folder))
         dropped = drop_lists.of(source)
-        return dropped if self.options.skip is None else chosen
+        return dropped if self.options.is_bare else chosen
 
     def prove(self, source: Checkpoint) -> None:
         """Refuses what cannot be written, before the checkpoint is copied."""

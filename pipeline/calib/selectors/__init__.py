@@ -105,6 +105,7 @@ class Question:
         num_layers: L.
         statistics: of the model.
         seed: of rules that draw.
+        model: its name as it was typed, and set_name: of a set, for `published`.
     """
 
     kind: str
@@ -112,6 +113,8 @@ class Question:
     num_layers: int
     statistics: ModelStatistics
     seed: int = 0
+    model: str | None = None
+    set_name: str | None = None
 
 
 Ranked = tuple[tuple[str, float], ...]

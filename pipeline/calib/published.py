@@ -67,7 +67,8 @@ def find(ids: Iterable[str], num_layers: int | None = None) -> PublishedModel:
             continue
         if num_layers not in (None, published.layers):
             raise UserError(
-                f"the sets of {published.model} are of {published.layers} layers, and this model has {num_layers}"
+                f"the sets of {published.model} are of {published.layers} layers, "
+                f"and this model has {num_layers}"
             )
         return published
     what = f"of {next(iter(ids), 'this model')!r:.80}"

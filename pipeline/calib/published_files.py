@@ -93,6 +93,8 @@ class PublishedFile(BaseModel):
             if entry.source not in self.sources:
                 raise ValueError(f"{entry.name}: no source {entry.source!r:.80}")
             skip = SkipSet.parse(entry.skip).within(self.layers)
+            if not skip:
+                raise ValueError(f"{entry.name}: leaves nothing out")
             if skip.name != entry.skip:
                 raise ValueError(f"{entry.name}: the skip set {entry.skip} is written {skip.name}")
         return self

@@ -72,6 +72,19 @@ class SkipOptions:
         )
         return selectors.choose(self.select or "last", question).skip
 
+    def prove_published(self) -> None:
+        """Refuses a published set that is not known, before a checkpoint is fetched or copied for it.
+
+        Raises:
+            UserError: as `skip_set`.
+        """
+        if self.select != "published" or self.model is None:
+            return
+        layers = published.layers_of(self.model)
+        if layers is None:  # it is not here yet
+            layers = published.find(published.ids_of(self.model)).layers
+        self.skip_set(layers)
+
     def _named(self, num_layers: int, statistics: selectors.ModelStatistics) -> SkipSet:
         """The published set of that name, which must be what --skip with --frac or --count says beside it."""
         if self.select != "published":

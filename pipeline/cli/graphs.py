@@ -108,6 +108,7 @@ def export(
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
         path = surgery.cut(base, chosen)
     else:
+        options.prove_published()
         number: Precision = "fp16" if precision == "fp16" else "fp32"
         request = _ExportRequest(options, number, adapter, compensation, max_tokens)
         source = checkpoint.resolve(arguments.model(model), in_place, request.prove)

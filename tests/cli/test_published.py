@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import store
+from pipeline.models import checkpoint
 from pipeline.types import SkipSet, UserError
 from tests import published, tiny
 from tests.commands import run
@@ -165,3 +166,24 @@ def test_a_model_of_no_published_sets_is_not_copied(workdir: Path, capsys) -> No
     with pytest.raises(UserError, match="add --select published"):
         run(capsys, "export", "models/m", "--set", "dice-any3")
     assert not (workdir / "graphs").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("who/ever", ("--skip", "mlp", "--count", "1"), "no published skip set of 'who/ever' is known"),
+        (
+            "made-up/tiny",
+            ("--skip", "block", "--count", "2"),
+            "name one with --set: dice-block2, coin-block2",
+        ),
+        ("made-up/tiny@main", ("--set", "dice"), "no set 'dice' of made-up/tiny"),
+    ],
+)
+def test_a_set_that_is_not_known_is_refused_before_a_download(
+    workdir: Path, capsys, monkeypatch, model: str, options: tuple[str, ...], message: str
+) -> None:
+    published.write(workdir)
+    monkeypatch.setattr(checkpoint, "resolve", lambda *_: pytest.fail("the model was looked for"))
+    with pytest.raises(UserError, match=message):
+        run(capsys, "export", model, "--select", "published", *options)

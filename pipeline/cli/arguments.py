@@ -50,6 +50,17 @@ def above_zero(option: typer.CallbackParam, number: float) -> float:
     return number
 
 
+def one_model(argument: str | None, option: str | None) -> str:
+    """The model that MODEL or --model names, else the default one, which is said on stderr.
+
+    Raises:
+        UserError: they name two.
+    """
+    if None not in (argument, option) and argument != option:
+        raise UserError(f"MODEL {argument!r:.80} and --model {option!r:.80} are two models; name one")
+    return model(option if argument is None else argument)
+
+
 def model(name: str | None) -> str:
     """The model that is named, else the default one (`store.default_model`), which is said on stderr."""
     if name is None:

@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import arguments, budgets, extras, prerequisites
+from pipeline.cli import arguments, budgets, choices, extras, prerequisites, published
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, Model, ProviderOption, app, show_result
 from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
 from pipeline.store import records
-from pipeline.store.records import ChoiceRecord
 from pipeline.types import CPU, Provider, UserError
 
 if TYPE_CHECKING:
-    from pipeline.calib.selectors import Choice, Question
     from pipeline.models.texts import TextInput
-
-NEARLY = 5
-"""So many of those that were nearly chosen are printed; --json has all."""
 
 Texts = Annotated[
     list[Path] | None, typer.Option(help=".txt, or .jsonl with a column `text`; repeat for several.")
@@ -119,16 +114,29 @@ def select(
     compensated: Compensated = False,
     minutes: Minutes = None,
     generations: Generations = None,
+    model_option: Annotated[str | None, typer.Option("--model", help="Instead of MODEL.")] = None,
+    set_name: Annotated[str | None, typer.Option("--set", help="Name of a published set.")] = None,
     provider: ProviderOption = "cpu",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
 ) -> None:
     """Prints what a rule would leave out, and the statistic of each sublayer that is chosen, or nearly so.
 
+    With --select published it lists the sets that others printed of a model, which need not be here.
     Example: `pipeline select demo --kind block --count 8 --select angular`
     """
-    from pipeline.calib import selectors
     from pipeline.calib.evolution.options import EvoOptions
+
+    name = arguments.one_model(model, model_option)
+    is_timed = speedup is not None or latency_ms is not None
+    rule = selector or ("cosine" if is_timed else "last")
+    options = EvoOptions(start, compensated, minutes, generations)
+    options.belong_to(rule)
+    if rule == "published" or set_name is not None:
+        published.refuse_other_options(rule, set_name, speedup, latency_ms)
+        published.select(name, published.wanted(kind, count, frac, set_name), as_json)
+        return
+    from pipeline.calib import selectors
     from pipeline.calib.latency_budget import TimeBudget
     from pipeline.graphs.export import num_layers
     from pipeline.models import checkpoint
@@ -137,16 +145,12 @@ def select(
     if sum(value is not None for value in (count, frac, speedup, latency_ms)) != 1:
         raise UserError("pipeline select takes exactly one of --count, --frac, --speedup and --latency-ms")
     text = text_input(texts, dataset, "pipeline select")
-    is_timed = speedup is not None or latency_ms is not None
-    rule = selector or ("cosine" if is_timed else "last")
-    options = EvoOptions(start, compensated, minutes, generations)
-    options.belong_to(rule)
     devices = arguments.devices(provider, must=False) if is_timed else CPU
     device: Provider = devices.torch
     if not is_timed and rule in selectors.RUN_THE_MODEL:
         device = arguments.torch_device(provider)
     arguments.bound_device_memory(device_memory, [device, devices.graphs])
-    source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
+    source = checkpoint.resolve(name, proof=prerequisites.prove)
     layers = num_layers(source.config)
     number = count if count is not None else count_of(frac or 0.0, layers)
     measured = 256 if is_timed else length or 256
@@ -157,28 +161,5 @@ def select(
         choice = budgets.choose(source.folder, budget, rule, question)
         show_result(choice.plain(), as_json, choice.text())
         return
-    record = _choice_record(rule, question, selectors.choose(rule, question))
-    show_result(record.plain(), as_json, _choice_text(record))
-
-
-def _choice_record(selector: str, question: Question, choice: Choice) -> ChoiceRecord:
-    return ChoiceRecord(
-        skip=choice.skip.name,
-        attention=choice.skip.attention,
-        mlp=choice.skip.mlp,
-        select=selector,
-        kind=question.kind,
-        count=question.count,
-        statistic=choice.statistic,
-        note=choice.note,
-        chosen=tuple((name, float(value)) for name, value in choice.chosen),
-        stays=tuple((name, float(value)) for name, value in choice.stays),
-        device=question.statistics.device,
-    )
-
-
-def _choice_text(choice: ChoiceRecord) -> str:
-    lines = [choice.skip, *(text for text in (choice.statistic, choice.note) if text)]
-    for verdict, sublayers in (("goes", choice.chosen), ("stays", choice.stays[:NEARLY])):
-        lines += [f"  {verdict:<5}  {name:<12} {value:.4f}" for name, value in sublayers]
-    return "\n".join(lines)
+    record = choices.record(rule, question, selectors.choose(rule, question))
+    show_result(record.plain(), as_json, choices.text(record))

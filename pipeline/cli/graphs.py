@@ -41,7 +41,15 @@ def export(
         str | None,
         typer.Option(
             help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, greedy, "
-            "greedy-linear, evo, residual, random."
+            "greedy-linear, evo, residual, random, published."
+        ),
+    ] = None,
+    set_name: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            help="Name of a published set, with --select published; --skip may be left out.",
+            callback=arguments.not_empty,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
@@ -99,7 +107,7 @@ def export(
     if adapter:
         extras.needs("heal", "pipeline export --adapter")
     evo = EvoOptions(start, compensated, minutes, generations)
-    options = SkipOptions(skip, frac, count, layers, select, seed, evo)
+    options = SkipOptions(skip, frac, count, layers, select, seed, evo, set_name, model)
     if from_onnx:
         if model or in_place:
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
@@ -107,6 +115,7 @@ def export(
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
         path = surgery.cut(base, chosen)
     else:
+        options.prove_published()
         number: Precision = "fp16" if precision == "fp16" else "fp32"
         request = _ExportRequest(options, number, adapter, compensation, max_tokens)
         source = checkpoint.resolve(arguments.model(model), in_place, request.prove)
@@ -165,7 +174,7 @@ class _ExportRequest:
 
         chosen = self.options.skip_set(stage.num_layers(source.config), ModelStatistics(source.folder))
         dropped = drop_lists.of(source)
-        return dropped if self.options.skip is None else chosen
+        return dropped if self.options.is_bare else chosen
 
     def prove(self, source: Checkpoint) -> None:
         """Refuses what cannot be written, before the checkpoint is copied."""

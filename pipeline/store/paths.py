@@ -69,6 +69,10 @@ class Project:
         """calib/<model>"""
         return self.root / "calib" / plain_name(model)
 
+    def published(self) -> Path:
+        """calib/published: skip sets that others published, one file a model."""
+        return self.root / "calib" / "published"
+
     def results(self, model: str) -> Path:
         """evals/results/<model>"""
         return self.root / "evals" / "results" / plain_name(model)

@@ -18,6 +18,11 @@ def of(recipe: Recipe) -> str | None:
         return f"two models would lie in graphs/{max(folders, key=folders.count)}; name each once"
     if unknown := [name for name in recipe.selectors if name not in selectors.names()]:
         return f"no selector {unknown[0]!r}; choose from {', '.join(selectors.names())}"
+    if "published" in recipe.selectors:
+        return (
+            "selectors: published has sets of its own kinds and counts, not a grid's; "
+            "cut them with `pipeline export MODEL --select published --set NAME`"
+        )
     return (
         _named_twice(recipe)
         or _wrong_tasks(recipe)

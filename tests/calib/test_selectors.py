@@ -13,7 +13,11 @@ from tests.known_statistics import L, chosen
 NEED_STATISTICS = ("angular", "cosine", "evo", "greedy", "greedy-linear", "joint", "residual")
 
 
-@pytest.mark.parametrize("name", selectors.names())
+RULES = [name for name in selectors.names() if name != "published"]
+"""Those that choose for any model."""
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_edges(name: str) -> None:
     kind = "block"
     assert chosen(name, kind, 0).skip == SkipSet()
@@ -43,7 +47,7 @@ def test_without_statistics_the_command_is_named(name: str, workdir: Path) -> No
 
 
 def test_rules_that_need_no_statistics_read_none() -> None:
-    for name in set(selectors.names()) - set(NEED_STATISTICS):
+    for name in set(RULES) - set(NEED_STATISTICS):
         assert chosen(name, "mlp", 2, statistics=selectors.ModelStatistics()).skip.mlp
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipeline.calib import selectors
 from pipeline.calib.skip_options import SkipOptions
 from pipeline.types import UserError
+from tests import published
 
 LAYERS = 30
 
@@ -62,3 +64,34 @@ def test_options_that_contradict_or_lack_each_other_are_refused(
 def test_a_negative_seed_is_refused(rule: str) -> None:
     with pytest.raises(UserError, match="--seed -1 is negative"):
         SkipOptions("mlp", count=1, select=rule, seed=-1).skip_set(LAYERS)
+
+
+def test_a_published_set_by_kind_and_count_or_by_name(workdir: Path) -> None:
+    published.write(workdir)
+    options = SkipOptions("mlp", count=1, select="published", model="made-up/tiny")
+    assert options.skip_set(4).name == "mlp2" and not options.is_bare
+    named = SkipOptions(select="published", set_name="dice-any3", model="made-up/tiny")
+    assert named.skip_set(4).name == "attn1_3+mlp2" and not named.is_bare
+    assert SkipOptions().is_bare
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"select": "last", "set_name": "dice-any3"}, "add --select published"),
+        ({"skip": "mlp2", "set_name": "dice-mlp1", "select": "published"}, "leave --skip mlp2 out"),
+        ({"layers": "2", "set_name": "dice-mlp1", "select": "published"}, "leave --layers out"),
+        (
+            {"skip": "mlp", "count": 2, "set_name": "dice-mlp1", "select": "published"},
+            "no set dice-mlp1 mlp 2",
+        ),
+        ({"select": "published"}, "--select needs --skip"),
+        ({"skip": "block", "count": 2, "select": "published"}, "name one with --set"),
+    ],
+)
+def test_a_published_set_that_is_not_meant_is_refused(
+    workdir: Path, options: dict[str, Any], message: str
+) -> None:
+    published.write(workdir)
+    with pytest.raises(UserError, match=message):
+        SkipOptions(**options, model="made-up/tiny").skip_set(4)

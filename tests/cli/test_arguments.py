@@ -53,6 +53,14 @@ def table(columns: int, text: str) -> Table:
     return rows
 
 
+def test_a_model_is_named_by_the_argument_or_the_option(workdir: Path, capsys) -> None:
+    assert arguments.one_model("a/b", None) == arguments.one_model(None, "a/b") == "a/b"
+    assert arguments.one_model("a/b", "a/b") == "a/b" and not capsys.readouterr().err
+    assert arguments.one_model(None, None) == "demo" and capsys.readouterr().err == "model: demo\n"
+    with pytest.raises(UserError, match="MODEL 'a/b' and --model 'c' are two models; name one"):
+        arguments.one_model("a/b", "c")
+
+
 def test_a_table_in_a_pipe_has_100_columns_unless_its_numbers_need_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,10 @@ from tests.grids import refused
     ("change", "words"),
     [
         ('models = ["demo"]\nselectors = ["first"]', "no selector 'first'; choose from angular"),
+        (
+            'models = ["demo"]\nselectors = ["last", "published"]',
+            "published has sets of its own kinds and counts",
+        ),
         ('models = ["demo", "org/SmolLM2-135M-Instruct"]', "name each once"),
         ('models = ["demo"]\ntasks = ["smoke"]\nstages = ["export"]', "stages lacks score"),
         ('models = ["demo"]\nstages = ["score"]', "tasks names no benchmark"),

@@ -22,9 +22,13 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("rule", selectors.names())
+@pytest.mark.parametrize("rule", READ)
 def test_what_a_rule_reads_is_learnt_by_running_it(rule: str) -> None:
     assert reads(rule, "block") == READ[rule]
+
+
+def test_every_rule_is_known_here_but_published_which_recipes_do_not_take() -> None:
+    assert set(selectors.names()) - set(READ) == {"published"}
 
 
 def test_a_rule_that_does_not_choose_a_kind_says_so() -> None:

@@ -263,7 +263,10 @@ def rows(probe: str) -> list[Row]:
     known, solved = set[str](), ""
     for text, choices, place in _questions(make, draw, EXAMPLES if finish else 0, known):
         assert finish is not None
-        solved += f"{text} {finish(text, choices[place])}\n"
+        example = f"{text} {finish(text, choices[place])}"
+        solved += f"{example}\n"
+        # What begins as an example does has its answer before it.
+        known |= set(itertools.accumulate(example.split(), "{} {}".format))
     return [
         {
             "id": f"{probe}-{number:03}",

@@ -68,7 +68,7 @@ class SkipOptions:
             num_layers,
             statistics or selectors.ModelStatistics(),
             self.seed,
-            self.model,
+            model=self.model,
         )
         return selectors.choose(self.select or "last", question).skip
 

@@ -100,7 +100,7 @@ def export(
     _refuse_form(precision, head, cache, max_tokens)
     if adapter:
         extras.needs("heal", "pipeline export --adapter")
-    options = SkipOptions(skip, frac, count, layers, select, seed, set_name, model)
+    options = SkipOptions(skip, frac, count, layers, select, seed, set_name=set_name, model=model)
     if from_onnx:
         if model or in_place:
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")

@@ -73,7 +73,7 @@ class SkipOptions:
             statistics or selectors.ModelStatistics(),
             self.seed,
             self.evo,
-            self.model,
+            model=self.model,
         )
         return selectors.choose(self.select or "last", question).skip
 

@@ -107,7 +107,7 @@ def export(
     if adapter:
         extras.needs("heal", "pipeline export --adapter")
     evo = EvoOptions(start, compensated, minutes, generations)
-    options = SkipOptions(skip, frac, count, layers, select, seed, evo, set_name, model)
+    options = SkipOptions(skip, frac, count, layers, select, seed, evo, set_name=set_name, model=model)
     if from_onnx:
         if model or in_place:
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")

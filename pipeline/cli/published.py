@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def refuse_other_options(
-    selector: str, set_name: str | None, speedup: float | None, latency_ms: float | None
+    selector: str | None, set_name: str | None, speedup: float | None, latency_ms: float | None
 ) -> None:
     """Refuses what does not go with published sets.
 

@@ -120,17 +120,17 @@ def first_falls(curves: list[ProbeCurve]) -> str:
 def charts(collection: Collection) -> list[Chart]:
     """A chart for each model whose probes have been scored."""
     return [
-        _chart(collection, model)
-        for model in collection.models()
+        _chart(collection, model, number)
+        for number, model in enumerate(collection.models())
         if any(s.score.benchmark.startswith(PREFIX) for a in collection.artefacts_of(model) for s in a.scores)
     ]
 
 
-def _chart(collection: Collection, model: str) -> Chart:
+def _chart(collection: Collection, model: str, number: int) -> Chart:
     curves = curves_of(collection, model)
     gap = "not run: needs `pipeline score … --tasks probes` of base and of a variant of it"
     return Chart(
-        name=f"probes-by-kind-{model}",
+        name=f"probes-by-kind-{number}",
         title=f"{model}: which ability goes first",
         caption="Accuracy of each probe, %, with its standard error; the dashed line is guessing. "
         + (first_falls(curves) if curves else ""),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import store
-from pipeline.cli import arguments, extras, prerequisites
+from pipeline.cli import arguments, extras, prerequisites, timing
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, Model, ProviderOption, app, show_result
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, ChoiceRecord, HealSettings, SublayerTimes
@@ -226,7 +226,7 @@ class TimedChoice:
 def _choose_by_time(folder: Path, budget: TimeBudget) -> TimedChoice:
     if budget.latency_ms is not None and budget.latency_ms <= 0:
         raise UserError(f"--latency-ms {budget.latency_ms:g} is not above 0")
-    rounds, reached, times = prerequisites.within_budget(folder, budget)
+    rounds, reached, times = timing.within_budget(folder, budget)
     return TimedChoice(budget.kind, budget.length, times, rounds, reached, budget.devices.graphs)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import store
-from pipeline.cli import arguments, extras, prerequisites
+from pipeline.cli import arguments, extras, timing
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, ProviderOption, app, show_result
 from pipeline.cli.calib import Dataset, Texts
 from pipeline.types import Devices, Provider, UserError
@@ -119,7 +119,7 @@ class Compensated:
     def timed(self, provider: Provider) -> Compensated:
         """The same, timed on a provider of ONNX Runtime."""
         with arguments.busy(f"timing {self.path}"):
-            times = prerequisites.milliseconds([self.bare, self.path], LENGTH, provider)
+            times = timing.milliseconds([self.bare, self.path], LENGTH, provider)
         base = next(ms for path, ms in times.items() if path not in (self.bare, self.path))
         return replace(self, milliseconds=(base, times[self.bare], times[self.path]))
 
@@ -223,7 +223,7 @@ def _compensated(
 
     def milliseconds(overlay: Path, chosen: str) -> float:
         path = surgery.compensate(base, variant.skip, overlay, chosen)
-        return prerequisites.milliseconds([path], LENGTH, provider)[path]
+        return timing.milliseconds([path], LENGTH, provider)[path]
 
     means = replace(
         means,

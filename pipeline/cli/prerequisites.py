@@ -13,18 +13,12 @@ from typing import TYPE_CHECKING
 
 from pipeline import store
 from pipeline.cli import arguments
-from pipeline.store import records
-from pipeline.store.records import Score, SublayerTimes, TimesRecord
-from pipeline.types import CPU, Devices, Provider, SkipSet, UserError
+from pipeline.store.records import Score
+from pipeline.types import CPU, Devices, Provider, UserError
 
 if TYPE_CHECKING:
-    from pipeline.calib import latency_budget
-    from pipeline.evals.bench.table import BenchReport
     from pipeline.evals.score.settings import ScoreSettings
     from pipeline.models.checkpoint import Checkpoint
-
-PROBES = 20
-"""Sequences on which a time is measured for a choice."""
 
 
 def has_gpu() -> bool:
@@ -197,104 +191,3 @@ def scored(paths: list[Path], tasks: str | None, settings: ScoreSettings) -> lis
 
         stage.score(paths, known_tasks(tasks, paths), settings)
     return [score for path in paths for score in results.scores_of(path, settings.provider)]
-
-
-# ---- times ----------------------------------------------------------------------------------------------
-
-
-def sublayer_times(base: Path, length: int, provider: Provider = "cpu") -> SublayerTimes:
-    """What a sublayer of each kind takes inside the graph on this machine; kept in calib/.
-
-    It is measured by leaving out the last third of the layers' attention, and of their MLPs.
-
-    Args:
-        base: a base graph.
-        length: tokens of a sequence.
-        provider: of ONNX Runtime.
-    """
-    from pipeline.evals import machine
-
-    sidecar = store.graph_sidecar(base)
-    folder = store.Project.of(base).calib(sidecar.model)
-    path = store.measured_on(folder / f"times-{sidecar.precision}-{length}.json", provider)
-    device = machine.device(base, provider)
-    known = records.read_if_valid(TimesRecord, path)
-    if known is not None and known.matches({"base": sidecar.sha256, "device": device, "length": length}):
-        return known.seconds
-    times = _measured_times(base, sidecar.num_layers, length, provider)
-    record = TimesRecord(base=sidecar.sha256, device=device, length=length, sequences=PROBES, seconds=times)
-    store.write_json(path, record.plain())
-    return times
-
-
-def _measured_times(base: Path, num_layers: int, length: int, provider: Provider) -> SublayerTimes:
-    from pipeline.graphs import variants as surgery
-
-    third = range(num_layers - max(1, num_layers // 3), num_layers)
-    attn, mlp = (surgery.cut(base, SkipSet.of(kind, third)) for kind in ("attn", "mlp"))
-    report = _quick_bench([attn, mlp], length, True, provider)
-    whole = next(row.p50 for row in report.rows if row.artefact == str(base)) / 1e3
-    seconds = {row.artefact: max(0.0, whole * row.improvement / 100 / len(third)) for row in report.rows}
-    return SublayerTimes(whole=whole, attn=seconds[str(attn)], mlp=seconds[str(mlp)])
-
-
-def milliseconds(paths: list[Path], length: int, provider: Provider = "cpu") -> dict[Path, float]:
-    """Median of a prefill, of graphs of one model and of their base, in one short interleaved run.
-
-    Args:
-        paths: graphs; they need no check, and no result is left behind.
-        length: tokens of a sequence.
-        provider: of ONNX Runtime.
-    """
-    rows = _quick_bench(paths, length, True, provider).rows
-    return {Path(row.artefact): row.p50 for row in rows}
-
-
-def _quick_bench(paths: list[Path], length: int, is_probe: bool, provider: Provider) -> BenchReport:
-    """A short measurement; that of a probe needs no check and leaves no result behind."""
-    from pipeline.evals.bench import bench as stage
-
-    settings = stage.BenchSettings(
-        sequences=PROBES, lengths=(length,), unchecked=is_probe, write=not is_probe, provider=provider
-    )
-    return stage.bench(paths, settings)
-
-
-def within_budget(
-    folder: Path, budget: latency_budget.TimeBudget
-) -> tuple[list[latency_budget.Round], bool, SublayerTimes]:
-    """Chooses what to leave out for a time, and measures what was chosen.
-
-    Args:
-        folder: of the checkpoint.
-        budget: the time.
-
-    Returns:
-        The rounds, whether the last one reached the time, and the times that were predicted with.
-
-    Raises:
-        UserError: the whole model already keeps the time, or nothing reaches it.
-    """
-    from pipeline.calib import latency_budget, similarity
-    from pipeline.graphs import export as stage
-    from pipeline.graphs import variants as surgery
-    from pipeline.models import checkpoint
-
-    damage = latency_budget.candidates(budget.kind, similarity.of_checkpoint(folder))
-    base = stage.export_base(checkpoint.open_checkpoint(folder), "fp32")
-    length, latency_ms, provider = budget.length, budget.latency_ms, budget.devices.graphs
-    times = sublayer_times(base, length, provider)
-    wanted = budget.speedup if budget.speedup is not None else times.whole / ((latency_ms or 0.0) / 1e3)
-    if latency_ms is not None and wanted <= 1:
-        raise UserError(
-            f"{latency_ms:g} ms is what the whole model already keeps: "
-            f"it takes {times.whole * 1e3:.0f} ms for {length} tokens"
-        )
-
-    def measure(skip: SkipSet) -> float:
-        path = surgery.cut(base, skip)
-        report = _quick_bench(checked([path], False, budget.devices), length, False, provider)
-        return 1 / (1 - next(row.improvement for row in report.rows if row.artefact == str(path)) / 100)
-
-    rounds, reached = latency_budget.choose(damage, times, wanted, measure)
-    return rounds, reached, times

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 RUN_THE_MODEL = ("greedy", "greedy-linear", "residual")
 """Rules that run the model themselves."""
+RUNNERS_UP = 20
+"""Sets that a search gives beside its choice, the choice included."""
 COMPENSATION_SAMPLES = CompensationSettings().samples
 
 
@@ -127,6 +129,8 @@ class Choice:
         statistic: what the rule went by, in words; '' where it looked at nothing.
         chosen: what goes, by value; stays: what does not, the nearest first.
         note: what else a person should know of the choice.
+        runners_up: of a rule that searches, the distinct sets that it measured best and their values, the
+            choice first, RUNNERS_UP at most; `greedy`'s last step keeps longest what came nearest.
     """
 
     skip: SkipSet
@@ -134,6 +138,7 @@ class Choice:
     chosen: Ranked = ()
     stays: Ranked = ()
     note: str = ""
+    runners_up: tuple[tuple[SkipSet, float], ...] = ()
 
 
 def names() -> list[str]:

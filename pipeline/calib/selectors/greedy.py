@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.calib.selectors import Choice, Question
+from pipeline.calib.selectors import RUNNERS_UP, Choice, Question
 from pipeline.store.records import GreedyRecord
 from pipeline.types import SkipSet
 
@@ -34,9 +34,11 @@ def first(question: Question, removals: Callable[[str, int], GreedyRecord], stat
         return Choice(SkipSet())
     order = removals(question.kind, question.count)
     steps = order.steps[: question.count]
-    skip = SkipSet()
-    for step in steps:
-        skip |= SkipSet.parse(step.removed)
+    before = SkipSet()
+    for step in steps[:-1]:
+        before |= SkipSet.parse(step.removed)
+    last = [(steps[-1].removed, steps[-1].loss), *((name, loss) for name, loss, _ in steps[-1].others)]
+    runners_up = tuple((before | SkipSet.parse(name), loss) for name, loss in last[:RUNNERS_UP])
     stays = tuple((name, loss) for name, loss, _ in steps[-1].others)
     saved = 1 - order.flops / order.plain_flops
     note = (
@@ -44,4 +46,4 @@ def first(question: Question, removals: Callable[[str, int], GreedyRecord], stat
         f"{saved:.0%} less than a whole pass for each candidate"
     )
     chosen = tuple((step.removed, step.loss) for step in steps)
-    return Choice(skip, statistic, chosen, stays, note)
+    return Choice(runners_up[0][0], statistic, chosen, stays, note, runners_up)

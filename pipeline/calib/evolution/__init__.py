@@ -1,0 +1,1 @@
+"""An evolutionary search over masks of sublayers, at a fixed cost."""

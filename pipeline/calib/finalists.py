@@ -95,9 +95,7 @@ def _by_distance(skip: SkipSet, num_layers: int) -> list[tuple[SkipSet, SkipSet]
         for other in range(num_layers)
         if other not in layers
     ]
-    return [
-        (SkipSet.of(kind, [gone]), SkipSet.of(kind, [-other])) for _, other, kind, gone in sorted(pairs)
-    ]
+    return [(SkipSet.of(kind, [gone]), SkipSet.of(kind, [-other])) for _, other, kind, gone in sorted(pairs)]
 
 
 def _less(skip: SkipSet, gone: SkipSet) -> SkipSet:
@@ -110,3 +108,18 @@ def _rest(layers: Iterable[int], gone: Sequence[int]) -> tuple[int, ...]:
 
 def _shape(skip: SkipSet) -> tuple[int, int]:
     return len(skip.attention), len(skip.mlp)
+
+
+def timed_choice(skip: SkipSet, damage: Mapping[SkipSet, float]) -> Choice:
+    """What an integer programme chose, in the form of a rule's choice: its order is that of predicted damage.
+
+    Args:
+        skip: the skip set.
+        damage: what might have gone → its predicted damage, in one kind or several.
+    """
+    order = sorted(damage, key=lambda one: (damage[one], one.name))
+    ranked = [(one.name, damage[one]) for one in order]
+    goes = [one | skip == skip for one in order]
+    chosen = tuple(pair for pair, is_chosen in zip(ranked, goes, strict=True) if is_chosen)
+    stays = tuple(pair for pair, is_chosen in zip(ranked, goes, strict=True) if not is_chosen)
+    return Choice(skip, "1 - cosine; the smallest goes, as far as the time needs", chosen, stays)

@@ -11,6 +11,7 @@ import typer
 
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites, timing
+from pipeline.cli import finalists as compared
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, Model, ProviderOption, app, show_result
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, ChoiceRecord, HealSettings, SublayerTimes
@@ -110,12 +111,16 @@ def select(
     latency_ms: Annotated[
         float | None, typer.Option(help="Instead of a count: so many milliseconds for --length tokens.")
     ] = None,
+    finalists: compared.FinalistsOption = None,
+    form: compared.FormOption = None,
+    tasks: compared.FinalistTasks = None,
     provider: ProviderOption = "cpu",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
 ) -> None:
     """Prints what a rule would leave out, and the statistic of each sublayer that is chosen, or nearly so.
 
+    With --finalists it compares that with the skip sets nearest to it, and the choice stays yours.
     Example: `pipeline select demo --kind block --count 8 --select angular`
     """
     from pipeline.calib import selectors
@@ -127,22 +132,34 @@ def select(
     if sum(value is not None for value in (count, frac, speedup, latency_ms)) != 1:
         raise UserError("pipeline select takes exactly one of --count, --frac, --speedup and --latency-ms")
     text = _text_input(texts, dataset, "pipeline select")
+    comparison = compared.Comparison.asked(finalists, form, tasks)
     is_timed = speedup is not None or latency_ms is not None
-    devices = arguments.devices(provider, must=False) if is_timed else CPU
+    devices = arguments.devices(provider, must=False) if is_timed or comparison else CPU
     runs_the_model = selector in selectors.RUN_THE_MODEL and not is_timed
     device: Provider = arguments.torch_device(provider) if runs_the_model else "cpu"
     arguments.bound_device_memory(device_memory, [device, devices.graphs, devices.torch])
     source = checkpoint.resolve(arguments.model(model), proof=prerequisites.prove)
     if is_timed:
         budget = TimeBudget(kind or "any", speedup, latency_ms, length or 100, devices)
-        choice = _choose_by_time(source.folder, budget)
-        show_result(choice.plain(), as_json, choice.text())
+        timed = _choose_by_time(source.folder, budget)
+        if comparison is None:
+            show_result(timed.plain(), as_json, timed.text())
+            return
+        choice = compared.timed_choice(source.folder, timed.kind, timed.rounds[-1].skip)
+        nominated = compared.Nomination(source.folder, "cosine", choice, text, 0, budget.length, devices)
+        compared.show(nominated, comparison, as_json)
         return
     layers = num_layers(source.config)
     number = count if count is not None else count_of(frac or 0.0, layers)
     statistics = selectors.ModelStatistics(source.folder, text, samples, length or 256, tokens, device)
     question = selectors.Question(kind or "block", number, layers, statistics, seed)
-    record = _choice_record(selector, question, selectors.choose(selector, question))
+    choice = selectors.choose(selector, question)
+    if comparison is not None:
+        read = (samples or 0) * (length or 256)
+        nominated = compared.Nomination(source.folder, selector, choice, text, read, compared.LENGTH, devices)
+        compared.show(nominated, comparison, as_json)
+        return
+    record = _choice_record(selector, question, choice)
     show_result(record.plain(), as_json, _choice_text(record))
 
 

@@ -91,7 +91,7 @@ def compensate(
     text = TextInput(tuple(texts or ()), dataset)
     bare = [graph for graph in dict.fromkeys(graphs) if not store.variant(graph).compensation] or graphs
     sources = {graph: _source(graph, form, reference) for graph in bare}  # refused before anything is fitted
-    make = partial(_compensated, means=means, force=force, provider=devices.graphs)
+    make = partial(fitted, means=means, force=force, provider=devices.graphs)
     results = [make(graph, source, settings, text) for graph, source in sources.items()]
     if timed:
         results = [one.timed(devices.graphs) for one in results]
@@ -204,7 +204,7 @@ def _prove_reference(base: Path, reference: Path) -> None:
         )
 
 
-def _compensated(
+def fitted(
     graph: Path,
     source: Checkpoint,
     settings: CompensationSettings,
@@ -214,7 +214,17 @@ def _compensated(
     force: bool,
     provider: Provider,
 ) -> Compensated:
-    """Fits, writes the overlay, and cuts the graph that reads it."""
+    """Fits, writes the overlay, and cuts the graph that reads it.
+
+    Args:
+        graph: the bare variant's.
+        source: the whole model.
+        settings: what is to stand in for what it skips.
+        text: what text that is fitted on.
+        means: with what; where and how it is timed is added here.
+        force: fit again what is there and matches.
+        provider: that --budget-ms is timed on.
+    """
     from pipeline.calib.compensation import compensate as stage
     from pipeline.evals import machine
     from pipeline.graphs import variants as surgery

@@ -191,3 +191,36 @@ def scored(paths: list[Path], tasks: str | None, settings: ScoreSettings) -> lis
 
         stage.score(paths, known_tasks(tasks, paths), settings)
     return [score for path in paths for score in results.scores_of(path, settings.provider)]
+
+
+def scored_together(
+    paths: list[Path], tasks: str | None, provider: Provider = "cpu"
+) -> dict[Path, list[Score]]:
+    """The scores of graphs on all rows; those that are missing are measured in one merged graph.
+
+    Args:
+        paths: graphs of one base that have passed their checks.
+        tasks: benchmarks, with commas; None for no scores.
+        provider: of ONNX Runtime.
+
+    Raises:
+        UserError: no such benchmark, or its rows cannot be used.
+    """
+    if tasks is None:
+        return {path: [] for path in paths}
+    from pipeline.evals.score import results
+    from pipeline.evals.score import score as stage
+
+    names = known_tasks(tasks, paths)
+
+    def kept(path: Path) -> list[Score]:
+        """Of one graph, in the order of the names."""
+        wanted = {"protocol": "lm-eval", "limit": None, "checked": True}
+        scores = {one.benchmark: one for one in results.scores_of(path, provider) if one.matches(wanted)}
+        return [scores[name] for name in names if name in scores]
+
+    known = [{score.benchmark for score in kept(path)} for path in paths]
+    if missing := [name for name in names if any(name not in own for own in known)]:
+        settings = stage.ScoreSettings(provider=provider)
+        stage.score(paths, missing, settings, merged(paths, False, provider))
+    return {path: kept(path) for path in paths}

@@ -87,7 +87,9 @@ def test_the_text_lies_behind_all_that_was_read(folder: Path) -> None:
     assert own.skip * held_out.LENGTH >= (fitted.samples + 16 + held_out.SEARCHED) * fitted.length
     assert held_out.unread(folder, texts.OWN, 4, most=40_001).skip == 157
     assert own.behind(9) == held_out.HeldOutText(texts.OWN, own.skip + 4, 9)
-    calibrate.calibrate(folder, texts.OWN, calibrate.CalibrationSettings(130, 256))
+    file = calibrate.calibrate(folder, texts.OWN, calibrate.CalibrationSettings(1, 8, 2))
+    assert held_out.unread(folder, texts.OWN, 4).skip == own.skip
+    store.write_json(file, {**store.read_json(file), "tokens": 130 * held_out.LENGTH})
     assert held_out.unread(folder, texts.OWN, 4).skip == 130
     other = Path("other.txt")
     other.write_text(texts.text()[100:])

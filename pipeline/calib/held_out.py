@@ -30,6 +30,7 @@ from pipeline.store.records import (
 from pipeline.types import BASE, Provider, SkipSet, Variant
 
 if TYPE_CHECKING:
+    from pipeline.calib.selectors import ModelStatistics
     from pipeline.models.reference import Reference
 
 LENGTH = 256
@@ -61,25 +62,26 @@ class HeldOutText:
         return HeldOutText(self.text_input, self.skip + self.samples, samples)
 
 
-def unread(folder: Path, text_input: texts.TextInput, samples: int, most: int = 0) -> HeldOutText:
+def unread(statistics: ModelStatistics, samples: int) -> HeldOutText:
     """The first sequences behind all that calibration, searches and compensations read of a text.
 
-    Whatever rule was asked, these are the same sequences, so that what rules chose can be compared.
+    Whatever rule was asked, these are the same sequences, so that what rules chose can be compared; only a
+    rule that was told to read more moves them.
 
     Args:
-        folder: the checkpoint.
-        text_input: the text.
+        statistics: of the model, and the text.
         samples: N.
-        most: tokens that the rule was told to read, where somebody said how many.
     """
-    settings = CompensationSettings()
-    read = max((settings.samples + HELD_OUT + SEARCHED) * settings.length, most)
+    settings, text_input, folder = CompensationSettings(), statistics.text_input, statistics.folder
+    assert folder is not None, "rules without a model measure nothing"
+    most = settings.samples + HELD_OUT + SEARCHED + (statistics.samples or 0)
+    read = most * max(settings.length, statistics.length)
     checkpoint = open_checkpoint(folder)
     record = records.read_if_valid(SimilarityRecord, similarity.paths(checkpoint.calib)[0])
     if record is not None:
         _, source = texts.cut(folder, text_input, LENGTH, 1)
-        is_same = record.texts.sha256 == source.sha256 and record.texts.sha256 is not None
-        is_same |= isinstance(text_input.dataset, str) and record.texts.origin == text_input.dataset
+        is_same = record.texts.sha256 == source.sha256 is not None
+        is_same |= text_input.dataset is not None and record.texts.origin == text_input.dataset
         read = max(read, record.tokens * is_same)
     return HeldOutText(text_input, -(-read // LENGTH), samples)
 

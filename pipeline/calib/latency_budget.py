@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -19,6 +19,8 @@ from pipeline.calib.similarity import Similarity
 from pipeline.store.records import SublayerTimes
 from pipeline.types import BASE, CPU, Devices, SkipSet, UserError
 
+Find = Callable[[SublayerTimes, float], SkipSet]
+"""(times of sublayers, seconds to save) → a skip set that saves them."""
 ROUNDS = 5
 """Finalists that are measured at most."""
 
@@ -56,6 +58,20 @@ class Round:
     damage: float
     predicted: float
     measured: float
+
+
+class Approach(NamedTuple):
+    """The way to a speed-up.
+
+    Attributes:
+        rounds: what was tried, the last one the answer.
+        reached: whether it reached what was asked.
+        times: those that the last one was predicted with.
+    """
+
+    rounds: list[Round]
+    reached: bool
+    times: SublayerTimes
 
 
 def candidates(kind: str, similarity: Similarity) -> dict[SkipSet, float]:
@@ -109,17 +125,26 @@ def solve(damage: dict[SkipSet, float], times: SublayerTimes, saved: float) -> S
 
 def choose(
     damage: dict[SkipSet, float], times: SublayerTimes, speedup: float, measure: Callable[[SkipSet], float]
-) -> tuple[list[Round], bool]:
-    """Solves, measures the finalist, and solves again with corrected times until one reaches the speed-up.
+) -> Approach:
+    """The rounds towards a speed-up with `solve`; arguments and errors as `approach`."""
+    return approach(lambda now, saved: solve(damage, now, saved), damage, times, speedup, measure)
+
+
+def approach(
+    find: Find,
+    damage: dict[SkipSet, float],
+    times: SublayerTimes,
+    speedup: float,
+    measure: Callable[[SkipSet], float],
+) -> Approach:
+    """Finds a set, measures it, and finds another with corrected times until one reaches the speed-up.
 
     Args:
+        find: gives a skip set that saves a time.
         damage: what may go → its damage.
         times: seconds of a pass and of its sublayers, as first measured.
         speedup: over the whole model.
         measure: the speed-up that a skip set really gives.
-
-    Returns:
-        The rounds, the last one the answer; and whether it reached what was asked.
 
     Raises:
         UserError: the speed-up is not above 1, or beyond what all candidates together are predicted to give.
@@ -129,11 +154,11 @@ def choose(
     rounds: list[Round] = []
     while len(rounds) < ROUNDS:
         try:
-            skip = solve(damage, times, times.whole * (1 - 1 / speedup))
+            skip = find(times, times.whole * (1 - 1 / speedup))
         except UserError:
             if not rounds:
                 raise
-            return rounds, False  # with the corrected times nothing reaches it
+            return Approach(rounds, False, times)  # with the corrected times nothing reaches it
         if rounds and skip == rounds[-1].skip:  # the correction was too small to change the choice
             times = times.scaled(0.97)
             continue
@@ -141,10 +166,10 @@ def choose(
         total = sum(damage[one] for one in damage if _within(one, skip))
         rounds.append(Round(skip, total, predicted, measure(skip)))
         if rounds[-1].measured >= speedup:
-            return rounds, True
+            return Approach(rounds, True, times)
         saved = 1 - 1 / rounds[-1].measured
         times = times.scaled(min(0.97, max(0.5, saved * times.whole / max(times.of(skip), 1e-12))))
-    return rounds, False
+    return Approach(rounds, False, times)
 
 
 def _within(one: SkipSet, skip: SkipSet) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.calib import selectors
+from pipeline.calib.evolution.options import EvoOptions
 from pipeline.types import BASE, KINDS, SkipSet, UserError, count_of, parse_layers
 
 
@@ -18,6 +19,7 @@ class SkipOptions:
         frac, count, layers: how many, or which.
         select: the rule; `last` where none is named.
         seed: of rules that draw.
+        evo: how `evo` searches.
     """
 
     skip: str | None = None
@@ -26,6 +28,7 @@ class SkipOptions:
     layers: str | None = None
     select: str | None = None
     seed: int = 0
+    evo: EvoOptions = field(default_factory=EvoOptions)
 
     def skip_set(self, num_layers: int, statistics: selectors.ModelStatistics | None = None) -> SkipSet:
         """The skip set that they mean.
@@ -39,6 +42,7 @@ class SkipOptions:
                 that are not there.
         """
         amounts = self._amounts()
+        self.evo.belong_to(self.select or "last")
         if self.skip is None or self.skip not in KINDS:
             return self._whole(amounts).within(num_layers)
         if len(amounts) != 1:
@@ -52,7 +56,7 @@ class SkipOptions:
             return SkipSet.of(self.skip, parse_layers(self.layers)).within(num_layers)
         count = self.count if self.count is not None else count_of(self.frac or 0.0, num_layers)
         question = selectors.Question(
-            self.skip, count, num_layers, statistics or selectors.ModelStatistics(), self.seed
+            self.skip, count, num_layers, statistics or selectors.ModelStatistics(), self.seed, self.evo
         )
         return selectors.choose(self.select or "last", question).skip
 

@@ -3,7 +3,7 @@
 The order is that of `pipeline --help`, which is the data flow's.
 """
 
-from pipeline.cli import graphs, calib, compensate, engines, evals, predict, report  # noqa: F401, I001
+from pipeline.cli import graphs, calib, heal, compensate, engines, evals, predict, report  # noqa: F401, I001
 from pipeline.cli import sweep, generate, ship, listing, show, doctor  # noqa: F401
 from pipeline.cli.app import app, main
 

@@ -16,9 +16,9 @@ from pipeline.types import BASE, Devices, SkipSet, UserError, is_compensation
 
 if TYPE_CHECKING:
     from pipeline.calib.held_out import HeldOutText
-    from pipeline.calib.selectors import Choice
-    from pipeline.models.texts import TextInput
-    from pipeline.store.records import FinalistRow, FinalistsRecord, HeldOutLosses, Latency
+    from pipeline.calib.selectors import Choice, ModelStatistics
+    from pipeline.cli.budgets import TimedChoice
+    from pipeline.store.records import FinalistRow, FinalistsRecord, HeldOutLosses, Latency, Score
 
 NOMINATED = 16
 """Sequences on which the losses are measured that finalists are found by."""
@@ -102,38 +102,41 @@ class Nomination:
     """A rule's choice, and what it rests on.
 
     Attributes:
-        folder: of the checkpoint.
-        select: the rule.
+        rule: its name.
         choice: what it chose.
-        text: that everything is measured and fitted on.
-        read: tokens of it that the rule was told to read, 0 where nobody said how many.
-        length: tokens of the prefill that is timed.
+        statistics: of the model, and the text that all is measured and fitted on.
         devices: that graphs and PyTorch run on.
+        length: tokens of the prefill that is timed.
     """
 
-    folder: Path
-    select: str
+    rule: str
     choice: Choice
-    text: TextInput
-    read: int
-    length: int
+    statistics: ModelStatistics
     devices: Devices
+    length: int = LENGTH
+
+    @property
+    def folder(self) -> Path:
+        """Of the checkpoint."""
+        assert self.statistics.folder is not None, "`select` names a model"
+        return self.statistics.folder
 
 
-def timed_choice(folder: Path, kind: str, skip: SkipSet) -> Choice:
-    """What was chosen for a time, in the form of a rule's choice.
+def timed(rule: str, chosen: TimedChoice, statistics: ModelStatistics, devices: Devices) -> Nomination:
+    """What was chosen for a time, as a rule's choice.
 
-    Of its rounds only the last can have reached the time.
-
-    Args:
-        folder: of the checkpoint.
-        kind: of what might go.
-        skip: the skip set.
+    `evo` ranked sets that keep the time. Of the rounds of `cosine` only the last can have reached it: beside
+    it stand swaps within a kind, which are predicted to take as long.
     """
-    from pipeline.calib import finalists, latency_budget, similarity
+    from pipeline.calib import finalists, latency_budget
 
-    damage = latency_budget.candidates(kind, similarity.of_checkpoint(folder))
-    return finalists.timed_choice(skip, damage)
+    if not chosen.reached:
+        arguments.say("the time was not reached; these are the nearest that was measured last, and its like")
+    choice = chosen.search
+    if choice is None:
+        damage = latency_budget.candidates(chosen.kind, statistics.similarity)
+        choice = finalists.timed_choice(chosen.rounds[-1].skip, damage)
+    return Nomination(rule, choice, statistics, devices, chosen.length)
 
 
 def show(nomination: Nomination, comparison: Comparison, as_json: bool) -> None:
@@ -162,7 +165,7 @@ def compare(nomination: Nomination, comparison: Comparison) -> FinalistsRecord:
     opened = checkpoint.open_checkpoint(nomination.folder)
     folder, choice, on = nomination.folder, nomination.choice, nomination.devices
     nominees, is_ranked = finalists.nominees(choice, num_layers(opened.config), comparison.number)
-    text = held_out.unread(folder, nomination.text, NOMINATED, nomination.read)
+    text = held_out.unread(nomination.statistics, NOMINATED)
     judged = held_out.HeldOut(folder, text.behind(JUDGED), on.torch)  # too little text is refused here
     losses = {} if is_ranked else _losses(nomination, text, nominees)
     skips = nominees if is_ranked else finalists.finalists(choice.skip, losses, comparison.number)
@@ -183,7 +186,7 @@ def compare(nomination: Nomination, comparison: Comparison) -> FinalistsRecord:
     rows = [_row(path, times[path], measured[path], scores[path], (choice.skip, losses)) for path in times]
     return FinalistsRecord(
         model=opened.model,
-        select=nomination.select,
+        select=nomination.rule,
         form=comparison.form,
         length=nomination.length,
         device=on.graphs,
@@ -221,12 +224,12 @@ def _graphs(nomination: Nomination, comparison: Comparison, skips: list[SkipSet]
     if comparison.form == NONE:
         return bare
     settings = CompensationSettings(form=comparison.form)
-    stage.gather(opened, skips, settings, nomination.text, on.torch)
+    stage.gather(opened, skips, settings, nomination.statistics.text_input, on.torch)
     graphs = []
     for number, graph in enumerate(bare, 1):
         arguments.say(f"finalist {number} of {len(bare)}: {store.variant(graph).name}, {comparison.form}")
         make = partial(compensate.fitted, means=stage.Means(device=on.torch), provider=on.graphs)
-        graphs.append(make(graph, opened, settings, nomination.text, force=False).path)
+        graphs.append(make(graph, opened, settings, nomination.statistics.text_input, force=False).path)
     return graphs
 
 

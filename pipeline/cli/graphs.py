@@ -12,6 +12,7 @@ import typer
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
+from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
 from pipeline.types import UserError, Variant
 
 if TYPE_CHECKING:
@@ -40,10 +41,14 @@ def export(
         str | None,
         typer.Option(
             help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, greedy, "
-            "greedy-linear, residual, random."
+            "greedy-linear, evo, residual, random."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
+    start: Start = None,
+    compensated: Compensated = False,
+    minutes: Minutes = None,
+    generations: Generations = None,
     compensation: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +88,7 @@ def export(
 
     Example: `pipeline export demo --skip mlp --frac 0.25`
     """
+    from pipeline.calib.evolution.options import EvoOptions
     from pipeline.calib.selectors import ModelStatistics
     from pipeline.calib.skip_options import SkipOptions
     from pipeline.graphs import export as stage
@@ -92,7 +98,8 @@ def export(
     _refuse_form(precision, head, cache, max_tokens)
     if adapter:
         extras.needs("heal", "pipeline export --adapter")
-    options = SkipOptions(skip, frac, count, layers, select, seed)
+    evo = EvoOptions(start, compensated, minutes, generations)
+    options = SkipOptions(skip, frac, count, layers, select, seed, evo)
     if from_onnx:
         if model or in_place:
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import store
-from pipeline.cli import prerequisites
 from pipeline.store import records
 from pipeline.store.records import BenchRecord, Latency, SublayerTimes, TimesRecord
-from pipeline.types import Provider, SkipSet, UserError
+from pipeline.types import Provider, SkipSet
 
 if TYPE_CHECKING:
-    from pipeline.calib import latency_budget
     from pipeline.evals.bench.table import BenchReport
 
 PROBES = 20
@@ -134,43 +132,3 @@ def _quick_bench(paths: list[Path], length: int, is_probe: bool, provider: Provi
         sequences=PROBES, lengths=(length,), unchecked=is_probe, write=not is_probe, provider=provider
     )
     return stage.bench(paths, settings)
-
-
-def within_budget(
-    folder: Path, budget: latency_budget.TimeBudget
-) -> tuple[list[latency_budget.Round], bool, SublayerTimes]:
-    """Chooses what to leave out for a time, and measures what was chosen.
-
-    Args:
-        folder: of the checkpoint.
-        budget: the time.
-
-    Returns:
-        The rounds, whether the last one reached the time, and the times that were predicted with.
-
-    Raises:
-        UserError: the whole model already keeps the time, or nothing reaches it.
-    """
-    from pipeline.calib import latency_budget, similarity
-    from pipeline.graphs import export as stage
-    from pipeline.graphs import variants as surgery
-    from pipeline.models import checkpoint
-
-    damage = latency_budget.candidates(budget.kind, similarity.of_checkpoint(folder))
-    base = stage.export_base(checkpoint.open_checkpoint(folder), "fp32")
-    length, latency_ms, provider = budget.length, budget.latency_ms, budget.devices.graphs
-    times = sublayer_times(base, length, provider)
-    wanted = budget.speedup if budget.speedup is not None else times.whole / ((latency_ms or 0.0) / 1e3)
-    if latency_ms is not None and wanted <= 1:
-        raise UserError(
-            f"{latency_ms:g} ms is what the whole model already keeps: "
-            f"it takes {times.whole * 1e3:.0f} ms for {length} tokens"
-        )
-
-    def measure(skip: SkipSet) -> float:
-        path = surgery.cut(base, skip)
-        prerequisites.checked([path], False, budget.devices)
-        return 1 / (1 - latencies([path], length, provider)[path].improvement / 100)
-
-    rounds, reached = latency_budget.choose(damage, times, wanted, measure)
-    return rounds, reached, times

@@ -28,6 +28,9 @@ def select(model: str, cell: GridCell, settings: sections.SelectSection) -> Comm
     """`pipeline select`, whose JSON is its result."""
     rule = ("--kind", str(cell.kind), "--frac", f"{cell.frac:g}", "--select", str(cell.select))
     options = _options(settings, "seed", "samples", "length", "tokens")
+    if cell.select == "evo":
+        options += _options(settings, "start", "minutes", "generations")
+        options += ["--compensated"] if settings.compensated else []
     return ("pipeline", "select", model, *rule, *options, *_text(settings), "--json")
 
 

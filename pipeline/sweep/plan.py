@@ -64,7 +64,7 @@ class ModelPlan:
         for precision in self.recipe.precisions:
             self.bases[precision] = self.plan.add(self.jobs.export(self.jobs.base_target(precision)))
         rules = self._rules()
-        if "calibrate" in self.recipe.stages or "calibrate" in {statistic for _, statistic in rules}:
+        if "calibrate" in self.recipe.stages or any(wants in ("calibrate", "both") for _, wants in rules):
             self.calibration = self.plan.add(self.jobs.calibrate(self.first_base))
         chosen = self._choose(rules)
         self._measure(BASE, GridCell())
@@ -97,11 +97,11 @@ class ModelPlan:
         for cell, statistic in rules:
             if layers is None:
                 self._wait(cell, self.first_base, "exported")
-            elif statistic == "measure":
-                self._choose_measured(cell, owners)
-            elif statistic == "calibrate" and not self._is_calibrated():
+            elif statistic in ("calibrate", "both") and not self._is_calibrated():
                 assert self.calibration is not None
                 self._wait(cell, self.calibration, "calibrated")
+            elif statistic in ("measure", "both"):
+                self._choose_measured(cell, owners)
             else:
                 self._choose_known(cell, layers, statistics, owners)
         return owners

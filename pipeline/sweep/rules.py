@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NoReturn
 
 from pipeline.calib import selectors
+from pipeline.calib.evolution.options import EvoOptions
+from pipeline.calib.evolution.space import Space
+from pipeline.types import SkipSet
 
-Reads = Literal["calibrate", "measure"]
+Reads = Literal["calibrate", "measure", "both"]
 """'calibrate': the statistics that `pipeline calibrate` writes; 'measure': losses of the model itself."""
 
 
@@ -32,6 +36,19 @@ class _Probe(selectors.ModelStatistics):
         raise _StatisticRead("measure")
 
     def residuals(self, kind: str) -> NoReturn:  # noqa: ARG002 - likewise
+        raise _StatisticRead("measure")
+
+    def evolved(
+        self,
+        space: Space,  # noqa: ARG002 - likewise
+        start: Callable[[], SkipSet],
+        seed: int,  # noqa: ARG002 - likewise
+        options: EvoOptions,  # noqa: ARG002 - likewise
+    ) -> NoReturn:
+        try:
+            start()
+        except _StatisticRead as statistic:
+            raise _StatisticRead("measure" if statistic.reads == "measure" else "both") from None
         raise _StatisticRead("measure")
 
 

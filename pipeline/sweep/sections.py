@@ -98,12 +98,17 @@ class SelectSection(TextSection):
         seed: of rules that draw.
         samples, length: of the text that a rule which measures (greedy) reads.
         tokens: at which token `angular` reads the distance.
+        start, compensated, minutes, generations: of `evo` alone.
     """
 
     seed: Seed = 0
     samples: Positive = 32
     length: Positive = 256
     tokens: Literal["final", "mean"] = "final"
+    start: Text | None = None
+    compensated: bool = False
+    minutes: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    generations: Positive | None = None
 
 
 class BuildSection(Section):

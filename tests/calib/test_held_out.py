@@ -12,6 +12,7 @@ from pipeline import store
 from pipeline.calib import calibrate, held_out
 from pipeline.calib.compensation import compensate
 from pipeline.calib.evolution.divergences import EVERY
+from pipeline.calib.selectors import ModelStatistics
 from pipeline.models import checkpoint, texts
 from pipeline.models.reference import Reference
 from pipeline.store import records
@@ -82,18 +83,18 @@ def test_what_is_known_is_not_measured_again(folder: Path, monkeypatch: pytest.M
 
 
 def test_the_text_lies_behind_all_that_was_read(folder: Path) -> None:
-    own = held_out.unread(folder, texts.OWN, 4)
-    fitted = CompensationSettings()
-    assert own.skip * held_out.LENGTH >= (fitted.samples + 16 + held_out.SEARCHED) * fitted.length
-    assert held_out.unread(folder, texts.OWN, 4, most=40_001).skip == 157
+    own, fitted = held_out.unread(ModelStatistics(folder), 4), CompensationSettings()
+    assert own.skip * held_out.LENGTH == (fitted.samples + 16 + held_out.SEARCHED) * fitted.length
+    assert held_out.unread(ModelStatistics(folder, samples=100, length=300), 4).skip == 268  # 228 · 300 / 256
     assert own.behind(9) == held_out.HeldOutText(texts.OWN, own.skip + 4, 9)
     file = calibrate.calibrate(folder, texts.OWN, calibrate.CalibrationSettings(1, 8, 2))
-    assert held_out.unread(folder, texts.OWN, 4).skip == own.skip
+    assert held_out.unread(ModelStatistics(folder), 4).skip == own.skip
     store.write_json(file, {**store.read_json(file), "tokens": 130 * held_out.LENGTH})
-    assert held_out.unread(folder, texts.OWN, 4).skip == 130
+    assert held_out.unread(ModelStatistics(folder), 4).skip == 130
     other = Path("other.txt")
     other.write_text(texts.text()[100:])
-    assert held_out.unread(folder, texts.TextInput((other,)), 4).skip == own.skip  # it read another text
+    another = ModelStatistics(folder, texts.TextInput((other,)))
+    assert held_out.unread(another, 4).skip == own.skip  # `calibrate` read another text
 
 
 def test_the_error_of_a_mean() -> None:

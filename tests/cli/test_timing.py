@@ -11,7 +11,8 @@ import pytest
 
 from pipeline import store
 from pipeline.calib import latency_budget, similarity
-from pipeline.cli import timing
+from pipeline.calib.selectors import ModelStatistics, Question
+from pipeline.cli import budgets, timing
 from pipeline.evals.bench import bench
 from pipeline.store.records import BenchRecord, SimilarityRecord, SublayerTimes, TimesRecord, read
 from pipeline.types import SkipSet, UserError
@@ -59,12 +60,13 @@ def test_a_choice_for_a_time_is_checked_and_measured(model: Path, monkeypatch: p
     monkeypatch.setattr(bench, "bench", fake_bench(calls, {"mlp0": 1.3}))
     times = SublayerTimes(whole=1.0, attn=0.2, mlp=0.25)
     monkeypatch.setattr(timing, "sublayer_times", lambda *_: times)
-    rounds, reached, known = timing.within_budget(model, latency_budget.TimeBudget("any", 1.2, None, 20))
-    assert [one.skip for one in rounds] == [SkipSet((), (0,))] and reached and known == times
-    assert rounds[0].measured == pytest.approx(1.3)
+    question = Question("block", 0, 2, ModelStatistics(model))
+    chosen = budgets.choose(model, latency_budget.TimeBudget("any", 1.2, None, 20), "cosine", question)
+    assert [one.skip for one in chosen.rounds] == [SkipSet((), (0,))]
+    assert chosen.reached and chosen.seconds == times and chosen.rounds[0].measured == pytest.approx(1.3)
     assert store.check_passed(model / "mlp0.fp32.onnx") and calls[0].write and not calls[0].unchecked
     with pytest.raises(UserError, match="2000 ms is what the whole model already keeps: it takes 1000 ms"):
-        timing.within_budget(model, latency_budget.TimeBudget("any", None, 2000.0, 20))
+        budgets.choose(model, latency_budget.TimeBudget("any", None, 2000.0, 20), "cosine", question)
 
 
 def test_latencies_of_one_run_are_measured_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.calib import similarity
+from pipeline.calib.evolution.options import EvoOptions
 from pipeline.models import texts
 from pipeline.store.records import CompensationSettings
 from pipeline.types import KINDS, Provider, SkipSet, UserError
 
 if TYPE_CHECKING:
     from pipeline.calib import search
-    from pipeline.store.records import GreedyRecord
+    from pipeline.calib.evolution.space import Space
+    from pipeline.store.records import EvoRecord, GreedyRecord
 
-RUN_THE_MODEL = ("greedy", "greedy-linear", "residual")
+RUN_THE_MODEL = ("evo", "greedy", "greedy-linear", "residual")
 """Rules that run the model themselves."""
 RUNNERS_UP = 20
 """Sets that a search gives beside its choice, the choice included."""
@@ -34,11 +37,13 @@ class ModelStatistics:
 
     Args:
         folder: the checkpoint; None where only rules without statistics are asked.
-        text_input: the text that `greedy` measures losses on, and `residual` and `greedy-linear` fit maps on.
-        samples: sequences of that text; None: 32 for `greedy`; 48 for the other two, as for `compensate`.
+        text_input: the text that `greedy` and `evo` measure on, and `residual` and `greedy-linear` fit maps
+            on.
+        samples: sequences of that text; None: 32 for `greedy`, 8 for `evo`; 48 for the other two, as for
+            `compensate`.
         length: tokens of each.
         tokens: 'final' or 'mean': where `angular` reads the distance.
-        device: that the three run the model on.
+        device: that these rules run the model on.
 
     Raises:
         UserError: `tokens` is neither.
@@ -84,6 +89,23 @@ class ModelStatistics:
             self._checkpoint(), kind, self.text_input, samples, self.length, self.device
         )
 
+    def evolved(
+        self, space: Space, start: Callable[[], SkipSet], seed: int, options: EvoOptions
+    ) -> EvoRecord:
+        """The evolutionary search over a space of masks; it runs now where it is not finished.
+
+        Args:
+            space: of the masks.
+            start: gives the set that it begins with.
+            seed: of all that is drawn.
+            options: its limits, and whether maps stand in for what is gone.
+        """
+        from pipeline.calib.evolution import search  # loads torch: only where a model must run
+
+        samples = search.SAMPLES if self.samples is None else self.samples
+        evolution = search.EvoSearch(self._checkpoint(), self.text_input, samples, self.length, self.device)
+        return evolution.run(space, start(), seed, options)
+
     def _search(self, samples: int | None = None) -> search.GreedySearch:
         """The greedy search on this text; of so many sequences where nobody said how many."""
         from pipeline.calib import search  # loads torch: only where a model must run
@@ -107,6 +129,7 @@ class Question:
         num_layers: L.
         statistics: of the model.
         seed: of rules that draw.
+        evo: how `evo` searches.
     """
 
     kind: str
@@ -114,6 +137,7 @@ class Question:
     num_layers: int
     statistics: ModelStatistics
     seed: int = 0
+    evo: EvoOptions = field(default_factory=EvoOptions)
 
 
 Ranked = tuple[tuple[str, float], ...]
@@ -154,8 +178,8 @@ def choose(name: str, question: Question) -> Choice:
         question: what it is asked.
 
     Raises:
-        UserError: no such selector, the count does not fit the model, the seed is negative, or the selector
-            lacks its statistics.
+        UserError: no such selector, the count does not fit the model, the seed is negative, the selector
+            lacks its statistics, or it is not evo and evo's options were typed.
     """
     if name not in names():
         raise UserError(f"no selector {name!r}; choose from {', '.join(names())}")
@@ -165,6 +189,7 @@ def choose(name: str, question: Question) -> Choice:
         raise UserError(f"--count {question.count} does not fit: the model has {question.num_layers} layers")
     if question.seed < 0:
         raise UserError(f"--seed {question.seed} is negative")
+    question.evo.belong_to(name)
     rule = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     choice: Choice = rule.choose(question)
     return choice

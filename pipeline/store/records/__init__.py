@@ -103,7 +103,15 @@ from pipeline.store.records.scores import (
     ScoreRecord,
     score_key,
 )
-from pipeline.store.records.search import GreedyRecord, GreedyRequest, Removal
+from pipeline.store.records.search import (
+    EvoGeneration,
+    EvoRecord,
+    EvoRequest,
+    EvoStop,
+    GreedyRecord,
+    GreedyRequest,
+    Removal,
+)
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -133,6 +141,10 @@ __all__ = [
     "DataSource",
     "Digest",
     "EngineRecord",
+    "EvoGeneration",
+    "EvoRecord",
+    "EvoRequest",
+    "EvoStop",
     "FileDigest",
     "FileState",
     "FinalistRow",

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pipeline.cli.budgets import TimedChoice
     from pipeline.store.records import FinalistRow, FinalistsRecord, HeldOutLosses, Latency, Score
 
-NOMINATED = 16
-"""Sequences on which the losses are measured that finalists are found by."""
-JUDGED = 32
+NOMINATED = 8
+"""Sequences on which the losses are measured that finalists are found by; as of a generation of `evo`."""
+JUDGED = 16
 """Sequences behind those, on which loss and KL in the table are measured."""
 LENGTH = 100
 """Tokens of the prefill that is timed, where no time was asked: the papers' longer one."""

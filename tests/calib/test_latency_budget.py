@@ -114,6 +114,6 @@ def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
     rounds = budgets.choose(opened.folder, budget, "cosine", question).rounds
     graph = store.Project().graphs("tiny") / f"{rounds[0].skip.name}.fp32.onnx"
     assert store.check_passed(graph) and rounds[0].skip.mlp and not rounds[0].skip.attention
+    late = latency_budget.TimeBudget("mlp", None, 2000.0, 20)
     with pytest.raises(UserError, match="the whole model already"):
-        late = latency_budget.TimeBudget("mlp", None, 2000.0, 20)
         budgets.choose(opened.folder, late, "cosine", question)

@@ -41,7 +41,6 @@ class Paper(Record):
     Attributes:
         note: how its numbers were read.
         scores, latency: CSV files of its tables.
-        chance: benchmark → what guessing gives, %.
     """
 
     title: str
@@ -51,7 +50,6 @@ class Paper(Record):
     latency: str = ""
     models: tuple[PaperModel, ...] = ()
     transitions: tuple[Transition, ...] = ()
-    chance: dict[str, float] = {}  # noqa: RUF012 - pydantic copies a field's default
 
 
 PAPERS: TypeAdapter[dict[str, Paper]] = TypeAdapter(dict[str, Paper])
@@ -90,11 +88,6 @@ def layers(model: str) -> int | None:
 def transition(model: str) -> tuple[float, float] | None:
     """Gromov et al.: between which % of blocks left out MMLU falls to chance."""
     return next((t.percent for t in sources()["gromov"].transitions if model.casefold() in t.here), None)
-
-
-def chance(benchmark: str) -> float | None:
-    """What guessing gives, %."""
-    return sources()["gromov"].chance.get(benchmark)
 
 
 def citation(paper: str, table: str) -> str:

@@ -52,16 +52,17 @@ def _numbers(a: ArtefactResults) -> Iterator[tuple[Any, ...]]:
         nothing = [""] * (len(NUMBER) - 2)
         yield (*own, "check", a.check, *nothing, a.check_source.copy, a.check_source.sha256)
     for score in a.scores:
-        yield (*own, *_score(score))
+        yield from ((*own, *numbers) for numbers in _score(score))
     for latency in a.latencies:
         yield from ((*own, *numbers) for numbers in _latency(latency))
 
 
-def _score(one: SourcedScore) -> tuple[Any, ...]:
+def _score(one: SourcedScore) -> Iterator[tuple[Any, ...]]:
     score = one.score
-    unit = "loss / log V" if score.is_loss else "fraction"
-    number = (score.benchmark, score.metric, score.value, score.stderr, "", "", unit, score.n)
-    return (*number, *_origin(one))
+    unit, end = "loss / log V" if score.is_loss else "fraction", (score.n, *_origin(one))
+    yield (score.benchmark, score.metric, score.value, score.stderr, "", "", unit, *end)
+    if score.chance is not None:
+        yield (score.benchmark, "chance", score.chance, "", "", "", unit, *end)
 
 
 def _latency(one: SourcedLatency) -> Iterator[tuple[Any, ...]]:

@@ -12,8 +12,9 @@ from pipeline.evals.score import known
 from tests.fuzz.kinds import Kind
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ("smoke/smoke.yaml", "smoke/smoke-loss.yaml", "probe/probe.yaml", "arc.yaml", "mmlu.yaml",
-              "qmsum.yaml")  # fmt: skip
+PROBES = ("probes", "probe-arithmetic", "probe-brackets", "probe-copy", "probe-facts")
+BENCHMARKS = ("smoke/smoke.yaml", "smoke/smoke-loss.yaml", "arc.yaml", "mmlu.yaml", "qmsum.yaml",
+              *(f"probes/{name}.yaml" for name in PROBES))  # fmt: skip
 ROWS = {"arc.jsonl": "jsonl", "boolq.jsonl": "jsonl", "hellaswag.jsonl": "jsonl", "arc.csv": "bytes",
         "arc.parquet": "bytes"}  # fmt: skip
 

@@ -50,5 +50,4 @@ def test_models_by_their_names() -> None:
     assert papers.name_of("Llama-2-7b-hf") == "7B" and papers.name_of("SmolLM2") is None
     assert papers.layers("Llama-2-13b-hf") == papers.layers("13B") == 40 and papers.layers("x") is None
     assert papers.transition("Llama-2-70b-hf") == (45, 55) and papers.transition("x") is None
-    assert papers.chance("mmlu") == 25 and papers.chance("arc") is None
     assert papers.citation("tyukin", "table 3").endswith("arXiv:2407.15516, table 3")

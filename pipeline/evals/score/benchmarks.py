@@ -3,96 +3,25 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import store
+from pipeline.evals.score import definitions
 from pipeline.evals.score import known as known_names
-from pipeline.evals.score.row_checks import FORMS, FormName
-from pipeline.store import markup
+from pipeline.evals.score.definitions import (
+    CompositeDefinition,
+    MeanDefinition,
+    SingleDefinition,
+    TaskDefinition,
+)
 from pipeline.types import UserError
 
 PAPER = ("arc", "hellaswag", "truthfulqa", "mmlu")
 """The benchmarks whose mean is the `average` of the tables of Tyukin et al."""
-
-_FORM = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-def _within(path: str) -> str:
-    """A path that stays in the folder which it is read from.
-
-    Raises:
-        ValueError: it does not, or no file can have it.
-    """
-    if Path(path).is_absolute() or ".." in Path(path).parts or not path.isprintable() or len(path) > 1000:
-        raise ValueError(f"{path[:80]!r} is no path inside the folder of what it names")
-    return path
-
-
-class Split(BaseModel):
-    """The rows of one split.
-
-    Attributes:
-        file: in the data folder, without its suffix.
-        rows: how many the official set has.
-        home: the dataset of the hub that they come from ("from" in the file).
-    """
-
-    model_config = _FORM
-    file: Annotated[str, AfterValidator(_within)]
-    rows: int
-    home: str = Field(alias="from")
-
-
-class TaskDefinition(BaseModel):
-    """A task of lm-eval's, or a family of them.
-
-    Attributes:
-        harness: the YAML's path under lm_eval/tasks; a `*` in it makes a family; None for a token loss.
-        num_fewshot: examples before each question.
-        metric: as lm-eval names it.
-        columns: what a row must have.
-        data: name of a split → its rows.
-        form: what the columns hold (`row_checks.FORMS`); None where nobody here knows.
-        choices: how many choices each question has; None for any number.
-    """
-
-    model_config = _FORM
-    harness: Annotated[str, AfterValidator(_within)] | None
-    num_fewshot: Annotated[int, Field(ge=0, le=1000)]
-    metric: str
-    columns: list[str]
-    data: dict[str, Split]
-    form: FormName | None = None
-    choices: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _has_the_columns_of_its_form(self) -> Self:
-        form = FORMS[self.form] if self.form else None
-        if form and (lacking := sorted((form.values | form.texts) - set(self.columns))):
-            raise ValueError(f"lacks columns of the form {self.form}: {', '.join(lacking)}")
-        return self
-
-
-class SingleDefinition(TaskDefinition):
-    """A benchmark that is one task, or one family."""
-
-    title: str
-    source: str
-
-
-class CompositeDefinition(BaseModel):
-    """A benchmark of several tasks, whose value is their mean."""
-
-    model_config = _FORM
-    title: str
-    source: str
-    metric: str
-    parts: dict[str, TaskDefinition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +52,7 @@ class Benchmark:
         folder: of its YAML; data files that begin with ./ are there too. None for a task of lm-eval's.
         is_family: its parts are the subjects of one benchmark; the protocol says whether size weights them.
         num_fewshot: examples before each question, where they are not its own number.
+        members: the benchmarks whose mean it is; each of its parts is named as one of them.
     """
 
     name: str
@@ -133,6 +63,15 @@ class Benchmark:
     folder: Path | None
     is_family: bool = False
     num_fewshot: int | None = None
+    members: tuple[str, ...] = ()
+
+    @property
+    def chance(self) -> float | None:
+        """The fraction that guessing gets right, the mean over its parts; None where one's is not known."""
+        known_ones = [chance for part in self.parts if (chance := part.definition.chance) is not None]
+        return (
+            sum(known_ones) / len(known_ones) if known_ones and len(known_ones) == len(self.parts) else None
+        )
 
 
 def folders(project: store.Project | None = None) -> list[Path]:
@@ -180,6 +119,16 @@ def find(name: str, num_fewshot: int | None = None, project: store.Project | Non
     return replace(benchmark, parts=tuple(parts), num_fewshot=num_fewshot)
 
 
+def with_members(names: Sequence[str], project: store.Project | None = None) -> list[str]:
+    """The names, each once; before a mean those of the benchmarks that it is made of."""
+    files = known(project)
+    every = list[str]()
+    for name in names:
+        read = definitions.read(files[name]) if name in files else None
+        every += [*(read.mean_of if isinstance(read, MeanDefinition) else ()), name]
+    return list(dict.fromkeys(every))
+
+
 def _find(name: str, files: dict[str, Path]) -> Benchmark:
     if name in files:
         return _read(name, files[name])
@@ -194,23 +143,12 @@ def _find(name: str, files: dict[str, Path]) -> Benchmark:
 
 
 def _read(name: str, file: Path) -> Benchmark:
-    try:
-        data = markup.read_yaml(file)
-        is_composite = isinstance(data, dict) and "parts" in data
-        read: CompositeDefinition | SingleDefinition = (
-            CompositeDefinition if is_composite else SingleDefinition
-        ).model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{file} is no benchmark: {'.'.join(map(str, first['loc']))} {first['msg']}"
-        ) from None
-    is_family = False
+    read, is_family, members = definitions.read(file), False, tuple[str, ...]()
     if isinstance(read, CompositeDefinition):
-        parts = tuple(
-            Part(task, _harness_path(part.harness) if part.harness else None, part)
-            for task, part in read.parts.items()
-        )
+        parts = tuple(_part(task, part) for task, part in read.parts.items())
+    elif isinstance(read, MeanDefinition):
+        members = tuple(read.mean_of)
+        parts = tuple(_part(m, definitions.read_single(file.with_name(f"{m}.yaml"))) for m in members)
     elif read.harness and "*" in read.harness:
         parts, is_family = _family(read, read.harness), True
     elif read.harness:
@@ -218,7 +156,11 @@ def _read(name: str, file: Path) -> Benchmark:
         parts = (Part(_task_name(harness), harness, read),)
     else:
         parts = (Part(name, None, read),)
-    return Benchmark(name, read.title, read.source, read.metric, parts, file.parent, is_family)
+    return Benchmark(name, read.title, read.source, read.metric, parts, file.parent, is_family, None, members)
+
+
+def _part(name: str, definition: TaskDefinition) -> Part:
+    return Part(name, _harness_path(definition.harness) if definition.harness else None, definition)
 
 
 def _family(read: SingleDefinition, pattern: str) -> tuple[Part, ...]:

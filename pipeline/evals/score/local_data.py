@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline import store
 from pipeline.evals.score import row_checks, row_files
-from pipeline.evals.score.benchmarks import Benchmark, Part, Split
+from pipeline.evals.score.benchmarks import Benchmark, Part
+from pipeline.evals.score.definitions import Split
 from pipeline.evals.score.row_checks import FormName
 from pipeline.evals.score.row_files import SUFFIXES
 from pipeline.models.json_lines import Row

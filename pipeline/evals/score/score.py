@@ -95,7 +95,7 @@ def _scores(
 def _evaluations(names: Sequence[str], settings: ScoreSettings, project: store.Project) -> list[Evaluation]:
     """The benchmarks, every prompt built: a bad row is reported before the first model runs."""
     evaluations = []
-    for name in names:
+    for name in benchmarks.with_members(names, project):
         benchmark = benchmarks.find(name, settings.num_fewshot, project)
         evaluation = Evaluation(benchmark, settings.data, settings.protocol, settings.limit, project)
         evaluation.instances()
@@ -135,6 +135,7 @@ def _score(
         metric=value.metric,
         value=value.value,
         stderr=value.stderr,
+        chance=benchmark.chance,
         n=value.documents,
         limit=limit,
         num_fewshot=benchmark.num_fewshot,

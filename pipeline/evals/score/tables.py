@@ -31,8 +31,10 @@ def table(scores: Sequence[Score], further: Columns | None = None) -> Table:
     others = list(dict.fromkeys(column for columns in further.values() for column in columns))
     rows = Table(title=_title(scores), caption=_caption(scores))
     rows.add_column("variant", no_wrap=True)
-    for name in [*names, *(["average"] if has_average else []), *others]:
-        rows.add_column(name, justify="right", no_wrap=True)
+    chances = {score.benchmark: score.chance for score in scores if score.chance is not None}
+    headings = [f"{name}\nchance {100 * chances[name]:.3g}" if name in chances else name for name in names]
+    for heading in [*headings, *(["average"] if has_average else []), *others]:
+        rows.add_column(heading, justify="right", no_wrap=True)
     for artefact in dict.fromkeys([*by_artefact, *further]):
         own = by_artefact.get(artefact, {})
         cells = [own[name].text + _mark(own[name]) if name in own else "" for name in names]

@@ -189,11 +189,12 @@ class FractionLimits:
 
 def limits_of(collection: Collection, benchmark: str, curves: list[FractionCurve]) -> FractionLimits:
     """Of one benchmark, for the models that have curves."""
-    scores = (one.score for a in collection.artefacts for one in a.scores)
-    is_loss = any(score.is_loss for score in scores if score.benchmark == benchmark)
+    scores = [one.score for a in collection.artefacts for one in a.scores if one.score.benchmark == benchmark]
+    is_loss = any(score.is_loss for score in scores)
+    chance = next((100 * score.chance for score in scores if score.chance is not None), None)
     models = dict.fromkeys(curve.model for curve in curves)
     bands = [band for model in models if benchmark == "mmlu" and (band := papers.transition(model))]
-    return FractionLimits(is_loss, 1.0 if is_loss else papers.chance(benchmark), bands)
+    return FractionLimits(is_loss, 1.0 if is_loss else chance, bands)
 
 
 def chart_of(name: str, title: str, how: str, curves: list[FractionCurve], limits: FractionLimits) -> Chart:

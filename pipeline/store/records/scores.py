@@ -22,6 +22,7 @@ class Score(Record):
         artefact: its path; in a file relative to that file.
         metric: lm-eval's name of it; `loss` is the token loss over log V.
         value: as a fraction (a loss as it is); stderr its standard error, n the documents behind it.
+        chance: the fraction that guessing gets right; None where it is not known.
         limit: documents a task at most, None for all of them.
         num_fewshot: examples before each question, where they are not the benchmark's own number.
         weights: identity of the checkpoint.
@@ -44,6 +45,7 @@ class Score(Record):
     metric: str
     value: Number
     stderr: Magnitude | None = None
+    chance: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Count
     limit: Count | None = None
     num_fewshot: Count | None = None

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,7 @@ def test_every_benchmark_names_a_task_of_lm_evals_and_its_source(name: str) -> N
         assert len(benchmark.parts) == 57 and benchmark.is_family
     # The number of shots and the metric are stated in the file itself, not inherited.
     text = benchmarks.known()[name].read_text()
-    assert "num_fewshot:" in text and "metric:" in text and "source:" in text
+    assert ("num_fewshot:" in text or benchmark.members) and "metric:" in text and "source:" in text
 
 
 def write(folder: Path, name: str, title: str) -> None:
@@ -133,29 +131,42 @@ def test_smoke_is_sound() -> None:
     assert all(re.fullmatch(r"[^?]+", row["question"]) for row in rows["boolq"])
 
 
-def test_probe_has_the_rows_that_its_script_makes(tmp_path: Path) -> None:
-    """Each answer is right, and none of the examples is asked."""
-    folder = benchmarks.find("probe").folder
-    assert folder is not None
-    script = Path(__file__).parents[3] / "runs" / "probe.py"
-    subprocess.run([sys.executable, script, tmp_path], check=True)
-    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert made == {path.name: path.read_text() for path in folder.glob("*.jsonl")} and len(made) == 4
-    rows = {name: [json.loads(line) for line in text.splitlines()] for name, text in made.items()}
-    sums = rows["arithmetic.jsonl"] + rows["arithmetic-examples.jsonl"]
-    assert len(rows["arithmetic.jsonl"]) == 100 and len({row["question"] for row in sums}) == 108
-    for row in sums:
-        first, sign, second = re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", row["question"]).groups()  # type: ignore[union-attr]
-        result = int(first) + int(second) * (1 if sign == "+" else -1)
-        assert row["answer"] == f"{first} {sign} {second} = {result}\n#### {result}" and result >= 0
-    openings = rows["brackets.jsonl"] + rows["brackets-examples.jsonl"]
-    assert len(rows["brackets.jsonl"]) == 100 and len({row["input"] for row in openings}) == 108
-    for row in openings:
-        whole = f"{row['input']} {row['target']}".removeprefix("Close the brackets:").replace(" ", "")
-        while whole:
-            shorter = whole.replace("()", "").replace("[]", "")
-            assert shorter != whole, row
-            whole = shorter
+def test_probes_is_the_mean_of_four_benchmarks_that_are_scored_with_it(workdir: Path) -> None:
+    names = ["probe-arithmetic", "probe-brackets", "probe-copy", "probe-facts"]
+    probes = benchmarks.find("probes")
+    assert list(probes.members) == [part.name for part in probes.parts] == names
+    assert benchmarks.with_members(["probes"]) == [*names, "probes"]
+    assert benchmarks.with_members(["probe-copy", "arc", "probes", "lambada_openai"]) == [
+        "probe-copy", "arc", "probe-arithmetic", "probe-brackets", "probe-facts", "probes", "lambada_openai"
+    ]  # fmt: skip
+    for part in probes.parts:
+        (alone,) = benchmarks.find(part.name).parts
+        assert alone.definition == part.definition and alone.harness == part.harness
+
+
+def test_a_mean_names_benchmarks_of_one_task_beside_it(workdir: Path) -> None:
+    folder = workdir / "evals" / "benchmarks"
+    folder.mkdir(parents=True)
+    mean = "title: x\nsource: y\nmetric: acc\nmean_of: [{}]\n"
+    for member, message in (
+        ("missing", r"missing\.yaml"),
+        ("own", r"own\.yaml is no benchmark of one task, and only such ones make a mean"),
+        ("../own", "no path inside"),
+    ):
+        (folder / "own.yaml").write_text(mean.format(member))
+        with pytest.raises(UserError, match=message) as refusal:
+            benchmarks.find("own")
+        assert "\n" not in str(refusal.value)
+
+
+def test_chance_follows_from_the_number_of_choices() -> None:
+    """The mean over a benchmark's parts; none of a loss, of a written answer, or where the number varies."""
+    chances = {name: benchmarks.find(name).chance for name in benchmarks.known()}
+    assert chances.pop("smoke") == pytest.approx((1 / 4 + 1 / 4 + 1 / 2) / 3)
+    known = {"hellaswag": 0.25, "mmlu": 0.25, "boolq": 0.5, "probes": 0.25}
+    known |= {f"probe-{name}": 0.25 for name in ("arithmetic", "brackets", "copy", "facts")}
+    assert {name: chance for name, chance in chances.items() if chance is not None} == known
+    assert {"arc", "truthfulqa", "gsm8k", "c4-loss"} <= set(chances)
 
 
 def test_a_form_is_a_known_one_and_has_its_columns(workdir: Path) -> None:

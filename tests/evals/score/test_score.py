@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -91,6 +92,28 @@ def test_results_are_in_lm_evals_form(project: Path, graphs: list[Path]) -> None
     right = sum("ABCD"[sample["pick_norm"]] == sample["doc"]["answerKey"] for sample in samples)
     assert values["arc"].value == pytest.approx(right / 7)
     assert results.read(log.with_name("base.fp32.score.arc.limit7.json")) == values["arc"]
+
+
+def test_probes_are_scored_one_by_one_and_together(project: Path, graphs: list[Path]) -> None:
+    """Value, standard error and chance, by hand from the answers."""
+    limit = 3
+    *members, probes = score([graphs[0]], ["probes"], ScoreSettings(limit=limit, log_samples=True))
+    assert [one.benchmark for one in members] == [
+        "probe-arithmetic", "probe-brackets", "probe-copy", "probe-facts"
+    ]  # fmt: skip
+    for member in members:
+        file = store.result_of(graphs[0], f"score.{member.key}").with_suffix(".samples.jsonl")
+        samples = [json.loads(line) for line in file.read_text().splitlines()]
+        right = [sample["pick"] == "ABCD".index(sample["doc"]["answerKey"]) for sample in samples]
+        mean = sum(right) / limit
+        deviation = math.sqrt(sum((one - mean) ** 2 for one in right) / (limit - 1))
+        assert member.value == pytest.approx(mean) and member.chance == 0.25 and member.n == limit
+        assert member.stderr == pytest.approx(deviation / math.sqrt(limit))
+    assert probes.value == pytest.approx(sum(member.value for member in members) / 4)
+    errors = [member.stderr or 0.0 for member in members]
+    assert probes.stderr == pytest.approx(math.sqrt(sum(error**2 for error in errors)) / 4)
+    assert (probes.chance, probes.n) == (0.25, 4 * limit)
+    assert sum(probes.work.values()) > 0 and result(graphs[0], probes.key)["pipeline"]["chance"] == 0.25
 
 
 @pytest.mark.slow

@@ -48,6 +48,13 @@ def test_the_caption_says_what_must_be_known() -> None:
     ]
 
 
+def test_chance_stands_under_the_name() -> None:
+    rows = table([score("probes", 0.5, chance=0.25), score("smoke", 0.5, chance=1 / 3), score("arc", 0.5)])
+    assert [str(column.header) for column in rows.columns] == [
+        "variant", "probes\nchance 25", "smoke\nchance 33.3", "arc"
+    ]  # fmt: skip
+
+
 def test_no_scores() -> None:
     assert table([]).title == "no scores yet"
     assert "protocol lm-eval, v1" in str(table([score(), score("boolq", protocol="v1")]).title)

@@ -121,17 +121,19 @@ def test_a_task_of_lm_evals_own_says_that_data_does_not_help(workdir: Path) -> N
         load("lambada_openai", workdir)
 
 
-def test_the_probe_is_written_not_chosen(workdir: Path) -> None:
-    """Eight examples of rows that are not asked, the number or the brackets behind them."""
-    loaded = load("probe", None)
+def test_the_probes_are_continued(workdir: Path) -> None:
+    """Four choices behind each text, which ends where its answer begins."""
+    loaded = load("probes", None)
     assert loaded.complete() is True and loaded.shots is None
-    questions = loaded.instances(2)
-    assert set(questions) == {"generate_until"} and len(questions["generate_until"]) == 4
-    wanted = {
-        "probe_arithmetic": ("Question: What is ", "\n#### "),
-        "probe_brackets": ("Q: Close the ", "A:"),
+    (questions,) = loaded.instances(2).values()
+    assert len(questions) == 4 * 2 * 4
+    ends = {
+        "probe-arithmetic": "=",
+        "probe-brackets": "()[]{}<>",
+        "probe-copy": ",",
+        "probe-facts": "aeinost",
     }
-    for instance in questions["generate_until"]:
-        context, options = instance.args
-        beginning, answer = wanted[str(instance.task_name)]
-        assert context.count(beginning) == 9 and context.count(answer) >= 8 and not options["do_sample"]
+    for instance in questions:
+        context, choice = instance.args
+        assert context[-1] in ends[str(instance.task_name)] and choice[0] == " " and choice[1:].strip()
+    assert {str(instance.task_name) for instance in questions} == set(ends)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pipeline.calib import selectors, similarity
-from pipeline.store.records import GreedyRecord, Removal, TextSource
+from pipeline.calib.evolution.options import EvoOptions
+from pipeline.calib.evolution.space import Space
+from pipeline.store.records import EvoRecord, EvoStop, GreedyRecord, Removal, TextSource
+from pipeline.types import SkipSet
 from tests import tiny
 
 L = 6
@@ -43,8 +48,22 @@ class Known(selectors.ModelStatistics):
         order = self.removals(kind, count)
         return order.replaced(steps=order.steps[::-1])
 
+    def evolved(
+        self, space: Space, start: Callable[[], SkipSet], seed: int, options: EvoOptions
+    ) -> EvoRecord:
+        return evolution(space, start().name, seed, "exhausted")
+
     def residuals(self, kind: str) -> dict[str, float]:
         return {f"{kind}{layer}": value for layer, value in enumerate((0.3, 0.02, 0.2, 0.01, 0.4, 0.02))}
+
+
+def evolution(space: Space, start: str, seed: int, stopped: EvoStop) -> EvoRecord:
+    """A search that has only measured its start."""
+    return EvoRecord(
+        model="tiny", weights="abc", contents=None, kinds=space.kinds, front=space.front, start=start,
+        seed=seed, samples=4, length=8, every=4, first=1, offspring=2, finalists=1, texts=TextSource(origin="words"),
+        start_value=1.0, stopped=stopped,
+    )  # fmt: skip
 
 
 def chosen(name: str, kind: str, count: int, layers: int = L, **more) -> selectors.Choice:

@@ -10,7 +10,7 @@ from pipeline.calib import selectors
 from pipeline.types import SkipSet, UserError
 from tests.known_statistics import L, chosen
 
-NEED_STATISTICS = ("angular", "cosine", "greedy", "greedy-linear", "joint", "residual")
+NEED_STATISTICS = ("angular", "cosine", "evo", "greedy", "greedy-linear", "joint", "residual")
 
 
 @pytest.mark.parametrize("name", selectors.names())

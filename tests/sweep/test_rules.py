@@ -15,6 +15,7 @@ READ = {
     "cosine": "calibrate",
     "angular": "calibrate",
     "joint": "calibrate",
+    "evo": "both",
     "greedy": "measure",
     "greedy-linear": "measure",
     "residual": "measure",

@@ -27,7 +27,7 @@ JUDGED = 16
 LENGTH = 100
 """Tokens of the prefill that is timed, where no time was asked: the papers' longer one."""
 NONE = "none"
-TASKS = "smoke"
+TASKS = "smoke,probes"
 
 FinalistsOption = Annotated[
     int | None,

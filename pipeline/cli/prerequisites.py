@@ -203,24 +203,34 @@ def scored_together(
         tasks: benchmarks, with commas; None for no scores.
         provider: of ONNX Runtime.
 
+    Returns:
+        Of each graph those of the benchmarks in the order of their names; in the place of a mean of
+        benchmarks those that it is of.
+
     Raises:
         UserError: no such benchmark, or its rows cannot be used.
     """
     if tasks is None:
         return {path: [] for path in paths}
-    from pipeline.evals.score import results
+    from pipeline.evals.score import benchmarks, results
     from pipeline.evals.score import score as stage
 
-    names = known_tasks(tasks, paths)
+    names, project = known_tasks(tasks, paths), store.Project.of(paths[0])
+    wanted = {"protocol": "lm-eval", "limit": None, "checked": True}
 
-    def kept(path: Path) -> list[Score]:
-        """Of one graph, in the order of the names."""
-        wanted = {"protocol": "lm-eval", "limit": None, "checked": True}
-        scores = {one.benchmark: one for one in results.scores_of(path, provider) if one.matches(wanted)}
-        return [scores[name] for name in names if name in scores]
+    def kept(path: Path) -> dict[str, Score]:
+        return {one.benchmark: one for one in results.scores_of(path, provider) if one.matches(wanted)}
 
-    known = [{score.benchmark for score in kept(path)} for path in paths]
-    if missing := [name for name in names if any(name not in own for own in known)]:
+    scores = {path: kept(path) for path in paths}
+    lacking = [
+        name
+        for name in names
+        if any(one not in own for own in scores.values() for one in benchmarks.with_members([name], project))
+    ]
+    if lacking:
         settings = stage.ScoreSettings(provider=provider)
-        stage.score(paths, missing, settings, merged(paths, False, provider))
-    return {path: kept(path) for path in paths}
+        stage.score(paths, lacking, settings, merged(paths, False, provider))
+        scores = {path: kept(path) for path in paths}
+    every = [benchmarks.find(name, project=project) for name in benchmarks.with_members(names, project)]
+    single = [benchmark.name for benchmark in every if not benchmark.members]
+    return {path: [own[name] for name in single] for path, own in scores.items()}

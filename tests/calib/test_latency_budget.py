@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline import store
-from pipeline.calib import calibrate, latency_budget, similarity
-from pipeline.cli import prerequisites
+from pipeline.calib import calibrate, latency_budget, selectors, similarity
+from pipeline.cli import budgets, prerequisites
 from pipeline.evals.bench import bench
 from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
@@ -58,15 +58,16 @@ def test_what_cannot_be_reached_is_said() -> None:
 def test_a_finalist_that_misses_is_chosen_again_with_corrected_times(truth: float) -> None:
     """Sublayers that really take `truth` times what was thought."""
     thought, real = TIMES, TIMES.scaled(truth)
-    rounds, reached = latency_budget.choose(
+    rounds, reached, times = latency_budget.choose(
         some(3), thought, 1.25, lambda skip: real.whole / (real.whole - real.of(skip))
     )
     assert reached and rounds[-1].measured >= 1.25
+    assert rounds[-1].predicted == times.whole / (times.whole - times.of(rounds[-1].skip))
     assert all(one.measured < 1.25 for one in rounds[:-1]) and (truth != 0.6 or len(rounds) > 1)
 
 
 def test_what_the_machine_never_gives_ends() -> None:
-    rounds, reached = latency_budget.choose(some(1), TIMES, 1.5, lambda skip: 1.01)
+    rounds, reached, _ = latency_budget.choose(some(1), TIMES, 1.5, lambda skip: 1.01)
     assert not reached and 1 <= len(rounds) <= latency_budget.ROUNDS
     assert (
         latency_budget.choose(some(1), TIMES, 1.2, lambda skip: 0.9)[1] is False
@@ -108,10 +109,10 @@ def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
     calibrate.calibrate(opened.folder, texts.OWN, calibrate.CalibrationSettings(2, 16))
     file = store.Project().calib("tiny") / "times-fp32-20.json"
     store.write_json(file, {**store.read_json(file), "seconds": {"whole": 1.0, "attn": 0.1, "mlp": 0.1}})
-    rounds, _, _ = prerequisites.within_budget(
-        opened.folder, latency_budget.TimeBudget("mlp", 1.0001, None, 20)
-    )
+    question = selectors.Question("mlp", 0, 6, selectors.ModelStatistics(opened.folder))
+    budget = latency_budget.TimeBudget("mlp", 1.0001, None, 20)
+    rounds = budgets.choose(opened.folder, budget, "cosine", question).rounds
     graph = store.Project().graphs("tiny") / f"{rounds[0].skip.name}.fp32.onnx"
     assert store.check_passed(graph) and rounds[0].skip.mlp and not rounds[0].skip.attention
     with pytest.raises(UserError, match="the whole model already"):
-        prerequisites.within_budget(opened.folder, latency_budget.TimeBudget("mlp", None, 2000.0, 20))
+        budgets.choose(opened.folder, latency_budget.TimeBudget("mlp", None, 2000.0, 20), "cosine", question)

@@ -6,16 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 
 from pipeline import store
-from pipeline.calib import latency_budget, similarity
-from pipeline.calib.selectors import ModelStatistics, Question
-from pipeline.cli import budgets, timing
+from pipeline.cli import timing
 from pipeline.evals.bench import bench
-from pipeline.store.records import BenchRecord, SimilarityRecord, SublayerTimes, TimesRecord, read
-from pipeline.types import SkipSet, UserError
+from pipeline.store.records import BenchRecord, TimesRecord, read
+from pipeline.types import UserError
 from tests import tiny
 
 
@@ -50,23 +47,6 @@ def test_sublayer_times_are_kept_in_the_projects_calib(
     store.write_json(file, {**store.read_json(file), "device": "another machine"})
     timing.sublayer_times(base, 20)
     assert len(calls) == 2
-
-
-def test_a_choice_for_a_time_is_checked_and_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[bench.BenchSettings] = []
-    cosines = {"cosine_attn": np.array([[0.5, 0.6]]), "cosine_mlp": np.array([[0.9, 0.7]])}
-    measured = similarity.Similarity(Mock(SimilarityRecord), mean=cosines, stderr={})
-    monkeypatch.setattr(similarity, "of_checkpoint", lambda _: measured)
-    monkeypatch.setattr(bench, "bench", fake_bench(calls, {"mlp0": 1.3}))
-    times = SublayerTimes(whole=1.0, attn=0.2, mlp=0.25)
-    monkeypatch.setattr(timing, "sublayer_times", lambda *_: times)
-    question = Question("block", 0, 2, ModelStatistics(model))
-    chosen = budgets.choose(model, latency_budget.TimeBudget("any", 1.2, None, 20), "cosine", question)
-    assert [one.skip for one in chosen.rounds] == [SkipSet((), (0,))]
-    assert chosen.reached and chosen.seconds == times and chosen.rounds[0].measured == pytest.approx(1.3)
-    assert store.check_passed(model / "mlp0.fp32.onnx") and calls[0].write and not calls[0].unchecked
-    with pytest.raises(UserError, match="2000 ms is what the whole model already keeps: it takes 1000 ms"):
-        budgets.choose(model, latency_budget.TimeBudget("any", None, 2000.0, 20), "cosine", question)
 
 
 def test_latencies_of_one_run_are_measured_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

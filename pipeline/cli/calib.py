@@ -146,7 +146,7 @@ def select(
     rule = selector or ("cosine" if is_timed else "last")
     options = EvoOptions(start, compensated, minutes, generations)
     options.belong_to(rule)
-    comparison = compared.Comparison.asked(finalists, form, tasks)
+    comparison = compared.FinalistOptions.asked(finalists, form, tasks)
     devices = arguments.devices(provider, must=False) if is_timed or comparison else CPU
     device: Provider = devices.torch
     if not is_timed and rule in selectors.RUN_THE_MODEL:

@@ -48,7 +48,7 @@ FinalistTasks = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class FinalistOptions:
     """How finalists are compared.
 
     Attributes:
@@ -76,7 +76,7 @@ class Comparison:
         return None if self.tasks == NONE else self.tasks
 
     @classmethod
-    def asked(cls, number: int | None, form: str | None, tasks: str | None) -> Comparison | None:
+    def asked(cls, number: int | None, form: str | None, tasks: str | None) -> FinalistOptions | None:
         """What the options ask for; None without --finalists.
 
         Raises:
@@ -139,7 +139,7 @@ def timed(rule: str, chosen: TimedChoice, statistics: ModelStatistics, devices: 
     return Nomination(rule, choice, statistics, devices, chosen.length)
 
 
-def show(nomination: Nomination, comparison: Comparison, as_json: bool) -> None:
+def show(nomination: Nomination, comparison: FinalistOptions, as_json: bool) -> None:
     """Compares the finalists, and prints the table, or with --json the record."""
     from pipeline.evals.finalists import table
 
@@ -150,7 +150,7 @@ def show(nomination: Nomination, comparison: Comparison, as_json: bool) -> None:
         arguments.print_table(table.table(record))
 
 
-def compare(nomination: Nomination, comparison: Comparison) -> FinalistsRecord:
+def compare(nomination: Nomination, comparison: FinalistOptions) -> FinalistsRecord:
     """The finalists of a choice beside each other; what is known already is not measured again.
 
     Raises:
@@ -209,7 +209,7 @@ def _losses(nomination: Nomination, text: HeldOutText, nominees: list[SkipSet]) 
         return {skip: held_out.mean(one.losses)[0] for skip, one in measured.bare(nominees).items()}
 
 
-def _graphs(nomination: Nomination, comparison: Comparison, skips: list[SkipSet]) -> list[Path]:
+def _graphs(nomination: Nomination, comparison: FinalistOptions, skips: list[SkipSet]) -> list[Path]:
     """The graphs of skip sets, cut, and compensated where that is asked."""
     from pipeline.calib.compensation import compensate as stage
     from pipeline.cli import compensate

@@ -77,7 +77,7 @@ class EvoSearch:
         text = self._maps_text() if options.compensated else None
         tokens, source = self._tokens(text)
         request = self._request(space, start, seed, source, text.source.ids if text else None)
-        path, limits = self._path(request), Limits(options)
+        path, limits = self._path(request), EvoLimits(options)
         request = request.replaced(texts=source.replaced(origin=self.text_input.origin(path)))
         with store.lock(path.parent):
             known = records.read_same(EvoRecord, path, request)
@@ -138,7 +138,7 @@ class EvoSearch:
         )
 
 
-class Limits:
+class EvoLimits:
     """When a search ends.
 
     Attributes:
@@ -163,7 +163,7 @@ class Limits:
         return None
 
 
-def _evolved(record: EvoRecord, space: Space, measures: Divergences, limits: Limits, save: Save) -> EvoRecord:
+def _evolved(record: EvoRecord, space: Space, measures: Divergences, limits: EvoLimits, save: Save) -> EvoRecord:
     """The record with further generations, saved after every one."""
     before, begun = record.seconds, time.monotonic()
     with Progress(console=Console(stderr=True), transient=True) as bar:

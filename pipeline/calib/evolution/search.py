@@ -174,7 +174,7 @@ def _of_space(record: EvoRecord | None, space: Space) -> EvoRecord | None:
 
 
 def _evolved(
-    record: EvoRecord, space: Space, measures: Divergences, limits: EvoLimits, save: Save
+    record: EvoRecord, space: Space, measures: Divergences, limits: EvoLimits, path: Path
 ) -> EvoRecord:
     """The record with further generations, saved after every one."""
     before, begun = record.seconds, time.monotonic()

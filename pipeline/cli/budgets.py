@@ -116,8 +116,8 @@ def choose(folder: Path, budget: TimeBudget, rule: str, question: Question) -> T
     search = None
     if rule == "evo" and way.reached:
         hunt = _Hunt(budget.kind, question, damage, way.rounds[-1].skip)
-        found = latency_budget.approach(hunt.find, damage, way.times, wanted, measure)
-        way, search = _joined(way, found), hunt.choice
+        hunted = latency_budget.approach(hunt.find, damage, way.times, wanted, measure)
+        way, search = _joined(way, hunted), hunt.choice if hunted.reached else None
     return TimedChoice(budget.kind, length, times, way.rounds, way.reached, provider, search)
 
 
@@ -175,10 +175,10 @@ def _rules() -> list[str]:
 
 
 def _joined(cosine: Approach, evo: Approach) -> Approach:
-    """Both ways one after the other; the last round is the answer."""
-    from pipeline.calib.latency_budget import Approach
-
-    return Approach(cosine.rounds + evo.rounds, evo.reached, evo.times)
+    """One way, whose last round is the answer: cosine's, which kept the time, where evo's did not."""
+    *before, kept = cosine.rounds
+    rounds = [*before, kept, *evo.rounds] if evo.reached else [*before, *evo.rounds, kept]
+    return (evo if evo.reached else cosine)._replace(rounds=rounds)
 
 
 def _speedup(budget: TimeBudget, times: SublayerTimes) -> float:

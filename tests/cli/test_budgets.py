@@ -146,3 +146,14 @@ def test_where_cosine_does_not_reach_the_time_nothing_is_searched(
     choice = choose(timed, "evo", searches)
     assert not choice.reached and searches.calls == [] and choice.search is None
     assert "the time was not reached" in choice.text()
+
+
+def test_where_no_finalist_of_the_search_keeps_the_time_cosines_stays(
+    timed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage = latency_budget.candidates("any", similarity.of_checkpoint(timed))
+    kept = latency_budget.solve(damage, TIMES, TIMES.whole * (1 - 1 / 1.2))
+    monkeypatch.setattr(budgets, "_measure", lambda *_: lambda skip: 1.25 if skip == kept else 1.1)
+    choice = choose(timed, "evo", Searches(), start="attn0-3")
+    assert choice.reached and choice.rounds[-1].skip == kept and choice.search is None
+    assert choice.plain()["select"] == "cosine" and len(choice.rounds) > 1

@@ -13,8 +13,9 @@ from pipeline.cli.app import MEASURE, DeviceMemory, Json, Paths, ProviderOption,
 Tasks = Annotated[
     str,
     typer.Option(
-        help="arc, hellaswag, truthfulqa, mmlu, boolq, gsm8k, qmsum, cot-mmlu, c4-loss, smoke, one subject "
-        "(mmlu_anatomy), or any task of lm-eval's; several with commas."
+        help="arc, hellaswag, truthfulqa, mmlu, boolq, gsm8k, qmsum, cot-mmlu, c4-loss, smoke, probes (or "
+        "one of its four: probe-arithmetic, -brackets, -copy, -facts), one subject (mmlu_anatomy), or any "
+        "task of lm-eval's; several with commas."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Documents a task at most; all by default.")]

@@ -18,7 +18,8 @@ def markdown(content: ReportContent) -> str:
     """report.md."""
     recommendations = [_recommendation(one) for one in content.recommendations]
     charts = [
-        f"- {md(c.title)}: {md(c.gap) if c.gap else f'[charts/{c.name}.json](charts/{c.name}.json)'}"
+        f"- {md(c.title)}: "
+        + (md(c.gap) if c.gap else f"[charts/{c.name}.json](charts/{c.name}.json). {md(c.caption)}")
         for c in content.charts
     ]
     lines = [

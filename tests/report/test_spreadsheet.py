@@ -34,6 +34,8 @@ def test_every_number_with_its_source(workdir: Path) -> None:
     ]
     arc = next(row for row in own if row["what"] == "arc")
     assert (arc["value"], arc["stderr"], arc["unit"], arc["n"]) == ("0.595", "0.01", "fraction", "1000")
+    mmlu = [(row["metric"], row["value"], row["unit"]) for row in own if row["what"] == "mmlu"]
+    assert mmlu == [("acc_norm", "0.595", "fraction"), ("chance", "0.25", "fraction")]
     assert next(row for row in own if row["what"] == "check")["metric"] == "passed"
     loss = next(row for row in lines if row["what"] == "c4-loss")
     assert (loss["unit"], loss["stderr"]) == ("loss / log V", "")

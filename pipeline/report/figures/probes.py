@@ -120,17 +120,17 @@ def first_falls(curves: list[ProbeCurve]) -> str:
 def charts(collection: Collection) -> list[Chart]:
     """A chart for each model whose probes have been scored."""
     return [
-        _chart(collection, model)
-        for model in collection.models()
+        _chart(collection, model, number)
+        for number, model in enumerate(collection.models())
         if any(s.score.benchmark.startswith(PREFIX) for a in collection.artefacts_of(model) for s in a.scores)
     ]
 
 
-def _chart(collection: Collection, model: str) -> Chart:
+def _chart(collection: Collection, model: str, number: int) -> Chart:
     curves = curves_of(collection, model)
     gap = "not run: needs `pipeline score … --tasks probes` of base and of a variant of it"
     return Chart(
-        name=f"probes-by-kind-{model}",
+        name=f"probes-by-kind-{number}",
         title=f"{model}: which ability goes first",
         caption="Accuracy of each probe, %, with its standard error; the dashed line is guessing. "
         + (first_falls(curves) if curves else ""),
@@ -206,6 +206,9 @@ def draw(model: str, project: Project) -> Drawing:
         plot.grid(alpha=0.25)
     styles = dict(zip(_styles(curves), cycle(drawing.SERIES), strict=False))
     rows = [row for curve in curves for row in _plot(plots[curve.kind], curve, styles[curve.name])]
+    for kind, chance in sorted({(c.kind, c.chance) for c in curves if c.chance is not None}):
+        plots[kind].axhline(chance, color="black", linewidth=0.8, linestyle="--")
+        plots[kind].text(0, chance, "chance", va="bottom", fontsize=8)
     plots[kinds[0]].set_ylabel("accuracy, %")
     plots[kinds[0]].legend(frameon=False)
     return Drawing(figure, ("kind", "probe", "variant", "percent", "value", "stderr", "chance"), rows)
@@ -216,8 +219,6 @@ def _plot(plot: Axes, curve: ProbeCurve, style: dict[str, Any]) -> list[tuple[ob
     numbers = [(p.percent, p.value, p.stderr or 0.0) for p in curve.points]
     x, y, errors = ([*column] for column in zip(*numbers, strict=True))
     plot.errorbar(x, y, yerr=errors, capsize=2, label=curve.name, **style)
-    if curve.chance is not None:
-        plot.axhline(curve.chance, color="black", linewidth=0.8, linestyle="--")
     own = (curve.kind, curve.name)
     return [
         (*own, point.artefact.variant, *number, curve.chance)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.calib import calibrate, selectors
+from pipeline.calib.evolution.options import EvoOptions
 from pipeline.calib.race import Race
 from pipeline.calib.selectors import ModelStatistics, Question
 from pipeline.graphs import export
@@ -29,15 +30,21 @@ FRACTIONS = (0.10, 0.25, 0.33)
 SEEDS = range(3)
 
 
-def sets(kind: str, count: int, layers: int, told: ModelStatistics, names: list[str]) -> dict[str, SkipSet]:
+def sets(
+    kind: str, count: int, layers: int, told: ModelStatistics, names: list[str], minutes: float
+) -> dict[str, SkipSet]:
     """Selector (with its seed) → its skip set; `joint` at as many sublayers as the blocks have."""
     found = {}
     for name in names:
         for seed in SEEDS if name == "random" else (0,):
             number = 2 * count if name == "joint" and kind == "block" else count
             label = name if name != "random" else f"random {seed}"
+            statistics, evo = told, EvoOptions()
+            if name == "evo":  # with its own number of sequences
+                statistics, evo = ModelStatistics(told.folder, told.text_input), EvoOptions(minutes=minutes)
             try:
-                found[label] = selectors.choose(name, Question(kind, number, layers, told, seed)).skip
+                question = Question(kind, number, layers, statistics, seed, evo)
+                found[label] = selectors.choose(name, question).skip
             except UserError:
                 continue  # not a rule for this kind
     return found
@@ -50,6 +57,7 @@ def losses(
     samples: int,
     length: int,
     names: list[str],
+    minutes: float,
 ) -> list[dict]:
     """One row for each (kind, fraction, selector)."""
     tokens, _ = texts.cut(folder, held_out, length, samples)
@@ -59,7 +67,8 @@ def losses(
     rows = [{"kind": "", "fraction": 0.0, "selector": "base", "skip": "base", "loss": base}]
     for kind in ("attn", "mlp", "block"):
         for fraction in FRACTIONS:
-            for name, skip in sets(kind, count_of(fraction, layers), layers, told, names).items():
+            found = sets(kind, count_of(fraction, layers), layers, told, names, minutes)
+            for name, skip in found.items():
                 if skip.name not in known:
                     known[skip.name] = float(np.mean(race.losses(skip)))
                 rows.append(
@@ -105,6 +114,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--greedy-samples", type=int, default=32, help="sequences that greedy measures on")
     parser.add_argument("--greedy-length", type=int, default=256)
+    parser.add_argument("--evo-minutes", type=float, default=5.0, help="of each search by evo")
     parser.add_argument("--selectors", default=",".join(selectors.names()))
     chosen = parser.parse_args()
     found = checkpoint.resolve(chosen.model)
@@ -118,6 +128,7 @@ def main() -> int:
         chosen.samples,
         chosen.length,
         chosen.selectors.split(","),
+        chosen.evo_minutes,
     )
     print(json.dumps(rows))
     Console(width=140).print(table(rows))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli import prerequisites
+from pipeline.cli import prerequisites, timing
 from pipeline.store.records import EvoRecord, SublayerTimes
 from pipeline.types import Provider, SkipSet, UserError
 
@@ -109,15 +109,15 @@ def choose(folder: Path, budget: TimeBudget, rule: str, question: Question) -> T
     damage = latency_budget.candidates(budget.kind, similarity.of_checkpoint(folder))
     base = stage.export_base(checkpoint.open_checkpoint(folder), "fp32")
     length, provider = budget.length, budget.devices.graphs
-    times = prerequisites.sublayer_times(base, length, provider)
+    times = timing.sublayer_times(base, length, provider)
     wanted = _speedup(budget, times)
     measure = _measure(base, budget)
     way = latency_budget.choose(damage, times, wanted, measure)
     search = None
     if rule == "evo" and way.reached:
         hunt = _Hunt(budget.kind, question, damage, way.rounds[-1].skip)
-        found = latency_budget.approach(hunt.find, damage, way.times, wanted, measure)
-        way, search = _joined(way, found), hunt.choice
+        hunted = latency_budget.approach(hunt.find, damage, way.times, wanted, measure)
+        way, search = _joined(way, hunted), hunt.choice if hunted.reached else None
     return TimedChoice(budget.kind, length, times, way.rounds, way.reached, provider, search)
 
 
@@ -175,10 +175,10 @@ def _rules() -> list[str]:
 
 
 def _joined(cosine: Approach, evo: Approach) -> Approach:
-    """Both ways one after the other; the last round is the answer."""
-    from pipeline.calib.latency_budget import Approach
-
-    return Approach(cosine.rounds + evo.rounds, evo.reached, evo.times)
+    """One way, whose last round is the answer: cosine's, which kept the time, where evo's did not."""
+    *before, kept = cosine.rounds
+    rounds = [*before, kept, *evo.rounds] if evo.reached else [*before, *evo.rounds, kept]
+    return (evo if evo.reached else cosine)._replace(rounds=rounds)
 
 
 def _speedup(budget: TimeBudget, times: SublayerTimes) -> float:
@@ -202,7 +202,7 @@ def _measure(base: Path, budget: TimeBudget) -> Callable[[SkipSet], float]:
     def measure(skip: SkipSet) -> float:
         path = surgery.cut(base, skip)
         checked = prerequisites.checked([path], False, budget.devices)
-        report = prerequisites.quick_bench(checked, budget.length, False, budget.devices.graphs)
-        return 1 / (1 - next(row.improvement for row in report.rows if row.artefact == str(path)) / 100)
+        times = timing.latencies(checked, budget.length, budget.devices.graphs)
+        return 1 / (1 - times[path].improvement / 100)
 
     return measure

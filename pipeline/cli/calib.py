@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import arguments, budgets, choices, extras, prerequisites, published
+from pipeline.cli import finalists as compared
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, Model, ProviderOption, app, show_result
 from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
 from pipeline.store import records
@@ -116,6 +117,9 @@ def select(
     generations: Generations = None,
     model_option: Annotated[str | None, typer.Option("--model", help="Instead of MODEL.")] = None,
     set_name: Annotated[str | None, typer.Option("--set", help="Name of a published set.")] = None,
+    finalists: compared.FinalistsOption = None,
+    form: compared.FormOption = None,
+    tasks: compared.FinalistTasks = None,
     provider: ProviderOption = "cpu",
     device_memory: DeviceMemory = None,
     as_json: Json = False,
@@ -123,6 +127,7 @@ def select(
     """Prints what a rule would leave out, and the statistic of each sublayer that is chosen, or nearly so.
 
     With --select published it lists the sets that others printed of a model, which need not be here.
+    With --finalists it measures the choice beside the skip sets nearest to it; which to take stays yours.
     Example: `pipeline select demo --kind block --count 8 --select angular`
     """
     from pipeline.calib.evolution.options import EvoOptions
@@ -132,8 +137,9 @@ def select(
     rule = selector or ("cosine" if is_timed else "last")
     options = EvoOptions(start, compensated, minutes, generations)
     options.belong_to(rule)
+    comparison = compared.FinalistOptions.asked(finalists, form, tasks)
     if rule == "published" or set_name is not None:
-        published.refuse_other_options(rule, set_name, speedup, latency_ms)
+        published.refuse_other_options(rule, set_name, is_timed, comparison is not None)
         published.select(name, published.wanted(kind, count, frac, set_name), as_json)
         return
     from pipeline.calib import selectors
@@ -145,7 +151,7 @@ def select(
     if sum(value is not None for value in (count, frac, speedup, latency_ms)) != 1:
         raise UserError("pipeline select takes exactly one of --count, --frac, --speedup and --latency-ms")
     text = text_input(texts, dataset, "pipeline select")
-    devices = arguments.devices(provider, must=False) if is_timed else CPU
+    devices = arguments.devices(provider, must=False) if is_timed or comparison else CPU
     device: Provider = devices.torch
     if not is_timed and rule in selectors.RUN_THE_MODEL:
         device = arguments.torch_device(provider)
@@ -158,8 +164,15 @@ def select(
     question = selectors.Question(kind or "block", number, layers, statistics, seed, options)
     if is_timed:
         budget = TimeBudget(kind or "any", speedup, latency_ms, length or 100, devices)
-        choice = budgets.choose(source.folder, budget, rule, question)
-        show_result(choice.plain(), as_json, choice.text())
+        timed = budgets.choose(source.folder, budget, rule, question)
+        if comparison:
+            compared.show(compared.timed(rule, timed, statistics, devices), comparison, as_json)
+        else:
+            show_result(timed.plain(), as_json, timed.text())
         return
-    record = choices.record(rule, question, selectors.choose(rule, question))
+    choice = selectors.choose(rule, question)
+    if comparison:
+        compared.show(compared.Nomination(rule, choice, statistics, devices), comparison, as_json)
+        return
+    record = choices.record(rule, question, choice)
     show_result(record.plain(), as_json, choices.text(record))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import store
-from pipeline.cli import arguments, extras, prerequisites
+from pipeline.cli import arguments, extras, timing
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, ProviderOption, app, show_result
 from pipeline.cli.calib import Dataset, Texts
 from pipeline.types import Devices, Provider, UserError
@@ -91,7 +91,7 @@ def compensate(
     text = TextInput(tuple(texts or ()), dataset)
     bare = [graph for graph in dict.fromkeys(graphs) if not store.variant(graph).compensation] or graphs
     sources = {graph: _source(graph, form, reference) for graph in bare}  # refused before anything is fitted
-    make = partial(_compensated, means=means, force=force, provider=devices.graphs)
+    make = partial(fitted, means=means, force=force, provider=devices.graphs)
     results = [make(graph, source, settings, text) for graph, source in sources.items()]
     if timed:
         results = [one.timed(devices.graphs) for one in results]
@@ -119,7 +119,7 @@ class Compensated:
     def timed(self, provider: Provider) -> Compensated:
         """The same, timed on a provider of ONNX Runtime."""
         with arguments.busy(f"timing {self.path}"):
-            times = prerequisites.milliseconds([self.bare, self.path], LENGTH, provider)
+            times = timing.milliseconds([self.bare, self.path], LENGTH, provider)
         base = next(ms for path, ms in times.items() if path not in (self.bare, self.path))
         return replace(self, milliseconds=(base, times[self.bare], times[self.path]))
 
@@ -204,7 +204,7 @@ def _prove_reference(base: Path, reference: Path) -> None:
         )
 
 
-def _compensated(
+def fitted(
     graph: Path,
     source: Checkpoint,
     settings: CompensationSettings,
@@ -214,7 +214,17 @@ def _compensated(
     force: bool,
     provider: Provider,
 ) -> Compensated:
-    """Fits, writes the overlay, and cuts the graph that reads it."""
+    """Fits, writes the overlay, and cuts the graph that reads it.
+
+    Args:
+        graph: the bare variant's.
+        source: the whole model.
+        settings: what is to stand in for what it skips.
+        text: what text that is fitted on.
+        means: with what; where and how it is timed is added here.
+        force: fit again what is there and matches.
+        provider: that --budget-ms is timed on.
+    """
     from pipeline.calib.compensation import compensate as stage
     from pipeline.evals import machine
     from pipeline.graphs import variants as surgery
@@ -223,7 +233,7 @@ def _compensated(
 
     def milliseconds(overlay: Path, chosen: str) -> float:
         path = surgery.compensate(base, variant.skip, overlay, chosen)
-        return prerequisites.milliseconds([path], LENGTH, provider)[path]
+        return timing.milliseconds([path], LENGTH, provider)[path]
 
     means = replace(
         means,

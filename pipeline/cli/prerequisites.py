@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING
 
 from pipeline import store
 from pipeline.cli import arguments
-from pipeline.store import records
-from pipeline.store.records import Score, SublayerTimes, TimesRecord
-from pipeline.types import CPU, Devices, Provider, SkipSet, UserError
+from pipeline.store.records import Score
+from pipeline.types import CPU, Devices, Provider, UserError
 
 if TYPE_CHECKING:
-    from pipeline.evals.bench.table import BenchReport
     from pipeline.evals.score.settings import ScoreSettings
     from pipeline.models.checkpoint import Checkpoint
-
-PROBES = 20
-"""Sequences on which a time is measured for a choice."""
 
 
 def has_gpu() -> bool:
@@ -198,62 +193,44 @@ def scored(paths: list[Path], tasks: str | None, settings: ScoreSettings) -> lis
     return [score for path in paths for score in results.scores_of(path, settings.provider)]
 
 
-# ---- times ----------------------------------------------------------------------------------------------
-
-
-def sublayer_times(base: Path, length: int, provider: Provider = "cpu") -> SublayerTimes:
-    """What a sublayer of each kind takes inside the graph on this machine; kept in calib/.
-
-    It is measured by leaving out the last third of the layers' attention, and of their MLPs.
+def scored_together(
+    paths: list[Path], tasks: str | None, provider: Provider = "cpu"
+) -> dict[Path, list[Score]]:
+    """The scores of graphs on all rows; those that are missing are measured in one merged graph.
 
     Args:
-        base: a base graph.
-        length: tokens of a sequence.
+        paths: graphs of one base that have passed their checks.
+        tasks: benchmarks, with commas; None for no scores.
         provider: of ONNX Runtime.
+
+    Returns:
+        Of each graph those of the benchmarks in the order of their names; in the place of a mean of
+        benchmarks those that it is of.
+
+    Raises:
+        UserError: no such benchmark, or its rows cannot be used.
     """
-    from pipeline.evals import machine
+    if tasks is None:
+        return {path: [] for path in paths}
+    from pipeline.evals.score import benchmarks, results
+    from pipeline.evals.score import score as stage
 
-    sidecar = store.graph_sidecar(base)
-    folder = store.Project.of(base).calib(sidecar.model)
-    path = store.measured_on(folder / f"times-{sidecar.precision}-{length}.json", provider)
-    device = machine.device(base, provider)
-    known = records.read_if_valid(TimesRecord, path)
-    if known is not None and known.matches({"base": sidecar.sha256, "device": device, "length": length}):
-        return known.seconds
-    times = _measured_times(base, sidecar.num_layers, length, provider)
-    record = TimesRecord(base=sidecar.sha256, device=device, length=length, sequences=PROBES, seconds=times)
-    store.write_json(path, record.plain())
-    return times
+    names, project = known_tasks(tasks, paths), store.Project.of(paths[0])
+    wanted = {"protocol": "lm-eval", "limit": None, "checked": True}
 
+    def kept(path: Path) -> dict[str, Score]:
+        return {one.benchmark: one for one in results.scores_of(path, provider) if one.matches(wanted)}
 
-def _measured_times(base: Path, num_layers: int, length: int, provider: Provider) -> SublayerTimes:
-    from pipeline.graphs import variants as surgery
-
-    third = range(num_layers - max(1, num_layers // 3), num_layers)
-    attn, mlp = (surgery.cut(base, SkipSet.of(kind, third)) for kind in ("attn", "mlp"))
-    report = quick_bench([attn, mlp], length, True, provider)
-    whole = next(row.p50 for row in report.rows if row.artefact == str(base)) / 1e3
-    seconds = {row.artefact: max(0.0, whole * row.improvement / 100 / len(third)) for row in report.rows}
-    return SublayerTimes(whole=whole, attn=seconds[str(attn)], mlp=seconds[str(mlp)])
-
-
-def milliseconds(paths: list[Path], length: int, provider: Provider = "cpu") -> dict[Path, float]:
-    """Median of a prefill, of graphs of one model and of their base, in one short interleaved run.
-
-    Args:
-        paths: graphs; they need no check, and no result is left behind.
-        length: tokens of a sequence.
-        provider: of ONNX Runtime.
-    """
-    rows = quick_bench(paths, length, True, provider).rows
-    return {Path(row.artefact): row.p50 for row in rows}
-
-
-def quick_bench(paths: list[Path], length: int, is_probe: bool, provider: Provider) -> BenchReport:
-    """A short measurement; that of a probe needs no check and leaves no result behind."""
-    from pipeline.evals.bench import bench as stage
-
-    settings = stage.BenchSettings(
-        sequences=PROBES, lengths=(length,), unchecked=is_probe, write=not is_probe, provider=provider
-    )
-    return stage.bench(paths, settings)
+    scores = {path: kept(path) for path in paths}
+    lacking = [
+        name
+        for name in names
+        if any(one not in own for own in scores.values() for one in benchmarks.with_members([name], project))
+    ]
+    if lacking:
+        settings = stage.ScoreSettings(provider=provider)
+        stage.score(paths, lacking, settings, merged(paths, False, provider))
+        scores = {path: kept(path) for path in paths}
+    every = [benchmarks.find(name, project=project) for name in benchmarks.with_members(names, project)]
+    single = [benchmark.name for benchmark in every if not benchmark.members]
+    return {path: [own[name] for name in single] for path, own in scores.items()}

@@ -12,18 +12,27 @@ if TYPE_CHECKING:
     from pipeline.calib.published_files import PublishedModel, PublishedSet
 
 
-def refuse_other_options(
-    selector: str | None, set_name: str | None, speedup: float | None, latency_ms: float | None
-) -> None:
+def refuse_other_options(selector: str, set_name: str | None, is_timed: bool, is_compared: bool) -> None:
     """Refuses what does not go with published sets.
 
+    Args:
+        selector: the rule.
+        set_name: of a set.
+        is_timed: a time is asked for.
+        is_compared: finalists are.
+
     Raises:
-        UserError: a set without `--select published`, or a time.
+        UserError: a set without `--select published`, a time, or finalists.
     """
     if selector != "published":
         raise UserError(f"--set {set_name} names a published set: add --select published")
-    if speedup is not None or latency_ms is not None:
+    if is_timed:
         raise UserError("published sets are chosen by --kind, --count, --frac or --set, and not by a time")
+    if is_compared:
+        raise UserError(
+            "--finalists needs a model that is here: export a published set (`pipeline export MODEL --select "
+            "published`), then check, score and bench its graph"
+        )
 
 
 def wanted(kind: str | None, count: int | None, frac: float | None, set_name: str | None) -> Wanted:

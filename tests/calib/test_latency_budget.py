@@ -10,7 +10,8 @@ import pytest
 
 from pipeline import store
 from pipeline.calib import calibrate, latency_budget, similarity
-from pipeline.cli import prerequisites
+from pipeline.calib.selectors import ModelStatistics, Question
+from pipeline.cli import budgets, timing
 from pipeline.evals.bench import bench
 from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
@@ -98,20 +99,21 @@ def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
     tiny.tokenizer(source)
     opened = checkpoint.resolve("models/tiny")
     base = export.export_base(opened)
-    times = prerequisites.sublayer_times(base, 20)
+    times = timing.sublayer_times(base, 20)
     assert times.whole > 0 and times.attn >= 0 and times.mlp >= 0
     monkeypatch.setattr(bench, "bench", lambda *a, **k: pytest.fail("the times are kept"))
-    assert prerequisites.sublayer_times(base, 20) == times
+    assert timing.sublayer_times(base, 20) == times
     monkeypatch.undo()
     monkeypatch.chdir(workdir)
     assert not list(store.Project().results("tiny").glob("*.bench.json"))  # probes leave no results
     calibrate.calibrate(opened.folder, texts.OWN, calibrate.CalibrationSettings(2, 16))
     file = store.Project().calib("tiny") / "times-fp32-20.json"
     store.write_json(file, {**store.read_json(file), "seconds": {"whole": 1.0, "attn": 0.1, "mlp": 0.1}})
-    rounds, _, _ = prerequisites.within_budget(
-        opened.folder, latency_budget.TimeBudget("mlp", 1.0001, None, 20)
-    )
+    question = Question("block", 0, 6, ModelStatistics(opened.folder))
+    budget = latency_budget.TimeBudget("mlp", 1.0001, None, 20)
+    rounds = budgets.choose(opened.folder, budget, "cosine", question).rounds
     graph = store.Project().graphs("tiny") / f"{rounds[0].skip.name}.fp32.onnx"
     assert store.check_passed(graph) and rounds[0].skip.mlp and not rounds[0].skip.attention
+    late = latency_budget.TimeBudget("mlp", None, 2000.0, 20)
     with pytest.raises(UserError, match="the whole model already"):
-        prerequisites.within_budget(opened.folder, latency_budget.TimeBudget("mlp", None, 2000.0, 20))
+        budgets.choose(opened.folder, late, "cosine", question)

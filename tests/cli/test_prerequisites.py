@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from unittest.mock import Mock
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from pipeline import store
-from pipeline.calib import latency_budget, similarity
 from pipeline.cli import prerequisites
-from pipeline.evals.bench import bench
 from pipeline.evals.score.settings import ScoreSettings
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
-from pipeline.store.records import SimilarityRecord, SublayerTimes, TimesRecord, read
 from pipeline.types import SkipSet, UserError
 from tests import tiny
 
@@ -63,57 +57,6 @@ def test_only_checked_graphs_are_merged(model: Path) -> None:
         tiny.passed(graph)
     merged = prerequisites.merged(graphs, unchecked=False)
     assert merged == prerequisites.merged(graphs, unchecked=True) and merged.name.startswith("merged-")
-
-
-def fake_bench(calls: list[bench.BenchSettings], speedups: dict[str, float]):
-    """A measurement that takes no time: a pass takes a second, and variants save what `speedups` says."""
-
-    def run(paths: list[Path], settings: bench.BenchSettings) -> SimpleNamespace:
-        calls.append(settings)
-        base = paths[0].with_name("base.fp32.onnx")
-        rows = [SimpleNamespace(artefact=str(base), p50=1000.0, improvement=0.0)]
-        for path in paths:
-            saved = 100 * (1 - 1 / speedups[path.name.split(".")[0]])
-            rows.append(SimpleNamespace(artefact=str(path), p50=1.0, improvement=saved))
-        return SimpleNamespace(rows=rows)
-
-    return run
-
-
-def test_sublayer_times_are_kept_in_the_projects_calib(
-    model: Path, workdir: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[bench.BenchSettings] = []
-    monkeypatch.setattr(bench, "bench", fake_bench(calls, {"attn1": 1.25, "mlp1": 2.0}))
-    base = workdir / model / "base.fp32.onnx"
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    times = prerequisites.sublayer_times(base, 20)
-    assert (times.whole, times.attn, times.mlp) == pytest.approx((1.0, 0.2, 0.5))
-    assert calls[0].unchecked and not calls[0].write and calls[0].lengths == (20,)
-    file = workdir / "calib" / "m" / "times-fp32-20.json"
-    assert read(TimesRecord, file).seconds == times and list(Path().iterdir()) == []
-    assert prerequisites.sublayer_times(base, 20) == times and len(calls) == 1
-    store.write_json(file, {**store.read_json(file), "device": "another machine"})
-    prerequisites.sublayer_times(base, 20)
-    assert len(calls) == 2
-
-
-def test_a_choice_for_a_time_is_checked_and_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[bench.BenchSettings] = []
-    cosines = {"cosine_attn": np.array([[0.5, 0.6]]), "cosine_mlp": np.array([[0.9, 0.7]])}
-    measured = similarity.Similarity(Mock(SimilarityRecord), mean=cosines, stderr={})
-    monkeypatch.setattr(similarity, "of_checkpoint", lambda _: measured)
-    monkeypatch.setattr(bench, "bench", fake_bench(calls, {"mlp0": 1.3}))
-    times = SublayerTimes(whole=1.0, attn=0.2, mlp=0.25)
-    monkeypatch.setattr(prerequisites, "sublayer_times", lambda *_: times)
-    rounds, reached, known = prerequisites.within_budget(
-        model, latency_budget.TimeBudget("any", 1.2, None, 20)
-    )
-    assert [one.skip for one in rounds] == [SkipSet((), (0,))] and reached and known == times
-    assert rounds[0].measured == pytest.approx(1.3)
-    assert store.check_passed(model / "mlp0.fp32.onnx") and calls[0].write and not calls[0].unchecked
-    with pytest.raises(UserError, match="2000 ms is what the whole model already keeps: it takes 1000 ms"):
-        prerequisites.within_budget(model, latency_budget.TimeBudget("any", None, 2000.0, 20))
 
 
 def test_optimums_twin_leaves_out_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

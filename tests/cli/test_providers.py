@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from pipeline import store
 from pipeline.calib import training
-from pipeline.cli import listing, prerequisites
+from pipeline.cli import listing, timing
 from pipeline.engines import taps
 from pipeline.evals.bench import memory
 from pipeline.models import devices
@@ -204,13 +204,13 @@ def test_a_time_is_kept_on_the_provider_that_is_named(
     model: Path, cuda: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sublayers are timed there, and their times lie beside the CPU's; so does the finalist's measurement."""
-    times = prerequisites.sublayer_times(model / "base.fp32.onnx", 8, "cuda")
+    times = timing.sublayer_times(model / "base.fp32.onnx", 8, "cuda")
     assert set(cuda.sessions) == {"cuda"} and not results()
     record = records.read(TimesRecord, Path("calib/m/times-fp32-8.cuda.json"))
     assert (record.device, record.seconds) == (GPU, times) and not Path("calib/m/times-fp32-8.json").exists()
     run(capsys, *CALIBRATE)
     known = SublayerTimes(whole=1.0, attn=0.1, mlp=0.2)
-    monkeypatch.setattr(prerequisites, "sublayer_times", lambda *_: known)
+    monkeypatch.setattr(timing, "sublayer_times", lambda *_: known)
     line = ("select", "m", "--kind", "mlp", "--speedup", "1.1", "--length", "8", "--json")
     choice = json.loads(run(capsys, *line, "--provider", "cuda"))
     assert choice["provider"] == "cuda" and set(cuda.sessions) == {"cuda"} == set(cuda.models)

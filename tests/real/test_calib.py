@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from pipeline import store
 from pipeline.calib import calibrate, heal, selectors, similarity
+from pipeline.calib.evolution.options import EvoOptions
 from pipeline.calib.race import Race
 from pipeline.calib.selectors import ModelStatistics, Question
 from pipeline.cli import prerequisites
@@ -70,6 +72,20 @@ def test_rules_on_text_that_nothing_was_calibrated_on(folder: Path) -> None:
         chosen = loss(name, kind, 8)
         assert base < chosen < chance, (kind, name, base, chosen, chance)
     assert base - 0.05 < loss("greedy", "attn", 3) <= loss("cosine", "attn", 3) + 0.1
+
+
+def test_a_search_mends_what_cosine_chooses(folder: Path) -> None:
+    """MLPs, where similarity says least: four generations on 256 tokens, judged on other text."""
+    tokens, _ = texts.cut(folder, texts.OWN, 128, 4, skip=60)
+    race = Race(Reference(folder), "mlp", tokens)
+    statistics = ModelStatistics(folder, samples=4, length=64)
+    question = Question("mlp", 8, LAYERS, statistics, evo=EvoOptions(generations=4))
+    choice = selectors.choose("evo", question)
+    cosine = selectors.choose("cosine", replace(question, evo=EvoOptions()))
+    searched, ranked = (float(np.mean(race.losses(one.skip))) for one in (choice, cosine))
+    assert searched < ranked - 0.3
+    assert len(choice.skip.mlp) == 8 and not choice.skip.attention
+    assert [value for _, value in choice.runners_up] == sorted(value for _, value in choice.runners_up)
 
 
 def test_a_healed_variant_from_end_to_end(folder: Path) -> None:

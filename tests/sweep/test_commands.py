@@ -80,3 +80,14 @@ def test_compensate_names_its_form_and_what_is_not_default(workdir: Path) -> Non
     read = settings('[compensate]\nforms = ["bias"]\nsamples = 9\nrefit = true\ntexts = ["a.txt"]\n')
     command = words(commands.compensate(GRAPH, "bias", read.compensate)[3:])
     assert command == "--with bias --samples 9 --refit --texts a.txt --no-time"
+
+
+def test_evo_alone_is_given_its_own_options(workdir: Path) -> None:
+    read = settings('[select]\nminutes = 2.5\nstart = "last"\ncompensated = true\ngenerations = 9\n').select
+    line = words(commands.select("m", GridCell("mlp", 0.25, "evo"), read))
+    assert line == (
+        "pipeline select m --kind mlp --frac 0.25 --select evo --start last --minutes 2.5 --generations 9 "
+        "--compensated --json"
+    )
+    other = words(commands.select("m", GridCell("mlp", 0.25, "cosine"), read))
+    assert other == "pipeline select m --kind mlp --frac 0.25 --select cosine --json"

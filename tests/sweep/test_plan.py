@@ -84,6 +84,18 @@ def test_a_rule_that_measures_is_a_job_whose_answer_is_read(workdir: Path) -> No
     assert len(plan.pending) == 2  # other settings, another answer
 
 
+def test_evo_waits_for_statistics_and_is_a_job_that_measures(project: Path) -> None:
+    text = GRID.replace("{model}", "models/tiny").replace('"last", "last-but-final"', '"evo"')
+    path = put(text.replace("[0.3, 0.6]", "[0.3]") + "[calibrate]\nsamples = 2\nlength = 16\n")
+    _, plan = planned(path)
+    assert {cell.reason for cell in plan.pending} == {"chosen by evo once calibrated"}
+    calibrate.calibrate(Path("graphs/tiny"), texts.OWN, calibrate.CalibrationSettings(samples=2, length=16))
+    _, plan = planned(path)
+    assert {cell.reason for cell in plan.pending} == {"chosen by evo once measured"}
+    job = next(job for job in plan.jobs if job.id == "tiny.attn.0.3.evo.select")
+    assert not job.inline and "evo" in job.command and job.stdout == job.outputs[0]
+
+
 def test_statistics_make_the_rest_of_the_plan(project: Path) -> None:
     text = GRID.replace("{model}", "models/tiny").replace('"last-but-final"', '"cosine"')
     path = put(text + "[calibrate]\nsamples = 2\nlength = 16\n")

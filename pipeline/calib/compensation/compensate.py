@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import store
 from pipeline.calib.compensation import moment_files
+from pipeline.calib.compensation import plan as plans
 from pipeline.calib.compensation.forms import AUTO, Fit, Form
 from pipeline.calib.compensation.plan import VariantFit
 from pipeline.calib.compensation.workbench import Workbench
@@ -98,6 +99,32 @@ def compensate(
             return _made(bench, settings, means.folder, force)
         form = _chosen(bench, settings, means, force)
         return _made(bench, settings.replaced(form=form), means.folder, force)
+
+
+def gather(
+    checkpoint: Checkpoint,
+    skips: Iterable[SkipSet],
+    settings: CompensationSettings,
+    text_input: texts.TextInput = texts.OWN,
+    device: Provider = "cpu",
+) -> None:
+    """Gathers what the compensations of several variants need, in as few passes as one of them would take.
+
+    Args:
+        checkpoint: the whole model.
+        skips: what the variants leave out.
+        settings: how much text they will be fitted on.
+        text_input: what text.
+        device: that the model runs on.
+
+    Raises:
+        UserError: as `MomentsText.cut` and `MomentFiles.make`.
+    """
+    text = moment_files.MomentsText.cut(checkpoint, text_input, settings.samples, settings.length)
+    bench = Workbench(checkpoint, BASE, text, device=device)
+    bench.moments.make(
+        place for skip in skips for place in (*plans.single_places(skip), *plans.run_places(skip))
+    )
 
 
 def record_of(overlay: Path) -> CompensationRecord:

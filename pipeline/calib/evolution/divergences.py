@@ -55,6 +55,12 @@ class Divergences:
         self._teacher: dict[int, torch.Tensor] = {}
         self._known: dict[tuple[SkipSet, int], Values] = {}
 
+    def with_maps(self, maps: Mapping[MapPlace, MapParts]) -> Divergences:
+        """The same with other maps; what was computed of the whole model is shared."""
+        other = Divergences(self.reference, self.tokens, maps)
+        other._teacher = self._teacher
+        return other
+
     def of(self, skip: SkipSet) -> Array:
         """[N] KL(whole ‖ without `skip`) of each sequence, in nats a position.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,6 @@ SAMPLES = 8
 """Sequences that the last comparison of a generation is made on, by default."""
 MAPS = CompensationSettings()
 """Maps are fitted on the text that `compensate` fits them on by default."""
-Save = Callable[[EvoRecord], None]
 
 
 class EvoSearch:
@@ -77,17 +75,17 @@ class EvoSearch:
         text = self._maps_text() if options.compensated else None
         tokens, source = self._tokens(text)
         request = self._request(space, start, seed, source, text.source.ids if text else None)
-        path, limits = self._path(request), Limits(options)
+        path, limits = self._path(request), EvoLimits(options)
         request = request.replaced(texts=source.replaced(origin=self.text_input.origin(path)))
         with store.lock(path.parent):
-            known = records.read_same(EvoRecord, path, request)
+            known = _of_space(records.read_same(EvoRecord, path, request), space)
             if known is not None and (stopped := limits.reached(known)):
                 return known.until(limits.generations).replaced(stopped=stopped)
             measures = self._divergences(tokens, space, text)
             if known is None:
                 value = float(measures.of(start).mean())
                 known = EvoRecord(**dict(request), start_value=value)
-            return _evolved(known, space, measures, limits, lambda one: store.write_json(path, one.plain()))
+            return _evolved(known, space, measures, limits, path)
 
     def _request(
         self, space: Space, start: SkipSet, seed: int, source: TextSource, maps_of: str | None
@@ -138,7 +136,7 @@ class EvoSearch:
         )
 
 
-class Limits:
+class EvoLimits:
     """When a search ends.
 
     Attributes:
@@ -163,7 +161,21 @@ class Limits:
         return None
 
 
-def _evolved(record: EvoRecord, space: Space, measures: Divergences, limits: Limits, save: Save) -> EvoRecord:
+def _of_space(record: EvoRecord | None, space: Space) -> EvoRecord | None:
+    """The record where its sets are of the space; one that was changed by hand is made again.
+
+    Raises:
+        UserError: it names a set that is none.
+    """
+    if record is None:
+        return None
+    names = {*record.measured, *(one.best for one in record.generations)}
+    return record if all(SkipSet.parse(name) in space for name in names) else None
+
+
+def _evolved(
+    record: EvoRecord, space: Space, measures: Divergences, limits: EvoLimits, path: Path
+) -> EvoRecord:
     """The record with further generations, saved after every one."""
     before, begun = record.seconds, time.monotonic()
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -179,7 +191,7 @@ def _evolved(record: EvoRecord, space: Space, measures: Divergences, limits: Lim
             else:
                 generations = (*record.generations, generation)
                 record = record.replaced(generations=generations, stopped=None, seconds=seconds)
-                save(record)
+                store.write_json(path, record.plain())
     record = record.replaced(stopped=stopped)
-    save(record)
+    store.write_json(path, record.plain())
     return record

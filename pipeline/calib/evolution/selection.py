@@ -71,5 +71,5 @@ def next_generation(
 
 
 def first_rows(samples: int) -> int:
-    """Of so many sequences, on how many offspring are first compared: a quarter."""
-    return max(1, samples // 4)
+    """Of so many sequences, on how many offspring are first compared: an eighth."""
+    return max(1, samples // 8)

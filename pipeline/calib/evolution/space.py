@@ -69,9 +69,10 @@ class Space:
         return cls(kinds, num_layers, tuple(front))
 
     def __contains__(self, skip: SkipSet) -> bool:
-        """Whether a set has this cost."""
+        """Whether a set has this cost, and is of these layers and kinds."""
         genes = self._genes(skip)
-        return self._skip(genes) == skip and self._counts(genes) in self.front
+        is_there = max((*skip.attention, *skip.mlp, 0)) < self.num_layers
+        return is_there and self._skip(genes) == skip and self._counts(genes) in self.front
 
     def mutated(self, skip: SkipSet, generator: np.random.Generator) -> SkipSet:
         """A mask some swaps away from one of the space; the same one where nothing can be swapped.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from pipeline.evals.finalists.front import front
 from pipeline.report import papers
 from pipeline.report.charts import (
     GREY,
@@ -151,16 +152,14 @@ def _fronts(
 
 def _front(points: list[Point], model: str, saved: bool, lower: bool) -> Trace:
     """The points that no other point beats on both axes, joined."""
-    up = -1 if lower else 1
-    kept: list[Point] = []
-    for p in sorted(points, key=lambda p: (-p.x if saved else p.x, -up * p.y)):
-        if not kept or up * p.y > up * kept[-1].y:
-            kept.append(p)
+    ways = (-1 if saved else 1, 1 if lower else -1)
+    costs = [(ways[0] * p.x, ways[1] * p.y) for p in points]
+    kept = sorted({cost for cost, is_on in zip(costs, front(costs), strict=True) if is_on})
     return {
         "type": "scatter",
         "mode": "lines",
-        "x": [p.x for p in kept],
-        "y": [p.y for p in kept],
+        "x": [ways[0] * x for x, _ in kept],
+        "y": [ways[1] * y for _, y in kept],
         "hoverinfo": "skip",
         "line": FRONTIER,
         "showlegend": False,

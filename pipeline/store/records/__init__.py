@@ -76,6 +76,13 @@ from pipeline.store.records.deployment import (
     ShipRecord,
     ShipSettings,
 )
+from pipeline.store.records.finalists import (
+    FinalistRow,
+    FinalistsRecord,
+    HeldOutLosses,
+    HeldOutRecord,
+    HeldOutRequest,
+)
 from pipeline.store.records.gpu import GpuLoad, GpuState
 from pipeline.store.records.results import (
     RESULT,
@@ -140,6 +147,8 @@ __all__ = [
     "EvoStop",
     "FileDigest",
     "FileState",
+    "FinalistRow",
+    "FinalistsRecord",
     "GpuLoad",
     "GpuState",
     "GraphRecord",
@@ -149,6 +158,9 @@ __all__ = [
     "HealRequest",
     "HealSettings",
     "HealedProof",
+    "HeldOutLosses",
+    "HeldOutRecord",
+    "HeldOutRequest",
     "JobState",
     "Latency",
     "Layer",

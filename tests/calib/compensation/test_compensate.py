@@ -214,3 +214,25 @@ def test_another_tokenizer_makes_other_moments_losses_and_maps(checkpoint: Check
     again = record_of(made(open_checkpoint(checkpoint.folder), "mlp1", "bias"))
     assert again.texts.ids != first.texts.ids and again.texts.sha256 == first.texts.sha256
     assert again.losses.base != first.losses.base and again.losses.none != first.losses.none
+
+
+def test_what_several_variants_need_is_gathered_in_one_pass(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their compensations gather nothing then, runs of whole layers included."""
+    passes: list[list[str]] = []
+    whole = gathering.gather
+
+    def counted(reference: Reference, tokens: texts.Tokens, places: Any, tick: Any) -> Any:
+        passes.append([place.name for place in places])
+        return whole(reference, tokens, places, tick)
+
+    monkeypatch.setattr(gathering, "gather", counted)
+    skips = [SkipSet.parse(name) for name in ("attn1+mlp2", "block2-3")]
+    for _ in range(2):
+        stage.gather(checkpoint, skips, CompensationSettings(form="linear", **SMALL))
+    (places,) = passes
+    assert set(places) == {"attn1", "mlp2", "attn2", "attn3", "mlp3", "block2-3"}
+    for skip in skips:
+        made(checkpoint, skip.name, "linear")
+    assert len(passes) == 1

@@ -200,3 +200,13 @@ def test_the_rule_gives_the_choice_and_its_runners_up(folder: Path) -> None:
     assert choice.runners_up[0] == (choice.skip, record.best[1]) and choice.skip.name == record.best[0]
     again = selectors.choose("evo", selectors.Question("mlp", 2, LAYERS, statistics, 0, evo))
     assert again == choice
+
+
+def test_a_record_of_other_masks_is_made_again(folder: Path) -> None:
+    record = run(folder, generations=1)
+    (file,) = files()
+    text = file.read_text()
+    file.write_text(text.replace(f'"best": "{record.best[0]}"', '"best": "mlp0-2"'))
+    assert "mlp0-2" in file.read_text()
+    again = run(folder, generations=1)
+    assert again.generations == record.generations and "mlp0-2" not in file.read_text()

@@ -11,7 +11,7 @@ from pipeline.calib.evolution import selection
 from pipeline.calib.evolution.space import Space
 from pipeline.types import SkipSet
 
-L, N = 12, 8
+L, N = 12, 16
 SPACE = Space.by_count("mlp", 4, L)
 PARENT = SkipSet((), (0, 1, 2, 3))
 
@@ -43,7 +43,7 @@ def test_the_best_few_of_a_first_comparison_are_measured_on_all() -> None:
     assert len(children) == len(set(children)) == selection.OFFSPRING and all(
         one in SPACE for one in children
     )
-    assert len(few) == len(set(few)) == N // 4 and every == list(range(N))
+    assert len(few) == len(set(few)) == N // 8 and every == list(range(N))
     best = sorted(sum(one.mlp) for one in children)[: selection.FINALISTS]
     assert sorted(sum(one.mlp) for one in finalists) == best
     assert [value for _, value in generation.measured] == best
@@ -72,10 +72,10 @@ def test_what_was_measured_to_the_end_is_not_drawn_again() -> None:
 
 def test_sequences_of_the_first_comparison_are_drawn_anew() -> None:
     rows = {tuple(run(PARENT, 6.0, seed=seed)[1][0][1]) for seed in range(12)}
-    assert len(rows) > 3 and {row for pair in rows for row in pair} == set(range(N))
+    assert len(rows) > 3 and max(row for pair in rows for row in pair) > 8
     assert run(PARENT, 6.0, seed=3) == run(PARENT, 6.0, seed=3)
 
 
-@pytest.mark.parametrize(("samples", "expected"), [(1, 1), (3, 1), (8, 2), (32, 8)])
-def test_a_quarter_of_the_sequences_comes_first(samples: int, expected: int) -> None:
+@pytest.mark.parametrize(("samples", "expected"), [(1, 1), (8, 1), (15, 1), (32, 4)])
+def test_an_eighth_of_the_sequences_comes_first(samples: int, expected: int) -> None:
     assert selection.first_rows(samples) == expected

@@ -87,7 +87,7 @@ def test_where_nothing_can_be_swapped_the_mask_stays(count: int) -> None:
 def test_membership_is_of_the_kind_and_the_cost() -> None:
     space = Space.by_count("mlp", 2, L)
     assert SkipSet((), (1, 2)) in space
-    for other in (SkipSet((1, 2)), SkipSet((), (1,)), SkipSet((3,), (1, 2)), SkipSet((1, 2), (1, 2))):
+    for other in (SkipSet((1, 2)), SkipSet((), (1,)), SkipSet((3,), (1, 2)), SkipSet((), (1, L))):
         assert other not in space
     assert SkipSet((1,), (1,)) in Space.by_count("block", 1, L)
     assert SkipSet((1,), (2,)) not in Space.by_count("block", 1, L)

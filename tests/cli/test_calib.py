@@ -114,7 +114,7 @@ def test_from_text_to_a_healed_graph(project: Path) -> None:
         (("select", "models/tiny", "--latency-ms", "0"), "--latency-ms 0 is not above 0"),
         (
             ("select", "models/tiny", "--count", "1", "--select", "best"),
-            "choose from angular, cosine, greedy",
+            "choose from angular, cosine, evo, greedy",
         ),
         (("calibrate", "models/tiny", "--texts", "none.txt"), "none.txt does not exist"),
         (("calibrate", "models/tiny", "--length", "100000"), "not 256; give more --texts"),

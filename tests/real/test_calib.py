@@ -75,11 +75,11 @@ def test_rules_on_text_that_nothing_was_calibrated_on(folder: Path) -> None:
 
 
 def test_a_search_mends_what_cosine_chooses(folder: Path) -> None:
-    """MLPs, where similarity says least: four generations on 256 tokens, judged on other text."""
+    """MLPs, where similarity says least: three generations on 256 tokens, judged on other text."""
     tokens, _ = texts.cut(folder, texts.OWN, 128, 4, skip=60)
     race = Race(Reference(folder), "mlp", tokens)
     statistics = ModelStatistics(folder, samples=4, length=64)
-    question = Question("mlp", 8, LAYERS, statistics, evo=EvoOptions(generations=4))
+    question = Question("mlp", 8, LAYERS, statistics, evo=EvoOptions(generations=3))
     choice = selectors.choose("evo", question)
     cosine = selectors.choose("cosine", replace(question, evo=EvoOptions()))
     searched, ranked = (float(np.mean(race.losses(one.skip))) for one in (choice, cosine))

@@ -50,7 +50,7 @@ bench-score: $(VENV)/.ready  ## input tokens and documents a second beside lm-ev
 	TQDM_DISABLE=1 $(BIN)/python -m tests.bench_score
 
 bench-select: $(VENV)/.ready  ## the loss of every selector's choice on text that nothing was chosen by (an hour; PIPELINE_TEST_DATA)
-	$(BIN)/python -m tests.bench_select
+	$(BIN)/python -m tests.bench_select $(ARGS)
 
 bench-compensate: $(VENV)/.ready  ## what each form of compensation wins back, on C4 (an hour; PIPELINE_TEST_DATA)
 	$(BIN)/python -m tests.bench_compensate

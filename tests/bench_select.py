@@ -1,7 +1,9 @@
-"""`make bench-select`: the loss of every selector's choice on text that no rule has read, beside random ones.
+"""`make bench-select`: how far each rule's choice moves the model, on text that no rule has read.
 
-Calibrated on the project's own text (or `--texts`). Measured on C4's validation rows: nats a token at every
-second position.
+Choices are made on the project's own text (or `--texts`). They are judged on C4's validation rows, by the KL
+divergence from the whole model and the loss, nats a token at every fourth position, without and with the
+linear maps of `compensate` in the place of what is gone. Rows are appended to `--out` as they are measured,
+one line of JSON each; a run that was stopped goes on where it was, and `--table` prints what is there.
 """
 
 from __future__ import annotations
@@ -11,128 +13,161 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.calib import calibrate, selectors
+from pipeline.calib.compensation import stand_ins
+from pipeline.calib.compensation.moment_files import MomentsText
+from pipeline.calib.evolution.divergences import Divergences
 from pipeline.calib.evolution.options import EvoOptions
-from pipeline.calib.race import Race
 from pipeline.calib.selectors import ModelStatistics, Question
 from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
-from pipeline.models.reference import Reference
-from pipeline.types import BASE, SkipSet, UserError, count_of
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.reference import FAST, Reference
+from pipeline.types import SkipSet, UserError, count_of
 
-FRACTIONS = (0.10, 0.25, 0.33)
-SEEDS = range(3)
+Row = dict[str, Any]
+FRACTIONS = (0.10, 0.25, 0.33, 0.50)
+SEEDS = range(5)
+PAIRED = ("kl", "kl_linear", "loss", "loss_linear")
+"""What a row holds for each sequence, so that two rules can be compared sequence by sequence."""
 
 
-def sets(
-    kind: str, count: int, layers: int, told: ModelStatistics, names: list[str], minutes: float
-) -> dict[str, SkipSet]:
-    """Selector (with its seed) → its skip set; `joint` at as many sublayers as the blocks have."""
-    found = {}
+class Judge:
+    """Measures skip sets of one model.
+
+    Args:
+        model: the checkpoint.
+        held_out: text that no rule has read.
+        samples, length: of it.
+        kinds: whose linear maps are fitted.
+    """
+
+    def __init__(
+        self, model: Checkpoint, held_out: texts.TextInput, samples: int, length: int, kinds: list[str]
+    ) -> None:
+        tokens, _ = texts.cut(model.folder, held_out, length, samples)
+        reference = Reference(model.folder, load=FAST)
+        text = MomentsText.cut(model, texts.OWN, selectors.COMPENSATION_SAMPLES, 256)
+        self.plain = Divergences(reference, tokens)
+        self.compensated = {
+            kind: Divergences(reference, tokens, stand_ins.linear_maps(model, reference, kind, text))
+            for kind in kinds
+        }
+
+    def row(self, kind: str, skip: SkipSet, is_mended: bool) -> Row:
+        """Divergence and loss of each sequence, without and, if so, with linear maps."""
+        judges = {"": self.plain} | ({"_linear": self.compensated[kind]} if is_mended else {})
+        values = {f"kl{name}": judge.of(skip) for name, judge in judges.items()}
+        values |= {f"loss{name}": judge.losses(skip) for name, judge in judges.items()}
+        return {name: [round(float(value), 5) for value in each] for name, each in values.items()}
+
+
+def choices(
+    names: list[str], kind: str, count: int, layers: int, statistics: ModelStatistics, minutes: float
+) -> Iterator[tuple[str, SkipSet, float]]:
+    """(rule with its seed, skip set, seconds that the rule took now); `evo` takes so many minutes at most."""
+    # The number of sequences is greedy's; evo has its own.
+    evo_statistics = ModelStatistics(statistics.folder, statistics.text_input)
     for name in names:
+        rule, _, form = name.partition(":")
+        measured_on = evo_statistics if rule == "evo" else statistics
+        options = EvoOptions(None, form == "compensated", minutes) if rule == "evo" else EvoOptions()
         for seed in SEEDS if name == "random" else (0,):
-            number = 2 * count if name == "joint" and kind == "block" else count
-            label = name if name != "random" else f"random {seed}"
-            statistics, evo = told, EvoOptions()
-            if name == "evo":  # with its own number of sequences
-                statistics, evo = ModelStatistics(told.folder, told.text_input), EvoOptions(minutes=minutes)
+            started = time.monotonic()
             try:
-                question = Question(kind, number, layers, statistics, seed, evo)
-                found[label] = selectors.choose(name, question).skip
-            except UserError:
-                continue  # not a rule for this kind
-    return found
+                skip = selectors.choose(rule, Question(kind, count, layers, measured_on, seed, options)).skip
+            except UserError as error:
+                print(f"{name}, {count} {kind}: {error}", file=sys.stderr)
+                continue
+            yield f"random {seed}" if name == "random" else name, skip, time.monotonic() - started
 
 
-def losses(
-    folder: Path,
-    told: ModelStatistics,
-    held_out: texts.TextInput,
-    samples: int,
-    length: int,
-    names: list[str],
-    minutes: float,
-) -> list[dict]:
-    """One row for each (kind, fraction, selector)."""
-    tokens, _ = texts.cut(folder, held_out, length, samples)
-    race = Race(Reference(folder), "block", tokens)
-    layers = export.num_layers(checkpoint.open_checkpoint(folder).config)
-    base, known = float(np.mean(race.losses(BASE))), dict[str, float]()
-    rows = [{"kind": "", "fraction": 0.0, "selector": "base", "skip": "base", "loss": base}]
-    for kind in ("attn", "mlp", "block"):
-        for fraction in FRACTIONS:
-            found = sets(kind, count_of(fraction, layers), layers, told, names, minutes)
-            for name, skip in found.items():
-                if skip.name not in known:
-                    known[skip.name] = float(np.mean(race.losses(skip)))
-                rows.append(
-                    {
-                        "kind": kind,
-                        "fraction": fraction,
-                        "selector": name,
-                        "skip": skip.name,
-                        "loss": known[skip.name],
-                    }
-                )
-    return rows
+def measure(chosen: argparse.Namespace) -> None:
+    """Appends the rows that `--out` lacks."""
+    model = checkpoint.resolve(chosen.model)
+    source, kinds = texts.TextInput(tuple(chosen.texts)), chosen.kinds.split(",")
+    wanted = chosen.selectors.split(",")
+    calibrate.calibrate(model.folder, source, calibrate.CalibrationSettings(64, 256))
+    statistics = ModelStatistics(
+        model.folder, source, samples=chosen.greedy_samples, length=chosen.greedy_length
+    )
+    layers = export.num_layers(model.config)
+    judge = Judge(model, texts.TextInput((chosen.held_out,)), chosen.samples, chosen.length, kinds)
+    present = {(row["model"], row["kind"], row["fraction"], row["rule"]) for row in rows(chosen.out)}
+    for kind in kinds:
+        for fraction in map(float, chosen.fractions.split(",")):
+            for rule, skip, seconds in choices(
+                wanted, kind, count_of(fraction, layers), layers, statistics, chosen.evo_minutes
+            ):
+                if (model.model, kind, fraction, rule) in present:
+                    continue
+                row = {"model": model.model, "kind": kind, "fraction": fraction, "rule": rule}
+                row |= {"skip": skip.name, "seconds": round(seconds, 1)}
+                row |= judge.row(kind, skip, is_mended=not rule.startswith("random"))
+                with chosen.out.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(row) + "\n")
 
 
-def table(rows: list[dict]) -> Table:
-    """Selectors down, kinds and fractions across; the random control as its mean."""
-    columns = list(dict.fromkeys((row["kind"], row["fraction"]) for row in rows if row["kind"]))
-    made = Table(title=f"nats a token; base {rows[0]['loss']:.3f}")
-    made.add_column("selector")
-    for kind, fraction in columns:
-        made.add_column(f"{kind} {fraction:.0%}", justify="right")
-    for name in dict.fromkeys(row["selector"].split(" ")[0] for row in rows[1:]):
+def rows(out: Path) -> list[Row]:
+    """What has been measured."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+
+
+def table(measured: list[Row], value: str) -> Table:
+    """Rules down, kinds and fractions across: mean ± standard error; random as the mean of its seeds."""
+    columns = list(dict.fromkeys((row["kind"], row["fraction"]) for row in measured))
+    result = Table(title=f"{measured[0]['model']}: {value}, nats a token")
+    for heading in ("rule", *(f"{kind} {fraction:.0%}" for kind, fraction in columns)):
+        result.add_column(heading)
+    for rule in dict.fromkeys(row["rule"].split(" ")[0] for row in measured):
         cells = []
         for column in columns:
-            mine = [
-                r["loss"]
-                for r in rows
-                if r["selector"].split(" ")[0] == name and (r["kind"], r["fraction"]) == column
+            values = [
+                row[value]
+                for row in measured
+                if row["rule"].split(" ")[0] == rule
+                and (row["kind"], row["fraction"]) == column
+                and value in row
             ]
-            cells.append(f"{np.mean(mine):.3f}" if mine else "")
-        made.add_row(name, *cells)
-    return made
+            each = np.mean(values, axis=0) if values else np.array([])
+            cells.append(f"{each.mean():.3f} ± {each.std(ddof=1) / len(each) ** 0.5:.3f}" if values else "")
+        result.add_row(rule, *cells)
+    return result
 
 
 def main() -> int:
-    """Calibrates where needed, and prints the table."""
+    """Measures what is missing, and prints the tables."""
     data = Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data"))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--texts", type=Path, nargs="*", default=[])
+    parser.add_argument("--kinds", default="attn,mlp")
+    parser.add_argument("--fractions", default=",".join(map(str, FRACTIONS)))
+    names = [name for name in selectors.names() if name != "published"]
+    parser.add_argument("--selectors", default=",".join([*names, "evo:compensated"]))
+    parser.add_argument("--evo-minutes", type=float, default=5.0, help="of each search by evo")
+    parser.add_argument("--texts", type=Path, nargs="*", default=[], help="that rules read")
     parser.add_argument("--held-out", type=Path, default=data / "c4" / "validation.jsonl")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--greedy-samples", type=int, default=32, help="sequences that greedy measures on")
+    parser.add_argument("--greedy-samples", type=int, default=None, help="sequences that rules measure on")
     parser.add_argument("--greedy-length", type=int, default=256)
-    parser.add_argument("--evo-minutes", type=float, default=5.0, help="of each search by evo")
-    parser.add_argument("--selectors", default=",".join(selectors.names()))
+    parser.add_argument("--out", type=Path, default=Path("bench-select.jsonl"))
+    parser.add_argument("--table", action="store_true", help="measure nothing")
     chosen = parser.parse_args()
-    found = checkpoint.resolve(chosen.model)
-    source, started = texts.TextInput(tuple(chosen.texts)), time.monotonic()
-    calibrate.calibrate(found.folder, source, calibrate.CalibrationSettings(64, 256))
-    told = ModelStatistics(found.folder, source, samples=chosen.greedy_samples, length=chosen.greedy_length)
-    rows = losses(
-        found.folder,
-        told,
-        texts.TextInput((chosen.held_out,)),
-        chosen.samples,
-        chosen.length,
-        chosen.selectors.split(","),
-        chosen.evo_minutes,
-    )
-    print(json.dumps(rows))
-    Console(width=140).print(table(rows))
-    print(f"{time.monotonic() - started:.0f} s")
+    if not chosen.table:
+        measure(chosen)
+    every = rows(chosen.out)
+    for model in dict.fromkeys(row["model"] for row in every):
+        for value in PAIRED:
+            Console(width=160).print(table([row for row in every if row["model"] == model], value))
     return 0
 
 

@@ -77,12 +77,12 @@ ROWS = (
     row("base", 100.0, 0.0, score("smoke", 0.5), score("sums", 0.2)),
     row("attn1-2", 80.0, 0.5, score("smoke", 0.4), score("sums", 0.1)),
     row("attn1_3", 80.0, 0.4, score("smoke", 0.3), score("sums", 0.1), is_choice=True),
-    row("attn2-3", 90.0, 0.4, score("smoke", 0.6), score("sums", 0.2), enough_clean=False),
+    row("attn2", 90.0, 0.4, score("smoke", 0.6), score("sums", 0.2), enough_clean=False),
 )
 
 
 def test_both_fronts_are_marked_on_their_own() -> None:
-    """attn1-2 ties with attn1_3 in time and is further; its mean score of 25 % is better than 20 %."""
+    """attn1-2 and attn1_3 do as much work: the one has the better mean score, the other is nearer."""
     record = compared(*ROWS)
     assert fronts(record) == [(True, False), (False, True), (True, False), (False, True)]
     assert [row.average for row in record.rows] == pytest.approx([0.35, 0.25, 0.2, 0.4])
@@ -99,6 +99,15 @@ def test_without_scores_there_is_one_front() -> None:
 def test_equal_rows_are_both_on_the_front() -> None:
     twins = compared(ROWS[0], ROWS[1], row("attn5-6", 80.0, 0.5, score("smoke", 0.4), score("sums", 0.1)))
     assert fronts(twins)[1:] == [(True, True)] * 2
+
+
+def test_noise_between_rows_of_equal_work_takes_none_off_the_front() -> None:
+    """Two attention sublayers less: 80 and 84 ms are one time, 82, and so the nearer one alone is kept."""
+    slower = row("attn1-2", 84.0, 0.1, score("smoke", 0.4))
+    faster = row("attn5-6", 80.0, 0.5, score("smoke", 0.3))
+    other = row("attn5+mlp6", 83.0, 0.05, score("smoke", 0.2))
+    record = compared(row("base", 100.0, 0.0, score("smoke", 0.5)), slower, faster, other)
+    assert fronts(record) == [(True, True), (True, True), (False, False), (True, False)]
 
 
 def test_the_table_has_a_row_each_with_the_base_first() -> None:

@@ -123,7 +123,7 @@ def _order(
     path: Path, request: GreedyRequest, count: int, make_race: Callable[[], racing.Race]
 ) -> GreedyRecord:
     """The order in a file, measured on where it is shorter than `count`."""
-    with store.lock(path.parent):
+    with store.lock(path, make=False):  # the record's own: other rules go on meanwhile
         known = records.read_same(GreedyRecord, path, request)
         if known is not None and len(known.steps) >= count:
             return known

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline import store
 from pipeline.calib import race, search
 from pipeline.calib.compensation import overlay
 from pipeline.calib.compensation.forms import Form, fit
@@ -18,7 +19,7 @@ from pipeline.calib.compensation.overlay import compose
 from pipeline.calib.compensation.plan import single_places
 from pipeline.calib.compensation.workbench import Workbench
 from pipeline.models import checkpoint, texts
-from pipeline.store.records import GreedyRecord, read
+from pipeline.store.records import GreedyRecord, Removal, read
 from pipeline.types import BASE, SkipSet, UserError
 from tests import tiny
 
@@ -164,3 +165,23 @@ def test_an_order_of_version_0_1_is_continued(folder: Path) -> None:
     del old["texts"]["characters"]
     path.write_text(json.dumps(old))
     assert search.GreedySearch(folder, texts.OWN, 2, 16).removals("mlp", 2).steps[:1] == order.steps
+
+
+def test_what_other_rules_know_can_be_read_while_an_order_is_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each record has a lock of its own: neither the folder's nor another kind's is taken."""
+    run, taken = race.Race.run, list[Path]()
+
+    def run_and_lock(self: race.Race, removed: SkipSet) -> Removal:
+        calib = store.Project().calib("tiny")
+        for place in (calib, calib / "greedy-attn.json"):
+            with store.lock(place, wait=False, make=False):
+                taken.append(place)
+        with pytest.raises(BlockingIOError), store.lock(calib / "greedy-mlp.json", wait=False, make=False):
+            pass
+        return run(self, removed)
+
+    monkeypatch.setattr(race.Race, "run", run_and_lock)
+    order = search.GreedySearch(folder, texts.OWN, 2, 16).removals("mlp", 1)
+    assert len(order.steps) == 1 and len(taken) == 2

@@ -77,7 +77,7 @@ class EvoSearch:
         request = self._request(space, start, seed, source, text.source.ids if text else None)
         path, limits = self._path(request), EvoLimits(options)
         request = request.replaced(texts=source.replaced(origin=self.text_input.origin(path)))
-        with store.lock(path.parent):
+        with store.lock(path, make=False):  # the record's own: other rules go on meanwhile
             known = _of_space(records.read_same(EvoRecord, path, request), space)
             if known is not None and (stopped := limits.reached(known)):
                 return known.until(limits.generations).replaced(stopped=stopped)

@@ -79,8 +79,10 @@ def swaps(choice: Choice, num_layers: int, limit: int) -> list[SkipSet]:
     ]
     near = _by_distance(choice.skip, num_layers)
     order = [(gone, other) for _, _, gone, other in sorted(pairs, key=lambda pair: pair[:2])] + near
-    made = dict.fromkeys(_less(choice.skip, gone) | other for gone, other in order)
-    return [skip for skip in made if skip != choice.skip and _shape(skip) == _shape(choice.skip)][:limit]
+    neighbours = dict.fromkeys(_less(choice.skip, gone) | other for gone, other in order)
+    return [skip for skip in neighbours if skip != choice.skip and _shape(skip) == _shape(choice.skip)][
+        :limit
+    ]
 
 
 def _by_distance(skip: SkipSet, num_layers: int) -> list[tuple[SkipSet, SkipSet]]:

@@ -100,9 +100,9 @@ def test_from_a_choice_to_scores_in_one_merged_graph(
         assert smoke.benchmark == "smoke" and row.average == smoke.value and smoke.checked
         alone = score.score([Path(row.artefact)], ["smoke"])  # from the answers that the merged graph gave
         assert alone[0].value == smoke.value
-    found = {one.name: one for one in collect.collect().artefacts}
+    artefacts = {one.name: one for one in collect.collect().artefacts}
     for name in ("mlp0~linear.fp32", "mlp1~linear.fp32"):
-        assert found[name].latency(100) and found[name].score("smoke")  # `report` shows both
+        assert artefacts[name].latency(100) and artefacts[name].score("smoke")  # `report` shows both
     monkeypatch.setattr(score, "score", lambda *_: pytest.fail("scored again"))
     assert compared(capsys, *options) == first and len(merges) == 1
 

@@ -41,9 +41,9 @@ def is_closed(text: str) -> bool:
 
 def test_the_script_makes_the_rows_byte_for_byte(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "runs" / "probes.py", tmp_path], check=True)
-    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert made == {path.name: path.read_bytes() for path in FOLDER.glob("*.jsonl")}
-    assert sorted(made) == [f"{probe}.jsonl" for probe in PROBES]
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert written == {path.name: path.read_bytes() for path in FOLDER.glob("*.jsonl")}
+    assert sorted(written) == [f"{probe}.jsonl" for probe in PROBES]
 
 
 @pytest.mark.parametrize("probe", PROBES)

@@ -7,7 +7,7 @@ comes first, then that of this checkout, then that of the installed package.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -226,10 +226,37 @@ def _refuse_doubles(sets: Iterable[PublishedSet], where: object) -> None:
 
 
 def models(project: store.Project | None = None) -> list[PublishedModel]:
-    """The models that sets are known of; of two files of one name the project's is read.
+    """The models that sets are known of, the project's first; of two files of one name its own is read.
 
     Raises:
         UserError: as `read`.
     """
-    files = {file.name: file for folder in reversed(folders(project)) for file in folder.glob("*.toml")}
-    return [read(files[name]) for name in sorted(files)]
+    files: dict[str, Path] = {}
+    for folder in folders(project):
+        for file in sorted(folder.glob("*.toml")):
+            files.setdefault(file.name, file)
+    return [read(file) for file in files.values()]
+
+
+def joined(models: Sequence[PublishedModel]) -> PublishedModel:
+    """What several files say of one model, as one; of two sets of one name the first.
+
+    Args:
+        models: of the files, in their order; one at least.
+
+    Raises:
+        UserError: they differ in the number of layers.
+    """
+    first = models[0]
+    sets: dict[str, PublishedSet] = {}
+    for one in models:
+        if one.layers != first.layers:
+            raise UserError(
+                f"two files of calib/published differ: {first.model} has {first.layers} layers, "
+                f"{one.model} {one.layers}"
+            )
+        for each in one.sets:
+            sets.setdefault(each.name, each)
+    names = dict.fromkeys(name for one in models for name in (one.model, *one.aliases))
+    aliases = tuple(name for name in names if name != first.model)
+    return PublishedModel(first.model, aliases, first.layers, tuple(sets.values()))

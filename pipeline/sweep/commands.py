@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.calib import selectors
 from pipeline.sweep import sections
 from pipeline.sweep.jobs import Command, GridCell
 from pipeline.sweep.sections import Recipe, Section, TextSection
@@ -27,11 +28,21 @@ def calibrate(model: str, settings: sections.CalibrateSection) -> Command:
 def select(model: str, cell: GridCell, settings: sections.SelectSection) -> Command:
     """`pipeline select`, whose JSON is its result."""
     rule = ("--kind", str(cell.kind), "--frac", f"{cell.frac:g}", "--select", str(cell.select))
-    options = _options(settings, "seed", "samples", "length", "tokens")
+    start = settings.start
+    read = [name for name in selectors.READERS if selectors.is_read(name, str(cell.select), start)]
+    options = _options(settings, *(name for name in read if name not in ("texts", "dataset")))
     if cell.select == "evo":
         options += _options(settings, "start", "minutes", "generations")
         options += ["--compensated"] if settings.compensated else []
-    return ("pipeline", "select", model, *rule, *options, *_text(settings), "--json")
+    return (
+        "pipeline",
+        "select",
+        model,
+        *rule,
+        *options,
+        *(_text(settings) if "texts" in read else ()),
+        "--json",
+    )
 
 
 def check(artefact: Path) -> Command:

@@ -35,9 +35,9 @@ def test_calibrate_and_select_name_their_text(workdir: Path) -> None:
     )
     assert commands.calibrate("m", read.calibrate)[3:] == ("--samples", "2", "--texts", "a b.txt")
     select = words(commands.select("m", GridCell("mlp", 0.25, "angular"), read.select))
-    assert select == (
-        "pipeline select m --kind mlp --frac 0.25 --select angular --tokens mean --dataset c4:en --json"
-    )
+    assert select == "pipeline select m --kind mlp --frac 0.25 --select angular --tokens mean --json"
+    select = words(commands.select("m", GridCell("mlp", 0.25, "greedy"), read.select))
+    assert select == "pipeline select m --kind mlp --frac 0.25 --select greedy --dataset c4:en --json"
 
 
 @pytest.mark.parametrize(

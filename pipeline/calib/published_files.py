@@ -22,7 +22,8 @@ from pipeline.types import SkipSet, UserError
 SetKind = Literal["attn", "mlp", "block", "any"]
 """`any`: attention and MLP sublayers, not of the same layers."""
 _FORM = ConfigDict(extra="forbid", frozen=True, strict=True)
-_Words = Annotated[str, Field(min_length=1, max_length=2000)]
+_Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""One line: control characters would move a terminal's cursor."""
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", max_length=200)]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=80)]
 

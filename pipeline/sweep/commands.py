@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pipeline.calib import selectors
@@ -28,21 +29,14 @@ def calibrate(model: str, settings: sections.CalibrateSection) -> Command:
 def select(model: str, cell: GridCell, settings: sections.SelectSection) -> Command:
     """`pipeline select`, whose JSON is its result."""
     rule = ("--kind", str(cell.kind), "--frac", f"{cell.frac:g}", "--select", str(cell.select))
-    start = settings.start
-    read = [name for name in selectors.READERS if selectors.is_read(name, str(cell.select), start)]
+    reads = partial(selectors.is_read, rule=str(cell.select), start=settings.start)
+    read = [name for name in selectors.READERS if reads(name)]
     options = _options(settings, *(name for name in read if name not in ("texts", "dataset")))
     if cell.select == "evo":
         options += _options(settings, "start", "minutes", "generations")
         options += ["--compensated"] if settings.compensated else []
-    return (
-        "pipeline",
-        "select",
-        model,
-        *rule,
-        *options,
-        *(_text(settings) if "texts" in read else ()),
-        "--json",
-    )
+    options += _text(settings) if "texts" in read else []
+    return ("pipeline", "select", model, *rule, *options, "--json")
 
 
 def check(artefact: Path) -> Command:

@@ -8,6 +8,7 @@ seconds that it takes; s the seconds to save. scipy solves it (HiGHS).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,6 +44,19 @@ class TimeBudget:
     length: int
     devices: Devices = CPU
 
+    def refuse_nonsense(self) -> None:
+        """Refuses what nothing can keep, before anything is measured.
+
+        Raises:
+            UserError: the speed-up is not above 1, or the milliseconds or tokens are not above 0.
+        """
+        if self.speedup is not None:
+            refuse_speedup(self.speedup)
+        if self.latency_ms is not None and not 0 < self.latency_ms < math.inf:
+            raise UserError(f"--latency-ms {self.latency_ms:g} is not a number above 0")
+        if self.length < 1:
+            raise UserError(f"--length {self.length} is not at least 1")
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -72,6 +86,16 @@ class Approach(NamedTuple):
     rounds: list[Round]
     reached: bool
     times: SublayerTimes
+
+
+def refuse_speedup(speedup: float) -> None:
+    """Refuses what is no speed-up.
+
+    Raises:
+        UserError: it is not above 1, or not finite.
+    """
+    if not 1 < speedup < math.inf:
+        raise UserError(f"a speed-up of {speedup:g} is none; ask for more than 1")
 
 
 def candidates(kind: str, similarity: Similarity) -> dict[SkipSet, float]:
@@ -147,10 +171,10 @@ def approach(
         measure: the speed-up that a skip set really gives.
 
     Raises:
-        UserError: the speed-up is not above 1, or beyond what all candidates together are predicted to give.
+        UserError: the speed-up is not above 1 and finite, or beyond what all candidates together are
+            predicted to give.
     """
-    if not speedup > 1:
-        raise UserError(f"a speed-up of {speedup:g} is none; ask for more than 1")
+    refuse_speedup(speedup)
     rounds: list[Round] = []
     while len(rounds) < ROUNDS:
         try:

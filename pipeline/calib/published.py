@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline import store
-from pipeline.calib.published_files import PublishedModel, PublishedSet, SetKind, models
+from pipeline.calib.published_files import PublishedModel, PublishedSet, SetKind, joined, models
 from pipeline.models import origins
 from pipeline.store import records
 from pipeline.store.records import CheckpointSource
@@ -51,7 +51,7 @@ def _folder(typed: str) -> Path | None:
 
 
 def find(ids: Iterable[str], num_layers: int | None = None) -> PublishedModel:
-    """What was published of a model.
+    """What was published of a model, in whichever files; a project's own sets come first.
 
     Args:
         ids: what may be its id (`ids_of`).
@@ -61,10 +61,10 @@ def find(ids: Iterable[str], num_layers: int | None = None) -> PublishedModel:
         UserError: of none of them any set is known, or the model has another number of layers.
     """
     known = models(store.Project())
-    named = [name.casefold() for name in ids]
-    for published in known:
-        if not {name.casefold() for name in (published.model, *published.aliases)} & set(named):
-            continue
+    named = {name.casefold() for name in ids}
+    of_it = [one for one in known if {name.casefold() for name in (one.model, *one.aliases)} & named]
+    if of_it:
+        published = joined(of_it)
         if num_layers not in (None, published.layers):
             raise UserError(
                 f"the sets of {published.model} are of {published.layers} layers, "
@@ -74,7 +74,7 @@ def find(ids: Iterable[str], num_layers: int | None = None) -> PublishedModel:
     what = f"of {next(iter(ids), 'this model')!r:.80}"
     raise UserError(
         f"no published skip set {what} is known; there are some of "
-        f"{', '.join(published.model for published in known)}"
+        f"{', '.join(dict.fromkeys(one.model for one in known))}"
     )
 
 

@@ -7,7 +7,7 @@ comes first, then that of this checkout, then that of the installed package.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,7 +22,8 @@ from pipeline.types import SkipSet, UserError
 SetKind = Literal["attn", "mlp", "block", "any"]
 """`any`: attention and MLP sublayers, not of the same layers."""
 _FORM = ConfigDict(extra="forbid", frozen=True, strict=True)
-_Words = Annotated[str, Field(min_length=1, max_length=2000)]
+_Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""One line: control characters would move a terminal's cursor."""
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", max_length=200)]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=80)]
 
@@ -226,10 +227,37 @@ def _refuse_doubles(sets: Iterable[PublishedSet], where: object) -> None:
 
 
 def models(project: store.Project | None = None) -> list[PublishedModel]:
-    """The models that sets are known of; of two files of one name the project's is read.
+    """The models that sets are known of, the project's first; of two files of one name its own is read.
 
     Raises:
         UserError: as `read`.
     """
-    files = {file.name: file for folder in reversed(folders(project)) for file in folder.glob("*.toml")}
-    return [read(files[name]) for name in sorted(files)]
+    files: dict[str, Path] = {}
+    for folder in folders(project):
+        for file in sorted(folder.glob("*.toml")):
+            files.setdefault(file.name, file)
+    return [read(file) for file in files.values()]
+
+
+def joined(models: Sequence[PublishedModel]) -> PublishedModel:
+    """What several files say of one model, as one; of two sets of one name the first.
+
+    Args:
+        models: of the files, in their order; one at least.
+
+    Raises:
+        UserError: they differ in the number of layers.
+    """
+    first = models[0]
+    sets: dict[str, PublishedSet] = {}
+    for one in models:
+        if one.layers != first.layers:
+            raise UserError(
+                f"two files of calib/published differ: {first.model} has {first.layers} layers, "
+                f"{one.model} {one.layers}"
+            )
+        for each in one.sets:
+            sets.setdefault(each.name, each)
+    names = dict.fromkeys(name for one in models for name in (one.model, *one.aliases))
+    aliases = tuple(name for name in names if name != first.model)
+    return PublishedModel(first.model, aliases, first.layers, tuple(sets.values()))

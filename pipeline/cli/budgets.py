@@ -104,8 +104,8 @@ def choose(folder: Path, budget: TimeBudget, rule: str, question: Question) -> T
     question.evo.belong_to(rule)
     if rule not in RULES:
         raise UserError(f"--select {rule:.40} takes a --count; for a time choose {' or '.join(RULES)}")
-    if budget.latency_ms is not None and budget.latency_ms <= 0:
-        raise UserError(f"--latency-ms {budget.latency_ms:g} is not above 0")
+    budget.refuse_nonsense()
+    start = _named_start(budget.kind, question) if rule == "evo" else None
     damage = latency_budget.candidates(budget.kind, similarity.of_checkpoint(folder))
     base = stage.export_base(checkpoint.open_checkpoint(folder), "fp32")
     length, provider = budget.length, budget.devices.graphs
@@ -115,7 +115,7 @@ def choose(folder: Path, budget: TimeBudget, rule: str, question: Question) -> T
     way = latency_budget.choose(damage, times, wanted, measure)
     search = None
     if rule == "evo" and way.reached:
-        hunt = _Hunt(budget.kind, question, damage, way.rounds[-1].skip)
+        hunt = _Hunt(budget.kind, question, damage, start or way.rounds[-1].skip)
         hunted = latency_budget.approach(hunt.find, damage, way.times, wanted, measure)
         way, search = _joined(way, hunted), hunt.choice if hunted.reached else None
     return TimedChoice(budget.kind, length, times, way.rounds, way.reached, provider, search)
@@ -128,20 +128,11 @@ class _Hunt:
         kind: 'attn', 'mlp', 'block' or 'any'.
         question: how they search; the minutes are of all of them together.
         damage: of each candidate alone.
-        first: what `cosine` chose.
+        first: what the first one begins with.
     """
 
     def __init__(self, kind: str, question: Question, damage: dict[SkipSet, float], first: SkipSet) -> None:
-        from pipeline.calib.selectors import evo
-
-        self.kind, self.question, self.damage = kind, question, damage
-        start = question.evo.start
-        if start in (None, evo.FIRST):
-            self.best = first
-        elif start in _rules():
-            raise UserError(f"--start {start} takes a --count; for a time name a skip set, or {evo.FIRST}")
-        else:
-            self.best = evo.named_start(question.evo, question)
+        self.kind, self.question, self.damage, self.best = kind, question, damage, first
         self.seconds = 0.0
         self.records: list[EvoRecord] = []
 
@@ -168,10 +159,25 @@ class _Hunt:
         return evo.of_record(self.records[-1])
 
 
-def _rules() -> list[str]:
-    from pipeline.calib import selectors
+def _named_start(kind: str, question: Question) -> SkipSet | None:
+    """The set that --start names; None for what `cosine` chooses.
 
-    return selectors.names()
+    Raises:
+        UserError: it names another rule or no set of this kind, or the seed is none.
+    """
+    from pipeline.calib import selectors
+    from pipeline.calib.evolution import space
+    from pipeline.calib.selectors import evo
+
+    selectors.refuse_seed(question.seed)
+    start = question.evo.start
+    if start in (None, evo.FIRST):
+        return None
+    if start in selectors.names():
+        raise UserError(f"--start {start} takes a --count; for a time name a skip set, or {evo.FIRST}")
+    named = evo.named_start(question.evo, question)
+    space.refuse_others(space.kinds_of(kind), named)
+    return named
 
 
 def _joined(cosine: Approach, evo: Approach) -> Approach:

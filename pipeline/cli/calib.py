@@ -12,6 +12,7 @@ from pipeline.cli import arguments, budgets, choices, extras, prerequisites, pub
 from pipeline.cli import finalists as compared
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, Model, ProviderOption, app, show_result
 from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
+from pipeline.cli.rule_options import RuleOptions
 from pipeline.store import records
 from pipeline.types import CPU, Provider, UserError
 
@@ -90,7 +91,7 @@ def select(
             "(default) or evo.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of rules that draw (0).")] = None,
     texts: Texts = None,
     dataset: Dataset = None,
     samples: Annotated[
@@ -104,7 +105,9 @@ def select(
         int | None,
         typer.Option(help="Tokens of each (256); with a time: of the text that is timed (100)."),
     ] = None,
-    tokens: Annotated[str, typer.Option(help="Where angular reads the distance: final or mean.")] = "final",
+    tokens: Annotated[
+        str | None, typer.Option(help="Where angular reads the distance: final (default) or mean.")
+    ] = None,
     speedup: Annotated[
         float | None, typer.Option(help="Instead of a count: so much faster than the whole model, 1.2.")
     ] = None,
@@ -116,7 +119,10 @@ def select(
     minutes: Minutes = None,
     generations: Generations = None,
     model_option: Annotated[str | None, typer.Option("--model", help="Instead of MODEL.")] = None,
-    set_name: Annotated[str | None, typer.Option("--set", help="Name of a published set.")] = None,
+    set_name: Annotated[
+        str | None,
+        typer.Option("--set", help="Name of a published set.", callback=arguments.not_empty),
+    ] = None,
     finalists: compared.FinalistsOption = None,
     form: compared.FormOption = None,
     tasks: compared.FinalistTasks = None,
@@ -137,6 +143,8 @@ def select(
     rule = selector or ("cosine" if is_timed else "last")
     options = EvoOptions(start, compensated, minutes, generations)
     options.belong_to(rule)
+    typed = RuleOptions(seed, tokens, texts, dataset, samples, length)
+    typed.belong_to(rule, start, is_timed, finalists is not None)
     comparison = compared.FinalistOptions.asked(finalists, form, tasks)
     if rule == "published" or set_name is not None:
         published.refuse_other_options(rule, set_name, is_timed, comparison is not None)
@@ -159,11 +167,11 @@ def select(
     source = checkpoint.resolve(name, proof=prerequisites.prove)
     layers = num_layers(source.config)
     number = count if count is not None else count_of(frac or 0.0, layers)
-    measured = 256 if is_timed else length or 256
-    statistics = selectors.ModelStatistics(source.folder, text, samples, measured, tokens, device)
-    question = selectors.Question(kind or "block", number, layers, statistics, seed, options)
+    measured = 256 if is_timed or length is None else length
+    statistics = selectors.ModelStatistics(source.folder, text, samples, measured, tokens or "final", device)
+    question = selectors.Question(kind or "block", number, layers, statistics, seed or 0, options)
     if is_timed:
-        budget = TimeBudget(kind or "any", speedup, latency_ms, length or 100, devices)
+        budget = TimeBudget(kind or "any", speedup, latency_ms, 100 if length is None else length, devices)
         timed = budgets.choose(source.folder, budget, rule, question)
         if comparison:
             compared.show(compared.timed(rule, timed, statistics, devices), comparison, as_json)

@@ -6,9 +6,14 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import arguments
+
 Start = Annotated[
     str | None,
-    typer.Option(help="Of evo: a rule (cosine), or a skip set, that the search begins with."),
+    typer.Option(
+        help="Of evo: a rule (cosine), or a skip set, that the search begins with.",
+        callback=arguments.not_empty,
+    ),
 ]
 Compensated = Annotated[
     bool,

@@ -39,11 +39,18 @@ FinalistsOption = Annotated[
 FormOption = Annotated[
     str | None,
     typer.Option(
-        "--with", help="What stands in for what a finalist skips, as in `compensate` (linear); or none."
+        "--with",
+        help="What stands in for what a finalist skips, as in `compensate` (linear); or none.",
+        callback=arguments.not_empty,
     ),
 ]
 FinalistTasks = Annotated[
-    str | None, typer.Option("--tasks", help=f"Benchmarks that finalists are scored on ({TASKS}); or none.")
+    str | None,
+    typer.Option(
+        "--tasks",
+        help=f"Benchmarks that finalists are scored on ({TASKS}); or none.",
+        callback=arguments.not_empty,
+    ),
 ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from pipeline.calib import selectors
 from pipeline.sweep import sections
 from pipeline.sweep.jobs import Command, GridCell
 from pipeline.sweep.sections import Recipe, Section, TextSection
@@ -27,11 +29,14 @@ def calibrate(model: str, settings: sections.CalibrateSection) -> Command:
 def select(model: str, cell: GridCell, settings: sections.SelectSection) -> Command:
     """`pipeline select`, whose JSON is its result."""
     rule = ("--kind", str(cell.kind), "--frac", f"{cell.frac:g}", "--select", str(cell.select))
-    options = _options(settings, "seed", "samples", "length", "tokens")
+    reads = partial(selectors.is_read, rule=str(cell.select), start=settings.start)
+    read = [name for name in selectors.READERS if reads(name)]
+    options = _options(settings, *(name for name in read if name not in ("texts", "dataset")))
     if cell.select == "evo":
         options += _options(settings, "start", "minutes", "generations")
         options += ["--compensated"] if settings.compensated else []
-    return ("pipeline", "select", model, *rule, *options, *_text(settings), "--json")
+    options += _text(settings) if "texts" in read else []
+    return ("pipeline", "select", model, *rule, *options, "--json")
 
 
 def check(artefact: Path) -> Command:

@@ -96,13 +96,13 @@ class SelectSection(TextSection):
 
     Attributes:
         seed: of rules that draw.
-        samples, length: of the text that a rule which measures (greedy) reads.
+        samples, length: of the text that a rule which measures (greedy) reads; None: the rule's own default.
         tokens: at which token `angular` reads the distance.
         start, compensated, minutes, generations: of `evo` alone.
     """
 
     seed: Seed = 0
-    samples: Positive = 32
+    samples: Positive | None = None
     length: Positive = 256
     tokens: Literal["final", "mean"] = "final"
     start: Text | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +52,33 @@ def test_the_solution_is_that_of_brute_force(seed: int) -> None:
 def test_what_cannot_be_reached_is_said() -> None:
     with pytest.raises(UserError, match=r"predicted to give 3\.33x, and 4\.00x was asked"):
         latency_budget.choose(some(0), TIMES, 4.0, lambda skip: 1.0)
-    with pytest.raises(UserError, match="is none"):
-        latency_budget.choose(some(0), TIMES, 1.0, lambda skip: 1.0)
+    for speedup in (1.0, math.nan, math.inf):
+        with pytest.raises(UserError, match="is none"):
+            latency_budget.choose(some(0), TIMES, speedup, lambda skip: 1.0)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "milliseconds", "length", "message"),
+    [
+        (math.inf, None, 20, "a speed-up of inf is none"),
+        (None, math.nan, 20, "--latency-ms nan is not a number above 0"),
+        (None, math.inf, 20, "--latency-ms inf is not a number above 0"),
+        (None, -1.0, 20, "--latency-ms -1 is not a number above 0"),
+        (1.2, None, 0, "--length 0 is not at least 1"),
+    ],
+)
+def test_a_budget_that_nothing_keeps_is_refused(
+    speedup: float | None, milliseconds: float | None, length: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        latency_budget.TimeBudget("any", speedup, milliseconds, length).refuse_nonsense()
 
 
 @pytest.mark.parametrize("truth", [0.6, 0.85, 1.2])
 def test_a_finalist_that_misses_is_chosen_again_with_corrected_times(truth: float) -> None:
     """Sublayers that really take `truth` times what was thought."""
     thought, real = TIMES, TIMES.scaled(truth)
-    rounds, reached = latency_budget.choose(
+    rounds, reached, _ = latency_budget.choose(
         some(3), thought, 1.25, lambda skip: real.whole / (real.whole - real.of(skip))
     )
     assert reached and rounds[-1].measured >= 1.25
@@ -67,7 +86,7 @@ def test_a_finalist_that_misses_is_chosen_again_with_corrected_times(truth: floa
 
 
 def test_what_the_machine_never_gives_ends() -> None:
-    rounds, reached = latency_budget.choose(some(1), TIMES, 1.5, lambda skip: 1.01)
+    rounds, reached, _ = latency_budget.choose(some(1), TIMES, 1.5, lambda skip: 1.01)
     assert not reached and 1 <= len(rounds) <= latency_budget.ROUNDS
     assert (
         latency_budget.choose(some(1), TIMES, 1.2, lambda skip: 0.9)[1] is False

@@ -37,6 +37,24 @@ def test_another_number_of_layers_is_refused(tiny: PublishedModel) -> None:
         published.find(["made-up/tiny"], 6)
 
 
+def test_sets_of_one_model_in_several_files_stand_together(workdir: Path, tiny: PublishedModel) -> None:
+    """Whatever a project's own file is called: its sets come first, and hide others of their names."""
+    own = made_up.TEXT.replace("made-up/tiny", "meta-llama/Llama-2-7b-hf").replace("= 4", "= 32")
+    own = own.replace('"coin-block2"', '"shortgpt-block9"')
+    shipped = published.find(["meta-llama/Llama-2-7b-hf"])
+    (workdir / "calib" / "published" / "zz.toml").write_text(own)
+    both = published.find(["meta-llama/Llama-2-7b-hf"], 32)
+    names = [one.name for one in both.sets]
+    assert names[:4] == ["dice-mlp1", "dice-any3", "dice-block2", "shortgpt-block9"]
+    assert len(names) == len(set(names)) == len(shipped.sets) + 3
+    assert Wanted(name="shortgpt-block9").one(both).skip.name == "block0-1"
+    assert "made-up/small" in both.aliases and both.model not in both.aliases
+    assert published.find(["made-up/tiny"]).sets == tiny.sets
+    (workdir / "calib" / "published" / "zz.toml").write_text(own.replace("= 32", "= 31"))
+    with pytest.raises(UserError, match=r"two files of calib/published differ: .* has 31 layers, .* 32"):
+        published.find(["meta-llama/Llama-2-7b-hf"])
+
+
 def test_a_folder_says_where_it_is_from(workdir: Path) -> None:
     folder = workdir / "somewhere" / "mine"
     folder.mkdir(parents=True)

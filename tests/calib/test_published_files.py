@@ -69,6 +69,13 @@ def test_a_set_is_what_its_source_prints(path: Path) -> None:
         assert set(one.skip.attention) | set(one.skip.mlp) == expected, one.name
 
 
+@pytest.mark.parametrize("words", ["\\u001b[2J", "two\\nlines", "\\u009b1A"])
+def test_control_characters_are_refused(words: str, workdir: Path) -> None:
+    path = published.write(workdir, published.TEXT.replace("thrown dice", words))
+    with pytest.raises(UserError, match=r"tiny.toml at 'sources.paper.rule'"):
+        published_files.read(path)
+
+
 def test_no_set_stands_twice_in_a_source(models: dict[str, PublishedModel]) -> None:
     for model in models.values():
         for source in {one.entry.source for one in model.sets}:

@@ -60,10 +60,13 @@ def test_options_that_contradict_or_lack_each_other_are_refused(
         SkipOptions(*options).skip_set(LAYERS)
 
 
-@pytest.mark.parametrize("rule", ["random", "last"])
-def test_a_negative_seed_is_refused(rule: str) -> None:
-    with pytest.raises(UserError, match="--seed -1 is negative"):
-        SkipOptions("mlp", count=1, select=rule, seed=-1).skip_set(LAYERS)
+@pytest.mark.parametrize("rule", ["random", "last", "evo"])
+@pytest.mark.parametrize(
+    ("seed", "message"), [(-1, "--seed -1 is negative"), (2**32, "--seed 4294967296 is above 4294967295")]
+)
+def test_a_seed_that_no_record_holds_is_refused(rule: str, seed: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SkipOptions("mlp", count=1, select=rule, seed=seed).skip_set(LAYERS)
 
 
 def test_a_published_set_by_kind_and_count_or_by_name(workdir: Path) -> None:

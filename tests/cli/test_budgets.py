@@ -58,7 +58,8 @@ def measured_as(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
 
 def choose(folder: Path, rule: str, statistics: selectors.ModelStatistics, kind: str = "any", **options):
     budget = latency_budget.TimeBudget(kind, options.pop("speedup", 1.2), None, 20)
-    question = selectors.Question(kind, 0, LAYERS, statistics, 0, EvoOptions(**options))
+    seed = options.pop("seed", 0)
+    question = selectors.Question(kind, 0, LAYERS, statistics, seed, EvoOptions(**options))
     return budgets.choose(folder, budget, rule, question)
 
 
@@ -78,7 +79,7 @@ def test_a_choice_for_a_time_is_checked_and_measured(model: Path, monkeypatch: p
     question = selectors.Question("any", 0, 2, selectors.ModelStatistics())
     for latency, message in (
         (2000.0, "2000 ms is what the whole model already keeps"),
-        (0.0, "0 is not above"),
+        (0.0, "0 is not a number above"),
     ):
         with pytest.raises(UserError, match=message):
             budgets.choose(model, latency_budget.TimeBudget("any", None, latency, 20), "cosine", question)
@@ -127,6 +128,22 @@ def test_a_finalist_that_misses_is_searched_for_again_with_what_is_left_of_the_m
         ("evo", {"start": "last"}, "--start last takes a --count; for a time name a skip set, or cosine"),
         ("evo", {"start": "mlp9"}, "layer 9 does not exist"),
         ("evo", {"start": "block1", "kind": "attn"}, "block1 leaves out more than attn"),
+        ("evo", {"seed": -1}, "--seed -1 is negative"),
+        ("evo", {"speedup": float("inf")}, "a speed-up of inf is none"),
+    ],
+)
+def test_nothing_is_measured_before_the_options_are_known_to_be_good(
+    rule: str, options: dict, message: str, timed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "sublayer_times", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match=message):
+        choose(timed, rule, Searches(), **{"speedup": 1.1, **options})
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("cosine", {"speedup": 9.0}, "was asked"),
         ("evo", {"speedup": 9.0}, "was asked"),
     ],
 )

@@ -35,9 +35,16 @@ def test_calibrate_and_select_name_their_text(workdir: Path) -> None:
     )
     assert commands.calibrate("m", read.calibrate)[3:] == ("--samples", "2", "--texts", "a b.txt")
     select = words(commands.select("m", GridCell("mlp", 0.25, "angular"), read.select))
-    assert select == (
-        "pipeline select m --kind mlp --frac 0.25 --select angular --tokens mean --dataset c4:en --json"
-    )
+    assert select == "pipeline select m --kind mlp --frac 0.25 --select angular --tokens mean --json"
+    select = words(commands.select("m", GridCell("mlp", 0.25, "greedy"), read.select))
+    assert select == "pipeline select m --kind mlp --frac 0.25 --select greedy --dataset c4:en --json"
+
+
+def test_select_names_the_samples_that_a_recipe_names(workdir: Path) -> None:
+    """32 too: rules have defaults of their own, `evo` 8."""
+    for tables, options in (("", ""), ("[select]\nsamples = 32\nseed = 3\n", " --seed 3 --samples 32")):
+        select = words(commands.select("m", GridCell("mlp", 0.25, "evo"), settings(tables).select))
+        assert select == f"pipeline select m --kind mlp --frac 0.25 --select evo{options} --json"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_rule_that_measures_is_a_job_whose_answer_is_read(workdir: Path) -> No
     decided = next(other for other in plan.jobs if other.id == job.id)
     assert decided.variant == "attn2" and [cell.cell.kind for cell in plan.pending] == ["mlp"]
     assert sum(other.stage == "export" and other.variant == "attn2" for other in plan.jobs) == 1
-    _, plan = planned(put(path.read_text() + "[select]\nseed = 3\n"))
+    _, plan = planned(put(path.read_text() + "[select]\nsamples = 3\n"))
     assert len(plan.pending) == 2  # other settings, another answer
 
 

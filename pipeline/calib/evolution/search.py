@@ -30,7 +30,7 @@ from pipeline.models.checkpoint import open_checkpoint
 from pipeline.models.reference import FAST, Reference
 from pipeline.store import records
 from pipeline.store.records import CompensationSettings, EvoRecord, EvoRequest, EvoStop, TextSource
-from pipeline.types import Provider, SkipSet
+from pipeline.types import Provider, SkipSet, UserError
 
 SAMPLES = 8
 """Sequences that the last comparison of a generation is made on, by default."""
@@ -162,15 +162,26 @@ class EvoLimits:
 
 
 def _of_space(record: EvoRecord | None, space: Space) -> EvoRecord | None:
-    """The record where its sets are of the space; one that was changed by hand is made again.
-
-    Raises:
-        UserError: it names a set that is none.
-    """
+    """The record where a search in the space writes such; one that was changed by hand is made again."""
     if record is None:
         return None
-    names = {*record.measured, *(one.best for one in record.generations)}
-    return record if all(SkipSet.parse(name) in space for name in names) else None
+    known = {record.start: record.start_value}
+    value = record.start_value
+    for one in record.generations:
+        known |= dict(one.measured)
+        if known.get(one.best) != one.value or one.value > value:
+            return None
+        value = one.value
+    return record if all(_is_of(name, space) for name in known) else None
+
+
+def _is_of(name: str, space: Space) -> bool:
+    """Whether a text names a set of the space, as the set itself is named."""
+    try:
+        skip = SkipSet.parse(name)
+    except UserError:
+        return False
+    return skip.name == name and skip in space
 
 
 def _evolved(

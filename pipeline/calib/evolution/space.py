@@ -56,7 +56,7 @@ class Space:
         Raises:
             UserError: all of the kind together save less.
         """
-        kinds = ("attn", "mlp") if kind == "any" else (kind,)
+        kinds = kinds_of(kind)
         *other, last = (times.of(SkipSet.of(one, [0])) for one in kinds)
         need = saved - 1e-6 * times.whole  # what latency_budget.solve takes for enough
         front: list[Counts] = []
@@ -106,9 +106,8 @@ class Space:
         Raises:
             UserError: the set has what this space leaves in.
         """
+        refuse_others(self.kinds, skip)
         genes = self._genes(skip)
-        if self._skip(genes) != skip:
-            raise UserError(f"{skip.name:.200} leaves out more than {' and '.join(self.kinds)} sublayers")
         counts = self._counts(genes)
         wanted = min(self.front, key=lambda one: sum(abs(a - b) for a, b in zip(one, counts, strict=True)))
         for kind, layers, count in zip(self.kinds, genes, wanted, strict=True):
@@ -119,14 +118,10 @@ class Space:
         return self._skip(genes)
 
     def _genes(self, skip: SkipSet) -> list[set[int]]:
-        """Of each kind, the layers that go."""
-        return [set(skip.mlp if kind == "mlp" else skip.attention) for kind in self.kinds]
+        return _genes(self.kinds, skip)
 
     def _skip(self, genes: list[set[int]]) -> SkipSet:
-        skip = BASE
-        for kind, layers in zip(self.kinds, genes, strict=True):
-            skip |= SkipSet.of(kind, layers)
-        return skip
+        return _skip(self.kinds, genes)
 
     @staticmethod
     def _counts(genes: list[set[int]]) -> Counts:
@@ -152,6 +147,34 @@ class Space:
             return all(back <= gone and out <= left for (back, out), (gone, left) in pairs)
 
         return [move for move in moves if is_possible(move)]
+
+
+def kinds_of(kind: str) -> tuple[str, ...]:
+    """What goes for a time: attn, mlp or block alone, or attention and MLP together for any."""
+    return ("attn", "mlp") if kind == "any" else (kind,)
+
+
+def refuse_others(kinds: tuple[str, ...], skip: SkipSet) -> None:
+    """Refuses a set that leaves out what is not of some kinds.
+
+    Raises:
+        UserError: it does.
+    """
+    if _skip(kinds, _genes(kinds, skip)) != skip:
+        raise UserError(f"{skip.name:.200} leaves out more than {' and '.join(kinds)} sublayers")
+
+
+def _genes(kinds: tuple[str, ...], skip: SkipSet) -> list[set[int]]:
+    """Of each kind, the layers that go."""
+    return [set(skip.mlp if kind == "mlp" else skip.attention) for kind in kinds]
+
+
+def _skip(kinds: tuple[str, ...], genes: list[set[int]]) -> SkipSet:
+    """The set that leaves out layers of each kind."""
+    skip = BASE
+    for kind, layers in zip(kinds, genes, strict=True):
+        skip |= SkipSet.of(kind, layers)
+    return skip
 
 
 def _fewest(seconds: float, need: float, most: int) -> int | None:

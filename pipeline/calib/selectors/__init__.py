@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 RUN_THE_MODEL = ("evo", "greedy", "greedy-linear", "residual")
 """Rules that run the model themselves."""
+READERS = {
+    "seed": ("evo", "random"),
+    "tokens": ("angular",),
+    **dict.fromkeys(("texts", "dataset", "samples", "length"), RUN_THE_MODEL),
+}
+"""Of each option that not every rule reads, the rules that do."""
 RUNNERS_UP = 20
 """Sets that a search gives beside its choice, the choice included."""
 COMPENSATION_SAMPLES = CompensationSettings().samples
@@ -190,12 +196,28 @@ def choose(name: str, question: Question) -> Choice:
         raise UserError(f"{question.kind!r} is not a kind of sublayer; choose from {', '.join(KINDS)}")
     if not 0 <= question.count <= question.num_layers:
         raise UserError(f"--count {question.count} does not fit: the model has {question.num_layers} layers")
-    if question.seed < 0:
-        raise UserError(f"--seed {question.seed} is negative")
+    refuse_seed(question.seed)
     question.evo.belong_to(name)
     rule = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     choice: Choice = rule.choose(question)
     return choice
+
+
+def is_read(option: str, rule: str, start: str | None = None) -> bool:
+    """Whether a rule, or the one that `evo` starts with, reads one of the options of READERS."""
+    return rule in READERS[option] or (rule == "evo" and start in READERS[option])
+
+
+def refuse_seed(seed: int) -> None:
+    """Refuses a seed that no record holds; a recipe takes the same ones.
+
+    Raises:
+        UserError: it is negative, or has more than 32 bits.
+    """
+    if seed < 0:
+        raise UserError(f"--seed {seed} is negative")
+    if seed >= 2**32:
+        raise UserError(f"--seed {seed} is above {2**32 - 1}")
 
 
 def by_rank(statistic: str, values: dict[str, float], count: int) -> Choice:

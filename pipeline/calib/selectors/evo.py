@@ -21,7 +21,7 @@ ENDS = {
     "minutes": "its minutes were over; it goes on with more --minutes",
     "generations": "that was all of them; it goes on with more --generations",
     "patience": "the last ones found nothing better",
-    "exhausted": "no mask was left",
+    "exhausted": "no mask near the best was left",
 }
 
 

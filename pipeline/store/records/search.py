@@ -132,7 +132,8 @@ class EvoRecord(EvoRequest):
         generations: in order.
         seconds: of search, of all runs together.
         stopped: why it ended: 'minutes' are over, 'generations' are done, 'patience' (none of the last ones
-            was better), or 'exhausted' (no mask is left that was not measured). None: it was killed.
+            was better), or 'exhausted' (no mask near the best is left that was not
+            measured). None: it was killed.
     """
 
     start_value: Number

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import store
 from pipeline.calib import selectors
 from pipeline.calib.compensation.moment_files import HELD_OUT
 from pipeline.calib.evolution import divergences, options, search, selection
@@ -202,11 +203,41 @@ def test_the_rule_gives_the_choice_and_its_runners_up(folder: Path) -> None:
     assert again == choice
 
 
-def test_a_record_of_other_masks_is_made_again(folder: Path) -> None:
-    record = run(folder, generations=1)
+def test_a_record_that_was_changed_is_made_again(folder: Path) -> None:
+    """Whatever stands there: sets of another cost, texts that are no set, a best that was never measured."""
+    record = run(folder, generations=2)
     (file,) = files()
-    text = file.read_text()
-    file.write_text(text.replace(f'"best": "{record.best[0]}"', '"best": "mlp0-2"'))
-    assert "mlp0-2" in file.read_text()
-    again = run(folder, generations=1)
-    assert again.generations == record.generations and "mlp0-2" not in file.read_text()
+    first, last = record.generations
+    unmeasured = next(skip.name for skip in masks(SPACE) if skip.name not in record.measured)
+    changed = [
+        last.replaced(best="mlp0-2"),
+        last.replaced(best="../../x"),
+        last.replaced(best="mlp5-1"),
+        last.replaced(best=unmeasured),
+        last.replaced(value=last.value / 2),
+        last.replaced(measured=(("mlp1_1_2", last.value), *last.measured)),
+        first.replaced(best=record.start, value=record.start_value + 1),
+    ]
+    for one in changed:
+        store.write_json(file, record.replaced(generations=(first, one)).plain())
+        assert run(folder, generations=2).generations == record.generations
+        assert read(EvoRecord, file).generations == record.generations
+
+
+def test_another_search_need_not_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a lock of its own; one that asks for the same waits."""
+    whole = selection.next_generation
+    record = run(folder, generations=2)
+    (file,) = files()
+    file.unlink()
+
+    def busy(*arguments):
+        monkeypatch.setattr(selection, "next_generation", whole)
+        assert run(folder, seed=1, generations=1).generations
+        with pytest.raises(BlockingIOError), store.lock(file.with_suffix(""), wait=False):
+            pass
+        return whole(*arguments)
+
+    monkeypatch.setattr(selection, "next_generation", busy)
+    assert run(folder, generations=2).generations == record.generations and len(files()) == 2
+    assert {path.suffix for path in Path("calib/tiny").iterdir()} == {".json", ".npy"}  # the text is kept

@@ -234,7 +234,7 @@ def test_another_search_need_not_wait(folder: Path, monkeypatch: pytest.MonkeyPa
     def busy(*arguments):
         monkeypatch.setattr(selection, "next_generation", whole)
         assert run(folder, seed=1, generations=1).generations
-        with pytest.raises(BlockingIOError), store.lock(file.with_suffix(""), wait=False):
+        with pytest.raises(BlockingIOError), store.lock(file, wait=False, make=False):
             pass
         return whole(*arguments)
 

@@ -9,6 +9,7 @@ one line of JSON each; a run that was stopped goes on where it was, and `--table
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -36,6 +37,8 @@ from pipeline.types import SkipSet, UserError, count_of
 Row = dict[str, Any]
 FRACTIONS = (0.10, 0.25, 0.33, 0.50)
 SEEDS = range(5)
+KEY = ("model", "texts", "kind", "fraction", "rule")
+"""What a row is of; `texts`: that the rule read and the maps were fitted on."""
 PAIRED = ("kl", "kl_linear", "loss", "loss_linear")
 """What a row holds for each sequence, so that two rules can be compared sequence by sequence."""
 
@@ -45,17 +48,16 @@ class Judge:
 
     Args:
         model: the checkpoint.
-        held_out: text that no rule has read.
-        samples, length: of it.
-        kinds: whose linear maps are fitted.
+        tokens: [N, T] that no rule has read.
+        source: text that linear maps are fitted on.
+        kinds: whose maps are fitted.
     """
 
     def __init__(
-        self, model: Checkpoint, held_out: texts.TextInput, samples: int, length: int, kinds: list[str]
+        self, model: Checkpoint, tokens: texts.Tokens, source: texts.TextInput, kinds: list[str]
     ) -> None:
-        tokens, _ = texts.cut(model.folder, held_out, length, samples)
         reference = Reference(model.folder, load=FAST)
-        text = MomentsText.cut(model, texts.OWN, selectors.COMPENSATION_SAMPLES, 256)
+        text = MomentsText.cut(model, source, selectors.COMPENSATION_SAMPLES, 256)
         self.plain = Divergences(reference, tokens)
         self.compensated = {
             kind: Divergences(reference, tokens, stand_ins.linear_maps(model, reference, kind, text))
@@ -100,17 +102,19 @@ def measure(chosen: argparse.Namespace) -> None:
         model.folder, source, samples=chosen.greedy_samples, length=chosen.greedy_length
     )
     layers = export.num_layers(model.config)
-    judge = Judge(model, texts.TextInput((chosen.held_out,)), chosen.samples, chosen.length, kinds)
-    present = {(row["model"], row["kind"], row["fraction"], row["rule"]) for row in rows(chosen.out)}
+    tokens, _ = texts.cut(model.folder, texts.TextInput((chosen.held_out,)), chosen.length, chosen.samples)
+    judge = Judge(model, tokens, source, kinds)
+    read = "+".join(file.stem for file in chosen.texts) or "own"
+    present = {tuple(row[name] for name in KEY) for row in rows(chosen.out)}
     for kind in kinds:
         for fraction in map(float, chosen.fractions.split(",")):
             for rule, skip, seconds in choices(
                 wanted, kind, count_of(fraction, layers), layers, statistics, chosen.evo_minutes
             ):
-                if (model.model, kind, fraction, rule) in present:
+                key = dict(zip(KEY, (model.model, read, kind, fraction, rule), strict=True))
+                if tuple(key.values()) in present:
                     continue
-                row = {"model": model.model, "kind": kind, "fraction": fraction, "rule": rule}
-                row |= {"skip": skip.name, "seconds": round(seconds, 1)}
+                row = key | {"skip": skip.name, "seconds": round(seconds, 1)}
                 row |= judge.row(kind, skip, is_mended=not rule.startswith("random"))
                 with chosen.out.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(row) + "\n")
@@ -124,7 +128,7 @@ def rows(out: Path) -> list[Row]:
 def table(measured: list[Row], value: str) -> Table:
     """Rules down, kinds and fractions across: mean ± standard error; random as the mean of its seeds."""
     columns = list(dict.fromkeys((row["kind"], row["fraction"]) for row in measured))
-    result = Table(title=f"{measured[0]['model']}: {value}, nats a token")
+    result = Table(title=f"{measured[0]['model']}, on {measured[0]['texts']}: {value}, nats a token")
     for heading in ("rule", *(f"{kind} {fraction:.0%}" for kind, fraction in columns)):
         result.add_column(heading)
     for rule in dict.fromkeys(row["rule"].split(" ")[0] for row in measured):
@@ -141,6 +145,28 @@ def table(measured: list[Row], value: str) -> Table:
             cells.append(f"{each.mean():.3f} ± {each.std(ddof=1) / len(each) ** 0.5:.3f}" if values else "")
         result.add_row(rule, *cells)
     return result
+
+
+def stability(measured: list[Row]) -> Table:
+    """Of rules whose choice was made on several texts: how alike the sets are, and how far KL varies."""
+    result = Table(title=f"{measured[0]['model']}: choices on several texts")
+    for heading in ("rule", "kind", "fraction", "texts", "Jaccard", "KL, lowest and highest"):
+        result.add_column(heading)
+    cells = dict.fromkeys((row["rule"], row["kind"], row["fraction"]) for row in measured)
+    for cell in cells:
+        own = [row for row in measured if (row["rule"], row["kind"], row["fraction"]) == cell]
+        if len(own) < 2:
+            continue
+        sets = [{*_sublayers(SkipSet.parse(row["skip"]))} for row in own]
+        alike = [len(one & other) / len(one | other) for one, other in itertools.combinations(sets, 2)]
+        means = sorted(float(np.mean(row["kl"])) for row in own)
+        values = (f"{len(own)}", f"{np.mean(alike):.2f}", f"{means[0]:.3f}, {means[-1]:.3f}")
+        result.add_row(*map(str, cell), *values)
+    return result
+
+
+def _sublayers(skip: SkipSet) -> list[tuple[str, int]]:
+    return [("attn", layer) for layer in skip.attention] + [("mlp", layer) for layer in skip.mlp]
 
 
 def main() -> int:
@@ -166,8 +192,11 @@ def main() -> int:
         measure(chosen)
     every = rows(chosen.out)
     for model in dict.fromkeys(row["model"] for row in every):
-        for value in PAIRED:
-            Console(width=160).print(table([row for row in every if row["model"] == model], value))
+        own = [row for row in every if row["model"] == model]
+        for read in dict.fromkeys(row["texts"] for row in own):
+            for value in PAIRED:
+                Console(width=160).print(table([row for row in own if row["texts"] == read], value))
+        Console(width=160).print(stability(own))
     return 0
 
 

@@ -110,7 +110,8 @@ class SkipOptions:
         extra = amounts[0] if amounts else "--select" if self.select else None
         if self.skip is None:
             if extra:
-                raise UserError(f"{extra} needs --skip attn, mlp or block")
+                other = ", or --set NAME" if self.select == "published" else ""
+                raise UserError(f"{extra} needs --skip attn, mlp or block{other}")
             return BASE
         if extra:
             raise UserError(f"--skip {self.skip} names its layers already; leave {extra} out")

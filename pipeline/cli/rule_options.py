@@ -37,16 +37,17 @@ class RuleOptions:
             is_compared: finalists are.
 
         Raises:
-            UserError: an option would be passed over.
+            UserError: no such rule, or an option would be passed over.
         """
         from pipeline.calib import selectors
 
+        read = selectors.options_of(rule, start)
         for field in fields(self):
-            is_read = selectors.is_read(field.name, rule, start)
+            is_read = field.name in read
             is_read |= is_compared and field.name in ("texts", "dataset")
             is_read |= is_timed and field.name == "length"
             if not is_read and getattr(self, field.name) not in (None, []):
-                readers = " or ".join(selectors.READERS[field.name])
+                readers = " or ".join(selectors.readers(field.name))
                 raise UserError(
                     f"--{field.name} belongs to --select {readers}, and the rule is {rule:.40}; leave it out"
                 )

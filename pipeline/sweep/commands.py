@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from pipeline.calib import selectors
@@ -29,8 +28,8 @@ def calibrate(model: str, settings: sections.CalibrateSection) -> Command:
 def select(model: str, cell: GridCell, settings: sections.SelectSection) -> Command:
     """`pipeline select`, whose JSON is its result."""
     rule = ("--kind", str(cell.kind), "--frac", f"{cell.frac:g}", "--select", str(cell.select))
-    reads = partial(selectors.is_read, rule=str(cell.select), start=settings.start)
-    read = [name for name in selectors.READERS if reads(name)]
+    own = selectors.options_of(str(cell.select), settings.start)
+    read = [name for name in selectors.OPTIONS if name in own]
     options = _options(settings, *(name for name in read if name not in ("texts", "dataset")))
     if cell.select == "evo":
         options += _options(settings, "start", "minutes", "generations")

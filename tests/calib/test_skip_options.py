@@ -88,7 +88,7 @@ def test_a_published_set_by_kind_and_count_or_by_name(workdir: Path) -> None:
             {"skip": "mlp", "count": 2, "set_name": "dice-mlp1", "select": "published"},
             "no set dice-mlp1 mlp 2",
         ),
-        ({"select": "published"}, "--select needs --skip"),
+        ({"select": "published"}, "--select needs --skip attn, mlp or block, or --set NAME"),
         ({"skip": "block", "count": 2, "select": "published"}, "name one with --set"),
     ],
 )

@@ -43,6 +43,7 @@ def test_what_is_read_is_taken(
         (RuleOptions(dataset="a/b"), "cosine", True, False, "--dataset belongs"),
         (RuleOptions(samples=0), "last", False, True, "--samples belongs"),
         (RuleOptions(length=0), "last", False, True, "--length belongs"),
+        (RuleOptions(length=7), "nosuch", False, False, "no selector 'nosuch'; choose from angular, cosine"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_refused(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pipeline.calib import similarity
@@ -25,14 +26,10 @@ if TYPE_CHECKING:
     from pipeline.calib.evolution.space import Space
     from pipeline.store.records import EvoRecord, GreedyRecord
 
-RUN_THE_MODEL = ("evo", "greedy", "greedy-linear", "residual")
-"""Rules that run the model themselves."""
-READERS = {
-    "seed": ("evo", "random"),
-    "tokens": ("angular",),
-    **dict.fromkeys(("texts", "dataset", "samples", "length"), RUN_THE_MODEL),
-}
-"""Of each option that not every rule reads, the rules that do."""
+OPTIONS = ("seed", "tokens", "texts", "dataset", "samples", "length")
+"""Options of `select` that not every rule reads. A rule's module names its own as READS."""
+MEASURES = ("texts", "dataset", "samples", "length")
+"""Those of rules that run the model themselves."""
 RUNNERS_UP = 20
 """Sets that a search gives beside its choice, the choice included."""
 COMPENSATION_SAMPLES = CompensationSettings().samples
@@ -190,22 +187,41 @@ def choose(name: str, question: Question) -> Choice:
         UserError: no such selector, the count does not fit the model, the seed is negative, the selector
             lacks its statistics, or it is not evo and evo's options were typed.
     """
-    if name not in names():
-        raise UserError(f"no selector {name!r}; choose from {', '.join(names())}")
+    rule = _module(name)
     if question.kind not in KINDS:
         raise UserError(f"{question.kind!r} is not a kind of sublayer; choose from {', '.join(KINDS)}")
     if not 0 <= question.count <= question.num_layers:
         raise UserError(f"--count {question.count} does not fit: the model has {question.num_layers} layers")
     refuse_seed(question.seed)
     question.evo.belong_to(name)
-    rule = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     choice: Choice = rule.choose(question)
     return choice
 
 
-def is_read(option: str, rule: str, start: str | None = None) -> bool:
-    """Whether a rule, or the one that `evo` starts with, reads one of the options of READERS."""
-    return rule in READERS[option] or (rule == "evo" and start in READERS[option])
+def options_of(rule: str, start: str | None = None) -> set[str]:
+    """Those of OPTIONS that a rule reads, or the rule that `evo` starts with.
+
+    Raises:
+        UserError: no such selector.
+    """
+    own = set[str](getattr(_module(rule), "READS", ()))
+    return own | options_of(start) if rule == "evo" and start in names() else own
+
+
+def readers(option: str) -> list[str]:
+    """The rules that read one of OPTIONS."""
+    return [name for name in names() if option in options_of(name)]
+
+
+def runs_the_model(rule: str) -> bool:
+    """Whether a rule runs the model itself."""
+    return set(MEASURES) <= options_of(rule)
+
+
+def _module(rule: str) -> ModuleType:
+    if rule not in names():
+        raise UserError(f"no selector {rule!r:.80}; choose from {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{rule.replace('-', '_')}")
 
 
 def refuse_seed(seed: int) -> None:

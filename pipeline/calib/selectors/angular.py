@@ -10,6 +10,8 @@ from dataclasses import replace
 from pipeline.calib.selectors import Choice, Question, by_rank
 from pipeline.types import SkipSet, UserError
 
+READS = ("tokens",)
+
 
 def choose(question: Question) -> Choice:
     """The run of n layers over which the stream turns least.

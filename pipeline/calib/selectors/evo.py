@@ -11,7 +11,7 @@ from dataclasses import replace
 from pipeline.calib import selectors
 from pipeline.calib.evolution.options import EvoOptions
 from pipeline.calib.evolution.space import Space
-from pipeline.calib.selectors import RUNNERS_UP, Choice, Question
+from pipeline.calib.selectors import MEASURES, RUNNERS_UP, Choice, Question
 from pipeline.store.records import EvoRecord
 from pipeline.types import SkipSet, UserError
 
@@ -23,6 +23,8 @@ ENDS = {
     "patience": "the last ones found nothing better",
     "exhausted": "no mask near the best was left",
 }
+
+READS = ("seed", *MEASURES)
 
 
 def choose(question: Question) -> Choice:
@@ -46,7 +48,8 @@ def of_record(record: EvoRecord) -> Choice:
         record: of the search.
     """
     pairs = tuple(record.measured.items())[:RUNNERS_UP]
-    note = f"start: {record.start_value:.4f} ({record.start}); {len(record.generations)} generations"
+    number = len(record.generations)
+    note = f"start: {record.start_value:.4f} ({record.start}); {number} generation{'s' * (number != 1)}"
     note += f", {ENDS[record.stopped]}" if record.stopped else ""
     return Choice(
         SkipSet.parse(record.best[0]),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.calib.selectors import RUNNERS_UP, Choice, Question
+from pipeline.calib.selectors import MEASURES, RUNNERS_UP, Choice, Question
 from pipeline.store.records import GreedyRecord
 from pipeline.types import SkipSet
+
+READS = MEASURES
 
 
 def choose(question: Question) -> Choice:

@@ -7,6 +7,8 @@ import numpy as np
 from pipeline.calib.selectors import Choice, Question
 from pipeline.types import SkipSet
 
+READS = ("seed",)
+
 
 def choose(question: Question) -> Choice:
     """Draws n layers, the same for the same seed."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.calib.selectors import Choice, Question, by_rank
+from pipeline.calib.selectors import MEASURES, Choice, Question, by_rank
 from pipeline.types import SkipSet
+
+READS = MEASURES
 
 
 def choose(question: Question) -> Choice:

@@ -85,12 +85,23 @@ def latencies(paths: list[Path], length: int, provider: Provider = "cpu") -> dic
     names = {contestants.name_of(path) for path in everyone}
     kept = {path: _kept_latency(path, names, length, provider) for path in everyone}
     known = {path: row for path, row in kept.items() if row is not None}
-    # A variant's own result says what it saves over the base of its run; only several need one run.
-    if len(known) == len(everyone) or (len(paths) == 1 and paths[0] in known):
+    if len(known) == len(everyone):
         return known
     rows = _quick_bench(paths, length, False, provider).rows
     measured = {Path(row.artefact): row for row in rows}
     return {path: measured[path] for path in everyone if path in measured}
+
+
+def speedup(path: Path, length: int, provider: Provider = "cpu") -> float:
+    """Of a prefill of one graph over its base; arguments as `latencies`.
+
+    The graph's own result says it, of the base in its run, even where the base has been timed again since.
+    """
+    from pipeline.evals.bench import contestants
+
+    names = {contestants.name_of(one) for one in contestants.with_bases([path])}
+    kept = _kept_latency(path, names, length, provider)
+    return (kept or latencies([path], length, provider)[path]).speedup
 
 
 def _kept_latency(path: Path, beside: set[str], length: int, provider: Provider) -> Latency | None:

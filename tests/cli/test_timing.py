@@ -83,6 +83,22 @@ def test_latencies_of_one_run_are_measured_once(model: Path, monkeypatch: pytest
     assert len(runs) == 5
 
 
+def test_a_speed_up_is_of_the_variants_own_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside another variant the base is timed anew: then both are, where both times are wanted."""
+    base, mlp, block = (model / f"{name}.fp32.onnx" for name in ("base", "mlp1", "block1"))
+    for path in (base, mlp, block):
+        tiny.passed(path)
+    first = timing.latencies([mlp], 8)
+    assert first[mlp].speedup == pytest.approx(first[base].p50 / first[mlp].p50, rel=1e-3)
+    timing.latencies([block], 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench, "bench", Mock(side_effect=UserError("measured again")))
+        assert timing.speedup(mlp, 8) == first[mlp].speedup
+        with pytest.raises(UserError, match="measured again"):
+            timing.latencies([mlp], 8)
+    assert list(timing.latencies([mlp], 8)) == [base, mlp]
+
+
 def test_a_latency_on_another_machine_does_not_count(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.evals import machine
 

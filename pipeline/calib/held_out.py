@@ -17,7 +17,7 @@ from pipeline import store
 from pipeline.calib import similarity
 from pipeline.calib.compensation.moment_files import HELD_OUT
 from pipeline.calib.evolution.divergences import EVERY, Divergences
-from pipeline.models import compensation, texts
+from pipeline.models import compensation, texts, tokenizer
 from pipeline.models.checkpoint import open_checkpoint
 from pipeline.store import records
 from pipeline.store.records import (
@@ -83,7 +83,8 @@ def unread(statistics: ModelStatistics, samples: int) -> HeldOutText:
         is_same = record.texts.sha256 == source.sha256 is not None
         is_same |= text_input.dataset is not None and record.texts.origin == text_input.dataset
         read = max(read, record.tokens * is_same)
-    return HeldOutText(text_input, -(-read // LENGTH), samples)
+    body = LENGTH - len(tokenizer.load(folder).prefix)  # a BOS before each sequence is no part of the text
+    return HeldOutText(text_input, -(-read // body), samples)
 
 
 class HeldOut:

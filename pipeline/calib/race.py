@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.models import head
+from pipeline.models import compensation, head
 from pipeline.models.compensation import MapParts, MapPlace
 from pipeline.models.reference import Reference
 from pipeline.store.records import Removal
@@ -111,8 +111,7 @@ class Race:
 
     def _without(self, skip: SkipSet) -> AbstractContextManager[None]:
         """Leaves sublayers out for a while; their maps, if any, are in their stead."""
-        maps = {place: one for place, one in self.maps.items() if all(s in skip for s in place.sublayers)}
-        return self.reference.without(skip, maps)
+        return self.reference.without(skip, compensation.active(self.maps, skip))
 
     def _batches(self) -> Iterator[torch.Tensor]:
         return iter(torch.split(torch.from_numpy(self.tokens), BATCH))

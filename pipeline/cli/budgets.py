@@ -46,6 +46,11 @@ class TimedChoice:
     provider: Provider = "cpu"
     search: Choice | None = None
 
+    @property
+    def rule(self) -> str:
+        """That the choice is of: cosine, too, where the search of `evo` came to none that keeps the time."""
+        return "evo" if self.search else "cosine"
+
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         last, search = self.rounds[-1], self.search
@@ -54,7 +59,7 @@ class TimedChoice:
             "attention": last.skip.attention,
             "mlp": last.skip.mlp,
             "kind": self.kind,
-            "select": "evo" if search else "cosine",
+            "select": self.rule,
             "reached": self.reached,
             "speedup": last.measured,
             "length": self.length,

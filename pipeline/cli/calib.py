@@ -174,7 +174,7 @@ def select(
         budget = TimeBudget(kind or "any", speedup, latency_ms, 100 if length is None else length, devices)
         timed = budgets.choose(source.folder, budget, rule, question)
         if comparison:
-            compared.show(compared.timed(rule, timed, statistics, devices), comparison, as_json)
+            compared.show(compared.timed(timed, statistics, devices), comparison, as_json)
         else:
             show_result(timed.plain(), as_json, timed.text())
         return

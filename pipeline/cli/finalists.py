@@ -129,7 +129,7 @@ class Nomination:
         return self.statistics.folder
 
 
-def timed(rule: str, chosen: TimedChoice, statistics: ModelStatistics, devices: Devices) -> Nomination:
+def timed(chosen: TimedChoice, statistics: ModelStatistics, devices: Devices) -> Nomination:
     """What was chosen for a time, as a rule's choice.
 
     `evo` ranked sets that keep the time. Of the rounds of `cosine` only the last can have reached it: beside
@@ -143,7 +143,7 @@ def timed(rule: str, chosen: TimedChoice, statistics: ModelStatistics, devices: 
     if choice is None:
         damage = latency_budget.candidates(chosen.kind, statistics.similarity)
         choice = finalists.timed_choice(chosen.rounds[-1].skip, damage)
-    return Nomination(rule, choice, statistics, devices, chosen.length)
+    return Nomination(chosen.rule, choice, statistics, devices, chosen.length)
 
 
 def show(nomination: Nomination, comparison: FinalistOptions, as_json: bool) -> None:

@@ -174,6 +174,11 @@ def _refuse_overlap(places: Iterable[MapPlace], file: Path) -> None:
                 raise UserError(f"{file}: {names} stand for the same sublayer; compensate again")
 
 
+def active(maps: Mapping[MapPlace, MapParts], skip: SkipSet) -> dict[MapPlace, MapParts]:
+    """The maps that stand in for sublayers which a skip set leaves out, each with all that it stands for."""
+    return {place: parts for place, parts in maps.items() if all(one in skip for one in place.sublayers)}
+
+
 def refuse_kept(place: MapPlace, skip: SkipSet, file: Path) -> None:
     """Refuses a map that stands where a sublayer is kept.
 

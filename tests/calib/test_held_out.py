@@ -18,6 +18,7 @@ from pipeline.models.reference import Reference
 from pipeline.store import records
 from pipeline.store.records import CompensationSettings, HeldOutRecord
 from pipeline.types import BASE, SkipSet, Variant
+from tests import tiny
 
 SKIP = SkipSet((1,), (2,))
 TEXT = held_out.HeldOutText(texts.OWN, 20, 2)
@@ -95,6 +96,15 @@ def test_the_text_lies_behind_all_that_was_read(folder: Path) -> None:
     other.write_text(texts.text()[100:])
     another = ModelStatistics(folder, texts.TextInput((other,)))
     assert held_out.unread(another, 4).skip == own.skip  # `calibrate` read another text
+
+
+def test_a_bos_is_no_part_of_the_text_that_was_read(folder: Path) -> None:
+    """Sequences of 512 tokens have 511 of the text, and two of 256 have 510."""
+    tiny.tokenizer(folder, bos=True)
+    file = calibrate.calibrate(folder, texts.OWN, calibrate.CalibrationSettings(1, 8, 2))
+    store.write_json(file, {**store.read_json(file), "tokens": 256 * 512})
+    skip = held_out.unread(ModelStatistics(folder), 4).skip
+    assert skip * (held_out.LENGTH - 1) >= 256 * 511 > 2 * 256 * (held_out.LENGTH - 1)
 
 
 def test_the_error_of_a_mean() -> None:

@@ -159,14 +159,15 @@ def test_a_choice_for_a_time_brings_its_own_order(
     measured = similarity.Similarity(tiny.similarity_record(), mean=cosines, stderr={})
     monkeypatch.setattr(similarity, "of_checkpoint", lambda _: measured)
     statistics = ModelStatistics(Path("graphs/m"))
-    nomination = finalists.timed("cosine", timed_choice("attn2+mlp0"), statistics, CPU)
+    nomination = finalists.timed(timed_choice("attn2+mlp0"), statistics, CPU)
     assert (nomination.rule, nomination.length, nomination.choice.skip.name) == ("cosine", 20, "attn2+mlp0")
     assert [name for name, _ in nomination.choice.chosen] == ["mlp0", "attn2"]
     assert [name for name, _ in nomination.choice.stays] == ["mlp1", "attn1", "attn0", "mlp2"]
     search = Choice(SkipSet((1,)), runners_up=((SkipSet((1,)), 0.1), (SkipSet((2,)), 0.2)))
-    assert finalists.timed("evo", timed_choice("attn1", search=search), statistics, CPU).choice is search
+    nomination = finalists.timed(timed_choice("attn1", search=search), statistics, CPU)
+    assert nomination.choice is search and nomination.rule == "evo"
     assert capsys.readouterr().err == ""
-    finalists.timed("cosine", timed_choice("mlp0", reached=False), statistics, CPU)
+    finalists.timed(timed_choice("mlp0", reached=False), statistics, CPU)
     assert "the time was not reached" in capsys.readouterr().err
 
 

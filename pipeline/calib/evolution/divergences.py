@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from pipeline.models import head
+from pipeline.models import compensation, head
 from pipeline.models.compensation import MapParts, MapPlace
 from pipeline.models.reference import Reference
 from pipeline.types import BASE, SkipSet, UserError
@@ -123,7 +123,7 @@ class Divergences:
             first = _first_difference(before, masks[skip])
             final = len(self.reference.layers) - 1
             with (
-                self.reference.without(skip, self._active_maps(skip)),
+                self.reference.without(skip, compensation.active(self.maps, skip)),
                 self.reference.taken_up(first, streams.get(first)),
                 self.reference.entering() as entering,
                 self.reference.leaving([final]) as leaving,
@@ -135,11 +135,8 @@ class Divergences:
             last[skip], before = leaving[final], masks[skip]
         return last
 
-    def _active_maps(self, skip: SkipSet) -> dict[MapPlace, MapParts]:
-        return {place: one for place, one in self.maps.items() if all(s in skip for s in place.sublayers)}
-
     def _mask(self, skip: SkipSet) -> Mask:
-        places = sorted(self._active_maps(skip))
+        places = sorted(compensation.active(self.maps, skip))
         return tuple(
             (i in skip.attention, i in skip.mlp, tuple(place for place in places if place.first == i))
             for i in range(len(self.reference.layers))

@@ -133,7 +133,7 @@ class Question:
         statistics: of the model.
         seed: of rules that draw.
         evo: how `evo` searches.
-        model: its name as it was typed, and set_name: of a set, for `published`.
+        model: its name as it was typed, for `published`.
     """
 
     kind: str
@@ -143,7 +143,6 @@ class Question:
     seed: int = 0
     evo: EvoOptions = field(default_factory=EvoOptions)
     model: str | None = None
-    set_name: str | None = None
 
 
 Ranked = tuple[tuple[str, float], ...]

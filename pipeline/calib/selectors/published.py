@@ -1,6 +1,6 @@
 """A set that others published for this very model: calib/published/*.toml, each with its source.
 
-It is the one of the kind and count that are asked for, or that of the name which --set gives.
+It is the one of the kind and count that are asked for; where several are, `--set` names one (`SkipOptions`).
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ def choose(question: Question) -> Choice:
         return Choice(SkipSet())
     ids = published.ids_of(question.model, question.statistics.folder)
     sets = published.find(ids, question.num_layers)
-    one = published.Wanted(question.kind, question.count, name=question.set_name).one(sets)
+    one = published.Wanted(question.kind, question.count).one(sets)
     return Choice(one.skip, one.rule, note=one.origin)

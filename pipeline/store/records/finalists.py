@@ -32,7 +32,7 @@ class HeldOutLosses(Record):
 
     Attributes:
         overlay: SHA-256 of what stands in for skipped sublayers; None where nothing does.
-        losses: nats a token of each sequence; empty where they were not measured.
+        losses: nats a token of each sequence.
         divergences: KL(whole model ‖ variant) of each, in nats a token.
     """
 

@@ -21,8 +21,6 @@ def test_the_set_of_a_kind_and_a_count(workdir: Path) -> None:
         SkipSet(mlp=(2,)), "thrown dice", note="A paper (Nobody 2026): Table 1; https://example.org/paper"
     )
     assert chosen("published", "block", 0, 4, statistics=NONE).skip == SkipSet()
-    named = chosen("published", "block", 2, 4, statistics=NONE, model="made-up/small", set_name="coin-block2")
-    assert named.skip.name == "block0-1"
 
 
 def test_several_none_or_another_model_are_refused(workdir: Path) -> None:

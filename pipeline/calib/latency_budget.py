@@ -26,6 +26,10 @@ ROUNDS = 5
 """Finalists that are measured at most."""
 
 
+class OutOfReach(UserError):
+    """A time that no skip set is predicted to keep."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimeBudget:
     """What is to be kept, and of what.
@@ -123,12 +127,13 @@ def solve(damage: dict[SkipSet, float], times: SublayerTimes, saved: float) -> S
         saved: seconds to save.
 
     Raises:
-        UserError: all of them together save less.
+        OutOfReach: all of them together save less.
+        UserError: the solver came to nothing.
     """
     each = np.array([times.of(one) for one in damage])
     if each.clip(0).sum() < saved:
         most = times.whole / (times.whole - each.clip(0).sum())
-        raise UserError(
+        raise OutOfReach(
             f"leaving all of it out is predicted to give {most:.2f}x, "
             f"and {times.whole / (times.whole - saved):.2f}x was asked; ask for less, or take --kind any"
         )
@@ -164,7 +169,7 @@ def approach(
     """Finds a set, measures it, and finds another with corrected times until one reaches the speed-up.
 
     Args:
-        find: gives a skip set that saves a time.
+        find: gives a skip set that saves a time, or raises OutOfReach.
         damage: what may go → its damage.
         times: seconds of a pass and of its sublayers, as first measured.
         speedup: over the whole model.
@@ -172,14 +177,14 @@ def approach(
 
     Raises:
         UserError: the speed-up is not above 1 and finite, or beyond what all candidates together are
-            predicted to give.
+            predicted to give; or as `find`.
     """
     refuse_speedup(speedup)
     rounds: list[Round] = []
     while len(rounds) < ROUNDS:
         try:
             skip = find(times, times.whole * (1 - 1 / speedup))
-        except UserError:
+        except OutOfReach:
             if not rounds:
                 raise
             return Approach(rounds, False, times)  # with the corrected times nothing reaches it

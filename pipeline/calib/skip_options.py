@@ -18,7 +18,7 @@ class SkipOptions:
             'attn20-28+mlp25-31'.
         frac, count, layers: how many, or which.
         select: the rule; `last` where none is named.
-        seed: of rules that draw.
+        seed: of rules that draw; 0 where none was typed.
         evo: how `evo` searches.
         set_name: of a published set; it may stand without skip.
         model: its name, by which published sets are found.
@@ -29,7 +29,7 @@ class SkipOptions:
     count: int | None = None
     layers: str | None = None
     select: str | None = None
-    seed: int = 0
+    seed: int | None = None
     evo: EvoOptions = field(default_factory=EvoOptions)
     set_name: str | None = None
     model: str | None = None
@@ -52,6 +52,8 @@ class SkipOptions:
         """
         amounts = self._amounts()
         self.evo.belong_to(self.select or "last")
+        if self.seed is not None:
+            selectors.refuse_unread("seed", self.select or "last", self.evo.start)
         if self.set_name is not None:
             return self._named(num_layers, statistics or selectors.ModelStatistics())
         if self.skip is None or self.skip not in KINDS:
@@ -71,7 +73,7 @@ class SkipOptions:
             count,
             num_layers,
             statistics or selectors.ModelStatistics(),
-            self.seed,
+            self.seed or 0,
             self.evo,
             model=self.model,
         )

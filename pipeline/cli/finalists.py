@@ -272,7 +272,7 @@ def _row(
         is_choice=variant.skip == choice,
         nominee_loss=losses.get(variant.skip),
         milliseconds=time.p50,
-        speedup=time.speedup,
+        speedup=timing.over_base(time),
         enough_clean=time.enough_clean,
         loss=loss,
         loss_stderr=loss_stderr,

@@ -13,6 +13,7 @@ from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
 from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
+from pipeline.cli.rule_options import RULES
 from pipeline.types import UserError, Variant
 
 if TYPE_CHECKING:
@@ -39,10 +40,7 @@ def export(
     layers: Annotated[str | None, typer.Option(help="The layers themselves: 3,7,20-29.")] = None,
     select: Annotated[
         str | None,
-        typer.Option(
-            help="Rule that picks them: last (default), last-but-final, angular, cosine, joint, greedy, "
-            "greedy-linear, evo, residual, random, published."
-        ),
+        typer.Option(help=f"Rule that picks them, by default last: {', '.join(RULES)}."),
     ] = None,
     set_name: Annotated[
         str | None,
@@ -52,7 +50,7 @@ def export(
             callback=arguments.not_empty,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of rules that draw.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of rules that draw (0).")] = None,
     start: Start = None,
     compensated: Compensated = False,
     minutes: Minutes = None,

@@ -1,11 +1,16 @@
-"""The options of `pipeline select` that only some rules read: with any other rule they are refused."""
+"""The rules' names for --help; and the options that only some rules read: with any other they are refused."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import pkgutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.types import UserError
+RULES = sorted(
+    module.name.replace("_", "-")
+    for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "calib" / "selectors")])
+)
+"""`selectors.names()`, by the files alone: to import the rules takes longer than --help may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,8 @@ class RuleOptions:
         from pipeline.calib import selectors
 
         read = selectors.options_of(rule, start)
-        for field in fields(self):
-            is_read = field.name in read
-            is_read |= is_compared and field.name in ("texts", "dataset")
-            is_read |= is_timed and field.name == "length"
-            if not is_read and getattr(self, field.name) not in (None, []):
-                readers = " or ".join(selectors.readers(field.name))
-                raise UserError(
-                    f"--{field.name} belongs to --select {readers}, and the rule is {rule:.40}; leave it out"
-                )
+        read |= {"length"} if is_timed else set()
+        read |= {"texts", "dataset"} if is_compared else set()
+        for name in selectors.OPTIONS:
+            if name not in read and getattr(self, name) not in (None, []):
+                selectors.refuse_unread(name, rule, start)

@@ -101,7 +101,12 @@ def speedup(path: Path, length: int, provider: Provider = "cpu") -> float:
 
     names = {contestants.name_of(one) for one in contestants.with_bases([path])}
     kept = _kept_latency(path, names, length, provider)
-    return (kept or latencies([path], length, provider)[path]).speedup
+    return over_base(kept or latencies([path], length, provider)[path])
+
+
+def over_base(latency: Latency) -> float:
+    """The speed-up over the base graph, by the medians."""
+    return 1 / (1 - latency.improvement / 100)
 
 
 def _kept_latency(path: Path, beside: set[str], length: int, provider: Provider) -> Latency | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -91,6 +92,19 @@ def test_what_the_machine_never_gives_ends() -> None:
     assert (
         latency_budget.choose(some(1), TIMES, 1.2, lambda skip: 0.9)[1] is False
     )  # slower than the whole model
+
+
+def test_only_a_time_that_nothing_keeps_ends_the_rounds() -> None:
+    """What else goes wrong in a later round is said."""
+
+    def tried(error: UserError) -> latency_budget.Approach:
+        answers = Mock(side_effect=[SkipSet((), (0,)), error])
+        return latency_budget.approach(answers, some(3), TIMES, 1.2, lambda _: 1.01)
+
+    rounds, reached, _ = tried(latency_budget.OutOfReach("too much was asked"))
+    assert len(rounds) == 1 and not reached
+    with pytest.raises(UserError, match="a loss is not finite"):
+        tried(UserError("a loss is not finite"))
 
 
 def test_candidates_are_the_kind_asked_for() -> None:

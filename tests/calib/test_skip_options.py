@@ -60,7 +60,18 @@ def test_options_that_contradict_or_lack_each_other_are_refused(
         SkipOptions(*options).skip_set(LAYERS)
 
 
-@pytest.mark.parametrize("rule", ["random", "last", "evo"])
+def test_a_seed_that_nothing_reads_is_refused() -> None:
+    message = "--seed belongs to --select evo or random, and the rule is last; leave it out"
+    for options in (SkipOptions("mlp", count=1, seed=0), SkipOptions("mlp3", seed=0), SkipOptions(seed=0)):
+        with pytest.raises(UserError, match=message):
+            options.skip_set(LAYERS)
+    drawn = {
+        SkipOptions("mlp", count=4, select="random", seed=seed).skip_set(LAYERS) for seed in (None, 0, 1)
+    }
+    assert len(drawn) == 2
+
+
+@pytest.mark.parametrize("rule", ["random", "evo"])
 @pytest.mark.parametrize(
     ("seed", "message"), [(-1, "--seed -1 is negative"), (2**32, "--seed 4294967296 is above 4294967295")]
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.calib.latency_budget import OutOfReach
 from pipeline.store.records import SublayerTimes
 from pipeline.types import BASE, SkipSet, UserError
 
@@ -54,7 +55,7 @@ class Space:
             num_layers: L.
 
         Raises:
-            UserError: all of the kind together save less.
+            OutOfReach: all of the kind together save less.
         """
         kinds = kinds_of(kind)
         *other, last = (times.of(SkipSet.of(one, [0])) for one in kinds)
@@ -65,7 +66,7 @@ class Space:
             if fewest is not None and (not front or fewest < front[-1][-1]):
                 front.append((count, fewest) if other else (fewest,))
         if not front:
-            raise UserError(f"leaving out every {' and '.join(kinds)} saves less than {saved:.3g} s")
+            raise OutOfReach(f"leaving out every {' and '.join(kinds)} saves less than {saved:.3g} s")
         return cls(kinds, num_layers, tuple(front))
 
     def __contains__(self, skip: SkipSet) -> bool:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pipeline.store.records import EvoRecord, GreedyRecord
 
 OPTIONS = ("seed", "tokens", "texts", "dataset", "samples", "length")
-"""Options of `select` that not every rule reads. A rule's module names its own as READS."""
+"""Options of `select` that not every rule reads. A rule's module names its own as READS; those of `evo` alone
+are `EvoOptions`."""
 MEASURES = ("texts", "dataset", "samples", "length")
 """Those of rules that run the model themselves."""
 RUNNERS_UP = 20
@@ -207,9 +208,20 @@ def options_of(rule: str, start: str | None = None) -> set[str]:
     return own | options_of(start) if rule == "evo" and start in names() else own
 
 
-def readers(option: str) -> list[str]:
-    """The rules that read one of OPTIONS."""
-    return [name for name in names() if option in options_of(name)]
+def refuse_unread(option: str, rule: str, start: str | None = None) -> None:
+    """Refuses an option that a rule does not read.
+
+    Args:
+        option: one of OPTIONS.
+        rule: the rule.
+        start: of `evo`, where it names a rule.
+
+    Raises:
+        UserError: it would be passed over; or no such selector.
+    """
+    if option not in options_of(rule, start):
+        readers = " or ".join(name for name in names() if option in options_of(name))
+        raise UserError(f"--{option} belongs to --select {readers}, and the rule is {rule:.40}; leave it out")
 
 
 def runs_the_model(rule: str) -> bool:

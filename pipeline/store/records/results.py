@@ -222,11 +222,6 @@ class Latency(Record):
     attention: str | None = None
     on_host: dict[str, Count] | None = None
 
-    @property
-    def speedup(self) -> float:
-        """Over the base graph, by the medians."""
-        return 1 / (1 - self.improvement / 100)
-
 
 class Conditions(Record):
     """How a bench was run.

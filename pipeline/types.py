@@ -144,6 +144,11 @@ class SkipSet:
     def __or__(self, other: SkipSet) -> SkipSet:
         return SkipSet(self.attention + other.attention, self.mlp + other.mlp)
 
+    def __sub__(self, other: SkipSet) -> SkipSet:
+        """What this leaves out and the other does not."""
+        attention = (layer for layer in self.attention if layer not in other.attention)
+        return SkipSet(tuple(attention), tuple(layer for layer in self.mlp if layer not in other.mlp))
+
     def __bool__(self) -> bool:
         return bool(self.attention or self.mlp)
 

@@ -60,7 +60,7 @@ class Known(selectors.ModelStatistics):
 def evolution(space: Space, start: str, seed: int, stopped: EvoStop) -> EvoRecord:
     """A search that has only measured its start."""
     return EvoRecord(
-        model="tiny", weights="abc", contents=None, kinds=space.kinds, front=space.front, start=start,
+        model="tiny", weights="abc", contents="0" * 64, kinds=space.kinds, front=space.front, start=start,
         seed=seed, samples=4, length=8, every=4, first=1, offspring=2, finalists=1,
         texts=TextSource(origin="words"),
         start_value=1.0, stopped=stopped,

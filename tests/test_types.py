@@ -80,6 +80,7 @@ def test_a_skip_set_knows_its_sublayers() -> None:
     skip = SkipSet((3, 1, 3), (2,))
     assert skip.attention == (1, 3) and (1, "attn") in skip and (1, "mlp") not in skip and skip and not BASE
     assert skip | SkipSet.of("block", [0]) == SkipSet((0, 1, 3), (0, 2))
+    assert skip - SkipSet((3, 7), (0, 9)) == SkipSet((1,), (2,)) and not skip - (skip | SkipSet((5,)))
     assert skip.within(4) is skip
     with pytest.raises(UserError, match="layer 3 does not exist: the model has layers 0-2"):
         skip.within(3)

@@ -7,7 +7,7 @@ skip sets decides among such neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 from pipeline.calib.selectors import Choice
 from pipeline.types import SkipSet, UserError, shown
@@ -79,7 +79,7 @@ def swaps(choice: Choice, num_layers: int, limit: int) -> list[SkipSet]:
     ]
     near = _by_distance(choice.skip, num_layers)
     order = [(gone, other) for _, _, gone, other in sorted(pairs, key=lambda pair: pair[:2])] + near
-    neighbours = dict.fromkeys(_less(choice.skip, gone) | other for gone, other in order)
+    neighbours = dict.fromkeys((choice.skip - gone) | other for gone, other in order)
     return [skip for skip in neighbours if skip != choice.skip and _shape(skip) == _shape(choice.skip)][
         :limit
     ]
@@ -100,14 +100,6 @@ def _by_distance(skip: SkipSet, num_layers: int) -> list[tuple[SkipSet, SkipSet]
     return [(SkipSet.of(kind, [gone]), SkipSet.of(kind, [-other])) for _, other, kind, gone in sorted(pairs)]
 
 
-def _less(skip: SkipSet, gone: SkipSet) -> SkipSet:
-    return SkipSet(_rest(skip.attention, gone.attention), _rest(skip.mlp, gone.mlp))
-
-
-def _rest(layers: Iterable[int], gone: Sequence[int]) -> tuple[int, ...]:
-    return tuple(layer for layer in layers if layer not in gone)
-
-
 def _shape(skip: SkipSet) -> tuple[int, int]:
     return len(skip.attention), len(skip.mlp)
 
@@ -121,7 +113,7 @@ def timed_choice(skip: SkipSet, damage: Mapping[SkipSet, float]) -> Choice:
     """
     order = sorted(damage, key=lambda one: (damage[one], one.name))
     ranked = [(one.name, damage[one]) for one in order]
-    goes = [one | skip == skip for one in order]
+    goes = [not one - skip for one in order]
     chosen = tuple(pair for pair, is_chosen in zip(ranked, goes, strict=True) if is_chosen)
     stays = tuple(pair for pair, is_chosen in zip(ranked, goes, strict=True) if not is_chosen)
     return Choice(skip, "1 - cosine; the smallest goes, as far as the time needs", chosen, stays)

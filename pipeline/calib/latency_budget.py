@@ -192,14 +192,10 @@ def approach(
             times = times.scaled(0.97)
             continue
         predicted = times.whole / (times.whole - times.of(skip))
-        total = sum(damage[one] for one in damage if _within(one, skip))
+        total = sum(damage[one] for one in damage if not one - skip)
         rounds.append(Round(skip, total, predicted, measure(skip)))
         if rounds[-1].measured >= speedup:
             return Approach(rounds, True, times)
         saved = 1 - 1 / rounds[-1].measured
         times = times.scaled(min(0.97, max(0.5, saved * times.whole / max(times.of(skip), 1e-12))))
     return Approach(rounds, False, times)
-
-
-def _within(one: SkipSet, skip: SkipSet) -> bool:
-    return set(one.attention) <= set(skip.attention) and set(one.mlp) <= set(skip.mlp)

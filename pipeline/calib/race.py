@@ -93,7 +93,7 @@ class Race:
     def _candidates(self, removed: SkipSet) -> list[SkipSet]:
         """One layer's sublayers each, of the kind, that are still there."""
         every = [SkipSet.of(self.kind, [layer]) for layer in range(len(self.reference.layers))]
-        return [candidate for candidate in every if not _overlap(candidate, removed)]
+        return [candidate for candidate in every if candidate - removed == candidate]
 
     def _measured(self, candidates: list[SkipSet], removed: SkipSet) -> Losses:
         """The losses of each candidate, on as many batches as it stays in the race."""
@@ -157,7 +157,3 @@ def _losses(logits: torch.Tensor, wanted: torch.Tensor) -> Array:
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), flat, reduction="none")
     rows: Array = losses.cpu().numpy().reshape(wanted.shape)
     return rows
-
-
-def _overlap(one: SkipSet, other: SkipSet) -> bool:
-    return bool(set(one.attention) & set(other.attention) or set(one.mlp) & set(other.mlp))

@@ -45,6 +45,21 @@ class TextBasedRequest(Record):
         return self.matches(request.replaced(texts=same_text).plain())
 
 
+class OfModelOnText(TextBasedRequest):
+    """What follows from a model's weights and a text.
+
+    Attributes:
+        weights: identity of the checkpoint.
+        contents: digest of all its bytes.
+        device: that the model runs on.
+    """
+
+    model: str
+    weights: Weights | None
+    contents: Digest
+    device: Provider = "cpu"
+
+
 OnText = TypeVar("OnText", bound=TextBasedRequest)
 
 

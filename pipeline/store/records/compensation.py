@@ -4,25 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Record, Seconds
-from pipeline.store.records.calibration import TextBasedRequest
-from pipeline.types import Provider
-
-
-class OfModelOnText(TextBasedRequest):
-    """What follows from a model's weights and a text.
-
-    Attributes:
-        weights: identity of the checkpoint.
-        contents: digest of all its bytes.
-        device: that the model runs on.
-    """
-
-    model: str
-    weights: Weights | None
-    contents: Digest
-    device: Provider = "cpu"
+from pipeline.store.records.calibration import OfModelOnText
 
 
 class MomentsRequest(OfModelOnText):

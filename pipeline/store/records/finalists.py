@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.store.records.base import Count, Digest, Layer, Magnitude, Number, Positive, Record, VariantName
-from pipeline.store.records.calibration import TextSource
-from pipeline.store.records.compensation import OfModelOnText
+from pipeline.store.records.calibration import OfModelOnText, TextSource
 from pipeline.store.records.scores import Score
 from pipeline.types import Provider
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pipeline.store.records.artefacts import Weights
 from pipeline.store.records.base import Count, Digest, Number, Positive, Record, Seconds, VariantName
-from pipeline.store.records.calibration import TextBasedRequest, TextSource
+from pipeline.store.records.calibration import OfModelOnText, TextBasedRequest, TextSource
 from pipeline.types import Provider
 
 
@@ -86,12 +86,10 @@ class EvoGeneration(Record):
     measured: tuple[tuple[VariantName, Number], ...]
 
 
-class EvoRequest(TextBasedRequest):
+class EvoRequest(OfModelOnText):
     """What an evolutionary search is over, and what it measures.
 
     Attributes:
-        weights: identity of the checkpoint.
-        contents: digest of all its bytes.
         kinds: of sublayers that go: ('mlp',), ('block',), ('attn', 'mlp').
         front: how many of each kind may go together; neighbours are a step apart.
         start: the set that it begins with, by name.
@@ -102,13 +100,9 @@ class EvoRequest(TextBasedRequest):
         offspring, finalists: of a generation; so many of the first comparison's best are measured on all N.
         maps_of: digest of the token ids that linear maps in the place of what is gone are fitted and judged
             on; None where nothing stands there.
-        device: that the model runs on.
     """
 
     what: Literal["evo"] = "evo"
-    model: str
-    weights: Weights | None
-    contents: Digest | None
     kinds: tuple[str, ...]
     front: tuple[tuple[Count, ...], ...]
     start: VariantName
@@ -120,8 +114,6 @@ class EvoRequest(TextBasedRequest):
     offspring: Positive
     finalists: Positive
     maps_of: Digest | None = None
-    texts: TextSource
-    device: Provider = "cpu"
 
 
 class EvoRecord(EvoRequest):

@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,23 +74,23 @@ class Judge:
 
 
 def choices(
-    names: list[str], kind: str, count: int, layers: int, statistics: ModelStatistics, minutes: float
+    names: list[str], kind: str, count: int, layers: int, statistics: ModelStatistics, evo: EvoOptions
 ) -> Iterator[tuple[str, SkipSet, float]]:
-    """(rule with its seed, skip set, seconds that the rule took now); `evo` takes so many minutes at most."""
-    # The number of sequences is greedy's; evo has its own.
-    evo_statistics = ModelStatistics(statistics.folder, statistics.text_input)
+    """(rule with its seed, skip set, processor seconds of the rule now); evo: how `evo` searches."""
+    # The number of sequences is greedy's; the others have their own.
+    others = ModelStatistics(statistics.folder, statistics.text_input)
     for name in names:
         rule, _, form = name.partition(":")
-        measured_on = evo_statistics if rule == "evo" else statistics
-        options = EvoOptions(None, form == "compensated", minutes) if rule == "evo" else EvoOptions()
+        measured_on = statistics if rule == "greedy" else others
+        options = replace(evo, compensated=form == "compensated") if rule == "evo" else EvoOptions()
         for seed in SEEDS if name == "random" else (0,):
-            started = time.monotonic()
+            started = time.process_time()
             try:
                 skip = selectors.choose(rule, Question(kind, count, layers, measured_on, seed, options)).skip
             except UserError as error:
                 print(f"{name}, {count} {kind}: {error}", file=sys.stderr)
                 continue
-            yield f"random {seed}" if name == "random" else name, skip, time.monotonic() - started
+            yield f"random {seed}" if name == "random" else name, skip, time.process_time() - started
 
 
 def measure(chosen: argparse.Namespace) -> None:
@@ -104,12 +105,13 @@ def measure(chosen: argparse.Namespace) -> None:
     layers = export.num_layers(model.config)
     tokens, _ = texts.cut(model.folder, texts.TextInput((chosen.held_out,)), chosen.length, chosen.samples)
     judge = Judge(model, tokens, source, kinds)
+    evo = EvoOptions(minutes=chosen.evo_minutes, generations=chosen.evo_generations)
     read = "+".join(file.stem for file in chosen.texts) or "own"
     present = {tuple(row[name] for name in KEY) for row in rows(chosen.out)}
     for kind in kinds:
         for fraction in map(float, chosen.fractions.split(",")):
             for rule, skip, seconds in choices(
-                wanted, kind, count_of(fraction, layers), layers, statistics, chosen.evo_minutes
+                wanted, kind, count_of(fraction, layers), layers, statistics, evo
             ):
                 key = dict(zip(KEY, (model.model, read, kind, fraction, rule), strict=True))
                 if tuple(key.values()) in present:
@@ -178,12 +180,13 @@ def main() -> int:
     parser.add_argument("--fractions", default=",".join(map(str, FRACTIONS)))
     names = [name for name in selectors.names() if name != "published"]
     parser.add_argument("--selectors", default=",".join([*names, "evo:compensated"]))
-    parser.add_argument("--evo-minutes", type=float, default=5.0, help="of each search by evo")
+    parser.add_argument("--evo-minutes", type=float, help="of each search by evo, at most")
+    parser.add_argument("--evo-generations", type=int, default=10, help="of each search by evo, at most")
     parser.add_argument("--texts", type=Path, nargs="*", default=[], help="that rules read")
     parser.add_argument("--held-out", type=Path, default=data / "c4" / "validation.jsonl")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--greedy-samples", type=int, default=None, help="sequences that rules measure on")
+    parser.add_argument("--greedy-samples", type=int, default=None, help="sequences that greedy measures on")
     parser.add_argument("--greedy-length", type=int, default=256)
     parser.add_argument("--out", type=Path, default=Path("bench-select.jsonl"))
     parser.add_argument("--table", action="store_true", help="measure nothing")

@@ -111,7 +111,7 @@ def test_from_text_to_a_healed_graph(project: Path) -> None:
             ("select", "models/tiny", "--speedup", "1.1", "--select", "greedy"),
             "--select greedy takes a --count; for a time choose cosine or evo",
         ),
-        (("select", "models/tiny", "--latency-ms", "0"), "--latency-ms 0 is not above 0"),
+        (("select", "models/tiny", "--latency-ms", "0"), "--latency-ms 0 is not a number above 0"),
         (
             ("select", "models/tiny", "--count", "1", "--select", "best"),
             "choose from angular, cosine, evo, greedy",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.evals.bench import memory
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
 from pipeline.types import SkipSet
@@ -18,3 +19,9 @@ def model(workdir: Path) -> Path:
     for name in ("mlp1", "block1"):
         variants.cut(base, SkipSet.parse(name))
     return base.parent
+
+
+@pytest.fixture
+def unweighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benches go without the memory of each artefact, which takes a process and seconds."""
+    monkeypatch.setattr(memory, "resident", lambda *_: None)

@@ -28,7 +28,7 @@ SELECT = ("select", "m", "--kind", "mlp", "--count", "1")
 
 
 @pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+def brief(unweighed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few sequences of each kind: the numbers mean nothing here."""
     monkeypatch.setattr(finalists, "NOMINATED", 2)
     monkeypatch.setattr(finalists, "JUDGED", 3)

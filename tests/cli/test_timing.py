@@ -15,6 +15,8 @@ from pipeline.store.records import BenchRecord, TimesRecord, read
 from pipeline.types import UserError
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("unweighed")
+
 
 def fake_bench(calls: list[bench.BenchSettings], speedups: dict[str, float]):
     """A measurement that takes no time: a pass takes a second, and variants save what `speedups` says."""

@@ -76,13 +76,19 @@ class Judge:
 def choices(
     names: list[str], kind: str, count: int, layers: int, statistics: ModelStatistics, evo: EvoOptions
 ) -> Iterator[tuple[str, SkipSet, float]]:
-    """(rule with its seed, skip set, processor seconds of the rule now); evo: how `evo` searches."""
+    """(rule with its seed, skip set, processor seconds of the rule now); evo: how `evo` searches.
+
+    `evo:compensated` searches with maps in place; `evo:greedy` starts at what another rule chooses.
+    """
     # The number of sequences is greedy's; the others have their own.
     others = ModelStatistics(statistics.folder, statistics.text_input)
     for name in names:
         rule, _, form = name.partition(":")
-        measured_on = statistics if rule == "greedy" else others
-        options = replace(evo, compensated=form == "compensated") if rule == "evo" else EvoOptions()
+        measured_on = statistics if "greedy" in (rule, form) else others
+        options = EvoOptions()
+        if rule == "evo":
+            start = form if form in selectors.names() else None
+            options = replace(evo, start=start, compensated=form == "compensated")
         for seed in SEEDS if name == "random" else (0,):
             started = time.process_time()
             try:

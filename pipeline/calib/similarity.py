@@ -126,8 +126,7 @@ def read(
     command = f"`pipeline calibrate {shlex.quote(name or folder.resolve().name)}`"
     if not json_path.is_file() or not npz_path.is_file():
         raise UserError(
-            f"{json_path} is missing: this selector needs the model's similarity statistics; "
-            f"make them with {command}"
+            f"{json_path} is missing: the model has no similarity statistics; make them with {command}"
         )
     record = records.read(SimilarityRecord, json_path)
     if (record.weights, record.contents) != (weights, contents):
@@ -158,6 +157,11 @@ def _fit(record: SimilarityRecord, kept: dict[str, Array]) -> bool:
         kept[name].shape == shape and kept[name].dtype.kind == "f" and np.isfinite(kept[name]).all()
         for name, shape in shapes.items()
     )
+
+
+def is_there(folder: Path) -> bool:
+    """Whether the checkpoint in `folder` has statistics, of whatever weights."""
+    return all(path.is_file() for path in paths(open_checkpoint(folder).calib))
 
 
 def of_checkpoint(folder: Path) -> Similarity:

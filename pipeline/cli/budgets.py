@@ -102,7 +102,7 @@ def choose(folder: Path, budget: TimeBudget, rule: str, question: Question) -> T
     Raises:
         UserError: no such rule for a time, the whole model already keeps the time, or nothing reaches it.
     """
-    from pipeline.calib import latency_budget, similarity
+    from pipeline.calib import latency_budget
     from pipeline.graphs import export as stage
     from pipeline.models import checkpoint
 
@@ -111,7 +111,7 @@ def choose(folder: Path, budget: TimeBudget, rule: str, question: Question) -> T
         raise UserError(f"--select {rule:.40} takes a --count; for a time choose {' or '.join(RULES)}")
     budget.refuse_nonsense()
     start = _named_start(budget.kind, question) if rule == "evo" else None
-    damage = latency_budget.candidates(budget.kind, similarity.of_checkpoint(folder))
+    damage = latency_budget.candidates(budget.kind, question.statistics.similarity)
     base = stage.export_base(checkpoint.open_checkpoint(folder), "fp32")
     length, provider = budget.length, budget.devices.graphs
     times = timing.sublayer_times(base, length, provider)

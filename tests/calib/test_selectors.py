@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.calib import selectors
+from pipeline.models import texts
 from pipeline.types import SkipSet, UserError
 from tests.known_statistics import L, chosen
 
@@ -51,14 +53,31 @@ def test_rules_that_need_no_statistics_read_none() -> None:
         assert chosen(name, "mlp", 2, statistics=selectors.ModelStatistics()).skip.mlp
 
 
-def test_the_statistics_of_a_model_that_has_none_say_the_command(workdir: Path) -> None:
+def test_the_statistics_of_a_model_that_has_none_are_measured(workdir: Path) -> None:
+    from pipeline.calib import calibrate
     from tests import tiny
 
-    folder = tiny.checkpoint(workdir / "graphs" / "my model")
-    with pytest.raises(UserError, match="make them with `pipeline calibrate 'my model'`"):
-        chosen("cosine", "mlp", 1, statistics=selectors.ModelStatistics(folder))
+    folder = tiny.tokenizer(tiny.checkpoint(workdir / "graphs" / "m", vocab_size=tiny.WORDS))
+    statistics = selectors.ModelStatistics(folder, samples=3, length=16)
+    settings = calibrate.CalibrationSettings(3, 16)
+    written = Path("calib/m/similarity.json")
+    chosen("cosine", "mlp", 1, statistics=statistics)
+    before = written.read_bytes()
+    calibrate.calibrate(folder, texts.OWN, settings)  # the same, so nothing is measured
+    assert written.read_bytes() == before and statistics.similarity.record.samples == 3
     with pytest.raises(UserError, match="final or mean"):
         selectors.ModelStatistics(folder, tokens="first")
+
+
+def test_statistics_of_other_weights_say_the_command(workdir: Path) -> None:
+    from tests import tiny
+
+    folder = tiny.tokenizer(tiny.checkpoint(workdir / "graphs" / "my model", vocab_size=tiny.WORDS))
+    chosen("cosine", "mlp", 1, statistics=selectors.ModelStatistics(folder, samples=3, length=16))
+    shutil.rmtree(folder)
+    tiny.tokenizer(tiny.checkpoint(folder, vocab_size=tiny.WORDS, seed=1))
+    with pytest.raises(UserError, match="measure again with `pipeline calibrate 'my model'`"):
+        chosen("cosine", "mlp", 1, statistics=selectors.ModelStatistics(folder))
 
 
 def test_of_equal_values_the_deeper_goes() -> None:

@@ -27,7 +27,7 @@ LAYERS = 4
 @pytest.fixture
 def timed(model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     measured = similarity.Similarity(Mock(SimilarityRecord), mean=COSINES, stderr={})
-    monkeypatch.setattr(similarity, "of_checkpoint", lambda _: measured)
+    monkeypatch.setattr(selectors.ModelStatistics, "similarity", measured)
     monkeypatch.setattr(timing, "sublayer_times", lambda *_: TIMES)
     return model
 
@@ -67,7 +67,7 @@ def test_a_choice_for_a_time_is_checked_and_measured(model: Path, monkeypatch: p
     calls: list[bench.BenchSettings] = []
     cosines = {"cosine_attn": np.array([[0.5, 0.6]]), "cosine_mlp": np.array([[0.9, 0.7]])}
     measured = similarity.Similarity(Mock(SimilarityRecord), mean=cosines, stderr={})
-    monkeypatch.setattr(similarity, "of_checkpoint", lambda _: measured)
+    monkeypatch.setattr(selectors.ModelStatistics, "similarity", measured)
     monkeypatch.setattr(bench, "bench", fake_bench(calls, {"mlp0": 1.3}))
     times = SublayerTimes(whole=1.0, attn=0.2, mlp=0.25)
     monkeypatch.setattr(timing, "sublayer_times", lambda *_: times)
@@ -168,7 +168,7 @@ def test_where_cosine_does_not_reach_the_time_nothing_is_searched(
 def test_where_no_finalist_of_the_search_keeps_the_time_cosines_stays(
     timed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damage = latency_budget.candidates("any", similarity.of_checkpoint(timed))
+    damage = latency_budget.candidates("any", selectors.ModelStatistics(timed).similarity)
     kept = latency_budget.solve(damage, TIMES, TIMES.whole * (1 - 1 / 1.2))
     monkeypatch.setattr(budgets, "_measure", lambda *_: lambda skip: 1.25 if skip == kept else 1.1)
     choice = choose(timed, "evo", Searches(), start="attn0-3")

@@ -157,7 +157,7 @@ def test_a_choice_for_a_time_brings_its_own_order(
     """That of damage where a programme was solved; a search's runners-up where one was made."""
     cosines = {"cosine_attn": np.array([[0.5, 0.6, 0.7]]), "cosine_mlp": np.array([[0.9, 0.8, 0.1]])}
     measured = similarity.Similarity(tiny.similarity_record(), mean=cosines, stderr={})
-    monkeypatch.setattr(similarity, "of_checkpoint", lambda _: measured)
+    monkeypatch.setattr(ModelStatistics, "similarity", measured)
     statistics = ModelStatistics(Path("graphs/m"))
     nomination = finalists.timed(timed_choice("attn2+mlp0"), statistics, CPU)
     assert (nomination.rule, nomination.length, nomination.choice.skip.name) == ("cosine", 20, "attn2+mlp0")

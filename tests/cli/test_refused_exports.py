@@ -71,7 +71,6 @@ def test_a_config_that_is_refused(
     [
         (["--skip", "attn9"], "layer 9"),
         (["--skip", "mlp", "--count", "9"], "--count 9 does not fit"),
-        (["--skip", "mlp", "--count", "1", "--select", "cosine"], "`pipeline calibrate hf/m`"),
         (["--skip", "mlp", "--count", "1", "--select", "nosuch"], "no selector 'nosuch'"),
         (["--skip", "mlp1", "--adapter", "a"], "`pipeline export hf/m --skip mlp1`"),
     ],

@@ -7,6 +7,7 @@ Statistics are read when a rule asks for them, and only then.
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.calib.evolution.space import Space
     from pipeline.store.records import EvoRecord, GreedyRecord
 
+log = logging.getLogger(__name__)
+
 OPTIONS = ("seed", "tokens", "texts", "dataset", "samples", "length")
 """Options of `select` that not every rule reads. A rule's module names its own as READS; those of `evo` alone
 are `EvoOptions`."""
@@ -34,6 +37,8 @@ MEASURES = ("texts", "dataset", "samples", "length")
 RUNNERS_UP = 20
 """Sets that a search gives beside its choice, the choice included."""
 COMPENSATION_SAMPLES = CompensationSettings().samples
+SHORT = 64
+"""Sequences that missing similarity statistics are measured on; `pipeline calibrate` takes more."""
 
 
 class ModelStatistics:
@@ -69,12 +74,20 @@ class ModelStatistics:
 
     @cached_property
     def similarity(self) -> similarity.Similarity:
-        """The similarity statistics.
+        """The similarity statistics; a short cut of the text is measured now where there are none.
 
         Raises:
-            UserError: there are none of this model; says the command that makes them.
+            UserError: they are of other weights, says the command that makes them; or as `calibrate`.
         """
-        return similarity.of_checkpoint(self._checkpoint())
+        folder = self._checkpoint()
+        if not similarity.is_there(folder):
+            from pipeline.calib import calibrate  # loads torch: only where a model must run
+
+            settings = calibrate.CalibrationSettings(self.samples or SHORT, self.length, device=self.device)
+            size = f"{settings.samples} × {settings.length} tokens"
+            log.info("%s has no similarity statistics yet; measuring them on %s", folder.name, size)
+            calibrate.calibrate(folder, self.text_input, settings)
+        return similarity.of_checkpoint(folder)
 
     def removals(self, kind: str, count: int) -> GreedyRecord:
         """The greedy order of at least `count` removals; measured now where it is not known yet."""

@@ -84,6 +84,7 @@ from pipeline.store.records.finalists import (
     HeldOutRequest,
 )
 from pipeline.store.records.gpu import GpuLoad, GpuState
+from pipeline.store.records.quantisation import LogitShift, QuantisationShifts, QuantisedRecord
 from pipeline.store.records.results import (
     RESULT,
     AgreementRecord,
@@ -167,6 +168,7 @@ __all__ = [
     "LedgerEntry",
     "LedgerRecord",
     "LlamaCppRecord",
+    "LogitShift",
     "MapRecord",
     "MergedRecord",
     "MergedTensors",
@@ -174,6 +176,8 @@ __all__ = [
     "MomentsRecord",
     "MomentsRequest",
     "NumLayers",
+    "QuantisationShifts",
+    "QuantisedRecord",
     "Ranges",
     "Record",
     "Removal",

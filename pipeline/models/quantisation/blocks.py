@@ -132,10 +132,9 @@ def nearest(weights: Array, scales: Array, bits: int) -> npt.NDArray[np.int8]:
 
 
 def _integers(weights: Array, scales: Array, bits: int) -> npt.NDArray[np.float32]:
-    quotients = weights / scales
-    np.rint(quotients, out=quotients)
-    clipped: npt.NDArray[np.float32] = np.clip(quotients, *limits(bits), out=quotients)
-    return clipped
+    integers: npt.NDArray[np.float32] = weights / scales
+    np.rint(integers, out=integers)
+    return integers.clip(*limits(bits), out=integers)
 
 
 def dequantised(blocks: Blocks) -> npt.NDArray[np.float32]:

@@ -132,7 +132,7 @@ def nearest(weights: Array, scales: Array, bits: int) -> npt.NDArray[np.int8]:
 
 
 def _integers(weights: Array, scales: Array, bits: int) -> npt.NDArray[np.float32]:
-    integers: npt.NDArray[np.float32] = weights / scales
+    integers: Array = weights / scales
     np.rint(integers, out=integers)
     return integers.clip(*limits(bits), out=integers)
 

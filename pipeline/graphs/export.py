@@ -179,8 +179,9 @@ def export_from_onnx(folder: Path, into: Path | None = None, origin: str | None 
             store.write_json(target / store.SOURCE, record.plain())
             return path
         _copy_export(data, folder, target, record)
-        states = [file.plain() for file in store.weights.states(target / file.name for file in data)]
-        graphfile.save(model, path, {**wanted, "files": states, "num_layers": num_layers(read_config(folder))})
+        states = store.weights.states(target / file.name for file in data)
+        fields = {"files": [one.plain() for one in states], "num_layers": num_layers(read_config(folder))}
+        graphfile.save(model, path, {**wanted, **fields})
     open_checkpoint(target)
     return path
 

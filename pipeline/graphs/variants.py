@@ -73,13 +73,7 @@ def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
         raise UserError(
             f"{form!r:.40} names no compensation; choose bias, linear, matrix, rank16, fold or fold+rank16"
         )
-    names = safetensors_index.read_index([overlay])
-    folded = [name for name in names if not compensation.is_map(name)]
-    if folded and record.contract != "authored":
-        raise UserError(
-            f"{overlay} holds {folded[0]}, into which a sublayer was folded, and {base} was exported "
-            "elsewhere and keeps its weights in another form; compensate it --with bias, linear or a rank"
-        )
+    _refuse_folds(base, record, overlay)
     digest = str(store.weights.state(overlay, full=True).sha256)
     config = read_config(base.parent)
     width = config.get("hidden_size") or config["n_embd"]  # GPT-2 says the latter
@@ -87,6 +81,22 @@ def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
     variant = replace(record.as_variant(), skip=skip, compensation=form)
     file = FileDigest(file=overlay.name, sha256=digest)
     return _derive(base, record, variant, surgery, {"compensated": file.plain()})
+
+
+def _refuse_folds(base: Path, record: GraphRecord, overlay: Path) -> None:
+    """Refuses changed weights beside a graph that keeps its weights in another form than the checkpoint."""
+    names = safetensors_index.read_index([overlay])
+    folded = [name for name in names if not compensation.is_map(name)]
+    if folded and record.quantisation:
+        raise UserError(
+            f"{overlay} holds {folded[0]}, into which a sublayer was folded, and the weights of {base} are "
+            "quantised; take --compensation linear, bias or a rank"
+        )
+    if folded and record.contract != "authored":
+        raise UserError(
+            f"{overlay} holds {folded[0]}, into which a sublayer was folded, and {base} was exported "
+            "elsewhere and keeps its weights in another form; compensate it --with bias, linear or a rank"
+        )
 
 
 def quantise(base: Path, weights: Path, quantisation: str) -> Path:
@@ -221,6 +231,11 @@ def graft(graph: Path, healed: Path, adapter: str) -> Path:
         raise UserError(
             f"{graph} was exported elsewhere and keeps its weights in another form; "
             "adapters need an authored graph"
+        )
+    if record.quantisation:
+        twin = store.graph_path(graph.parent, replace(record.as_variant(), quantisation=None))
+        raise UserError(
+            f"the weights of {graph} are quantised, and adapters change weights; take {twin.name}"
         )
     variant = replace(record.as_variant(), adapter=adapter)
     file = FileDigest(file=healed.name, sha256=str(store.weights.state(healed, full=True).sha256))

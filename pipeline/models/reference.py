@@ -22,12 +22,11 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from pipeline.models import caches, compensation, devices, pretrained, safetensors_index, sublayers
+from pipeline.models import caches, compensation, devices, pretrained, sublayers
 from pipeline.models.compensation import MapParts, MapPlace
-from pipeline.models.quantisation import files
+from pipeline.models.quantisation import modules
 from pipeline.models.sizes import rules_of
 from pipeline.models.sublayers import keep_input, keep_output, removed_after
-from pipeline.models.tensor_names import is_left_out
 from pipeline.types import BASE, Provider, SkipSet, Sublayer, UserError
 
 Array = npt.NDArray[Any]
@@ -44,9 +43,9 @@ class Reference:
         folder: config.json and safetensors; code that comes with a checkpoint is never run.
         skip: what is left out.
         dtype: of weights and activations (transformers keeps norm statistics and angles in fp32).
-        overlays: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`), whose
-            blocks do, dequantised (`models/quantisation/files.py`), or whose maps stand in for skipped
-            sublayers (`models/compensation.py`); of two files the later counts.
+        overlays: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`,
+            `models/quantisation`), or whose maps stand in for skipped sublayers (`models/compensation.py`);
+            of two files the later counts.
         load: further arguments of from_pretrained (another attention kernel, quantisation).
         device: that it computes on; what it gives as arrays is on the host, and in fp32 where it is bf16.
 
@@ -88,8 +87,7 @@ class Reference:
 
     def _overlay(self, file: Path) -> None:
         """Puts a file's weights and maps in the place of the checkpoint's and of skipped sublayers."""
-        if files.is_quantised(safetensors_index.read_index([file])):
-            self._dequantise(file)
+        if modules.dequantised(self.model, file, self.skip):
             return
         weights, maps = compensation.read(file, self.skip)
         if foreign := self.model.load_state_dict(weights, strict=False).unexpected_keys:
@@ -97,17 +95,6 @@ class Reference:
         for place, (factors, bias) in maps.items():
             compensation.refuse_width(place, bias, self.model.config.hidden_size, file)
             self.stand_in(place, factors, bias)
-
-    def _dequantise(self, file: Path) -> None:
-        """Puts quantised weights in the place of the checkpoint's; a tied head gets one of its own."""
-        for name, weight in files.dequantised(file):
-            if is_left_out(name, self.skip, self._rules):
-                continue
-            module = self.model.get_submodule(name.removesuffix(".weight"))
-            whole = torch.from_numpy(weight).T.to(self.model.device, self.model.dtype).contiguous()
-            if whole.shape != module.weight.shape:
-                raise UserError(f"{file} holds {name} of another model; export it again")
-            module.weight = nn.Parameter(whole, requires_grad=False)
 
     def stand_in(self, place: MapPlace, factors: Sequence[torch.Tensor], bias: torch.Tensor) -> None:
         """Puts a map in the place of sublayers that are skipped; one that stood there is replaced.
@@ -132,12 +119,7 @@ class Reference:
         """Replaces the sublayers."""
         for (index, kind), layer, name in self._places():
             if (index, kind) in skip:
-                original, width = getattr(layer, name), self.model.config.hidden_size
-                nothing = (
-                    sublayers.NoAttention(original)
-                    if kind == "attn"
-                    else sublayers.NoMlp(width, not isinstance(original, nn.Linear))
-                )
+                nothing = sublayers.nothing(getattr(layer, name), kind, self.model.config.hidden_size)
                 setattr(layer, name, nothing)
 
     def _places(self) -> Iterator[tuple[Sublayer, nn.Module, str]]:

@@ -35,8 +35,9 @@ _OPTIONS: dict[str, dict[str, str]] = {
 
 
 _PRODUCTS = "session.qdq_matmulnbits_accuracy_level"
-"""How exact products with quantised weights are on the CPU: "4", ONNX Runtime's own default, rounds activations to
-8 bits (0.7 % of a product; int4 then takes a third of the time, int8 a fiftieth), "1" computes in fp32."""
+"""How exact products with quantised weights are on the CPU: "4", ONNX Runtime's own default, rounds
+activations to 8 bits (0.7 % of a product; int4 takes a third of the time then, int8 a fiftieth), "1" computes
+in fp32."""
 
 
 class OnnxRunner(Runner):

@@ -18,12 +18,12 @@ _TYPES = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 
 
 class QuantisePass(InPlacePass):
-    """Lets every product with a stored weight read that weight in blocks, from a file of quantised weights.
+    """Lets every product with a stored weight read it in blocks, from a file of quantised weights.
 
-    `MatMul(x, Transpose([Cast](W)))` becomes `MatMul(x, DequantizeLinear(values, [Cast](scales)))` with values
-    [in, out] and scales [in / B, out]: the one form that ONNX Runtime fuses into its n-bit product and TensorRT
-    builds as weight-only. The scales are cast, and not what is dequantised, whose Cast would stand between
-    (docs/architecture.md). Embeddings, norms, biases, and a compensation's maps stay as they are.
+    `MatMul(x, Transpose([Cast](W)))` becomes `MatMul(x, DequantizeLinear(values, [Cast](scales)))`, values
+    [in, out] and scales [in / B, out]: the one form that ONNX Runtime fuses into its n-bit product and
+    TensorRT builds as weight-only. The scales are cast, and not what is dequantised: a Cast behind it would
+    keep the product from being fused. Embeddings, norms, biases, and a compensation's maps stay as they are.
 
     The file's SHA-256 goes into the model's metadata, as an adapter's does.
 
@@ -33,7 +33,7 @@ class QuantisePass(InPlacePass):
         names: of initializers → of the weights in the file, where they differ: a tied head is the embedding.
 
     Raises:
-        UserError: the graph is quantised already, or the file lacks a weight of it or has it in another shape.
+        UserError: the graph is quantised already, or the file lacks a weight of it or has another shape.
     """
 
     def __init__(self, file: Path, digest: str, names: Mapping[str, str]) -> None:
@@ -46,7 +46,9 @@ class QuantisePass(InPlacePass):
         if any(node.op_type == "DequantizeLinear" for node in model.graph):
             raise UserError(f"the weights of {model.graph.name} are quantised already; take the base in fp32")
         if not list(_weights(model)):
-            raise UserError(f"no product of {model.graph.name} reads a stored weight; only authored graphs do")
+            raise UserError(
+                f"no product of {model.graph.name} reads a stored weight; only authored graphs do"
+            )
 
     def call(self, model: ir.Model) -> PassResult:
         """Writes the nodes before those that they replace, then removes what nothing reaches."""
@@ -69,8 +71,9 @@ class QuantisePass(InPlacePass):
             raise UserError(f"{self.file} does not hold {name:.200} as the graph reads it; export it again")
         computed = _type(transpose.inputs[0])
         scope = str(transpose.name).rsplit("/", 1)[0]
-        values, scales = self._values(name, blocks), graphfile.initializer(
-            self.file, f"{name}.scales", blocks.scales
+        values, scales = (
+            self._values(name, blocks),
+            graphfile.initializer(self.file, f"{name}.scales", blocks.scales),
         )
         for value in (values, scales):
             graph.register_initializer(value)
@@ -79,9 +82,7 @@ class QuantisePass(InPlacePass):
             scales = _named(cast, computed, scales.shape)
             graph.insert_before(transpose, cast)
         attributes = {"axis": 0, "block_size": blocks.block_size}
-        node = ir.node(
-            "DequantizeLinear", [values, scales], attributes, name=f"{scope}/DequantizeLinear"
-        )
+        node = ir.node("DequantizeLinear", [values, scales], attributes, name=f"{scope}/DequantizeLinear")
         dequantised = _named(node, computed, values.shape)
         graph.insert_before(transpose, node)
         transpose.outputs[0].replace_all_uses_with(dequantised)

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.quantisation.names import BLOCK_SIZES
 from pipeline.types import UserError
 
 Array = npt.NDArray[Any]
-BITS = (4, 8)
-BLOCK_SIZES = (32, 64, 128)
 CLIPS = {4: np.linspace(1.0, 0.65, 15), 8: np.linspace(1.0, 0.95, 11)}
 """Bits → of a block's largest scale, the shares that are tried. Below them nothing is won on SmolLM2."""
 LEAST_SCALE = np.float16(2.0**-24)

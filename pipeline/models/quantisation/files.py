@@ -1,7 +1,7 @@
-"""The file of a model's quantised weights: safetensors beside the checkpoint, written once, a tensor at a time.
+"""The file of a model's quantised weights: safetensors beside the checkpoint, written once, tensor by tensor.
 
-Legend: B block size. A linear layer's weight is [out, in] in the checkpoint and [in, out] here, as MatMul takes
-it.
+Legend: B block size. A linear layer's weight is [out, in] in the checkpoint and [in, out] here, as MatMul
+takes it.
 
 Of each weight `X.weight` the file holds `X.weight.values`, int8 [in, out] or int4 [in · out / 2] bytes, two
 numbers a byte, the first in its lower half, and `X.weight.scales` [in / B, out] float16: what ONNX's
@@ -88,14 +88,16 @@ def refuse_blocks(checkpoint: Checkpoint, quantisation: Quantisation) -> None:
     """
     if checkpoint.source.kind == "onnx":
         raise UserError(
-            f"{checkpoint.folder} was exported elsewhere and keeps its weights in another form: only authored "
-            "graphs are quantised; export the checkpoint itself"
+            f"{checkpoint.folder} was exported elsewhere and keeps its weights in another form: only "
+            "authored graphs are quantised; export the checkpoint itself"
         )
     weights = linear_weights(checkpoint)
     size = quantisation.block_size
     if odd := next(((name, t.shape[1]) for name, t in weights.items() if t.shape[1] % size), None):
         fitting = [one for one in BLOCK_SIZES if all(t.shape[1] % one == 0 for t in weights.values())]
-        options = f"take --block-size {' or '.join(map(str, fitting))}" if fitting else "take --precision fp16"
+        options = (
+            f"take --block-size {' or '.join(map(str, fitting))}" if fitting else "take --precision fp16"
+        )
         raise UserError(
             f"{checkpoint.folder}: {odd[0]} has {odd[1]} inputs, and blocks of {size} do not divide them; "
             f"{options}"

@@ -40,7 +40,9 @@ class Quantisation:
         if self.bits not in BITS:
             raise UserError(f"weights of {self.bits} bits are not written; take int4 or int8")
         if self.block_size not in BLOCK_SIZES:
-            raise UserError(f"--block-size {self.block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}")
+            raise UserError(
+                f"--block-size {self.block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}"
+            )
         if self.method not in METHODS:
             raise UserError(f"--method {self.method!r:.40} is not known; choose from {', '.join(METHODS)}")
 
@@ -86,7 +88,7 @@ class GraphPrecision:
 
 
 def requested(text: str, block_size: int | None = None, method: str | None = None) -> list[GraphPrecision]:
-    """What --precision, --block-size and --method ask for: 'int4' alone for both of the activations' precisions.
+    """What --precision, --block-size and --method ask for: 'int4' alone for activations of both precisions.
 
     Args:
         text: 'fp32', 'int4-fp16', 'int4-b32-fp32', 'int8'.

@@ -53,7 +53,9 @@ class QuantisationShifts(Record):
         weights: from PyTorch with the checkpoint's own weights to PyTorch with the dequantised ones.
         kernel: from the graph as it was compared, its products exact, to the graph as it is run elsewhere,
             its activations rounded to 8 bits in the products; None of an engine, or off the CPU.
+
+    Either is None where some logits are not finite.
     """
 
-    weights: LogitShift
+    weights: LogitShift | None = None
     kernel: LogitShift | None = None

@@ -20,7 +20,7 @@ from pipeline.graphs import graphfile
 from pipeline.runtime import tensorrt_library
 from pipeline.runtime.tensorrt_library import Profile
 from pipeline.store.records import BuildFigures, EngineRecord, FileState, GraphRecord, MergedRecord, Ranges
-from pipeline.types import UserError, Variant
+from pipeline.types import UserError, Variant, precision_name
 
 log = logging.getLogger(__name__)
 _TIMING_CACHE = "timing.cache"
@@ -84,9 +84,10 @@ def _refuse_precision(graph: Path, record: GraphRecord | MergedRecord, keep_prec
     if record.precision == "fp16" or keep_precision:
         return
     authored = record.contract == "authored"
-    mend = "export it with --precision fp16" if authored else "export it in fp16 with optimum"
+    half = precision_name("fp16", record.quantisation)
+    mend = f"export it with --precision {half}" if authored else "export it in fp16 with optimum"
     raise UserError(
-        f"{graph} is {record.precision}, and engines are built from fp16 graphs: {mend}, "
+        f"{graph} is {record.precision_name}, and engines are built from fp16 graphs: {mend}, "
         "or pass --keep-precision"
     )
 
@@ -119,8 +120,8 @@ def _plan_job(
         "stripped": settings.strip_weights,
     }
     form = Variant(record.model, head=record.head, max_tokens=places).form
-    names = (record.model, identity["variant"], settings.backend, "+".join(targets), record.precision + form)
-    path = store.Project.of(graph).engine(*names)
+    names = (record.model, identity["variant"], settings.backend, "+".join(targets))
+    path = store.Project.of(graph).engine(*names, record.precision_name + form)
     files = store.weights.states(store.weight_paths(graph), full=True)
     decomposed = record.precision == "fp32"
     return _Job(graph, path, wanted, targets, built, decomposed, settings.strip_weights, files)
@@ -132,8 +133,9 @@ def _identity(graph: Path, record: GraphRecord | MergedRecord) -> dict[str, Any]
         return store.records.variant_fields(record.as_variant())
     return {
         "model": record.model,
-        "variant": graph.name.removesuffix(f".{record.precision}.onnx"),
+        "variant": graph.name.removesuffix(f".{record.precision_name}.onnx"),
         "precision": record.precision,
+        "quantisation": record.quantisation,
         "head": record.head,
         "variants": record.variants,
     }

@@ -73,8 +73,9 @@ def weight_bytes(path: Path) -> int:
     try:
         config = read_config(store.checkpoint_folder(path))
         if of is None:
-            return costs.weight_bytes(config, BASE, record.precision)
-        return costs.weight_bytes(config, of.skip, of.precision, compensation.sizes(store.overlays(path)))
+            return costs.weight_bytes(config, BASE, record.precision_name)
+        maps = compensation.sizes(store.overlays(path))
+        return costs.weight_bytes(config, of.skip, of.precision_name, maps)
     except UserError:
         return 0
 

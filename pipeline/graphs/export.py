@@ -18,7 +18,7 @@ from pipeline.models import identity, tensor_names
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.checkpoint_files import SMALL_FILES, copy_file
 from pipeline.models.config import Config, read_config
-from pipeline.models.quantisation import files
+from pipeline.models.quantisation import files as quantised
 from pipeline.models.quantisation.files import Rounding
 from pipeline.models.quantisation.names import Quantisation
 from pipeline.store.records import CheckpointSource
@@ -55,10 +55,10 @@ def export(
         return part, _export(checkpoint, precision, part)
 
     if quantisation:
-        files.refuse_blocks(checkpoint, quantisation)
+        quantised.refuse_blocks(checkpoint, quantisation)
     part, path = _of_base_or_itself(checkpoint, skip, authored)
     if quantisation:
-        weights = files.ensure(checkpoint, quantisation, rounding)
+        weights = quantised.ensure(checkpoint, quantisation, rounding)
         path = variants.quantise(path, weights, quantisation.name)
     return path if part == skip else variants.cut(path, skip)
 
@@ -73,7 +73,7 @@ def prove(
     """
     skip.within(num_layers(checkpoint.config))
     if quantisation:
-        files.refuse_blocks(checkpoint, quantisation)
+        quantised.refuse_blocks(checkpoint, quantisation)
     _of_base_or_itself(
         checkpoint, skip, lambda part: architectures.decoder(checkpoint, precision, part).author()
     )
@@ -125,9 +125,9 @@ def _export(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Path
         model = architectures.decoder(checkpoint, precision, skip).author()
         architectures.warn_of_code(checkpoint)
         layers = checkpoint.config["num_hidden_layers"]
-        states = [file.plain() for file in store.weights.states(checkpoint.files)]
+        files = [file.plain() for file in store.weights.states(checkpoint.files)]
         source = checkpoint.source.replaced(files=(), copies=()).plain()
-        fields = {**wanted, "files": states, "source": source, "num_layers": layers}
+        fields = {**wanted, "files": files, "source": source, "num_layers": layers}
         graphfile.save(model, path, fields)
     return path
 
@@ -179,9 +179,8 @@ def export_from_onnx(folder: Path, into: Path | None = None, origin: str | None 
             store.write_json(target / store.SOURCE, record.plain())
             return path
         _copy_export(data, folder, target, record)
-        states = store.weights.states(target / file.name for file in data)
-        fields = {"files": [one.plain() for one in states], "num_layers": num_layers(read_config(folder))}
-        graphfile.save(model, path, {**wanted, **fields})
+        files = [file.plain() for file in store.weights.states(target / file.name for file in data)]
+        graphfile.save(model, path, {**wanted, "files": files, "num_layers": num_layers(read_config(folder))})
     open_checkpoint(target)
     return path
 

@@ -25,6 +25,7 @@ from pipeline.types import SkipSet, TensorSlice, UserError, Variant
 
 Array = npt.NDArray[Any]
 EXPORTED_ELSEWHERE = "it was exported elsewhere and keeps its weights in another form; export its checkpoint"
+QUANTISED = "its weights are quantised for ONNX; ship its fp32 twin, which other engines quantise themselves"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ def read(graph: Path, unchecked: bool = False) -> PrunedModel:
     passed.variants(graph, unchecked, provider=None)  # hashes the graph, refuses a static cache
     if record.contract != "authored":
         raise UserError(f"{graph}: {EXPORTED_ELSEWHERE}")
+    if record.quantisation:
+        raise UserError(f"{graph}: {QUANTISED}")
     store.refuse_damaged(graph)
     identity.refuse_other_sums(graph.parent, store.weights.states(store.weight_paths(graph), full=True))
     checkpoint, overlays = open_checkpoint(graph.parent), store.overlays(graph)

@@ -16,6 +16,7 @@ METHODS = ("rtn",)
 METHOD = METHODS[0]
 HEAD_BITS = 8
 """Of the head's weights, whatever the others have."""
+SCALE_BYTES = 2
 _NAME = re.compile(r"int(?P<bits>\d+)(?:-b(?P<block>\d{1,5}))?(?:-(?P<method>[a-z]+))?")
 
 
@@ -61,6 +62,10 @@ class Quantisation:
     def head_bits(self) -> int:
         """Bits of the head's weights."""
         return max(self.bits, HEAD_BITS)
+
+    def nbytes(self, numbers: int, bits: int) -> int:
+        """Bytes of so many weights of so many bits, and of their scales."""
+        return numbers * bits // 8 + numbers // self.block_size * SCALE_BYTES
 
     @classmethod
     def parse(cls, name: str) -> Quantisation:

@@ -20,7 +20,7 @@ BLOCK_SIZES = (32, 64, 128)
 CLIPS = {4: np.linspace(1.0, 0.65, 15), 8: np.linspace(1.0, 0.95, 11)}
 """Bits → of a block's largest scale, the shares that are tried. Below them nothing is won on SmolLM2."""
 LEAST_SCALE = np.float16(2.0**-24)
-"""The smallest float16 above 0. A block of zeros has it too: TensorRT takes no scale that is not positive."""
+"""The smallest float16 above 0, which a block of zeros has, too: nothing is divided by 0."""
 _PIECE = 1 << 18
 """Numbers of a weight that are rounded at a time: what is computed from them stays in a processor's cache."""
 
@@ -31,7 +31,7 @@ class Blocks:
 
     Attributes:
         values: [in, out] int8; of 4 bits they lie in −8 … 7, of 8 bits in −128 … 127.
-        scales: [in / B, out] float16.
+        scales: [in / B, out] float16; those of 4 bits may be negative (see `best_scales`).
     """
 
     values: npt.NDArray[np.int8]
@@ -47,7 +47,8 @@ def limits(bits: int) -> tuple[int, int]:
     """(lowest, highest) integer.
 
     The lowest is used although −lowest is not there: whatever the scale, one more level can only lessen the
-    error. Of the int4 weights of SmolLM2 in blocks of 64, |W − Q|² / |W|² is 0.0115 in −7 … 7, and 0.0101 so.
+    error. Of the int4 weights of SmolLM2 in blocks of 64, |W − Q|² / |W|² is 0.0115 in −7 … 7, 0.0101 in
+    −8 … 7, and 0.0090 where the level more lies on the side of the block's largest weight.
     """
     return -(1 << bits - 1), (1 << bits - 1) - 1
 
@@ -99,16 +100,21 @@ def best_scales(block: Array, bits: int, importance: Array | None = None) -> npt
     The first candidate lets the largest weight be the highest integer; the others clip it. Each is rounded to
     float16 before its error is taken, so that the error is that of the scale which is kept.
 
+    Of 4 bits a scale is negative where the largest weight is positive, as in llama.cpp's Q4_0: so −8 is on
+    its side. TensorRT takes that of int4, and refuses it of int8, where one level more is nothing.
+
     Args:
         block: [B, out] fp32.
         bits: 4 or 8.
         importance: [B], what the squared error of each input counts; by default all count the same.
     """
     weights = None if importance is None else np.asarray(importance, np.float32)
-    largest = np.abs(block).max(axis=0) / limits(bits)[1]
+    highest, lowest = block.max(axis=0), block.min(axis=0)
+    largest = np.maximum(highest, -lowest) / limits(bits)[1]
+    signs = np.where((highest >= -lowest) & (bits == 4), np.float16(-1), np.float16(1))
     best, least = np.empty(block.shape[1], np.float16), np.full(block.shape[1], np.inf, np.float32)
     for clip in CLIPS[bits]:
-        scales = np.maximum((largest * np.float32(clip)).astype(np.float16), LEAST_SCALE)
+        scales = np.maximum((largest * np.float32(clip)).astype(np.float16), LEAST_SCALE) * signs
         wide = scales.astype(np.float32)
         errors = _integers(block, wide, bits)
         errors *= wide
@@ -125,7 +131,7 @@ def nearest(weights: Array, scales: Array, bits: int) -> npt.NDArray[np.int8]:
 
     Args:
         weights: […, out] fp32.
-        scales: [out] float16, positive.
+        scales: [out] float16, none of them 0.
         bits: 4 or 8.
     """
     return _integers(weights, scales.astype(np.float32), bits).astype(np.int8)

@@ -6,6 +6,7 @@ what ONNX's DequantizeLinear (opset 21) says with `axis=0` and `block_size=B`: w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ CLIPS = {4: np.linspace(1.0, 0.65, 15), 8: np.linspace(1.0, 0.95, 11)}
 """Bits → of a block's largest scale, the shares that are tried. Below them nothing is won on SmolLM2."""
 LEAST_SCALE = np.float16(2.0**-24)
 """The smallest float16 above 0, which a block of zeros has, too: nothing is divided by 0."""
-_PIECE = 1 << 18
+PIECE = 1 << 18
 """Numbers of a weight that are rounded at a time: what is computed from them stays in a processor's cache."""
 
 
@@ -31,7 +32,7 @@ class Blocks:
 
     Attributes:
         values: [in, out] int8; of 4 bits they lie in −8 … 7, of 8 bits in −128 … 127.
-        scales: [in / B, out] float16; those of 4 bits may be negative (see `best_scales`).
+        scales: [in / B, out] float16; those of 4 bits may be negative (see `candidates`).
     """
 
     values: npt.NDArray[np.int8]
@@ -68,7 +69,7 @@ def rounded(weight: Array, bits: int, block_size: int) -> Blocks:
     refuse_odd(weight, bits, block_size)
     values = np.empty((rows, columns), np.int8)
     scales = np.empty((rows // block_size, columns), np.float16)
-    width = max(_PIECE // block_size, 1)
+    width = max(PIECE // block_size, 1)
     for block in range(len(scales)):
         inside = slice(block * block_size, (block + 1) * block_size)
         for start in range(0, columns, width):
@@ -94,11 +95,31 @@ def refuse_odd(weight: Array, bits: int, block_size: int) -> None:
         raise UserError(f"a weight of {top:g} is too large: the scale of its block is beyond float16")
 
 
-def best_scales(block: Array, bits: int, importance: Array | None = None) -> npt.NDArray[np.float16]:
+def best_scales(block: Array, bits: int) -> npt.NDArray[np.float16]:
     """[out]: of each output, the scale of one block by which rounding has the least squared error.
 
-    The first candidate lets the largest weight be the highest integer; the others clip it. Each is rounded to
-    float16 before its error is taken, so that the error is that of the scale which is kept.
+    Args:
+        block: [B, out] fp32.
+        bits: 4 or 8.
+    """
+    best, least = np.empty(block.shape[1], np.float16), np.full(block.shape[1], np.inf, np.float32)
+    for scales in candidates(block, bits):
+        wide = scales.astype(np.float32)
+        errors = _integers(block, wide, bits)
+        errors *= wide
+        errors -= block
+        errors *= errors
+        sums = errors.sum(axis=0)
+        is_better = sums < least
+        best[is_better], least[is_better] = scales[is_better], sums[is_better]
+    return best
+
+
+def candidates(block: Array, bits: int) -> Iterator[npt.NDArray[np.float16]]:
+    """[out], one after another: the scales of one block that are tried.
+
+    The first lets the largest weight be the highest integer; the others clip it. Each is in float16, so that
+    its error is that of the scale which is kept.
 
     Of 4 bits a scale is negative where the largest weight is positive, as in llama.cpp's Q4_0: so −8 is on
     its side. TensorRT takes that of int4, and refuses it of int8, where one level more is nothing.
@@ -106,24 +127,12 @@ def best_scales(block: Array, bits: int, importance: Array | None = None) -> npt
     Args:
         block: [B, out] fp32.
         bits: 4 or 8.
-        importance: [B], what the squared error of each input counts; by default all count the same.
     """
-    weights = None if importance is None else np.asarray(importance, np.float32)
     highest, lowest = block.max(axis=0), block.min(axis=0)
     largest = np.maximum(highest, -lowest) / limits(bits)[1]
     signs = np.where((highest >= -lowest) & (bits == 4), np.float16(-1), np.float16(1))
-    best, least = np.empty(block.shape[1], np.float16), np.full(block.shape[1], np.inf, np.float32)
     for clip in CLIPS[bits]:
-        scales = np.maximum((largest * np.float32(clip)).astype(np.float16), LEAST_SCALE) * signs
-        wide = scales.astype(np.float32)
-        errors = _integers(block, wide, bits)
-        errors *= wide
-        errors -= block
-        errors *= errors
-        sums = errors.sum(axis=0) if weights is None else weights @ errors
-        is_better = sums < least
-        best[is_better], least[is_better] = scales[is_better], sums[is_better]
-    return best
+        yield np.maximum((largest * np.float32(clip)).astype(np.float16), LEAST_SCALE) * signs
 
 
 def nearest(weights: Array, scales: Array, bits: int) -> npt.NDArray[np.int8]:

@@ -22,7 +22,7 @@ CLIPS = {4: np.linspace(1.0, 0.65, 15), 8: np.linspace(1.0, 0.95, 11)}
 """Bits → of a block's largest scale, the shares that are tried. Below them nothing is won on SmolLM2."""
 LEAST_SCALE = np.float16(2.0**-24)
 """The smallest float16 above 0, which a block of zeros has, too: nothing is divided by 0."""
-PIECE = 1 << 18
+_PIECE = 1 << 18
 """Numbers of a weight that are rounded at a time: what is computed from them stays in a processor's cache."""
 
 
@@ -69,7 +69,7 @@ def rounded(weight: Array, bits: int, block_size: int) -> Blocks:
     refuse_odd(weight, bits, block_size)
     values = np.empty((rows, columns), np.int8)
     scales = np.empty((rows // block_size, columns), np.float16)
-    width = max(PIECE // block_size, 1)
+    width = max(_PIECE // block_size, 1)
     for block in range(len(scales)):
         inside = slice(block * block_size, (block + 1) * block_size)
         for start in range(0, columns, width):
@@ -95,13 +95,15 @@ def refuse_odd(weight: Array, bits: int, block_size: int) -> None:
         raise UserError(f"a weight of {top:g} is too large: the scale of its block is beyond float16")
 
 
-def best_scales(block: Array, bits: int) -> npt.NDArray[np.float16]:
+def best_scales(block: Array, bits: int, importance: Array | None = None) -> npt.NDArray[np.float16]:
     """[out]: of each output, the scale of one block by which rounding has the least squared error.
 
     Args:
         block: [B, out] fp32.
         bits: 4 or 8.
+        importance: [B], what the squared error of each input counts; by default all count the same.
     """
+    weights = None if importance is None else np.asarray(importance, np.float32)[:, None]
     best, least = np.empty(block.shape[1], np.float16), np.full(block.shape[1], np.inf, np.float32)
     for scales in candidates(block, bits):
         wide = scales.astype(np.float32)
@@ -109,7 +111,9 @@ def best_scales(block: Array, bits: int) -> npt.NDArray[np.float16]:
         errors *= wide
         errors -= block
         errors *= errors
-        sums = errors.sum(axis=0)
+        if weights is not None:
+            errors *= weights
+        sums = errors.sum(axis=0)  # not a product of matrices, whose last bits depend on how many columns
         is_better = sums < least
         best[is_better], least[is_better] = scales[is_better], sums[is_better]
     return best

@@ -3,8 +3,14 @@
 Frantar et al. 2022 (arXiv:2210.17323), algorithm 1, with a group for every block of inputs, in the order of
 the checkpoint: blocks are contiguous in ONNX.
 
-Legend: B block size; W the weight [in, out], Q its quantised form, H = XᵀX [in, in] of the inputs X. What is
-to be small is tr((W − Q)ᵀ H (W − Q)), the squared error of the layer's outputs.
+Of the int4 weights of 12 matrices of SmolLM2, in blocks of 64, the outputs' squared error on other text is
+7.5 ‰ with `blocks.rounded`; 4.0 with scales by which the weights' own error is least; 3.8 where each error
+counts as it does here; and 3.7 both where every candidate of a scale is tried to its block's end, at four
+times the cost, and where inputs go by the size of their second moments. So neither is done.
+
+Legend: B block size; W the weight [in, out], Q its quantised form, E the errors of the steps [in, out],
+H = XᵀX [in, in] of the inputs X, λ what is added to its diagonal. What is to be small is
+tr((W − Q)ᵀ H (W − Q)), the squared error of the layer's outputs.
 """
 
 from __future__ import annotations
@@ -18,7 +24,6 @@ from pipeline.types import UserError
 
 DAMPING = 0.01
 """Of the mean of H's diagonal, the share that is added to it."""
-Rounded = tuple[npt.NDArray[np.int8], npt.NDArray[np.float16], npt.NDArray[np.float32]]
 
 
 def gptq(weight: Array, hessian: Array, bits: int, block_size: int, damping: float = DAMPING) -> Blocks:
@@ -44,7 +49,9 @@ def gptq(weight: Array, hessian: Array, bits: int, block_size: int, damping: flo
     for block in range(len(scales)):
         inside = slice(block * block_size, (block + 1) * block_size)
         own, later = factor[inside, inside], factor[inside, inside.stop :]
-        values[inside], scales[block], errors = _rounded_block(rest[inside], own, bits)
+        # W − Q = UᵀE makes tr((W − Q)ᵀ(H + λ)(W − Q)) the sum of E², in which an error counts 1 / Uᵢᵢ².
+        scales[block] = blocks.best_scales(rest[inside], bits, np.diag(own) ** -2.0)
+        values[inside], errors = _walked(rest[inside], own, scales[block], bits)
         rest[inside.stop :] -= later.T @ errors
     return Blocks(values, scales)
 
@@ -78,34 +85,12 @@ def inverse_factor(hessian: Array, damping: float = DAMPING) -> npt.NDArray[np.f
     return np.ascontiguousarray(factor, np.float32)
 
 
-def _rounded_block(block: npt.NDArray[np.float32], factor: Array, bits: int) -> Rounded:
-    """(values [B, out], scales [out], errors [B, out]) of one block, with the scale of the least error.
-
-    W − Q = UᵀE makes tr((W − Q)ᵀ(H + λ)(W − Q)) the sum of E²: each scale is judged by what is to be small.
-    """
-    values, errors = np.empty(block.shape, np.int8), np.empty_like(block)
-    scales = np.empty(block.shape[1], np.float16)
-    width = max(blocks.PIECE // len(block), 1)
-    for start in range(0, block.shape[1], width):
-        piece = slice(start, start + width)
-        part = np.ascontiguousarray(block[:, piece])
-        least = np.full(part.shape[1], np.inf, np.float32)
-        for tried in blocks.candidates(part, bits):
-            integers, lost = _walked(part, factor, tried, bits)
-            sums = np.square(lost).sum(axis=0)
-            is_better = sums < least
-            chosen = start + np.flatnonzero(is_better)
-            values[:, chosen], errors[:, chosen] = integers[:, is_better], lost[:, is_better]
-            scales[chosen], least[is_better] = tried[is_better], sums[is_better]
-    return values, scales, errors
-
-
 def _walked(
     block: npt.NDArray[np.float32], factor: Array, scales: npt.NDArray[np.float16], bits: int
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """(values, errors), both [B, out]: one input after another is rounded, and what it loses is mended.
 
-    An error is (w − q) / Uᵢᵢ, as in the paper; with E of all inputs, W − Q = UᵀE.
+    An error is (w − q) / Uᵢᵢ, as in the paper.
     """
     rest, wide = block.copy(), scales.astype(np.float32)
     values, errors = np.empty(block.shape, np.int8), np.empty_like(block)

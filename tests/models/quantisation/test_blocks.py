@@ -80,10 +80,21 @@ def test_the_largest_weight_of_four_bits_is_on_the_side_with_a_level_more():
     assert (rounded(weight, 8, 64).scales > 0).all()
 
 
+def test_what_counts_more_is_rounded_better():
+    weight, importance = drawn(64, 40), np.ones(64)
+    importance[:8] = 100
+    plain, weighted = (
+        blocks.nearest(weight, scales, 4) * scales.astype(np.float32) - weight
+        for scales in (blocks.best_scales(weight, 4), blocks.best_scales(weight, 4, importance))
+    )
+    assert np.square(weighted[:8]).sum() < 0.9 * np.square(plain[:8]).sum()
+    assert np.square(plain).sum() < np.square(weighted).sum()
+
+
 def test_the_pieces_that_are_rounded_at_a_time_change_nothing(monkeypatch):
     weight = drawn(64, 50)
     whole = rounded(weight, 4, 32)
-    monkeypatch.setattr(blocks, "PIECE", 32 * 7)
+    monkeypatch.setattr(blocks, "_PIECE", 32 * 7)
     pieces = rounded(weight, 4, 32)
     assert np.array_equal(whole.values, pieces.values)
     assert np.array_equal(whole.scales, pieces.scales)

@@ -23,7 +23,7 @@ QUANTISED = "quantised."
 PLACES = re.compile(
     r"(?P<root>.*)/(?:graphs/[^/]+/(?:optimum/)?"
     r"|engines/[^/]+/[^/]+/"
-    r"|calib/[^/]+/(?:[^/]+/adapters/[^/]+/|moments/|compensation/)?"
+    r"|calib/[^/]+/(?:[^/]+/adapters/[^/]+/|moments/|hessians/|compensation/)?"
     r"|evals/(?:results|figures|report|benchmarks|sweeps|cache)/(?:[^/]+/)*)[^/]+",
     re.DOTALL,
 )

@@ -6,6 +6,7 @@ what ONNX's DequantizeLinear (opset 21) says with `axis=0` and `block_size=B`: w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ Array = npt.NDArray[Any]
 CLIPS = {4: np.linspace(1.0, 0.65, 15), 8: np.linspace(1.0, 0.95, 11)}
 """Bits → of a block's largest scale, the shares that are tried. Below them nothing is won on SmolLM2."""
 LEAST_SCALE = np.float16(2.0**-24)
-"""The smallest float16 above 0. A block of zeros has it too: TensorRT takes no scale that is not positive."""
+"""The smallest float16 above 0, which a block of zeros has, too: nothing is divided by 0."""
 _PIECE = 1 << 18
 """Numbers of a weight that are rounded at a time: what is computed from them stays in a processor's cache."""
 
@@ -30,7 +31,7 @@ class Blocks:
 
     Attributes:
         values: [in, out] int8; of 4 bits they lie in −8 … 7, of 8 bits in −128 … 127.
-        scales: [in / B, out] float16.
+        scales: [in / B, out] float16; those of 4 bits may be negative (see `candidates`).
     """
 
     values: npt.NDArray[np.int8]
@@ -46,7 +47,8 @@ def limits(bits: int) -> tuple[int, int]:
     """(lowest, highest) integer.
 
     The lowest is used although −lowest is not there: whatever the scale, one more level can only lessen the
-    error. Of the int4 weights of SmolLM2 in blocks of 64, |W − Q|² / |W|² is 0.0115 in −7 … 7, and 0.0101 so.
+    error. Of the int4 weights of SmolLM2 in blocks of 64, |W − Q|² / |W|² is 0.0115 in −7 … 7, 0.0101 in
+    −8 … 7, and 0.0090 where the level more lies on the side of the block's largest weight.
     """
     return -(1 << bits - 1), (1 << bits - 1) - 1
 
@@ -95,28 +97,45 @@ def refuse_odd(weight: Array, bits: int, block_size: int) -> None:
 def best_scales(block: Array, bits: int, importance: Array | None = None) -> npt.NDArray[np.float16]:
     """[out]: of each output, the scale of one block by which rounding has the least squared error.
 
-    The first candidate lets the largest weight be the highest integer; the others clip it. Each is rounded to
-    float16 before its error is taken, so that the error is that of the scale which is kept.
-
     Args:
         block: [B, out] fp32.
         bits: 4 or 8.
         importance: [B], what the squared error of each input counts; by default all count the same.
     """
-    weights = None if importance is None else np.asarray(importance, np.float32)
-    largest = np.abs(block).max(axis=0) / limits(bits)[1]
+    weights = None if importance is None else np.asarray(importance, np.float32)[:, None]
     best, least = np.empty(block.shape[1], np.float16), np.full(block.shape[1], np.inf, np.float32)
-    for clip in CLIPS[bits]:
-        scales = np.maximum((largest * np.float32(clip)).astype(np.float16), LEAST_SCALE)
+    for scales in candidates(block, bits):
         wide = scales.astype(np.float32)
         errors = _integers(block, wide, bits)
         errors *= wide
         errors -= block
         errors *= errors
-        sums = errors.sum(axis=0) if weights is None else weights @ errors
+        if weights is not None:
+            errors *= weights
+        sums = errors.sum(axis=0)  # not a product of matrices, whose last bits depend on how many columns
         is_better = sums < least
         best[is_better], least[is_better] = scales[is_better], sums[is_better]
     return best
+
+
+def candidates(block: Array, bits: int) -> Iterator[npt.NDArray[np.float16]]:
+    """[out], one after another: the scales of one block that are tried.
+
+    The first lets the largest weight be the highest integer; the others clip it. Each is in float16, so that
+    its error is that of the scale which is kept.
+
+    Of 4 bits a scale is negative where the largest weight is positive, as in llama.cpp's Q4_0: so −8 is on
+    its side. TensorRT takes that of int4, and refuses it of int8, where one level more is nothing.
+
+    Args:
+        block: [B, out] fp32.
+        bits: 4 or 8.
+    """
+    highest, lowest = block.max(axis=0), block.min(axis=0)
+    largest = np.maximum(highest, -lowest) / limits(bits)[1]
+    signs = np.where((highest >= -lowest) & (bits == 4), np.float16(-1), np.float16(1))
+    for clip in CLIPS[bits]:
+        yield np.maximum((largest * np.float32(clip)).astype(np.float16), LEAST_SCALE) * signs
 
 
 def nearest(weights: Array, scales: Array, bits: int) -> npt.NDArray[np.int8]:
@@ -124,7 +143,7 @@ def nearest(weights: Array, scales: Array, bits: int) -> npt.NDArray[np.int8]:
 
     Args:
         weights: […, out] fp32.
-        scales: [out] float16, positive.
+        scales: [out] float16, none of them 0.
         bits: 4 or 8.
     """
     return _integers(weights, scales.astype(np.float32), bits).astype(np.int8)

@@ -194,13 +194,28 @@ def _write(builder: Builder, job: _Job, laid_out: Layout | None) -> None:
             shapes = profiles.profiles(builder.inputs(), job.ranges)
             builder.build(shapes, job.targets, job.stripped, _timing_cache(builder, job), plan)
         except UserError as error:
-            raise UserError(f"{error}; TensorRT's own log: {log_file}") from None
+            raise UserError(f"{error}{_alternative(job)}; TensorRT's own log: {log_file}") from None
         finally:
             with store.atomic(log_file) as temporary:
                 temporary.write_text("\n".join(builder.lines) + "\n", encoding="utf-8")
         if changed := store.weights.changed(job.files, job.graph.parent):
             raise UserError(f"{changed} was written to while {job.path} was built; run the command again")
     _write_sidecar(job, shapes, _figures(builder, parsed - started, time.monotonic() - parsed))
+
+
+def _alternative(job: _Job) -> str:
+    """What to build where a backend fails on quantised weights.
+
+    TensorRT-RTX 1.7.1 builds every variant of them, but breaks off at most merged graphs (docs/notes.md).
+    TensorRT proper was not tried, for lack of a GPU; its documentation (11, "Quantization Schemes") has
+    blocks of 64 and 128 weights, of 4 bits alone, and heads here have 8.
+    """
+    if not job.wanted.get("quantisation"):
+        return ""
+    if job.wanted["backend"] == "tensorrt":
+        return "; where TensorRT lacks these blocks, take --backend tensorrt-rtx, or the model's fp16 graph"
+    merged = job.wanted.get("variants") is not None
+    return "; build the variants one by one, or merge their fp16 graphs" if merged else ""
 
 
 def _timing_cache(builder: Builder, job: _Job) -> Path | None:

@@ -17,7 +17,8 @@ from pipeline.models.quantisation.files import StoredBlocks
 from pipeline.runtime import tensorrt_library
 from pipeline.runtime.cache import Cache
 from pipeline.types import UserError
-from tests import needs, quantised
+from tests import fake_tensorrt, needs, quantised
+from tests.fake_tensorrt import Machine
 from tests.tiny_engines import HERE
 
 KEPT = BuildSettings(keep_precision=True)
@@ -97,17 +98,36 @@ def test_twins_of_other_forms_build(workdir: Path, form: str) -> None:
     source = graph("int4-fp16", "attn0")
     twin = variants.cut_all_logits(source) if form == "all" else variants.cut_static(source, 128)
     plan = build.build(twin)
-    assert plan.name == f"tensorrt-rtx-sm80-int4-fp16.{form}.plan" and all(held(plan, twin).values())
+    assert plan.name == f"tensorrt-rtx-sm80-int4-b32-fp16.{form}.plan" and all(held(plan, twin).values())
 
 
 @needs.rtx
 def test_a_merged_engine_holds_the_blocks_once(workdir: Path) -> None:
-    graphs = [graph("int4-fp16", name) for name in ("base", "attn1")]
+    graphs = [graph("int4-fp16", name) for name in ("base", "mlp2")]
     plan = build.build(merge.merge(graphs))
-    assert plan.name == "tensorrt-rtx-sm80-int4-fp16.plan"
+    assert plan.name == "tensorrt-rtx-sm80-int4-b32-fp16.plan"
     assert all(held(plan, graphs[0]).values())
     record = store.engine_sidecar(plan)
-    assert set(record.variants or {}) == {"base", "attn1"} and record.quantisation == "int4"
+    assert set(record.variants or {}) == {"base", "mlp2"} and record.quantisation == "int4-b32"
+
+
+@needs.rtx
+def test_where_a_merged_graph_does_not_build_what_does_is_named(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX 1.7.1 breaks off at base and attn1: "Unexpected exception vector::_M_range_check"."""
+
+    def fail(self: Builder, *args: object) -> None:
+        raise UserError("tensorrt-rtx cannot build this network: ERROR why")
+
+    monkeypatch.setattr(Builder, "build", fail)
+    graphs = [graph("int4-fp16", name) for name in ("base", "attn1")]
+    with pytest.raises(
+        UserError, match="ERROR why; build the variants one by one, or merge their fp16 graphs;"
+    ):
+        build.build(merge.merge(graphs))
+    with pytest.raises(UserError, match="ERROR why; TensorRT's own log"):
+        build.build(graphs[0])
 
 
 @needs.rtx
@@ -115,6 +135,19 @@ def test_fp32_beside_blocks_is_refused_by_the_name_of_its_twin(workdir: Path) ->
     with pytest.raises(UserError, match=r"is int8-b32-fp32, .* export it with --precision int8-b32-fp16, or"):
         build.build(graph("int8-b32-fp32"))
     assert not Path("engines").exists()
+
+
+def test_where_tensorrt_refuses_blocks_what_builds_is_named(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tensorrt.install(monkeypatch, Machine(fails="parse_from_file"))
+    source = graph()
+    with pytest.raises(UserError, match=r"cannot parse .*, take --backend tensorrt-rtx, or the .*log$"):
+        build.build(source, BuildSettings(backend="tensorrt"))
+    twin = source.with_name("base.fp16.onnx")
+    with pytest.raises(UserError, match="cannot parse") as caught:
+        build.build(twin, BuildSettings(backend="tensorrt"))
+    assert "tensorrt-rtx" not in str(caught.value)
 
 
 @pytest.mark.gpu

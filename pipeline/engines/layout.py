@@ -26,7 +26,7 @@ class Layout:
         model: the graph.
         stacks: weights that it reads and that lie in no file as it reads them.
         weight_bytes: of all weights, as they are read.
-        merged_bytes: of those that TensorRT-RTX copies all the same: those of 4 bits, which it turns, are some.
+        merged_bytes: of those that TensorRT-RTX copies all the same; it turns those of 4 bits.
     """
 
     model: ir.Model

@@ -177,6 +177,11 @@ def _layout(job: _Job, backend: str) -> Layout | None:
     if backend != "tensorrt-rtx" or job.stripped:
         return None
     laid_out = layout.laid_out(graphfile.load(job.graph))
+    if name := layout.shared_blocks(laid_out.model):  # ends the process, without a word
+        raise UserError(
+            f"several products of {job.graph} read {name}, 4 bits, at which TensorRT-RTX crashes; "
+            "build the variants one by one, or merge their fp16 graphs"
+        )
     room.require(job.path, room.needs(laid_out.weight_bytes, laid_out.merged_bytes, laid_out.stacked_bytes))
     return laid_out
 
@@ -206,7 +211,7 @@ def _write(builder: Builder, job: _Job, laid_out: Layout | None) -> None:
 def _alternative(job: _Job) -> str:
     """What to build where a backend fails on quantised weights.
 
-    TensorRT-RTX 1.7.1 builds every variant of them, but breaks off at most merged graphs (docs/notes.md).
+    TensorRT-RTX 1.7.1 builds every variant of them, and breaks off at most merged graphs (docs/notes.md).
     TensorRT proper was not tried, for lack of a GPU; its documentation (11, "Quantization Schemes") has
     blocks of 64 and 128 weights, of 4 bits alone, and heads here have 8.
     """

@@ -64,6 +64,18 @@ def laid_out(model: ir.Model) -> Layout:
     return Layout(model, stacking.stacks, weight_bytes, stacking.merged_bytes + turned_bytes)
 
 
+def shared_blocks(model: ir.Model) -> str | None:
+    """A weight of 4 bits that several nodes read, as above the fork of a merged graph; None: there is none.
+
+    TensorRT-RTX 1.7.1 was seen to end with SIGSEGV there (docs/notes.md).
+    """
+    for node in model.graph:
+        values = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        if values is not None and values.dtype == ir.DataType.INT4 and len(node.outputs[0].uses()) > 1:
+            return values.name
+    return None
+
+
 @contextlib.contextmanager
 def written(layout: Layout, folder: Path) -> Iterator[Source]:
     """Writes the stacks into a file without a name, which is gone when this ends, however it ends.

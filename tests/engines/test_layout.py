@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import store
 from pipeline.engines import layout
-from pipeline.graphs import export, graphfile
+from pipeline.graphs import export, graphfile, merge, variants
 from pipeline.graphs.passes.stack_weights import Stack
 from pipeline.models import checkpoint, costs
 from pipeline.models.config import read_config
@@ -88,3 +88,11 @@ def test_the_bytes_of_blocks_are_what_costs_predicts(workdir: Path, precision: s
 def _cut(name: str) -> bool:
     """Whether a weight is of what the variant `attn0+mlp1` leaves out."""
     return ".0.self_attn." in name or ".1.mlp." in name
+
+
+def test_blocks_that_several_products_read_are_found(workdir: Path) -> None:
+    """Of 4 bits, above the fork of a merged graph; not of one variant, nor the head's 8."""
+    base = quantised.graph(workdir)
+    merged = [merge.merge([base, variants.cut(base, SkipSet.parse(name))]) for name in ("attn1", "mlp2")]
+    found = [layout.shared_blocks(graphfile.load(graph)) for graph in (*merged, base)]
+    assert found == ["model.layers.1.mlp.gate_proj.weight.values", None, None]

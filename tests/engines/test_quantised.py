@@ -115,19 +115,30 @@ def test_a_merged_engine_holds_the_blocks_once(workdir: Path) -> None:
 def test_where_a_merged_graph_does_not_build_what_does_is_named(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorRT-RTX 1.7.1 breaks off at base and attn1: "Unexpected exception vector::_M_range_check"."""
+    """TensorRT-RTX 1.7.1 breaks off at these, of 8 bits: "Unexpected exception vector::_M_range_check"."""
 
     def fail(self: Builder, *args: object) -> None:
         raise UserError("tensorrt-rtx cannot build this network: ERROR why")
 
     monkeypatch.setattr(Builder, "build", fail)
-    graphs = [graph("int4-fp16", name) for name in ("base", "attn1")]
+    graphs = [graph("int8-fp16", name) for name in ("base", "attn1")]
     with pytest.raises(
         UserError, match="ERROR why; build the variants one by one, or merge their fp16 graphs;"
     ):
         build.build(merge.merge(graphs))
     with pytest.raises(UserError, match="ERROR why; TensorRT's own log"):
         build.build(graphs[0])
+
+
+@needs.rtx
+def test_weights_of_4_bits_that_two_products_read_are_refused(workdir: Path) -> None:
+    """They end TensorRT-RTX 1.7.1, and with it the process."""
+    merged = merge.merge([graph("int4-fp16", name) for name in ("base", "attn1")])
+    with pytest.raises(
+        UserError, match=r"read model\.layers\.1\.mlp\..*values, 4 bits, .* crashes; .* merge their fp16"
+    ):
+        build.build(merged)
+    assert not Path("engines").exists()
 
 
 @needs.rtx

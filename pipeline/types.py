@@ -35,6 +35,11 @@ Sublayer = tuple[int, Literal["attn", "mlp"]]
 """(layer, kind of sublayer)."""
 
 
+def precision_name(precision: str, quantisation: str | None) -> str:
+    """'fp32', None → 'fp32'; 'fp32', 'int4' → 'int4-fp32'."""
+    return f"{quantisation}-{precision}" if quantisation else precision
+
+
 class UserError(ValueError):
     """Wrong input: what is wrong, where, and the command that mends it, in one line. Exit code 2."""
 
@@ -62,8 +67,7 @@ def file_name(name: str, limit: int) -> str:
 
     So no two names become one: a shortened name is longer than any that stays as it is.
     """
-    encoded = os.fsencode(name)
-    if len(encoded) <= limit:
+    if len(encoded := os.fsencode(name)) <= limit:
         return name
     digest = hashlib.sha256(encoded).hexdigest()[:16]
     beginning = encoded[: limit - len(digest)].decode(errors="ignore")  # no half a letter
@@ -104,8 +108,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
     """
     layers: list[int] = []
     for part in re.split(r"[,_]", text.strip()):
-        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
-        if not match:
+        if not (match := re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())):
             raise UserError(f"cannot read layers {text!r}; write them as 3,7,20-29")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first > 10_000:
@@ -163,12 +166,8 @@ class SkipSet:
             return "base"
         if self.attention == self.mlp:
             return f"block{format_layers(self.attention)}"
-        parts = []
-        if self.attention:
-            parts.append(f"attn{format_layers(self.attention)}")
-        if self.mlp:
-            parts.append(f"mlp{format_layers(self.mlp)}")
-        return "+".join(parts)
+        kinds = (("attn", self.attention), ("mlp", self.mlp))
+        return "+".join(f"{kind}{format_layers(layers)}" for kind, layers in kinds if layers)
 
     @classmethod
     def of(cls, kind: str, layers: Iterable[int]) -> SkipSet:
@@ -189,12 +188,9 @@ class SkipSet:
         if name == "base":
             return skip
         for part in name.split("+"):
-            match = re.fullmatch(r"(attn|mlp|block)([\d_-]+)", part)
-            if not match:
-                raise UserError(
-                    f"cannot read the skip set {name!r}; "
-                    "write it as attn24-31, block21-31 or attn20-28+mlp25-31"
-                )
+            if not (match := re.fullmatch(r"(attn|mlp|block)([\d_-]+)", part)):
+                hint = "write it as attn24-31, block21-31 or attn20-28+mlp25-31"
+                raise UserError(f"cannot read the skip set {name!r}; {hint}")
             skip |= cls.of(match[1], parse_layers(match[2]))
         return skip
 
@@ -204,8 +200,7 @@ class SkipSet:
         Raises:
             UserError: a layer is out of range.
         """
-        beyond = [layer for layer in self.attention + self.mlp if layer >= num_layers]
-        if beyond:
+        if beyond := [layer for layer in self.attention + self.mlp if layer >= num_layers]:
             raise UserError(f"layer {max(beyond)} does not exist: the model has layers 0-{num_layers - 1}")
         return self
 
@@ -231,7 +226,9 @@ class Variant:
     """A model with sublayers left out, at a precision; its identity is its content.
 
     Attributes:
+        precision: of activations and caches; of weights too, where they are not quantised.
         max_tokens: places of a static cache; None where the cache grows with the tokens.
+        quantisation: of the weights: 'int4', 'int8-b32'; None where they are the checkpoint's.
     """
 
     model: str
@@ -241,6 +238,7 @@ class Variant:
     head: Head = "gather"
     compensation: str | None = None
     max_tokens: int | None = None
+    quantisation: str | None = None
 
     @property
     def name(self) -> str:
@@ -255,13 +253,17 @@ class Variant:
     @property
     def form(self) -> str:
         """What file names say of its graph's form, behind the precision: '', '.all', '.static512'."""
-        static = "" if self.max_tokens is None else f".static{self.max_tokens}"
-        return (".all" if self.head == "all" else "") + static
+        return ".all" * (self.head == "all") + (f".static{self.max_tokens}" if self.max_tokens else "")
 
     @property
     def stem(self) -> str:
         """The file name of its graph without '.onnx': 'attn24-31.fp16', 'base.fp32.all'."""
-        return f"{self.file}.{self.precision}{self.form}"
+        return f"{self.file}.{self.precision_name}{self.form}"
+
+    @property
+    def precision_name(self) -> str:
+        """As --precision and file names have it: 'fp16', or weights and activations, 'int4-fp32'."""
+        return precision_name(self.precision, self.quantisation)
 
 
 @dataclass(frozen=True, slots=True)

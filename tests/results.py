@@ -42,7 +42,8 @@ def config(model: str, layers: int = LAYERS) -> Path:
 
 def _variant(model: str, name: str, precision: str) -> Variant:
     skip, _, adapter = name.partition("~")
-    return Variant(model, SkipSet.parse(skip), precision, adapter or None)
+    weights, _, activations = precision.rpartition("-")
+    return Variant(model, SkipSet.parse(skip), activations, adapter or None, quantisation=weights or None)  # type: ignore[arg-type]
 
 
 def _fields(model: str, variant: str, precision: str) -> dict[str, Any]:

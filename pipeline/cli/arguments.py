@@ -117,7 +117,7 @@ def artefacts(paths: list[Path] | None, *, engines: bool = False, precision: str
     if paths:
         return paths
     name = model_folder(None)
-    graphs = [path for path in store.graphs_of(name) if precision is None or path.stem.endswith(precision)]
+    graphs = [path for path in store.graphs_of(name) if precision in (None, path.stem.rpartition(".")[2])]
     chosen = graphs + (store.engines_of(name) if engines else [])
     if not chosen:
         raise UserError(f"{name} has no artefact to work on; make one with `pipeline export`")

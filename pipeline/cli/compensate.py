@@ -169,8 +169,13 @@ def _source(graph: Path, form: str, reference: Path | None) -> Checkpoint:
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint
 
-    base = surgery.base_of(graph)
-    if store.graph_sidecar(graph).contract == "authored":
+    base, record = surgery.base_of(graph), store.graph_sidecar(graph)
+    if record.quantisation and form.startswith("fold"):
+        raise UserError(
+            f"the weights of {graph} are quantised, so that nothing can be folded into them; take --with "
+            "bias, linear or a rank"
+        )
+    if record.contract == "authored":
         own = checkpoint.open_checkpoint(graph.parent)
         if reference and checkpoint.open_checkpoint(reference).contents != own.contents:
             raise UserError(f"{reference} holds other weights than {graph.parent}; leave --reference out")
@@ -240,7 +245,7 @@ def fitted(
         folder=graph.parent,
         milliseconds=milliseconds,
         timed_on=f"{store.sha256(base)} on {machine.device(base, provider)}",
-        folds=store.graph_sidecar(base).contract == "authored",
+        folds=store.graph_sidecar(base).contract == "authored" and variant.quantisation is None,
     )
     overlay = stage.compensate(source, variant.skip, settings, text, force, means)
     record = stage.record_of(overlay)

@@ -24,7 +24,7 @@ def _refuse_merged(artefact: Path) -> None:
     """
     record = store.sidecar(artefact)
     if isinstance(record, MergedRecord):
-        graphs = (store.merged_from(artefact, name, record.precision) for name in record.variants)
+        graphs = (store.merged_from(artefact, name, record.precision_name) for name in record.variants)
         names = ", ".join(shlex.quote(str(graph)) for graph in graphs)
         raise UserError(f"{artefact} holds several variants; continue the text with one of them: {names}")
     store.variant(artefact, quick=True)  # the engine of a merged graph is refused, too

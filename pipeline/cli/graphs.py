@@ -14,12 +14,13 @@ from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
 from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
 from pipeline.cli.rule_options import RULES
+from pipeline.models.quantisation.names import METHODS, GraphPrecision, requested
 from pipeline.types import UserError, Variant
 
 if TYPE_CHECKING:
     from pipeline.calib.skip_options import SkipOptions
     from pipeline.models.checkpoint import Checkpoint
-    from pipeline.types import Precision, SkipSet
+    from pipeline.types import SkipSet
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,19 @@ def export(
             callback=arguments.not_empty,
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 (CPU) or fp16 (engines).")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32 (CPU) or fp16 (engines); with quantised weights int4-fp32, int8-fp16, …; int4 or int8 "
+            "alone writes both."
+        ),
+    ] = "fp32",
+    block_size: Annotated[
+        int | None, typer.Option(help="Weights that share a scale, of int4 and int8: 32, 64 (default), 128.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"How int4 and int8 round: {', '.join(METHODS)}.")
+    ] = None,
     head: Annotated[
         str, typer.Option(help="gather: logits where asked; all: [B, S, V], which optimum loads.")
     ] = "gather",
@@ -92,7 +105,7 @@ def export(
 ) -> None:
     """Writes the base graph where it is missing, then the variant; prints its path.
 
-    Example: `pipeline export demo --skip mlp --frac 0.25`
+    Examples: `pipeline export demo --skip mlp --frac 0.25`, `pipeline export demo --precision int4`
     """
     from pipeline.calib.evolution.options import EvoOptions
     from pipeline.calib.selectors import ModelStatistics
@@ -101,7 +114,8 @@ def export(
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint, identity
 
-    _refuse_form(precision, head, cache, max_tokens)
+    precisions = requested(precision, block_size, method)
+    _refuse_form(head, cache, max_tokens)
     if adapter:
         extras.needs("heal", "pipeline export --adapter")
     evo = EvoOptions(start, compensated, minutes, generations)
@@ -109,37 +123,45 @@ def export(
     if from_onnx:
         if model or in_place:
             raise UserError("--from-onnx names the model already; leave MODEL and --in-place out")
+        if precisions[0].weights:
+            raise UserError("graphs of optimum's are not quantised; export the checkpoint itself, as MODEL")
         base = stage.export_from_onnx(from_onnx)
         chosen = options.skip_set(store.graph_sidecar(base).num_layers, ModelStatistics(base.parent))
-        path = surgery.cut(base, chosen)
+        graphs = [surgery.cut(base, chosen)]
     else:
         options.prove_published()
-        number: Precision = "fp16" if precision == "fp16" else "fp32"
-        request = _ExportRequest(options, number, adapter, compensation, max_tokens)
+        request = _ExportRequest(options, precisions, adapter, compensation, max_tokens)
         source = checkpoint.resolve(arguments.model(model), in_place, request.prove)
-        path = stage.export(source, request.precision, request.skip_set(source))
-        _say_dropped(source, path)
+        skip_set = request.skip_set(source)
+        graphs = [stage.export(source, one.activations, skip_set, one.weights) for one in precisions]
+        _say_dropped(source, graphs[0])
         if verify:
             identity.verify(source)
-    _warn_of_tokenizer(path.parent)
+    _warn_of_tokenizer(graphs[0].parent)
+    paths = [_of_form(path, compensation, adapter, head, max_tokens) for path in graphs]
+    written = [artefact_json(path) for path in paths]
+    show_result(written if len(written) > 1 else written[0], as_json, "\n".join(map(str, paths)))
+
+
+def _of_form(
+    path: Path, compensation: str | None, adapter: str | None, head: str, max_tokens: int | None
+) -> Path:
+    """A bare variant's twin: compensated, healed, of another form."""
+    from pipeline.graphs import variants as surgery
+
     if compensation:
         path = prerequisites.compensated(path, compensation)
     if adapter:
         path = prerequisites.healed(path, adapter)
     if head == "all":
         path = surgery.cut_all_logits(path)
-    path = path if max_tokens is None else surgery.cut_static(path, max_tokens)
-    show_result(artefact_json(path), as_json, str(path))
+    return path if max_tokens is None else surgery.cut_static(path, max_tokens)
 
 
-def _refuse_form(precision: str, head: str, cache: str, max_tokens: int | None) -> None:
+def _refuse_form(head: str, cache: str, max_tokens: int | None) -> None:
     """Refuses forms of graphs that there are not."""
-    from pipeline import types
-
-    if precision not in types.PRECISIONS or head not in ("gather", "all"):
-        raise UserError(
-            f"--precision is fp32 or fp16 and --head is gather or all, not {precision} and {head}"
-        )
+    if head not in ("gather", "all"):
+        raise UserError(f"--head is gather or all, not {head!r:.40}")
     if cache not in ("dynamic", "static"):
         raise UserError(f"--cache is dynamic or static, not {cache!r:.40}")
     if (cache == "static") != (max_tokens is not None):
@@ -152,14 +174,14 @@ class _ExportRequest:
 
     Attributes:
         options: which sublayers go.
-        precision: of the graph.
+        precisions: of the graphs.
         adapter: that is merged into it.
         compensation: on which the adapter was trained.
         max_tokens: of a static cache.
     """
 
     options: SkipOptions
-    precision: Precision
+    precisions: list[GraphPrecision]
     adapter: str | None
     compensation: str | None
     max_tokens: int | None
@@ -180,10 +202,16 @@ class _ExportRequest:
         from pipeline.graphs import export as stage
         from pipeline.graphs import variants as surgery
 
+        if self.adapter and self.precisions[0].weights:
+            raise UserError(
+                "--adapter changes weights, and this precision's are quantised; merge it with --precision "
+                f"{self.precisions[0].activations}"
+            )
         if self.max_tokens is not None:
             surgery.refuse_places(self.max_tokens, source.config)
         skip = self.skip_set(source)
-        stage.prove(source, self.precision, skip)
+        for one in self.precisions:
+            stage.prove(source, one.activations, skip, one.weights)
         if self.adapter:
             variant = Variant(source.model, skip, compensation=self.compensation)
             adapters.read(source, variant, self.adapter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +72,11 @@ def heal(
     device = arguments.torch_device(provider, device_memory)
     text = text_input(texts, dataset, "pipeline heal")
     graphs = [graph for graph in graphs if not store.variant(graph).adapter] or graphs
+    if quantised := next((graph for graph in graphs if store.variant(graph).quantisation), None):
+        twin = replace(store.variant(quantised), quantisation=None).stem
+        raise UserError(
+            f"the weights of {quantised} are quantised, and adapters change weights; heal {twin}.onnx"
+        )
     places = [stage.heal(graph, settings, text, name, force, device) for graph in graphs]
     healed = {place: records.read(AdapterRecord, place / adapters.RECORD) for place in places}
     show_result(

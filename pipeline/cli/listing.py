@@ -60,7 +60,7 @@ def _entry(path: Path) -> Entry:
     try:
         variant, sidecar = store.variant(path, quick=True), store.sidecar(path, quick=True)
         return Entry(
-            str(path), variant.name, variant.precision, sidecar.bytes, check_state(path, sidecar.sha256)
+            str(path), variant.name, variant.precision_name, sidecar.bytes, check_state(path, sidecar.sha256)
         )
     except UserError as error:
         return Entry(str(path), problem=str(error))

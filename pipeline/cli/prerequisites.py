@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline import store
 from pipeline.cli import arguments
 from pipeline.store.records import Score
-from pipeline.types import CPU, Devices, Provider, UserError
+from pipeline.types import BASE, CPU, Devices, Provider, SkipSet, UserError
 
 if TYPE_CHECKING:
     from pipeline.evals.score.settings import ScoreSettings
@@ -40,36 +40,43 @@ def prove(source: Checkpoint) -> None:
 
 
 @cache
-def _fp16_base(folder: Path, _directory: Path) -> Path:
+def _fp16_base(folder: Path, quantisation: str | None, _directory: Path) -> Path:
     """The fp16 base graph of a checkpoint, looked for once a command.
 
     Args:
         folder: of the checkpoint.
+        quantisation: of its weights.
         _directory: the current one, by which a relative folder is another.
     """
+    return _exported(folder, BASE, quantisation)
+
+
+def _exported(folder: Path, skip: SkipSet, quantisation: str | None) -> Path:
+    """A variant's fp16 graph, its weights quantised likewise."""
     from pipeline.graphs import export as stage
     from pipeline.models import checkpoint
+    from pipeline.models.quantisation.names import Quantisation
 
-    return stage.export_base(checkpoint.open_checkpoint(folder), "fp16")
+    form = Quantisation.parse(quantisation) if quantisation else None
+    return stage.export(checkpoint.open_checkpoint(folder), "fp16", skip, form)
 
 
 def fp16_twin(path: Path) -> Path:
     """The same variant in fp16, of the fp16 base where there is one; optimum's graphs stay as they are."""
-    from pipeline.graphs import export as stage
     from pipeline.graphs import variants as surgery
-    from pipeline.models import checkpoint
 
     sidecar = store.graph_sidecar(path)
     variant = sidecar.as_variant()
     if variant.precision == "fp16" or sidecar.contract != "authored":
         return path
     if variant.skip and sidecar.base is None:  # the weights of what it leaves out are gone
-        twin = stage.export(checkpoint.open_checkpoint(path.parent), "fp16", variant.skip)
+        twin = _exported(path.parent, variant.skip, variant.quantisation)
     elif variant.compensation:
-        base = _fp16_base(path.parent, Path.cwd())
-        twin = surgery.compensate(base, variant.skip, store.overlays(path)[0], variant.compensation)
+        base = _fp16_base(path.parent, variant.quantisation, Path.cwd())
+        overlay = store.overlays(path)[1 if variant.quantisation else 0]
+        twin = surgery.compensate(base, variant.skip, overlay, variant.compensation)
     else:
-        twin = surgery.cut(_fp16_base(path.parent, Path.cwd()), variant.skip)
+        twin = surgery.cut(_fp16_base(path.parent, variant.quantisation, Path.cwd()), variant.skip)
     twin = surgery.graft(twin, store.overlays(path)[-1], variant.adapter) if variant.adapter else twin
     return surgery.cut_static(twin, variant.max_tokens) if variant.max_tokens else twin
 

@@ -117,7 +117,7 @@ class Description:
         skip = self.variant.skip
         attention, mlp = list(skip.attention) or "none", list(skip.mlp) or "none"
         lines = [
-            f"{self.path}: {self.variant.name}, check {self.check}",
+            f"{self.path}: {self.variant.name}, {self.variant.precision_name}, check {self.check}",
             f"left out    attention {attention}, MLP {mlp} of {self.layers} layers",
             *self._compensation_lines(),
             *self._cost_lines(),
@@ -175,7 +175,8 @@ def describe(path: Path) -> Description | MergedDescription:
     if isinstance(sidecar, MergedRecord) or (isinstance(sidecar, EngineRecord) and sidecar.variants):
         return MergedDescription(path, sidecar)
     variant, overlays = store.variant(path, quick=True), store.overlays(path)
-    maps, folded = compensation.contents(overlays[0]) if variant.compensation else ((), ())
+    own = overlays[1:] if variant.quantisation else overlays
+    maps, folded = compensation.contents(own[0]) if variant.compensation else ((), ())
     if variant.compensation == "matrix":  # the shapes are those of `linear`
         maps = tuple(replace(group, form="matrix") if group.form == "linear" else group for group in maps)
     config = read_config(store.checkpoint_folder(path))
@@ -185,8 +186,8 @@ def describe(path: Path) -> Description | MergedDescription:
         variant,
         check_state(path, sidecar.sha256),
         layers,
-        _costs(config, BASE, variant.precision, compensation.NO_MAPS),
-        _costs(config, variant.skip, variant.precision, compensation.sizes(overlays)),
+        _costs(config, BASE, variant.precision_name, compensation.NO_MAPS),
+        _costs(config, variant.skip, variant.precision_name, compensation.sizes(overlays)),
         engines.of_artefact(path),
         sidecar,
         maps,

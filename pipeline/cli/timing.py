@@ -34,7 +34,7 @@ def sublayer_times(base: Path, length: int, provider: Provider = "cpu") -> Subla
 
     sidecar = store.graph_sidecar(base)
     folder = store.Project.of(base).calib(sidecar.model)
-    path = store.measured_on(folder / f"times-{sidecar.precision}-{length}.json", provider)
+    path = store.measured_on(folder / f"times-{sidecar.precision_name}-{length}.json", provider)
     device = machine.device(base, provider)
     known = records.read_if_valid(TimesRecord, path)
     if known is not None and known.matches({"base": sidecar.sha256, "device": device, "length": length}):

@@ -26,7 +26,7 @@ class Layout:
         model: the graph.
         stacks: weights that it reads and that lie in no file as it reads them.
         weight_bytes: of all weights, as they are read.
-        merged_bytes: of those that TensorRT-RTX copies all the same.
+        merged_bytes: of those that TensorRT-RTX copies all the same; it turns those of 4 bits.
     """
 
     model: ir.Model
@@ -57,9 +57,23 @@ def laid_out(model: ir.Model) -> Layout:
     """The layout of a graph, which is rewritten."""
     stacking = StackWeightsPass()
     stacking(model)
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    weight_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    return Layout(model, stacking.stacks, weight_bytes, stacking.merged_bytes)
+    values = (value.const_value for value in model.graph.initializers.values())
+    tensors = [tensor for tensor in values if tensor is not None]
+    turned_bytes = sum(tensor.nbytes for tensor in tensors if tensor.dtype == ir.DataType.INT4)
+    weight_bytes = sum(tensor.nbytes for tensor in tensors)
+    return Layout(model, stacking.stacks, weight_bytes, stacking.merged_bytes + turned_bytes)
+
+
+def shared_blocks(model: ir.Model) -> str | None:
+    """A weight of 4 bits that several nodes read, as above the fork of a merged graph; None: there is none.
+
+    TensorRT-RTX 1.7.1 was seen to end with SIGSEGV there (docs/notes.md).
+    """
+    for node in model.graph:
+        values = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        if values is not None and values.dtype == ir.DataType.INT4 and len(node.outputs[0].uses()) > 1:
+            return values.name
+    return None
 
 
 @contextlib.contextmanager

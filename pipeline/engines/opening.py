@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from pipeline.runtime.tensorrt import Plan
 
 
-def open_runner(path: Path, threads: int = 0, provider: str = "cpu") -> Runner:
+def open_runner(path: Path, threads: int = 0, provider: str = "cpu", exact: bool = False) -> Runner:
     """The artefact, loaded and ready to run.
 
     Args:
         path: a graph (.onnx) or an engine (.plan), with its sidecar.
         threads: of ONNX Runtime; 0 is one a core. An engine has none.
         provider: of ONNX Runtime, 'cpu' or 'cuda'. An engine runs on its GPU.
+        exact: as `onnxruntime.open_session`; an engine has its own kernels.
 
     Raises:
         UserError: no such artefact, or this machine cannot run it (with the reason); its weights are more
@@ -35,7 +36,7 @@ def open_runner(path: Path, threads: int = 0, provider: str = "cpu") -> Runner:
     if isinstance(record, EngineRecord):
         return _engine(path, record)
     if path.suffix == ".onnx":
-        return _graph(path, threads, provider)
+        return _graph(path, threads, provider, exact)
     raise UserError(f"{path} is neither a graph (.onnx) nor an engine (.plan)")
 
 
@@ -72,13 +73,14 @@ def weight_bytes(path: Path) -> int:
     try:
         config = read_config(store.checkpoint_folder(path))
         if of is None:
-            return costs.weight_bytes(config, BASE, record.precision)
-        return costs.weight_bytes(config, of.skip, of.precision, compensation.sizes(store.overlays(path)))
+            return costs.weight_bytes(config, BASE, record.precision_name)
+        maps = compensation.sizes(store.overlays(path))
+        return costs.weight_bytes(config, of.skip, of.precision_name, maps)
     except UserError:
         return 0
 
 
-def _graph(path: Path, threads: int, provider: str) -> Runner:
+def _graph(path: Path, threads: int, provider: str, exact: bool) -> Runner:
     """A graph file, after a check that its external data stays in its folder."""
     from pipeline.engines import folding
     from pipeline.graphs import embedding, graphfile
@@ -87,7 +89,7 @@ def _graph(path: Path, threads: int, provider: str) -> Runner:
     model = graphfile.load(path)
     rows = embedding.rows(model)
     unfolded = {} if folding.folds(model) else {"fold": False}
-    runner = OnnxRunner(path, open_session(path, path.parent, threads, provider, **unfolded))
+    runner = OnnxRunner(path, open_session(path, path.parent, threads, provider, **unfolded, exact=exact))
     runner.embedding_rows = rows
     return runner
 

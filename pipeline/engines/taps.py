@@ -20,7 +20,13 @@ from pipeline.runtime.runner import Array
 from pipeline.types import BASE, Provider, UserError
 
 
-def tapped(path: Path, model: ir.Model, values: Iterable[ir.Value], provider: Provider = "cpu") -> OnnxRunner:
+def tapped(
+    path: Path,
+    model: ir.Model,
+    values: Iterable[ir.Value],
+    provider: Provider = "cpu",
+    exact: bool = False,
+) -> OnnxRunner:
     """A graph in ONNX Runtime with inner values among its outputs; the file is not changed.
 
     Args:
@@ -28,6 +34,7 @@ def tapped(path: Path, model: ir.Model, values: Iterable[ir.Value], provider: Pr
         model: the same, loaded.
         values: of `model`, to be outputs.
         provider: of ONNX Runtime.
+        exact: as `onnxruntime.open_session`.
 
     Raises:
         UserError: its weights are more than --device-memory gives.
@@ -37,7 +44,7 @@ def tapped(path: Path, model: ir.Model, values: Iterable[ir.Value], provider: Pr
             model.graph.outputs.append(value)
     opening.require_room([path], provider)
     proto = ir.to_proto(model).SerializeToString()
-    return OnnxRunner(path, open_session(proto, path.parent, provider=provider))
+    return OnnxRunner(path, open_session(proto, path.parent, provider=provider, exact=exact))
 
 
 def graph_streams(path: Path, provider: Provider = "cpu") -> Streams:

@@ -33,7 +33,7 @@ def variants(
     _refuse_other_tokenizer(path, sidecar.tokenizer)
     if isinstance(sidecar, MergedRecord):
         heads = {
-            name: (store.merged_from(path, name, sidecar.precision), digest)
+            name: (store.merged_from(path, name, sidecar.precision_name), digest)
             for name, digest in sidecar.variants.items()
         }
     else:

@@ -18,6 +18,9 @@ from pipeline.models import identity, tensor_names
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.checkpoint_files import SMALL_FILES, copy_file
 from pipeline.models.config import Config, read_config
+from pipeline.models.quantisation import files as quantised
+from pipeline.models.quantisation.files import Rounding
+from pipeline.models.quantisation.names import Quantisation
 from pipeline.store.records import CheckpointSource
 from pipeline.types import BASE, Precision, SkipSet, UserError, Variant, first_line
 
@@ -25,30 +28,52 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def export(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> Path:
+def export(
+    checkpoint: Checkpoint,
+    precision: Precision,
+    skip: SkipSet,
+    quantisation: Quantisation | None = None,
+    rounding: Rounding | None = None,
+) -> Path:
     """A variant's graph beside the weights: cut from the base, which is written where it is missing.
 
     Where weights of sublayers are gone from the files, as LLM-Drop may leave them, there is no base: a
     variant that leaves those out is authored itself, and its sidecar names no base.
 
+    Args:
+        checkpoint: of the model.
+        precision: of activations.
+        skip: what is left out.
+        quantisation: of the weights, which are quantised once for all variants.
+        rounding: how, where that is not to nearest.
+
     Raises:
-        UserError: as `export_base` and `variants.cut`.
+        UserError: as `export_base`, `files.ensure` and `variants.cut`.
     """
 
     def authored(part: SkipSet) -> tuple[SkipSet, Path]:
         return part, _export(checkpoint, precision, part)
 
+    if quantisation:
+        quantised.refuse_blocks(checkpoint, quantisation)
     part, path = _of_base_or_itself(checkpoint, skip, authored)
+    if quantisation:
+        weights = quantised.ensure(checkpoint, quantisation, rounding)
+        path = variants.quantise(path, weights, quantisation.name)
     return path if part == skip else variants.cut(path, skip)
 
 
-def prove(checkpoint: Checkpoint, precision: Precision, skip: SkipSet) -> None:
+def prove(
+    checkpoint: Checkpoint, precision: Precision, skip: SkipSet, quantisation: Quantisation | None = None
+) -> None:
     """Refuses what `export` would refuse, wherever the checkpoint lies, and writes nothing.
 
     Raises:
         UserError: as `export`.
     """
     skip.within(num_layers(checkpoint.config))
+    if quantisation:
+        quantised.refuse_blocks(checkpoint, quantisation)
     _of_base_or_itself(
         checkpoint, skip, lambda part: architectures.decoder(checkpoint, precision, part).author()
     )

@@ -25,7 +25,9 @@ from pipeline.graphs import graphfile
 from pipeline.store.records import GraphRecord
 from pipeline.types import UserError
 
-_ONE_BASE = ("model", "precision", "contract", "weights", "head", "tools", "num_layers", "tokenizer")
+_SAME = ("model", "precision", "quantisation", "contract", "weights", "head")
+"""Fields in which graphs that are merged must agree."""
+_ONE_BASE = (*_SAME, "tools", "num_layers", "tokenizer")
 """Fields of a merged graph's sidecar that are its graphs' own."""
 _ANY_SIZE = 2**62
 """Numbers in a `Constant` node up to which two of them are compared."""
@@ -43,7 +45,7 @@ def merge(graphs: Sequence[Path]) -> Path:
     _refuse_other_bases(graphs, records)
     names = [record.variant for record in records]
     digest = store.text_digest("\n".join(sorted(names)))
-    path = graphs[0].parent / f"merged-{len(names)}-{digest[:12]}.{records[0].precision}.onnx"
+    path = graphs[0].parent / f"merged-{len(names)}-{digest[:12]}.{records[0].precision_name}.onnx"
     fields = records[0].plain()
     wanted = {
         "artefact": "merged",
@@ -66,7 +68,7 @@ def _refuse_other_bases(graphs: Sequence[Path], records: Sequence[GraphRecord]) 
     for path, record in zip(graphs, records, strict=True):
         if record.max_tokens is not None:
             raise UserError(f"{path} has a static cache, and such graphs are not merged; merge their twins")
-        for key in ("model", "precision", "contract", "weights", "head"):
+        for key in _SAME:
             if getattr(record, key) != getattr(first, key):
                 raise UserError(
                     f"{path} and {graphs[0]} differ in {key}: only variants of one base can be merged"

@@ -21,10 +21,12 @@ from pipeline.graphs import graphfile
 from pipeline.graphs.passes.all_logits import AllLogitsPass
 from pipeline.graphs.passes.compensate import CompensatePass
 from pipeline.graphs.passes.graft import GraftPass
+from pipeline.graphs.passes.quantise import QuantisePass
 from pipeline.graphs.passes.skip import SkipPass
 from pipeline.graphs.passes.static_cache import StaticCachePass
 from pipeline.models import compensation, safetensors_index
 from pipeline.models.config import Config, read_config
+from pipeline.models.sizes import rules_of
 from pipeline.store.records import FileDigest, GraphRecord
 from pipeline.types import SkipSet, UserError, Variant, is_compensation
 
@@ -71,13 +73,7 @@ def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
         raise UserError(
             f"{form!r:.40} names no compensation; choose bias, linear, matrix, rank16, fold or fold+rank16"
         )
-    names = safetensors_index.read_index([overlay])
-    folded = [name for name in names if not compensation.is_map(name)]
-    if folded and record.contract != "authored":
-        raise UserError(
-            f"{overlay} holds {folded[0]}, into which a sublayer was folded, and {base} was exported "
-            "elsewhere and keeps its weights in another form; compensate it --with bias, linear or a rank"
-        )
+    _refuse_folds(base, record, overlay)
     digest = str(store.weights.state(overlay, full=True).sha256)
     config = read_config(base.parent)
     width = config.get("hidden_size") or config["n_embd"]  # GPT-2 says the latter
@@ -85,6 +81,46 @@ def compensate(base: Path, skip: SkipSet, overlay: Path, form: str) -> Path:
     variant = replace(record.as_variant(), skip=skip, compensation=form)
     file = FileDigest(file=overlay.name, sha256=digest)
     return _derive(base, record, variant, surgery, {"compensated": file.plain()})
+
+
+def _refuse_folds(base: Path, record: GraphRecord, overlay: Path) -> None:
+    """Refuses changed weights beside a graph that keeps its weights in another form than the checkpoint."""
+    names = safetensors_index.read_index([overlay])
+    folded = [name for name in names if not compensation.is_map(name)]
+    if folded and record.quantisation:
+        raise UserError(
+            f"{overlay} holds {folded[0]}, into which a sublayer was folded, and the weights of {base} are "
+            "quantised; take --compensation linear, bias or a rank"
+        )
+    if folded and record.contract != "authored":
+        raise UserError(
+            f"{overlay} holds {folded[0]}, into which a sublayer was folded, and {base} was exported "
+            "elsewhere and keeps its weights in another form; compensate it --with bias, linear or a rank"
+        )
+
+
+def quantise(base: Path, weights: Path, quantisation: str) -> Path:
+    """Writes the twin of a graph that reads quantised weights, or finds it there; variants are cut from it.
+
+    Args:
+        base: an authored graph, neither compensated nor healed.
+        weights: the file of its model's quantised weights, beside it (`models/quantisation/files.py`).
+        quantisation: its name.
+
+    Raises:
+        UserError: the graph has no weights of the checkpoint's own, or not those of the file.
+    """
+    record = store.graph_sidecar(base)
+    variant = record.as_variant()
+    if record.contract != "authored" or variant != replace(variant, quantisation=None, adapter=None):
+        raise UserError(f"{base} is no authored graph with the checkpoint's own weights; name one that is")
+    config, digest = read_config(base.parent), str(store.weights.state(weights, full=True).sha256)
+    rules = rules_of(config["model_type"])
+    tied = {f"{rules.embedding}.weight": f"{rules.head}.weight"} if config["tie_word_embeddings"] else {}
+    surgery = QuantisePass(weights, digest, tied)
+    file = FileDigest(file=weights.name, sha256=digest)
+    twin = replace(variant, quantisation=quantisation)
+    return _derive(base, record, twin, surgery, {"quantised": file.plain()})
 
 
 def cut_static(graph: Path, max_tokens: int) -> Path:
@@ -160,11 +196,11 @@ def _base_record(base: Path, skip: SkipSet) -> GraphRecord:
     """
     record = store.graph_sidecar(base)
     variant = record.as_variant()
-    _refuse_static(base, record, f"cut variants from base.{variant.precision}.onnx")
+    _refuse_static(base, record, f"cut variants from base.{variant.precision_name}.onnx")
     if variant.skip or variant.adapter or variant.compensation or variant.head == "all":
         raise UserError(
             f"{base} is not a base graph; "
-            f"cut variants from {base.with_name(f'base.{variant.precision}.onnx')}"
+            f"cut variants from {base.with_name(f'base.{variant.precision_name}.onnx')}"
         )
     skip.within(record.num_layers)
     return record
@@ -196,6 +232,11 @@ def graft(graph: Path, healed: Path, adapter: str) -> Path:
             f"{graph} was exported elsewhere and keeps its weights in another form; "
             "adapters need an authored graph"
         )
+    if record.quantisation:
+        twin = store.graph_path(graph.parent, replace(record.as_variant(), quantisation=None))
+        raise UserError(
+            f"the weights of {graph} are quantised, and adapters change weights; take {twin.name}"
+        )
     variant = replace(record.as_variant(), adapter=adapter)
     file = FileDigest(file=healed.name, sha256=str(store.weights.state(healed, full=True).sha256))
     return _derive(graph, record, variant, GraftPass(healed, file.sha256), {"healed": file.plain()})
@@ -215,7 +256,7 @@ def _derive(
         record: its sidecar.
         variant: what the new graph is.
         surgery: the pass that makes it.
-        overlays: `compensated` or `healed`, where the graph reads other files than the source.
+        overlays: `quantised`, `compensated` or `healed`, where the graph reads other files than the source.
     """
     path = store.graph_path(source.parent, variant)
     fields = record.plain()
@@ -224,7 +265,7 @@ def _derive(
         **store.records.variant_fields(variant),
         **{key: fields[key] for key in _INHERITED},
         "base": {"file": source.name, "sha256": record.sha256},
-        **{key: fields[key] for key in ("compensated", "healed")},
+        **{key: fields[key] for key in ("quantised", "compensated", "healed")},
         **(overlays or {}),
     }
     with store.lock(source.parent):

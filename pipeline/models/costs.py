@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.models.compensation import NO_MAPS, MapSizes
 from pipeline.models.config import Config
+from pipeline.models.quantisation.names import Quantisation
 from pipeline.models.sizes import SizeRules, rules_of
 from pipeline.types import BASE, SkipSet, UserError
 
@@ -150,14 +151,39 @@ def flops(
 
 
 def cache_bytes(config: Config, skip: SkipSet, precision: str) -> int:
-    """KV-cache bytes of one token of one sequence."""
+    """KV-cache bytes of one token of one sequence, at a precision as `weight_bytes` takes it."""
     s = sizes(config)
-    return (s.layers - len(skip.attention)) * s.cache * BYTES[precision]
+    return (s.layers - len(skip.attention)) * s.cache * number_bytes(precision)
+
+
+def number_bytes(precision: str) -> int:
+    """Bytes of a number of the activations: of 'int4-fp32' those of fp32."""
+    return BYTES[precision.rpartition("-")[2]]
 
 
 def weight_bytes(config: Config, skip: SkipSet, precision: str, maps: MapSizes = NO_MAPS) -> int:
-    """Bytes of a variant's weights."""
-    return parameters(config, skip, maps) * BYTES[precision]
+    """Bytes of a variant's weights.
+
+    Args:
+        config: of the model.
+        skip: what is left out.
+        precision: 'fp32', 'fp16', or 'int4-fp32': of the weights of products, and of all others.
+        maps: of its compensation.
+    """
+    saved, head = _quantised(config, skip, precision)
+    return parameters(config, skip, maps) * number_bytes(precision) - saved + head
+
+
+def _quantised(config: Config, skip: SkipSet, precision: str) -> tuple[int, int]:
+    """Bytes that quantised products lack, and those of a tied head's copy; nought of other precisions."""
+    name, number = precision.rpartition("-")[0], number_bytes(precision)
+    if not name:
+        return 0, 0
+    s, form = sizes(config), Quantisation.parse(name)
+    products = (s.layers - len(skip.attention)) * s.attention_products
+    products += (s.layers - len(skip.mlp)) * s.mlp_products
+    saved, head = products * number - form.nbytes(products, form.bits), form.nbytes(s.head, form.head_bits)
+    return (saved, head) if s.tied else (saved + s.head * number - head, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +211,15 @@ def streamed_bytes(
     Args:
         config: of the model.
         skip: what is left out.
-        precision: of weights and cache.
+        precision: of weights and cache, as `weight_bytes` takes it.
         work: tokens of the cache, and sequences.
         maps: of its compensation.
     """
     s = sizes(config)
-    weights = parameters(config, skip, maps) - (0 if s.tied else s.embedding)
+    is_read = s.tied and "-" not in precision  # a quantised head is no embedding
+    unread = 0 if is_read else s.embedding * number_bytes(precision)
     cache = work.batch * work.length * cache_bytes(config, skip, precision)
-    return weights * BYTES[precision] + cache
+    return weight_bytes(config, skip, precision, maps) - unread + cache
 
 
 def ceiling(config: Config, skip: SkipSet, precision: str, work: Workload, maps: MapSizes = NO_MAPS) -> float:

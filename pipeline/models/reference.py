@@ -24,6 +24,7 @@ from transformers import DynamicCache
 
 from pipeline.models import caches, compensation, devices, pretrained, sublayers
 from pipeline.models.compensation import MapParts, MapPlace
+from pipeline.models.quantisation import modules
 from pipeline.models.sizes import rules_of
 from pipeline.models.sublayers import keep_input, keep_output, removed_after
 from pipeline.types import BASE, Provider, SkipSet, Sublayer, UserError
@@ -42,8 +43,9 @@ class Reference:
         folder: config.json and safetensors; code that comes with a checkpoint is never run.
         skip: what is left out.
         dtype: of weights and activations (transformers keeps norm statistics and angles in fp32).
-        overlays: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`), or whose
-            maps stand in for skipped sublayers (`models/compensation.py`); of two files the later counts.
+        overlays: safetensors whose tensors take the place of the checkpoint's (`adapters.merge`,
+            `models/quantisation`), or whose maps stand in for skipped sublayers (`models/compensation.py`);
+            of two files the later counts.
         load: further arguments of from_pretrained (another attention kernel, quantisation).
         device: that it computes on; what it gives as arrays is on the host, and in fp32 where it is bf16.
 
@@ -85,6 +87,8 @@ class Reference:
 
     def _overlay(self, file: Path) -> None:
         """Puts a file's weights and maps in the place of the checkpoint's and of skipped sublayers."""
+        if modules.dequantised(self.model, file, self.skip):
+            return
         weights, maps = compensation.read(file, self.skip)
         if foreign := self.model.load_state_dict(weights, strict=False).unexpected_keys:
             raise UserError(f"{file} holds {foreign[0]}, which {self.model.name_or_path} has not")
@@ -115,12 +119,7 @@ class Reference:
         """Replaces the sublayers."""
         for (index, kind), layer, name in self._places():
             if (index, kind) in skip:
-                original, width = getattr(layer, name), self.model.config.hidden_size
-                nothing = (
-                    sublayers.NoAttention(original)
-                    if kind == "attn"
-                    else sublayers.NoMlp(width, not isinstance(original, nn.Linear))
-                )
+                nothing = sublayers.nothing(getattr(layer, name), kind, self.model.config.hidden_size)
                 setattr(layer, name, nothing)
 
     def _places(self) -> Iterator[tuple[Sublayer, nn.Module, str]]:

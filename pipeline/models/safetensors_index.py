@@ -16,6 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
 from pipeline import store
 from pipeline.models.tensor_names import is_table
 from pipeline.store import records
@@ -92,6 +96,17 @@ def load(file: Path, framework: Literal["pt", "np"] = "pt") -> dict[str, Any]:
     """All tensors of a file, by name; arguments and errors as `opened`."""
     with opened(file, framework) as tensors:
         return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+
+
+def numbers(file: Path, tensor: TensorSlice) -> npt.NDArray[Any]:
+    """A tensor's numbers in the type of the file, read from the disk when they are used.
+
+    Args:
+        file: safetensors.
+        tensor: where it lies there; of floating-point numbers of 16 or 32 bits.
+    """
+    kind: Any = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}[tensor.dtype]
+    return np.memmap(file, kind, "r", tensor.offset, tensor.shape)
 
 
 def torch_dtype(tensor: TensorSlice) -> torch.dtype | None:

@@ -53,6 +53,17 @@ class NoMlp(nn.Module):
         return hidden_states.new_zeros(*hidden_states.shape[:-1], self.width)
 
 
+def nothing(original: nn.Module, kind: str, width: int) -> nn.Module:
+    """What stands in the place of a sublayer that is left out.
+
+    Args:
+        original: what stood there.
+        kind: 'attn' or 'mlp'.
+        width: C.
+    """
+    return NoAttention(original) if kind == "attn" else NoMlp(width, not isinstance(original, nn.Linear))
+
+
 class MapModule(nn.Module):
     """What stands in for a sublayer: x · factors[0] · … + bias, over `scale`.
 

@@ -129,8 +129,8 @@ class _Reader:
             artefact.scores.append(SourcedScore(record, source))
             return
         provider = record.conditions.provider if isinstance(record, BenchRecord) else record.provider
-        runner = _runner(path, record.precision, provider)
-        artefact = self._artefact(record.model, record.variant, record.precision, runner, record.sha256)
+        runner = _runner(path, record.precision_name, provider)
+        artefact = self._artefact(record.model, record.variant, record.precision_name, runner, record.sha256)
         if isinstance(record, BenchRecord):
             artefact.latencies += [SourcedLatency(row, source, record.conditions) for row in record.rows]
             return
@@ -143,7 +143,7 @@ class _Reader:
         if record.variants is None:
             plan = source.path.with_suffix(".plan")
             artefact = self._artefact(
-                record.model, record.variant, record.precision, plan.stem, record.sha256
+                record.model, record.variant, record.precision_name, plan.stem, record.sha256
             )
             artefact.unproven = f"needs a GPU: {record.proven}"
 
@@ -210,8 +210,8 @@ def _runner(path: Path, precision: str, provider: str | None) -> str:
 
 
 def _precision(path: Path) -> str:
-    """The precision in an artefact's file name: 'base.fp32.onnx', 'tensorrt-sm80-fp16.plan'."""
-    parts = [part for part in re.split(r"[.-]", path.stem) if part in PRECISIONS]
+    """The precision in an artefact's file name: 'base.int4-fp32.onnx', 'tensorrt-sm80-fp16.plan'."""
+    parts = re.findall(rf"(?:^|[.-])((?:int\d\S*?-)?(?:{'|'.join(PRECISIONS)}))(?=$|[.-])", path.stem)
     if not parts:
         raise UserError(f"names an artefact without a precision, {path.name}")
-    return parts[-1]
+    return str(parts[-1])

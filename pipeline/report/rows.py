@@ -87,6 +87,7 @@ class ArtefactResults:
 
     Attributes:
         num_layers: of the model; None where no file says it.
+        precision: 'fp16'; with quantised weights 'int4-fp32'.
         runner: 'graph' on the CPU, 'onnxruntime-cuda-fp32' on CUDA, or the engine's file name.
         check: 'passed', 'failed: …', or None.
         unproven: why nothing of it can have been measured here, where that is known.
@@ -125,9 +126,15 @@ class ArtefactResults:
         return max(attention, mlp) / self.num_layers
 
     @property
+    def quantisation(self) -> str:
+        """Of its weights: '', 'int4', 'int8-b32'."""
+        return self.precision.rpartition("-")[0]
+
+    @property
     def mended(self) -> str:
-        """What was done about the cut: '', 'healed', 'linear', or 'linear, healed'."""
-        return ", ".join(word for word in (self.compensation, "healed" if self.adapter else None) if word)
+        """What was done beside the cut: '', 'healed', 'linear', or 'int4, linear, healed'."""
+        words = (self.quantisation, self.compensation, "healed" if self.adapter else None)
+        return ", ".join(word for word in words if word)
 
     @property
     def name(self) -> str:

@@ -84,7 +84,7 @@ def _score_cell(
 ) -> TableCell:
     if variant is None:
         return TableCell(paper=paper, gap=UNKNOWN_LAYERS)
-    artefacts = lookup.of(model, variant)
+    artefacts = [one for one in lookup.of(model, variant) if not one.quantisation]  # the paper's are not
     if benchmark == "average":
         return _average_cell(artefacts, paper) or TableCell(
             paper=paper, gap=_average_gap(lookup, model, variant)

@@ -14,7 +14,7 @@ from pipeline import store
 from pipeline.ship import outline, pruned
 from pipeline.ship.gguf import refusals
 from pipeline.ship.hf import forms
-from pipeline.types import UserError
+from pipeline.types import UserError, precision_name
 
 _FOLDERS = "transformers, vLLM, SGLang, TensorRT-LLM, mlx-lm"
 
@@ -50,7 +50,8 @@ def of_graph(graph: Path) -> tuple[EngineUse, ...]:
         UserError: a file is damaged.
     """
     record = store.graph_sidecar(graph)
-    half = "" if record.precision == "fp16" else "in fp32; export --precision fp16 for an fp16 engine"
+    fp16 = precision_name("fp16", record.quantisation)
+    half = "" if record.precision == "fp16" else f"in fp32; export --precision {fp16} for an fp16 engine"
     ours = [
         EngineUse("ONNX Runtime", True, run="pipeline generate GRAPH PROMPT"),
         EngineUse("TensorRT", True, half, "pipeline build-engine GRAPH", "pipeline generate PLAN PROMPT"),
@@ -62,6 +63,8 @@ def of_graph(graph: Path) -> tuple[EngineUse, ...]:
     ours.append(EngineUse("Triton", True, "", "pipeline ship GRAPH --to triton DIR", "pipeline serve DIR"))
     if record.contract != "authored":
         return (*ours, *(EngineUse(one, False, pruned.EXPORTED_ELSEWHERE) for one in elsewhere))
+    if record.quantisation:
+        return (*ours, *(EngineUse(one, False, pruned.QUANTISED) for one in elsewhere))
     return (*ours, _llamacpp(graph), *_of_folders(graph))
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import numpy.typing as npt
 
 from pipeline import store
@@ -27,7 +25,7 @@ from pipeline.types import SkipSet, TensorSlice, UserError, Variant
 
 Array = npt.NDArray[Any]
 EXPORTED_ELSEWHERE = "it was exported elsewhere and keeps its weights in another form; export its checkpoint"
-_NUMBERS: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+QUANTISED = "its weights are quantised for ONNX; ship its fp32 twin, which other engines quantise themselves"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ class StoredTensor:
 
     def array(self) -> Array:
         """Its numbers, in the type of the file; read from the disk when they are used."""
-        kind = _NUMBERS[self.slice.dtype]
-        return np.memmap(self.file, kind, "r", self.slice.offset, self.slice.shape)
+        return safetensors_index.numbers(self.file, self.slice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +161,8 @@ def read(graph: Path, unchecked: bool = False) -> PrunedModel:
     passed.variants(graph, unchecked, provider=None)  # hashes the graph, refuses a static cache
     if record.contract != "authored":
         raise UserError(f"{graph}: {EXPORTED_ELSEWHERE}")
+    if record.quantisation:
+        raise UserError(f"{graph}: {QUANTISED}")
     store.refuse_damaged(graph)
     identity.refuse_other_sums(graph.parent, store.weights.states(store.weight_paths(graph), full=True))
     checkpoint, overlays = open_checkpoint(graph.parent), store.overlays(graph)

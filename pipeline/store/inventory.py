@@ -40,11 +40,16 @@ def graphs_of(model: str, project: Project | None = None, twins: bool = False) -
     graphs = [
         path
         for path in (project or Project()).graphs(model).glob("*.onnx")
-        if set(path.stem.split(".")[1:] if twins else path.stem.split(".")[-1:]) & set(PRECISIONS)
+        if any(map(_is_precision, path.stem.split(".")[1 if twins else -1 :]))
         and not path.name.startswith("merged-")
         and sidecar_path(path).exists()
     ]
     return sorted(graphs, key=lambda path: (not path.name.startswith("base."), path.name))
+
+
+def _is_precision(part: str) -> bool:
+    """Whether a part of a file's name is that of a precision: 'fp16', 'int4-fp32'."""
+    return part.rpartition("-")[2] in PRECISIONS
 
 
 def engines_of(model: str, project: Project | None = None, twins: bool = False) -> list[Path]:

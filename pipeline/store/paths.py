@@ -18,10 +18,12 @@ from pipeline.types import Provider, UserError, Variant, file_name, variant_file
 DEMO = "demo"
 SOURCE = "source.json"
 """Written last into a model's folder: the checkpoint there is complete, and this is where it came from."""
+QUANTISED = "quantised."
+"""How the files of quantised weights begin, which lie beside the checkpoint's own."""
 PLACES = re.compile(
     r"(?P<root>.*)/(?:graphs/[^/]+/(?:optimum/)?"
     r"|engines/[^/]+/[^/]+/"
-    r"|calib/[^/]+/(?:[^/]+/adapters/[^/]+/|moments/|compensation/)?"
+    r"|calib/[^/]+/(?:[^/]+/adapters/[^/]+/|moments/|hessians/|compensation/)?"
     r"|evals/(?:results|figures|report|benchmarks|sweeps|cache)/(?:[^/]+/)*)[^/]+",
     re.DOTALL,
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.store import records, weights
 from pipeline.store.files import sha256, write_json
-from pipeline.store.paths import plain_name, resolved, result_of, sidecar_path
+from pipeline.store.paths import QUANTISED, plain_name, resolved, result_of, sidecar_path
 from pipeline.store.records import CheckRecord, EngineRecord, FileDigest, GraphRecord, MergedRecord, Sidecar
 from pipeline.types import PROVIDERS, Provider, SkipSet, UserError, Variant
 
@@ -99,7 +99,9 @@ def _refuse_other_overlay(artefact: Path, record: Sidecar, path: Path, digest: s
     if isinstance(record, GraphRecord) and record.contract == "authored":
         parts = {"compensation": record.compensation, "adapter": record.adapter}
         options = "".join(f" --{name} {shlex.quote(part)}" for name, part in parts.items() if part)
-        command = f"`pipeline export … --skip {record.skip_set.name}{options} --precision {record.precision}`"
+        command = (
+            f"`pipeline export … --skip {record.skip_set.name}{options} --precision {record.precision_name}`"
+        )
     else:
         command = "`pipeline merge`" if isinstance(record, MergedRecord) else "`pipeline compensate`"
     raise UserError(f"{path} is not what {artefact.name} was made with; make the graph again with {command}")
@@ -185,15 +187,15 @@ def overlays(artefact: Path) -> tuple[Path, ...]:
     """The safetensors whose tensors an artefact reads beside the checkpoint's, or was built from.
 
     Returns:
-        The maps and folded weights of its compensation, then the weights that its adapter changed: a later
-        file's tensors stand in the place of an earlier one's.
+        The quantised weights, the maps and folded weights of its compensation, then the weights that its
+        adapter changed: a later file's tensors stand in the place of an earlier one's.
 
     Raises:
         UserError: one is missing, or not what the artefact was made with.
     """
     record = sidecar(artefact, quick=True)
     if isinstance(record, EngineRecord):
-        if record.adapter is None and record.compensation is None:
+        if (record.adapter, record.compensation, record.quantisation) == (None, None, None):
             return ()
         return overlays(checkpoint_folder(artefact) / record.graph.file)
     paths = []
@@ -210,7 +212,8 @@ def weight_paths(artefact: Path) -> list[Path]:
     names = [file.file for file in record.files] + [file.file for file in _overlays(record)]
     if not weights.is_content(record.weights):  # of 0.1 or 0.2, which named none, but optimum's data
         known = list(record.weights) if isinstance(record.weights, dict) else []
-        names += known or [path.name for path in folder.glob("*.safetensors") if "~" not in path.name]
+        own = (path.name for path in folder.glob("*.safetensors") if "~" not in path.name)
+        names += known or [name for name in own if not name.startswith(QUANTISED)]
     return [folder / name for name in dict.fromkeys(names)]
 
 

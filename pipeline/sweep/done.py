@@ -198,7 +198,9 @@ def _compensate(job: Job, recipe: Recipe) -> bool:
         **_ON,
     }
     fitted = {"form": graph.compensation, **settings.model_dump(include={"samples", "length", "refit"})}
-    base = store.graph_path(path.parent, Variant(graph.model, BASE, graph.precision))
+    base = store.graph_path(
+        path.parent, Variant(graph.model, BASE, graph.precision, quantisation=graph.quantisation)
+    )
     return (
         fit.matches(wanted)
         and fit.settings.matches(fitted)

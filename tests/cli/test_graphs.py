@@ -34,10 +34,10 @@ def test_export_prints_the_path_and_as_json_the_sidecar(
     ("options", "message"),
     [
         (
-            ("--precision", "int8"),
-            "--precision is fp32 or fp16 and --head is gather or all, not int8 and gather",
+            ("--precision", "bf16"),
+            "--precision 'bf16' is not known; choose fp32",
         ),
-        (("--head", "none"), "not fp32 and none"),
+        (("--head", "none"), "--head is gather or all, not 'none'"),
         (("--adapter", ""), "--adapter is empty; name one, or leave it out"),
         (("--compensation", ""), "--compensation is empty"),
         (("--from-onnx", "x"), "--from-onnx names the model already"),

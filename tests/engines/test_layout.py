@@ -8,12 +8,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from pipeline import store
 from pipeline.engines import layout
-from pipeline.graphs import export, graphfile
+from pipeline.graphs import export, graphfile, merge, variants
 from pipeline.graphs.passes.stack_weights import Stack
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, costs
+from pipeline.models.config import read_config
+from pipeline.models.quantisation import files
 from pipeline.runtime.runner import Array
-from tests import tiny
+from pipeline.types import SkipSet
+from tests import quantised, tiny
 
 
 def stored(folder: Path, name: str, array: Array) -> ir.ExternalTensor:
@@ -61,3 +65,34 @@ def test_a_graph_that_needs_nothing_new_is_read_as_it_is(workdir: Path) -> None:
     laid_out = layout.laid_out(graphfile.load(graph))
     with layout.written(laid_out, workdir) as source:
         assert laid_out.stacks == () and source.weights == {} and source.proto
+
+
+@pytest.mark.parametrize("precision", ["int4-fp16", "int8-b64-fp16", "int4-fp32"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_bytes_of_blocks_are_what_costs_predicts(workdir: Path, precision: str, tied: bool) -> None:
+    """But for constants: of the 4 and 8 bits as they are stored, and of scales as they are read."""
+    graph = quantised.graph(workdir, precision=precision, skip="attn0+mlp1", tie_word_embeddings=tied)
+    read, said = store.variant(graph), read_config(graph.parent)
+    predicted = costs.weight_bytes(said, SkipSet((0,), (1,)), read.precision_name)
+    number = costs.number_bytes(read.precision_name)
+    scales = sum(
+        one.scales.nbytes for name, one in files.stored(store.overlays(graph)[0]).items() if not _cut(name)
+    )
+    laid_out = layout.laid_out(graphfile.load(graph))
+    assert 0 <= laid_out.weight_bytes - predicted - scales * (number - 2) // 2 < 500
+    assert laid_out.stacked_bytes < laid_out.weight_bytes / 2
+    kept = [one for name, one in files.stored(store.overlays(graph)[0]).items() if not _cut(name)]
+    assert laid_out.merged_bytes == sum(one.values.nbytes for one in kept if one.bits == 4)
+
+
+def _cut(name: str) -> bool:
+    """Whether a weight is of what the variant `attn0+mlp1` leaves out."""
+    return ".0.self_attn." in name or ".1.mlp." in name
+
+
+def test_blocks_that_several_products_read_are_found(workdir: Path) -> None:
+    """Of 4 bits, above the fork of a merged graph; not of one variant, nor the head's 8."""
+    base = quantised.graph(workdir)
+    merged = [merge.merge([base, variants.cut(base, SkipSet.parse(name))]) for name in ("attn1", "mlp2")]
+    found = [layout.shared_blocks(graphfile.load(graph)) for graph in (*merged, base)]
+    assert found == ["model.layers.1.mlp.gate_proj.weight.values", None, None]

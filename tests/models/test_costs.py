@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.models import costs
 from pipeline.models.compensation import NO_MAPS, MapSizes
 from pipeline.models.costs import Workload
+from pipeline.models.quantisation import files
+from pipeline.models.quantisation.names import Quantisation
+from pipeline.models.sizes import rules_of
+from pipeline.models.tensor_names import is_left_out
 from pipeline.types import BASE, SkipSet, UserError
-from tests import tiny
+from tests import quantised, tiny
 
 LLAMA_2_7B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -153,3 +159,44 @@ def test_the_byte_ceiling_of_a_prefill_is_that_of_its_weights_and_the_cache_it_w
     assert costs.ceiling(LLAMA_2_7B, last("attn", 11), "fp16", work) != pytest.approx(
         costs.byte_ceiling(LLAMA_2_7B, last("attn", 11), "fp16", work), rel=1e-3
     )
+
+
+@pytest.mark.parametrize(("model_type", "tied"), [("llama", False), ("llama", True), ("phi", False)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bytes_of_quantised_weights_are_those_of_the_file(
+    model_type: str, tied: bool, bits: int, workdir: Path
+) -> None:
+    """Scales included; embedding, norms and biases have the activations' precision."""
+    source = quantised.model(workdir, model_type, tie_word_embeddings=tied)
+    form = Quantisation(bits, 32)
+    stored = files.stored(files.ensure(source, form))
+    packed = sum(one.values.nbytes + one.scales.nbytes for one in stored.values())
+    others = sum(t.nbytes for name, t in source.tensors.items() if name not in stored)  # of fp32
+    name = f"{form.name}-fp32"
+    assert costs.weight_bytes(source.config, BASE, name) == packed + others
+    assert costs.weight_bytes(source.config, BASE, f"{form.name}-fp16") == packed + others // 2
+    embedding = costs.sizes(source.config).embedding * 4
+    cache = 10 * costs.cache_bytes(source.config, BASE, "fp32")
+    streamed = costs.streamed_bytes(source.config, BASE, name, Workload(10, decode=True))
+    assert streamed == packed + others - embedding + cache
+    skip = SkipSet((0, 2), (0, 2))
+    gone = [one for key, one in stored.items() if is_left_out(key, skip, rules_of(model_type))]
+    lost = costs.weight_bytes(source.config, BASE, name) - costs.weight_bytes(source.config, skip, name)
+    small = sum(
+        t.nbytes for key, t in source.tensors.items()
+        if key not in stored and is_left_out(key, skip, rules_of(model_type))
+    )  # fmt: skip
+    assert lost == sum(one.values.nbytes + one.scales.nbytes for one in gone) + small
+
+
+def test_four_bits_are_worth_what_they_are() -> None:
+    """Llama-2-7B: 0.53 bytes a weight in blocks of 64, the head's 1.03, the embedding's 2."""
+    expected = (32 * (4 * 4096**2 + 3 * 4096 * 11008)) * (0.5 + 2 / 64) + 4096 * 32000 * (1 + 2 / 64 + 2)
+    found = costs.weight_bytes(LLAMA_2_7B, BASE, "int4-fp16")
+    assert found == pytest.approx(expected, rel=1e-3)
+    work = Workload(100, decode=True)
+    saved = costs.streamed_bytes(LLAMA_2_7B, BASE, "fp16", work) / costs.streamed_bytes(
+        LLAMA_2_7B, BASE, "int4-fp16", work
+    )
+    assert 3.4 < saved < 3.7
+    assert costs.cache_bytes(LLAMA_2_7B, BASE, "int4-fp16") == costs.cache_bytes(LLAMA_2_7B, BASE, "fp16")

@@ -204,3 +204,18 @@ def test_results_on_cuda_are_of_another_runner(workdir: Path) -> None:
     assert {one.conditions.device for one in graph.latencies} == {results.DEVICE}
     assert {one.conditions.device for one in cuda.latencies} == {"NVIDIA X"}
     assert [one.score.provider for one in cuda.scores] == ["cuda"]
+
+
+def test_quantised_variants_are_others(workdir: Path) -> None:
+    """By their results' own words, and by the names of artefacts that scores are of."""
+    for precision in ("fp32", "int4-fp32", "int8-b32-fp32", "int4-fp16"):
+        results.check("m", "base", precision=precision)
+        results.score("m", "base", "arc_challenge", 0.5, precision=precision)
+    artefacts = collect.collect().artefacts
+    assert {one.precision: (one.name, one.quantisation, one.mended) for one in artefacts} == {
+        "fp32": ("base.fp32", "", ""),
+        "int4-fp32": ("base.int4-fp32", "int4", "int4"),
+        "int8-b32-fp32": ("base.int8-b32-fp32", "int8-b32", "int8-b32"),
+        "int4-fp16": ("base.int4-fp16", "int4", "int4"),
+    }
+    assert all(one.check == "passed" and len(one.scores) == 1 for one in artefacts)

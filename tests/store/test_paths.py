@@ -33,6 +33,7 @@ def elsewhere(workdir: Path) -> Path:
         "calib/m/similarity.json",
         "calib/m/attn2/adapters/heal/heal.json",
         "calib/m/moments/attn5.json",
+        "calib/m/hessians/layer5.json",
         "calib/m/compensation/losses.json",
         "graphs/m/config.json",
         "graphs/my model é/optimum/model.onnx",

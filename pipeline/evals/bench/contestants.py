@@ -82,7 +82,10 @@ def base_of(path: Path) -> Path:
     if store.sidecar(path, quick=True).artefact == "merged":
         raise UserError(f"{path} is a merged graph; measure the variants that it was merged from")
     if path.suffix == ".onnx":
-        base, command = path.with_name(f"base.{store.variant(path, quick=True).precision}.onnx"), "export"
+        base, command = (
+            path.with_name(f"base.{store.variant(path, quick=True).precision_name}.onnx"),
+            "export",
+        )
     else:
         base, command = path.parent.parent / "base" / path.name, "build-engine"
     if base.is_file():
@@ -97,7 +100,7 @@ def base_of(path: Path) -> Path:
 def _largest_without_base(path: Path) -> Path | None:
     """What stands for the base of an artefact that was made without one; None where it was made with one."""
     variant, candidates = store.variant(path, quick=True), dict[tuple[int, str], Path]()
-    for graph in store.checkpoint_folder(path).glob(f"*.{variant.precision}.onnx"):
+    for graph in store.checkpoint_folder(path).glob(f"*.{variant.precision_name}.onnx"):
         record = _record_if_valid(graph)
         if record is None or record.base or record.contract != "authored":
             continue

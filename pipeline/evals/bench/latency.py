@@ -122,7 +122,7 @@ def saved_percent(speedup: float) -> float:
 
 def _costs(contestant: Contestant, work: Workload, base_skip: SkipSet) -> Costs:
     path, variant = contestant.path, contestant.variant
-    config, skip, precision = read_config(store.checkpoint_folder(path)), variant.skip, variant.precision
+    config, skip, precision = read_config(store.checkpoint_folder(path)), variant.skip, variant.precision_name
     maps = compensation.sizes(store.overlays(path))
 
     def saved(ceiling: Callable[..., float]) -> float:

@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from polygraphy.comparator import Comparator, IterationResult, RunResults
+from polygraphy.comparator import IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
 from pipeline import store
 from pipeline.calib import adapters
-from pipeline.engines import opening
 from pipeline.evals import machine
-from pipeline.evals.check import beside_llamacpp, scripted
+from pipeline.evals.check import beside_llamacpp, beside_pytorch, scripted, shifts
 from pipeline.evals.check import localize as localizing
-from pipeline.evals.check.agreement import LIMITS, NOT_FINITE, Agreements, CompareOutputs, judge
+from pipeline.evals.check.agreement import LIMITS, NOT_FINITE, judge
 from pipeline.evals.check.crossings import Crossings, crossings, room
-from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
+from pipeline.evals.check.scripted import Feed
 from pipeline.graphs import graphfile
 from pipeline.models import drop_lists, identity, texts, weight_files
 from pipeline.models.checkpoint import open_checkpoint
@@ -94,6 +93,7 @@ class Comparison:
                 f"  {len(record.unstable)} of {record.outputs} outputs are unstable in fp16 (rounding alone "
                 "moves PyTorch as far): only PyTorch's own error limits them"
             )
+        lines += shifts.lines(record)
         lines += [f"  not crossed: {one}" for one in record.missed]
         if record.localized:
             lines.append(f"  first divergence: {record.localized}")
@@ -175,12 +175,12 @@ def _examine(path: Path, folder: Path, localize: bool, devices: Devices) -> tupl
     variant, result = store.variant(path, quick=True), store.result_of(path, "check", devices.graphs)
     feeds, crossed, source = _feeds(folder, SEED, room(sidecar))
     log.info("%s: comparing with PyTorch on %d feeds", path, len(feeds))
-    outputs, agreements, noise = _compare(path, folder, feeds, devices)
-    verdict, beside, where = judge(agreements), None, None
+    compared = beside_pytorch.compare(path, folder, feeds, devices)
+    verdict, beside, where = judge(compared.agreements), None, None
     if _is_the_files(variant, folder) and folder == store.checkpoint_folder(path):
         beside = beside_llamacpp.compare(folder, SEED, devices.torch)
     if localize or not verdict.passed:
-        where = localizing.place(path, folder, feeds, agreements, devices)
+        where = localizing.place(path, folder, feeds, compared.agreements, devices)
     record = CheckRecord(
         **records.variant_fields(variant),
         artefact=store.relative(path, result),
@@ -189,31 +189,32 @@ def _examine(path: Path, folder: Path, localize: bool, devices: Devices) -> tupl
         failures=(*verdict.failures, *beside_llamacpp.failures(beside)),
         **beside_llamacpp.fields(beside),
         healed=_proof(path, variant),
+        shifts=compared.shifts,
         unstable=verdict.unstable,
         outputs=verdict.outputs,
         worst=verdict.worst,
         localized=where,
         limits=LIMITS[variant.precision],
         checkpoint=store.relative(folder, result),
-        references=("fp32", "fp16") if noise else ("fp32",),
+        references=("fp32", "fp16") if compared.noise else ("fp32",),
         tokens=source,
         crossed=crossed.crossed,
         missed=crossed.missed,
-        feeds=agreements,
-        noise=noise,
+        feeds=compared.agreements,
+        noise=compared.noise,
         versions=store.versions(*_PACKAGES, *_RUNTIMES[path.suffix]),
         device=machine.device(path, devices.graphs),
         provider=store.provider_of(path, devices.graphs),
         torch_device=devices.torch,
         seconds=round(time.perf_counter() - start, 1),
     )
-    return record, outputs
+    return record, compared.outputs
 
 
 def _is_the_files(variant: Variant, folder: Path) -> bool:
     """Whether a variant is all that the checkpoint's own files hold, or what config.json leaves of it."""
     own = drop_lists.skip_set(read_config(folder), folder / "config.json")
-    return variant.skip == own and not variant.adapter and not variant.compensation
+    return variant.skip == own and not (variant.adapter or variant.compensation or variant.quantisation)
 
 
 def _proof(path: Path, variant: Variant) -> HealedProof | None:
@@ -230,41 +231,6 @@ def _proof(path: Path, variant: Variant) -> HealedProof | None:
     if proof is None:
         log.warning("%s: its adapter is gone, so nothing proves that %s is merged from it", path, tensors)
     return proof
-
-
-def _compare(
-    path: Path, folder: Path, feeds: list[Feed], devices: Devices
-) -> tuple[RunResults, Agreements, Agreements]:
-    """(the outputs, artefact against fp32, and for fp16 artefacts PyTorch in fp16 against fp32)."""
-    variant, overlays = store.variant(path, quick=True), store.overlays(path)
-    limits = LIMITS[variant.precision]
-    runners = [
-        ArtefactRunner(lambda: opening.open_runner(path, provider=devices.graphs), path.stem),
-        TorchRunner(folder, variant.skip, "fp32", overlays, devices.torch),
-    ]
-    if variant.precision == "fp16":
-        runners.append(TorchRunner(folder, variant.skip, "fp16", overlays, devices.torch))
-    names = [feed.name for feed in feeds]
-    noise: Agreements = {}
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        outputs = Comparator.run(runners, data_loader=[feed.arrays for feed in feeds])
-        if variant.precision == "fp16":
-            noise = _agreements(outputs, (2, 1), CompareOutputs(limits), names)
-        errors = [{name: one.max_rel for name, one in feed.items()} for feed in noise.values()]
-        return outputs, _agreements(outputs, (0, 1), CompareOutputs(limits, errors), names), noise
-
-
-def _agreements(
-    outputs: RunResults, pair: tuple[int, int], function: CompareOutputs, names: list[str]
-) -> Agreements:
-    """Feed → output → agreement of two of the runners."""
-    # Polygraphy computes statistics of outputs that may hold NaN; the verdict does not use them.
-    with np.errstate(invalid="ignore"):
-        accuracy = Comparator.compare_accuracy(outputs, comparisons=[pair], compare_func=function)
-    # Polygraphy 0.53 gives one AccuracyResult a function, earlier ones the only one bare.
-    result = accuracy[0] if len(accuracy) and not isinstance(next(iter(accuracy)), tuple) else accuracy
-    (iterations,) = result.values()
-    return dict(zip(names, (dict(agreements) for agreements in iterations), strict=True))
 
 
 def _feeds(folder: Path, seed: int, ranges: Ranges | None) -> tuple[list[Feed], Crossings, str]:

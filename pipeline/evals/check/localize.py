@@ -156,7 +156,7 @@ def first_divergence(path: Path, folder: Path, feed: Feed, devices: Devices = CP
 
     taps = _taps(model, sidecar, feed, reference)
     by_name = {tap.value.name or "": tap for tap in taps}
-    with tapped(path, model, [tap.value for tap in taps], devices.graphs) as inner:
+    with tapped(path, model, [tap.value for tap in taps], devices.graphs, exact=True) as inner:
         runner = _TappedRunner(inner, list(by_name))
         play(runner, feed.arrays)
     batch = feed.input_ids.shape[0]

@@ -229,8 +229,9 @@ class TorchRunner(_Player):
         dtype: Precision,
         overlays: Sequence[Path] = (),
         device: Provider = "cpu",
+        name: str = "",
     ) -> None:
-        super().__init__(name=f"torch-{dtype}")
+        super().__init__(name=name or f"torch-{dtype}")
         self._arguments, self._device = (folder, skip, dtype, overlays), device
 
     def activate_impl(self) -> None:

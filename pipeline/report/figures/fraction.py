@@ -98,7 +98,9 @@ class FractionCurve:
 
 
 def dash_of(artefact: ArtefactResults) -> str:
-    """How the line of such variants is drawn: as cut, compensated, healed, or both."""
+    """How the line of such variants is drawn: as cut, compensated, healed, or both; or quantised."""
+    if artefact.quantisation:
+        return "longdashdot" if artefact.compensation or artefact.adapter else "longdash"
     if artefact.adapter:
         return "dashdot" if artefact.compensation else "dot"
     return "dash" if artefact.compensation else "solid"

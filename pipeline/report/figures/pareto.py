@@ -5,7 +5,7 @@ Where something stands in for skipped sublayers, the front without those variant
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.evals.finalists.front import front
@@ -26,6 +26,7 @@ from pipeline.report.charts import (
 from pipeline.report.quality import is_loss, length_of, loss_benchmark, quality, yardstick
 from pipeline.report.rows import ArtefactResults, Collection
 from pipeline.store.records import Latency
+from pipeline.types import is_compensation
 
 PLACE = 10
 FRONTIER = {"dash": "dash", "width": 1, "color": GREY}
@@ -100,7 +101,7 @@ def _caption(cost: Cost, yardsticks: Yardsticks, lower: set[str], compensated: b
 def _points(
     collection: Collection, cost: Cost, yardsticks: Yardsticks
 ) -> dict[tuple[str, str, str], list[Point]]:
-    """(model, kind, compensation or '') → cost and quality of each artefact that has both."""
+    """(model, kind, quantisation and compensation or '') → cost and quality of those that have both."""
     lengths = {model: length_of(collection.artefacts_of(model)) for model in collection.models()}
     groups: dict[tuple[str, str, str], list[Point]] = {}
     for (model, kind), artefacts in by_kind(collection.artefacts).items():
@@ -112,14 +113,15 @@ def _points(
                 score = f"{by} {own.value:.1f}{spread}"
                 words = f"{artefact.model} {artefact.name}: {score}, {x:,.1f} {cost.unit}"
                 point = Point(x, own.value, words, own.source, own.stderr)
-                groups.setdefault((model, kind, artefact.compensation or ""), []).append(point)
+                form = ", ".join(filter(None, (artefact.quantisation, artefact.compensation)))
+                groups.setdefault((model, kind, form), []).append(point)
     return groups
 
 
-def _trace(model: str, kind: str, compensation: str, points: list[Point]) -> Trace:
-    if not compensation:
+def _trace(model: str, kind: str, form: str, points: list[Point]) -> Trace:
+    if not form:
         return trace_of(points, Series.of(model, kind))
-    series = Series.of(model, kind, f", {compensation}")
+    series = Series.of(model, kind, f", {form}")
     return trace_of(points, replace(series, symbol=opened(series.symbol)))
 
 
@@ -133,7 +135,7 @@ def _cost(artefact: ArtefactResults, cost: Cost, length: int | None) -> float | 
 def _fronts(
     groups: dict[tuple[str, str, str], list[Point]], model: str, saved: bool, lower: bool
 ) -> list[Trace]:
-    """The front of a model, and the one without compensated variants where there are some.
+    """The front of a model, and the one without compensated or quantised variants where there are some.
 
     Args:
         groups: as `_points` gives them.
@@ -145,9 +147,14 @@ def _fronts(
     plain = [p for form, p in own if not form]
     fronts = [_front([p for _, p in own], model, saved, lower)]
     if len(plain) < len(own):
-        dotted = {"name": "frontier without compensation", "line": {**FRONTIER, "dash": "dot"}}
+        names = "compensation and quantisation" if _has_quantised(groups) else "compensation"
+        dotted = {"name": f"frontier without {names}", "line": {**FRONTIER, "dash": "dot"}}
         fronts.append(_front(plain, model, saved, lower) | dotted)
     return fronts
+
+
+def _has_quantised(groups: Iterable[tuple[str, str, str]]) -> bool:
+    return any(not is_compensation(form) for _, _, form in groups if form)
 
 
 def _front(points: list[Point], model: str, saved: bool, lower: bool) -> Trace:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from pipeline.models.gguf.origins import Origin
 from pipeline.ship.gguf import kinds
 from pipeline.ship.gguf.kinds import SOURCE, FileKind
-from pipeline.ship.gguf.origins import Origin
 from pipeline.ship.pruned import PrunedModel
 from pipeline.types import UserError
 
@@ -29,7 +29,7 @@ def chosen(name: str | None, model: PrunedModel, origin: Origin | str | None) ->
     name = name and name.lower()
     if name is None:
         name = SOURCE if origin is not None else "bf16" if _is_bfloat(model) else "f16"
-    own = origin.kind if isinstance(origin, Origin) else None
+    own = kinds.type_name(origin.fields) if isinstance(origin, Origin) else None
     if name in (SOURCE, own):
         return _of_source(model, origin)
     if name in kinds.TYPES:

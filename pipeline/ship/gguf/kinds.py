@@ -5,7 +5,7 @@ What gguf-py quantises is offered. Its K-quants cannot be made: `llama-quantize`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +83,10 @@ def known() -> set[str]:
     return {one.name.removeprefix("MOSTLY_").removeprefix("ALL_").lower() for one in library.LlamaFileType}
 
 
-def type_name(number: object) -> str | None:
-    """llama.cpp's name of a `general.file_type`, in lower case; None where it has none."""
+def type_name(fields: Mapping[str, Any]) -> str | None:
+    """llama.cpp's name of a file's type, in lower case; None where its fields name none."""
     for one in library.LlamaFileType:
-        if one == number:
+        if one == fields.get("general.file_type"):
             return one.name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
     return None
 

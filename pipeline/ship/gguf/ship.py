@@ -14,15 +14,16 @@ import numpy as np
 
 from pipeline import store
 from pipeline.models.compensation import MapPlace
+from pipeline.models.gguf import origins
 from pipeline.models.gguf.dialects import architecture
 from pipeline.models.gguf.layers import NOUGHTS
+from pipeline.models.gguf.origins import Origin
 from pipeline.models.gguf.stored import FLOATS
 from pipeline.ship import pruned
-from pipeline.ship.gguf import choice, keys, origins, output, readback, refusals, words
+from pipeline.ship.gguf import choice, keys, kinds, output, readback, refusals, words
 from pipeline.ship.gguf.entries import FileTensor
 from pipeline.ship.gguf.kinds import FileKind
 from pipeline.ship.gguf.layers import Layer, MapShape, layers
-from pipeline.ship.gguf.origins import Origin
 from pipeline.ship.gguf.shipment import GgufShipment
 from pipeline.ship.gguf.tensors import VariantTensors
 from pipeline.ship.pruned import PrunedModel
@@ -192,6 +193,6 @@ def _notes(plan: _Plan) -> list[str]:
         notes.append(
             f"{len(plan.model.replaced)} tensors were changed by a compensation or an adapter: they are f16"
         )
-    if plan.how.is_quantised and plan.origin and plan.origin.kind:
-        notes.append(f"the weights were {plan.origin.kind} before, and are rounded once more")
+    if plan.how.is_quantised and plan.origin and (own := kinds.type_name(plan.origin.fields)):
+        notes.append(f"the weights were {own} before, and are rounded once more")
     return notes

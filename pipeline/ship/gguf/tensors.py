@@ -15,11 +15,11 @@ from pipeline.models.compensation import MapPlace
 from pipeline.models.gguf import tensors as gguf
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, architecture
 from pipeline.models.gguf.layers import NOUGHTS
+from pipeline.models.gguf.origins import Origin
 from pipeline.ship.gguf import entries, keys
 from pipeline.ship.gguf.entries import FileTensor
 from pipeline.ship.gguf.kinds import Array, FileKind, Kind
 from pipeline.ship.gguf.layers import Layer, LayerPart, MapShape
-from pipeline.ship.gguf.origins import Origin
 from pipeline.ship.pruned import PrunedModel
 from pipeline.types import UserError
 

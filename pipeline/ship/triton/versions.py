@@ -30,7 +30,7 @@ CARRIED = (
     IN_TRITON,
 )
 """What NAME_generate carries of this package: what `pipeline generate` runs, and the Triton model."""
-_OF_VARIANT = ("model", "variant", "skip", "adapter", "compensation", "head")
+_OF_VARIANT = ("model", "variant", "skip", "adapter", "compensation", "quantisation", "head")
 
 
 @dataclass(frozen=True, slots=True)

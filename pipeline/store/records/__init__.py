@@ -62,6 +62,8 @@ from pipeline.store.records.compensation import (
     CompensationRecord,
     CompensationRequest,
     CompensationSettings,
+    HessiansRecord,
+    HessiansRequest,
     MapRecord,
     MomentsRecord,
     MomentsRequest,
@@ -84,6 +86,7 @@ from pipeline.store.records.finalists import (
     HeldOutRequest,
 )
 from pipeline.store.records.gpu import GpuLoad, GpuState
+from pipeline.store.records.quantisation import LogitShift, QuantisationShifts, QuantisedRecord
 from pipeline.store.records.results import (
     RESULT,
     AgreementRecord,
@@ -161,12 +164,15 @@ __all__ = [
     "HeldOutLosses",
     "HeldOutRecord",
     "HeldOutRequest",
+    "HessiansRecord",
+    "HessiansRequest",
     "JobState",
     "Latency",
     "Layer",
     "LedgerEntry",
     "LedgerRecord",
     "LlamaCppRecord",
+    "LogitShift",
     "MapRecord",
     "MergedRecord",
     "MergedTensors",
@@ -174,6 +180,8 @@ __all__ = [
     "MomentsRecord",
     "MomentsRequest",
     "NumLayers",
+    "QuantisationShifts",
+    "QuantisedRecord",
     "Ranges",
     "Record",
     "Removal",

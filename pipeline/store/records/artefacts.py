@@ -16,13 +16,15 @@ from pipeline.store.records.base import (
     Record,
     VariantName,
 )
-from pipeline.types import Head, Precision, SkipSet, Variant
+from pipeline.types import Head, Precision, SkipSet, Variant, precision_name
 
 Contract = Literal["authored", "optimum"]
 """Who wrote a graph: this project, to its own contract, or optimum, to its."""
 Weights = str | dict[str, Count]
 """The identity of a checkpoint. In files of 0.1 and 0.2 a digest of its headers, or name → bytes of the data
 files that came with a graph of optimum's: neither speaks for content."""
+QuantisationName = Annotated[str, Field(pattern=r"^int[48](-b\d{1,5})?(-[a-z]{1,20})?$")]
+"""As `models/quantisation/names.py` has it: 'int4', 'int8-b32', 'int4-b32-gptq'."""
 MinOptMax = tuple[Count, Count, Count]
 
 
@@ -73,6 +75,12 @@ class VariantRecord(Record):
     head: Head = "gather"
     compensation: str | None = None
     max_tokens: Count | None = None
+    quantisation: QuantisationName | None = None
+
+    @property
+    def precision_name(self) -> str:
+        """As `Variant.precision_name`."""
+        return precision_name(self.precision, self.quantisation)
 
     @property
     def skip_set(self) -> SkipSet:
@@ -82,7 +90,7 @@ class VariantRecord(Record):
     def as_variant(self) -> Variant:
         """The variant that these fields describe."""
         parts = (self.precision, self.adapter, self.head, self.compensation, self.max_tokens)
-        return Variant(self.model, self.skip_set, *parts)
+        return Variant(self.model, self.skip_set, *parts, self.quantisation)
 
 
 class Written(Record):
@@ -104,6 +112,7 @@ class GraphRecord(VariantRecord, Written):
         tools: package → version of what wrote the graph.
         num_layers: L of the original model.
         base: the graph that it was cut from.
+        quantised: the file of the quantised weights.
         compensated: the file of what stands in for skipped sublayers.
         healed: the file whose tensors an adapter changed.
         source_sha256: of optimum's model.onnx.
@@ -119,6 +128,7 @@ class GraphRecord(VariantRecord, Written):
     tokenizer: Digest | None = None
     tools: dict[str, str] = {}
     base: FileDigest | None = None
+    quantised: FileDigest | None = None
     compensated: FileDigest | None = None
     healed: FileDigest | None = None
     source_sha256: Digest | None = None
@@ -129,17 +139,19 @@ class GraphRecord(VariantRecord, Written):
         """Its name, its parts and the files that it reads are of one variant, so that each may be trusted."""
         if self.variant != self.as_variant().name:
             raise ValueError(f"{self.variant:.80} is not the variant that its fields describe")
-        if (self.compensation is None, self.adapter is None) != (
-            self.compensated is None,
-            self.healed is None,
-        ):
-            raise ValueError("its compensation or adapter and the files that it reads do not fit together")
+        parts = (self.quantisation, self.compensation, self.adapter)
+        files = (self.quantised, self.compensated, self.healed)
+        if [part is None for part in parts] != [file is None for file in files]:
+            raise ValueError(
+                "its quantisation, compensation or adapter and the files that it reads do not fit together"
+            )
         return self
 
     @property
     def overlays(self) -> tuple[FileDigest, ...]:
         """What it reads beside the checkpoint; a later file's tensors stand in the place of an earlier's."""
-        return tuple(file for file in (self.compensated, self.healed) if file is not None)
+        files = (self.quantised, self.compensated, self.healed)
+        return tuple(file for file in files if file is not None)
 
 
 class MergedRecord(Written):
@@ -154,6 +166,7 @@ class MergedRecord(Written):
     artefact: Literal["merged"]
     model: str
     precision: Precision
+    quantisation: QuantisationName | None = None
     contract: Contract
     weights: Weights
     files: tuple[FileState, ...] = ()
@@ -163,6 +176,11 @@ class MergedRecord(Written):
     head: Head = "gather"
     tokenizer: Digest | None = None
     tools: dict[str, str] = {}
+
+    @property
+    def precision_name(self) -> str:
+        """As `Variant.precision_name`."""
+        return precision_name(self.precision, self.quantisation)
 
 
 class BuildFigures(Record):
@@ -214,6 +232,7 @@ class EngineRecord(Written):
     head: Head = "gather"
     compensation: str | None = None
     max_tokens: Count | None = None
+    quantisation: QuantisationName | None = None
     variants: dict[str, Digest] | None = None
     folder: str
     graph: FileDigest
@@ -229,13 +248,18 @@ class EngineRecord(Written):
     build: BuildFigures | None = None
     proven: str = "not run"
 
+    @property
+    def precision_name(self) -> str:
+        """As `Variant.precision_name`."""
+        return precision_name(self.precision, self.quantisation)
+
     def as_variant(self) -> Variant | None:
         """The variant that it computes; None for an engine of a merged graph."""
         if self.skip is None:
             return None
         skip = SkipSet(self.skip.attention, self.skip.mlp)
         parts = (self.precision, self.adapter, self.head, self.compensation, self.max_tokens)
-        return Variant(self.model, skip, *parts)
+        return Variant(self.model, skip, *parts, self.quantisation)
 
 
 Sidecar = GraphRecord | MergedRecord | EngineRecord
@@ -253,4 +277,5 @@ def variant_fields(variant: Variant) -> dict[str, Any]:
         "head": variant.head,
         "compensation": variant.compensation,
         "max_tokens": variant.max_tokens,
+        "quantisation": variant.quantisation,
     }

@@ -42,6 +42,32 @@ class MomentsRecord(MomentsRequest):
     sha256: Digest
 
 
+class HessiansRequest(OfModelOnText):
+    """What second moments of linear layers' inputs are to be gathered.
+
+    Attributes:
+        place: 'layer5', or 'head'.
+        samples, length: N sequences of T tokens, all of which are in the sums.
+    """
+
+    what: Literal["hessians"] = "hessians"
+    place: str
+    samples: Count
+    length: Count
+
+
+class HessiansRecord(HessiansRequest):
+    """calib/<model>/hessians/<place>[.cuda].json, beside the sums in a file of that name.
+
+    Attributes:
+        readers: name of each weight → the sum of its inputs, called by the first weight that reads them.
+        sha256: of the sums' file.
+    """
+
+    readers: dict[str, str]
+    sha256: Digest
+
+
 class BareLossesRequest(OfModelOnText):
     """What losses without a compensation are of.
 

@@ -18,6 +18,7 @@ from pipeline.store.records.base import (
     Seconds,
 )
 from pipeline.store.records.gpu import GpuLoad
+from pipeline.store.records.quantisation import QuantisationShifts
 from pipeline.store.records.scores import ScoreRecord
 from pipeline.types import Provider
 
@@ -128,6 +129,7 @@ class CheckRecord(VariantRecord):
         llamacpp: of the base of a model that came from a GGUF.
         llamacpp_missed: why llama.cpp was not asked about that GGUF, in words.
         healed: of a healed variant whose adapter is there: its tensors are the adapter's.
+        shifts: of quantised weights: how far they move the logits.
         provider: 'cuda' where a graph ran on ONNX Runtime's CUDA provider; None on the CPU, and of engines.
         torch_device: what PyTorch computed on.
     """
@@ -152,6 +154,7 @@ class CheckRecord(VariantRecord):
     llamacpp: LlamaCppRecord | None = None
     llamacpp_missed: str | None = None
     healed: HealedProof | None = None
+    shifts: QuantisationShifts | None = None
     feeds: dict[str, dict[str, AgreementRecord]] = {}
     noise: dict[str, dict[str, AgreementRecord]] = {}
     versions: dict[str, str] = {}

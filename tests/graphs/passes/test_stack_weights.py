@@ -17,7 +17,7 @@ from pipeline.models import checkpoint
 from pipeline.runtime.onnxruntime import OnnxRunner
 from pipeline.runtime.runner import Array
 from pipeline.types import Precision, SkipSet
-from tests import overlays, tiny
+from tests import overlays, quantised, tiny
 
 
 def base(workdir: Path, model_type: str, precision: Precision = "fp32", dtype: str = "bf16") -> Path:
@@ -41,6 +41,7 @@ def outputs(graph: Path, folder: Path) -> dict[str, Array]:
     """Of all outputs of the rewritten graph, on four tokens behind three others, in two rows."""
     laid_out = layout.laid_out(graphfile.load(graph))
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # as `exact` has it
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(graph.parent.resolve())
     )
@@ -69,7 +70,7 @@ def _feeds(runner: OnnxRunner) -> dict[str, Array]:
 
 
 def error(graph: Path, folder: Path) -> float:
-    with opening.open_runner(graph) as runner:
+    with opening.open_runner(graph, exact=True) as runner:
         assert isinstance(runner, OnnxRunner)
         expected = runner.infer(_feeds(runner))
     got = outputs(graph, folder)
@@ -162,3 +163,21 @@ def test_a_weight_that_is_read_otherwise_too_stays_where_it_is(workdir: Path) ->
     stacking(model)
     assert len(stacking.stacks) == 3 and up.name in model.graph.initializers
     assert stacking.merged_bytes == 2 * up.const_value.nbytes
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("int4-fp32", 1e-5), ("int8-fp16", 0.01)])
+@pytest.mark.parametrize("form", ["", "linear"])
+def test_weights_in_blocks_stay_as_they_are(workdir: Path, precision: str, limit: float, form: str) -> None:
+    """Nothing of q, k and v, nor of gate and up, is stacked; of scales no more is written than their cast."""
+    graph, skip = quantised.graph(workdir, precision=precision, dtype="bf16"), SkipSet.parse("attn1")
+    graph = variants.cut(graph, skip) if not form else graph
+    if form:
+        graph = variants.compensate(graph, skip, overlays.of_form(graph.parent, skip, form), form)
+    products = [node.name for node in graphfile.load(graph).graph if node.op_type == "MatMul"]
+    model, stacking = stacked(graph)
+    assert [node.name for node in model.graph if node.op_type == "MatMul"] == products
+    assert all(len(stack.parts) == 1 for stack in stacking.stacks) and stacking.merged_bytes == 0
+    assert not any(".values" in stack.name for stack in stacking.stacks)
+    is_cast = {".scales" in stack.name for stack in stacking.stacks}
+    assert is_cast == ({True, False} if precision.endswith("fp32") else {False})
+    assert error(graph, workdir) < limit

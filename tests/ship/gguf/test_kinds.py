@@ -21,7 +21,11 @@ def test_tensors_are_converted_part_by_part(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_names_and_numbers_of_types() -> None:
-    assert kinds.type_name(15) == "q4_k_m" and kinds.type_name(None) is None and "f32" in kinds.known()
+    assert (
+        kinds.type_name({"general.file_type": 15}) == "q4_k_m"
+        and kinds.type_name({}) is None
+        and "f32" in kinds.known()
+    )
     assert (
         FileKind("q4_0").of((8, 64)) == Kind.Q4_0
         and FileKind("q4_0").of((8, 64), is_output=True) == Kind.Q8_0

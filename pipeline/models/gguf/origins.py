@@ -10,9 +10,8 @@ from typing import Any
 from pipeline import store
 from pipeline.models import demo
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.gguf import parts
+from pipeline.models.gguf import originals, parts
 from pipeline.models.gguf.header import GgufTensor
-from pipeline.ship.gguf import kinds, output
 from pipeline.types import UserError
 
 
@@ -29,11 +28,6 @@ class Origin:
     file: Path
     fields: dict[str, Any]
     tensors: dict[str, GgufTensor]
-
-    @property
-    def kind(self) -> str | None:
-        """llama.cpp's name of its type, in lower case; None where it names none."""
-        return kinds.type_name(self.fields.get("general.file_type"))
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> Origin | str | None:
@@ -74,8 +68,8 @@ def _numbers(fields: Mapping[str, Any], num_layers: int) -> list[int] | None:
         fields: of the file.
         num_layers: of the checkpoint.
     """
-    layers: list[int] | None = fields.get(output.LAYERS)
-    return layers if fields.get(output.NUM_LAYERS) == num_layers else None
+    layers: list[int] | None = fields.get(originals.LAYERS)
+    return layers if fields.get(originals.TOTAL) == num_layers else None
 
 
 def _renumbered(name: str, numbers: list[int] | None) -> str:

@@ -1,0 +1,61 @@
+"""What is kept of quantised weights, and what `check` says of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.store.records.artefacts import QuantisationName
+from pipeline.store.records.base import Count, Digest, Record, Seconds
+
+
+class QuantisedRecord(Record):
+    """graphs/<model>/quantised.<form>.json, beside the weights of that form.
+
+    Attributes:
+        version: of the code that wrote them.
+        contents: digest of every byte of the checkpoint's weights that they were made of.
+        quantisation: the form, as variants name it.
+        head_bits: bits of the head's weights.
+        sha256, bytes: of the file.
+    """
+
+    what: Literal["quantised-weights"] = "quantised-weights"
+    version: Count
+    contents: Digest
+    quantisation: QuantisationName
+    head_bits: Count
+    sha256: Digest
+    bytes: Count
+    seconds: Seconds = 0.0
+
+
+class LogitShift(Record):
+    """How far one set of logits is from another of the same tokens.
+
+    Attributes:
+        positions: that were compared, over all feeds.
+        divergence: mean over them of the Kullback-Leibler divergence from the first to the second, in nats.
+        mean_abs, max_abs: of the differences.
+        top1: share of positions with the same most likely token.
+    """
+
+    positions: Count
+    divergence: float
+    mean_abs: float
+    max_abs: float
+    top1: float
+
+
+class QuantisationShifts(Record):
+    """What a check of quantised weights says beside its verdict.
+
+    Attributes:
+        weights: from PyTorch with the checkpoint's own weights to PyTorch with the dequantised ones.
+        kernel: from the graph as it was compared, its products exact, to the graph as it is run elsewhere,
+            its activations rounded to 8 bits in the products; None of an engine, or off the CPU.
+
+    Either is None where some logits are not finite.
+    """
+
+    weights: LogitShift | None = None
+    kernel: LogitShift | None = None

@@ -97,7 +97,7 @@ class HessianFiles:
     def _request(self, place: str) -> HessiansRequest:
         samples, length = self.text.fitted.shape
         origin = self.text.origin(self.checkpoint, self.record(place), self.device)
-        return HessiansRequest(**origin, place=place, samples=samples, length=length)
+        return HessiansRequest(**origin, place=place, samples=samples, length=length, sink=hessians.SINK)
 
     def _is_known(self, place: str) -> bool:
         """Whether sums are there, whole, and of just this model and text."""

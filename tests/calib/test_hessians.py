@@ -11,6 +11,7 @@ from pipeline.models.reference import Reference
 from pipeline.types import UserError
 from tests import tiny
 
+ATTENDED = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")
 TOKENS = np.random.default_rng(0).integers(3, 96, (3, 12))
 
 
@@ -23,6 +24,8 @@ def seen(folder):
         def hook(_module, args):
             rows = args[0].detach().reshape(-1, args[0].shape[-1]).double().numpy()
             sums[name] = sums.get(name, 0) + rows.T @ rows
+            if any(part in name for part in ATTENDED):
+                sums[name] = sums[name] + 0.25 * len(rows) * np.outer(rows[0], rows[0])
 
         return hook
 
@@ -70,6 +73,13 @@ def test_what_reads_one_tensor_shares_a_sum(tmp_path):
         "gate_proj": "gate_proj", "up_proj": "gate_proj", "down_proj": "down_proj",
     }  # fmt: skip
     assert set(first.sums) == set(first.readers.values())
+
+
+def test_an_mlp_beside_attention_has_a_sum_of_its_own_in_which_all_tokens_count_the_same(tmp_path):
+    reference = Reference(tiny.checkpoint(tmp_path / "m", "phi"))
+    _, first = next(hessians.gather(reference, TOKENS, lambda: None))
+    readers = {name.split(".")[-2]: shared.split(".")[-2] for name, shared in first.readers.items()}
+    assert readers["v_proj"] == "q_proj" and readers["fc1"] == "fc1"
 
 
 def test_every_sequence_of_every_place_advances_and_hooks_are_gone(tmp_path):

@@ -48,12 +48,14 @@ class HessiansRequest(OfModelOnText):
     Attributes:
         place: 'layer5', or 'head'.
         samples, length: N sequences of T tokens, all of which are in the sums.
+        sink: where attention reads them, the first token of a sequence counts sink · T more.
     """
 
     what: Literal["hessians"] = "hessians"
     place: str
     samples: Count
     length: Count
+    sink: float
 
 
 class HessiansRecord(HessiansRequest):

@@ -161,7 +161,7 @@ def select(
     text = text_input(texts, dataset, "pipeline select")
     devices = arguments.devices(provider, must=False) if is_timed or comparison else CPU
     device: Provider = devices.torch
-    if not is_timed and (selectors.runs_the_model(rule) or provider != "cpu"):
+    if not is_timed and selectors.runs_the_model(rule):
         device = arguments.torch_device(provider)
     arguments.bound_device_memory(device_memory, [device, devices.graphs])
     source = checkpoint.resolve(name, proof=prerequisites.prove)

@@ -105,7 +105,7 @@ def export(
 ) -> None:
     """Writes the base graph where it is missing, then the variant; prints its path.
 
-    Examples: `pipeline export demo --skip mlp --frac 0.25`, `pipeline export demo --precision int4`
+    Example: `pipeline export demo --skip mlp --frac 0.25`, and with 4-bit weights `--precision int4`
     """
     from pipeline.calib.evolution.options import EvoOptions
     from pipeline.calib.selectors import ModelStatistics

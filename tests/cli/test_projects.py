@@ -79,7 +79,7 @@ def test_check_bench_show_and_generate_from_elsewhere(
     assert report["rows"][1]["peak_mb"] > report["rows"][1]["before_mb"] > 0
 
     words = run(capsys, "show", graph)
-    assert words.startswith(f"{graph}: mlp1, check passed") and "MLP [1] of 2 layers" in words
+    assert words.startswith(f"{graph}: mlp1, fp32, check passed") and "MLP [1] of 2 layers" in words
     prompt = "the time"
     text = run(capsys, "generate", graph, prompt, "--max-tokens", "3")
     assert text.startswith(prompt) and len(text) > len(prompt) + 1

@@ -45,10 +45,10 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Asked:
     asked, opened = Asked(), onnxruntime.open_session
 
     def open_session(
-        model: Any, folder: Path, threads: int = 0, provider: str = "cpu"
+        model: Any, folder: Path, threads: int = 0, provider: str = "cpu", **options: bool
     ) -> ort.InferenceSession:
         asked.sessions.append(provider)
-        return opened(model, folder, threads)
+        return opened(model, folder, threads, **options)
 
     def place(self: Any, device: str) -> Any:
         asked.models.append(device)

@@ -35,7 +35,7 @@ def test_a_variant_for_a_person(model: Path, capsys: pytest.CaptureFixture[str])
     tiny.passed(graph)
     words = run(capsys, "show", graph)
     assert words.splitlines()[:2] == [
-        f"{graph}: mlp1, check passed",
+        f"{graph}: mlp1, fp32, check passed",
         "left out    attention none, MLP [1] of 2 layers",
     ]
     assert "pipeline ship GRAPH --to gguf FILE.gguf  llama.cpp: llama-cli -m FILE.gguf (as its arch" in words
@@ -56,7 +56,7 @@ def test_what_stands_where(model: Path, capsys: pytest.CaptureFixture[str]) -> N
     overlay = overlays.of_form(model, skip, "linear")
     graph = variants.compensate(model / "base.fp32.onnx", skip, overlay, "linear")
     words = run(capsys, "show", graph).splitlines()
-    assert words[0] == f"{graph}: block1~linear, check not passed yet"
+    assert words[0] == f"{graph}: block1~linear, fp32, check not passed yet"
     assert words[2] == "compensation  linear: attn 1; mlp 1 (0.01 M parameters)"
     shown = json.loads(run(capsys, "show", graph, "--json"))
     assert shown["compensation"] == {

@@ -152,7 +152,8 @@ def _example(schema: dict[str, Any], defs: dict[str, Any]) -> Any:
             return [_example(one, defs) for one in schema["prefixItems"]]
         return [_example(schema.get("items", {}), defs)] * max(1, schema.get("minItems", 1))
     if kind == "string":
-        return "0" * 64 if "64" in schema.get("pattern", "") else "base"
+        pattern = schema.get("pattern", "")
+        return "0" * 64 if "64" in pattern else "int4" if pattern.startswith("^int") else "base"
     return {"integer": 1, "number": 0.5, "boolean": True}.get(str(kind))
 
 

@@ -184,7 +184,7 @@ BAD = {
         ("export", "models/one", "--skip", "mlp", "--frac", "0.5", "--layers", "1"),
         "given: --frac and --layers",
     ),
-    "precision": (("export", "models/one", "--precision", "int8"), "--precision is fp32 or fp16"),
+    "precision": (("export", "models/one", "--precision", "bf16"), "'bf16' is not known; choose fp32"),
     "no graph": (("check", "nosuch.onnx"), "nosuch.onnx does not exist"),
     "nothing there": (("check",), "has no artefact"),
     "target": (("build-engine", "text.onnx", "--batch", "8,1,1"), "min,opt,max"),

@@ -84,8 +84,8 @@ class ModelStatistics:
             from pipeline.calib import calibrate  # loads torch: only where a model must run
 
             settings = calibrate.CalibrationSettings(self.samples or SHORT, self.length, device=self.device)
-            size = f"{settings.samples} × {settings.length} tokens"
-            log.info("%s has no similarity statistics yet; measuring them on %s", folder.name, size)
+            size = f"{settings.samples} × {settings.length} tokens, {self.device}"
+            log.info("%s has no similarity statistics yet; measuring them now (%s)", folder.name, size)
             calibrate.calibrate(folder, self.text_input, settings)
         return similarity.of_checkpoint(folder)
 

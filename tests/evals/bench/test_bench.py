@@ -216,7 +216,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
         watches.append(Seen())
         yield watches[-1]
 
-    monkeypatch.setattr(onnxruntime, "open_session", lambda model, folder, threads, _: opened(model, folder))
+    def on_the_cpu(model: Path | bytes, folder: Path, threads: int, provider: str, **_: bool):
+        assert provider == "cuda"
+        return opened(model, folder)
+
+    monkeypatch.setattr(onnxruntime, "open_session", on_the_cpu)
     monkeypatch.setattr(tensorrt_library, "gpu_name", lambda: "NVIDIA X")
     monkeypatch.setattr(gpu_watch, "state", lambda: GpuState(busy=1.0))
     monkeypatch.setattr(gpu_watch, "others", lambda: next(looks))

@@ -44,8 +44,7 @@ def test_without_a_gpu_it_says_how_to_rehearse(tmp_path: Path, capsys: pytest.Ca
 def test_everything_on_a_tiny_model(
     provider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--shape", "tiny", "--provider", provider, "--sequences", "20", "--out", str(tmp_path)]
-    code = command.main(options)
+    code = command.main(["--shape", "tiny", "--provider", provider, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     record = json.loads((tmp_path / "proof.json").read_text())
     failed = [one for one in record["stages"] if one["status"] == "failed"]

@@ -82,10 +82,8 @@ def base_of(path: Path) -> Path:
     if store.sidecar(path, quick=True).artefact == "merged":
         raise UserError(f"{path} is a merged graph; measure the variants that it was merged from")
     if path.suffix == ".onnx":
-        base, command = (
-            path.with_name(f"base.{store.variant(path, quick=True).precision_name}.onnx"),
-            "export",
-        )
+        precision = store.variant(path, quick=True).precision_name
+        base, command = path.with_name(f"base.{precision}.onnx"), "export"
     else:
         base, command = path.parent.parent / "base" / path.name, "build-engine"
     if base.is_file():

@@ -130,7 +130,7 @@ def ensure(checkpoint: Checkpoint, quantisation: Quantisation, rounding: Roundin
         store.remove_unfinished(path)
         start = time.perf_counter()
         _write(path, checkpoint, quantisation, rounding or _nearest)
-        fields = {**wanted, "sha256": store.sha256(path), "bytes": path.stat().st_size}
+        fields = {**wanted, "sha256": _digest(path), "bytes": path.stat().st_size}
         store.write_json(store.sidecar_path(path), {**fields, "seconds": time.perf_counter() - start})
     return path
 
@@ -144,7 +144,12 @@ def _is_current(path: Path, wanted: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
     record = store.records.read_if_valid(QuantisedRecord, store.sidecar_path(path))
-    return record is not None and record.matches(wanted) and record.sha256 == store.sha256(path)
+    return record is not None and record.matches(wanted) and record.sha256 == _digest(path)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of the file, taken once a content: every export asks for it, and again where it is read."""
+    return str(store.weights.state(path, full=True).sha256)
 
 
 # ---- writing --------------------------------------------------------------------------------------------
@@ -163,10 +168,10 @@ def _write(path: Path, checkpoint: Checkpoint, quantisation: Quantisation, round
         for name, tensor in weights.items():
             weight = safetensors_index.numbers(checkpoint.folder / tensor.file, tensor)
             try:
-                made = rounding(name, _as_product(weight), bits[name], quantisation.block_size)
+                quantised = rounding(name, _as_product(weight), bits[name], quantisation.block_size)
             except UserError as error:
                 raise UserError(f"{checkpoint.folder}: {name}: {error}") from None
-            parts = (made.scales.astype("<f2").tobytes(), blocks.packed(made.values, bits[name]))
+            parts = (quantised.scales.astype("<f2").tobytes(), blocks.packed(quantised.values, bits[name]))
             for (begin, end), data in zip(places[name], parts, strict=True):
                 assert len(data) == end - begin, "blocks have the sizes that the header says"
                 _put(file, len(header) + begin, data)

@@ -73,7 +73,7 @@ def fp16_twin(path: Path) -> Path:
         twin = _exported(path.parent, variant.skip, variant.quantisation)
     elif variant.compensation:
         base = _fp16_base(path.parent, variant.quantisation, Path.cwd())
-        overlay = store.overlays(path)[1 if variant.quantisation else 0]
+        overlay = store.compensation_overlay(path)
         twin = surgery.compensate(base, variant.skip, overlay, variant.compensation)
     else:
         twin = surgery.cut(_fp16_base(path.parent, variant.quantisation, Path.cwd()), variant.skip)

@@ -175,8 +175,8 @@ def describe(path: Path) -> Description | MergedDescription:
     if isinstance(sidecar, MergedRecord) or (isinstance(sidecar, EngineRecord) and sidecar.variants):
         return MergedDescription(path, sidecar)
     variant, overlays = store.variant(path, quick=True), store.overlays(path)
-    own = overlays[1:] if variant.quantisation else overlays
-    maps, folded = compensation.contents(own[0]) if variant.compensation else ((), ())
+    has_maps = variant.compensation is not None
+    maps, folded = compensation.contents(store.compensation_overlay(path)) if has_maps else ((), ())
     if variant.compensation == "matrix":  # the shapes are those of `linear`
         maps = tuple(replace(group, form="matrix") if group.form == "linear" else group for group in maps)
     config = read_config(store.checkpoint_folder(path))

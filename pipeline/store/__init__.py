@@ -32,6 +32,7 @@ from pipeline.store.paths import (
 from pipeline.store.sidecars import (
     check_passed,
     checkpoint_folder,
+    compensation_overlay,
     contents,
     engine_sidecar,
     graph_sidecar,
@@ -53,6 +54,7 @@ __all__ = [
     "atomic",
     "check_passed",
     "checkpoint_folder",
+    "compensation_overlay",
     "contents",
     "default_model",
     "engine_sidecar",

@@ -183,6 +183,15 @@ def checkpoint_folder(artefact: Path) -> Path:
     return resolved(engine_sidecar(artefact, quick=True).folder, artefact)
 
 
+def compensation_overlay(artefact: Path) -> Path:
+    """Of an artefact's overlays that of its compensation, which it has.
+
+    Raises:
+        UserError: as `overlays`.
+    """
+    return overlays(artefact)[1 if variant(artefact, quick=True).quantisation else 0]
+
+
 def overlays(artefact: Path) -> tuple[Path, ...]:
     """The safetensors whose tensors an artefact reads beside the checkpoint's, or was built from.
 

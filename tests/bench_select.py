@@ -4,6 +4,10 @@ Choices are made on the project's own text (or `--texts`). They are judged on C4
 divergence from the whole model and the loss, nats a token at every fourth position, without and with the
 linear maps of `compensate` in the place of what is gone. Rows are appended to `--out` as they are measured,
 one line of JSON each; a run that was stopped goes on where it was, and `--table` prints what is there.
+
+`--speedups` asks for sets that save a time instead of a count: of attention or MLPs alone, and of both
+(`any`), by the times of sublayers that `select` measures. What is compared there is predicted to take the
+same time.
 """
 
 from __future__ import annotations
@@ -16,19 +20,22 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.calib import calibrate, selectors
+from pipeline.calib import calibrate, latency_budget, selectors
 from pipeline.calib.compensation import stand_ins
 from pipeline.calib.compensation.moment_files import MomentsText
 from pipeline.calib.evolution.divergences import Divergences
 from pipeline.calib.evolution.options import EvoOptions
+from pipeline.calib.evolution.space import Space
 from pipeline.calib.selectors import ModelStatistics, Question
+from pipeline.cli import timing
 from pipeline.graphs import export
 from pipeline.models import checkpoint, texts
 from pipeline.models.checkpoint import Checkpoint
@@ -38,10 +45,30 @@ from pipeline.types import SkipSet, UserError, count_of
 Row = dict[str, Any]
 FRACTIONS = (0.10, 0.25, 0.33, 0.50)
 SEEDS = range(5)
-KEY = ("model", "texts", "kind", "fraction", "rule")
-"""What a row is of; `texts`: that the rule read and the maps were fitted on."""
+KEY = ("model", "texts", "kind", "fraction", "speedup", "rule")
+"""What a row is of. texts: that the rule read and the maps were fitted on; a fraction, or else a speed-up."""
+TIMED_TOKENS = 100
+"""Of the prefill whose time is saved, as `select` times by default."""
 PAIRED = ("kl", "kl_linear", "loss", "loss_linear")
 """What a row holds for each sequence, so that two rules can be compared sequence by sequence."""
+
+
+class Cost(NamedTuple):
+    """What a set had to cost: a fraction of a kind's sublayers, or what makes the model so much faster."""
+
+    kind: str
+    fraction: float | None
+    speedup: float | None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} {self.fraction:.0%}" if self.speedup is None else f"{self.kind} {self.speedup:g}x"
+        )
+
+    @classmethod
+    def of(cls, row: Row) -> Cost:
+        """Of a row."""
+        return cls(row["kind"], row["fraction"], row.get("speedup"))
 
 
 class Judge:
@@ -61,7 +88,11 @@ class Judge:
         text = MomentsText.cut(model, source, selectors.COMPENSATION_SAMPLES, 256)
         self.plain = Divergences(reference, tokens)
         self.compensated = {
-            kind: Divergences(reference, tokens, stand_ins.linear_maps(model, reference, kind, text))
+            kind: Divergences(
+                reference,
+                tokens,
+                stand_ins.linear_maps(model, reference, "block" if kind == "any" else kind, text),
+            )
             for kind in kinds
         }
 
@@ -99,11 +130,46 @@ def choices(
             yield f"random {seed}" if name == "random" else name, skip, time.process_time() - started
 
 
+def counted_cells(
+    chosen: argparse.Namespace, statistics: ModelStatistics, layers: int, evo: EvoOptions
+) -> Iterator[tuple[Cost, str, SkipSet, float]]:
+    """The choices of every kind and fraction, as `choices`."""
+    for kind in chosen.kinds.split(","):
+        for fraction in map(float, chosen.fractions.split(",")):
+            names, count = chosen.selectors.split(","), count_of(fraction, layers)
+            for choice in choices(names, kind, count, layers, statistics, evo):
+                yield Cost(kind, fraction, None), *choice
+
+
+def timed_cells(
+    chosen: argparse.Namespace, statistics: ModelStatistics, evo: EvoOptions
+) -> Iterator[tuple[Cost, str, SkipSet, float]]:
+    """The choices of every speed-up and kind; `cosine` by the integer programme, where `evo` begins."""
+    model = checkpoint.resolve(chosen.model)
+    times = timing.sublayer_times(export.export_base(model, "fp32"), TIMED_TOKENS)
+    for speedup, kind in itertools.product(map(float, chosen.speedups.split(",")), chosen.kinds.split(",")):
+        saved = times.whole * (1 - 1 / speedup)
+        damage = latency_budget.candidates(kind, statistics.similarity)
+        try:
+            first = latency_budget.solve(damage, times, saved)
+        except latency_budget.OutOfReach as error:
+            print(f"{speedup:g}x of {kind}: {error}", file=sys.stderr)
+            continue
+        space = Space.by_time(kind, times, saved, export.num_layers(model.config))
+        start = partial(space.completed, first, damage)
+        for name in chosen.selectors.split(","):
+            started = time.process_time()
+            skip = first
+            if name != "cosine":
+                options = replace(evo, compensated=name == "evo:compensated")
+                skip = SkipSet.parse(statistics.evolved(space, start, 0, options).best[0])
+            yield Cost(kind, None, speedup), name, skip, time.process_time() - started
+
+
 def measure(chosen: argparse.Namespace) -> None:
     """Appends the rows that `--out` lacks."""
     model = checkpoint.resolve(chosen.model)
     source, kinds = texts.TextInput(tuple(chosen.texts)), chosen.kinds.split(",")
-    wanted = chosen.selectors.split(",")
     calibrate.calibrate(model.folder, source, calibrate.CalibrationSettings(64, 256))
     statistics = ModelStatistics(
         model.folder, source, samples=chosen.greedy_samples, length=chosen.greedy_length
@@ -113,19 +179,19 @@ def measure(chosen: argparse.Namespace) -> None:
     judge = Judge(model, tokens, source, kinds)
     evo = EvoOptions(minutes=chosen.evo_minutes, generations=chosen.evo_generations)
     read = "+".join(file.stem for file in chosen.texts) or "own"
-    present = {tuple(row[name] for name in KEY) for row in rows(chosen.out)}
-    for kind in kinds:
-        for fraction in map(float, chosen.fractions.split(",")):
-            for rule, skip, seconds in choices(
-                wanted, kind, count_of(fraction, layers), layers, statistics, evo
-            ):
-                key = dict(zip(KEY, (model.model, read, kind, fraction, rule), strict=True))
-                if tuple(key.values()) in present:
-                    continue
-                row = key | {"skip": skip.name, "seconds": round(seconds, 1)}
-                row |= judge.row(kind, skip, is_mended=not rule.startswith("random"))
-                with chosen.out.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(row) + "\n")
+    present = {tuple(row.get(name) for name in KEY) for row in rows(chosen.out)}
+    if chosen.speedups:
+        every = timed_cells(chosen, ModelStatistics(model.folder, source), evo)
+    else:
+        every = counted_cells(chosen, statistics, layers, evo)
+    for cost, rule, skip, seconds in every:
+        key = dict(zip(KEY, (model.model, read, *cost, rule), strict=True))
+        if tuple(key.values()) in present:
+            continue
+        row = key | {"skip": skip.name, "seconds": round(seconds, 1)}
+        row |= judge.row(cost.kind, skip, is_mended=not rule.startswith("random"))
+        with chosen.out.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
 
 
 def rows(out: Path) -> list[Row]:
@@ -135,9 +201,9 @@ def rows(out: Path) -> list[Row]:
 
 def table(measured: list[Row], value: str) -> Table:
     """Rules down, kinds and fractions across: mean ± standard error; random as the mean of its seeds."""
-    columns = list(dict.fromkeys((row["kind"], row["fraction"]) for row in measured))
+    columns = list(dict.fromkeys(map(Cost.of, measured)))
     result = Table(title=f"{measured[0]['model']}, on {measured[0]['texts']}: {value}, nats a token")
-    for heading in ("rule", *(f"{kind} {fraction:.0%}" for kind, fraction in columns)):
+    for heading in ("rule", *map(str, columns)):
         result.add_column(heading)
     for rule in dict.fromkeys(row["rule"].split(" ")[0] for row in measured):
         cells = []
@@ -145,9 +211,7 @@ def table(measured: list[Row], value: str) -> Table:
             values = [
                 row[value]
                 for row in measured
-                if row["rule"].split(" ")[0] == rule
-                and (row["kind"], row["fraction"]) == column
-                and value in row
+                if row["rule"].split(" ")[0] == rule and Cost.of(row) == column and value in row
             ]
             each = np.mean(values, axis=0) if values else np.array([])
             cells.append(f"{each.mean():.3f} ± {each.std(ddof=1) / len(each) ** 0.5:.3f}" if values else "")
@@ -158,11 +222,11 @@ def table(measured: list[Row], value: str) -> Table:
 def stability(measured: list[Row]) -> Table:
     """Of rules whose choice was made on several texts: how alike the sets are, and how far KL varies."""
     result = Table(title=f"{measured[0]['model']}: choices on several texts")
-    for heading in ("rule", "kind", "fraction", "texts", "Jaccard", "KL, lowest and highest"):
+    for heading in ("rule", "of", "texts", "Jaccard", "KL, lowest and highest"):
         result.add_column(heading)
-    cells = dict.fromkeys((row["rule"], row["kind"], row["fraction"]) for row in measured)
+    cells = dict.fromkeys((row["rule"], Cost.of(row)) for row in measured)
     for cell in cells:
-        own = [row for row in measured if (row["rule"], row["kind"], row["fraction"]) == cell]
+        own = [row for row in measured if (row["rule"], Cost.of(row)) == cell]
         if len(own) < 2:
             continue
         sets = [{*_sublayers(SkipSet.parse(row["skip"]))} for row in own]
@@ -184,6 +248,9 @@ def main() -> int:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--kinds", default="attn,mlp")
     parser.add_argument("--fractions", default=",".join(map(str, FRACTIONS)))
+    parser.add_argument(
+        "--speedups", help="instead of fractions: of sets that save a time; a kind is also any"
+    )
     names = [name for name in selectors.names() if name != "published"]
     parser.add_argument("--selectors", default=",".join([*names, "evo:compensated"]))
     parser.add_argument("--evo-minutes", type=float, help="of each search by evo, at most")

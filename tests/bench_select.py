@@ -3,7 +3,8 @@
 Choices are made on the project's own text (or `--texts`). They are judged on C4's validation rows, by the KL
 divergence from the whole model and the loss, nats a token at every fourth position, without and with the
 linear maps of `compensate` in the place of what is gone. Rows are appended to `--out` as they are measured,
-one line of JSON each; a run that was stopped goes on where it was, and `--table` prints what is there.
+one line of JSON each; a run that was stopped goes on where it was, and `--table` prints what is there,
+as Markdown (docs/notes.md).
 
 `--speedups` asks for sets that save a time instead of a count: of attention or MLPs alone, and of both
 (`any`), by the times of sublayers that `select` measures. What is compared there is predicted to take the
@@ -22,11 +23,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.calib import calibrate, latency_budget, selectors
 from pipeline.calib.compensation import stand_ins
@@ -41,34 +37,19 @@ from pipeline.models import checkpoint, texts
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.reference import FAST, Reference
 from pipeline.types import SkipSet, UserError, count_of
+from tests import bench_select_tables
+from tests.bench_select_tables import Cost, Row, rows
 
-Row = dict[str, Any]
 FRACTIONS = (0.10, 0.25, 0.33, 0.50)
 SEEDS = range(5)
 KEY = ("model", "texts", "kind", "fraction", "speedup", "rule")
 """What a row is of. texts: that the rule read and the maps were fitted on; a fraction, or else a speed-up."""
 TIMED_TOKENS = 100
 """Of the prefill whose time is saved, as `select` times by default."""
+TIMED_TOKENS = 100
+"""Of the prefill whose time is saved, as `select` times by default."""
 PAIRED = ("kl", "kl_linear", "loss", "loss_linear")
 """What a row holds for each sequence, so that two rules can be compared sequence by sequence."""
-
-
-class Cost(NamedTuple):
-    """What a set had to cost: a fraction of a kind's sublayers, or what makes the model so much faster."""
-
-    kind: str
-    fraction: float | None
-    speedup: float | None
-
-    def __str__(self) -> str:
-        return (
-            f"{self.kind} {self.fraction:.0%}" if self.speedup is None else f"{self.kind} {self.speedup:g}x"
-        )
-
-    @classmethod
-    def of(cls, row: Row) -> Cost:
-        """Of a row."""
-        return cls(row["kind"], row["fraction"], row.get("speedup"))
 
 
 class Judge:
@@ -194,53 +175,6 @@ def measure(chosen: argparse.Namespace) -> None:
             out.write(json.dumps(row) + "\n")
 
 
-def rows(out: Path) -> list[Row]:
-    """What has been measured."""
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
-
-
-def table(measured: list[Row], value: str) -> Table:
-    """Rules down, kinds and fractions across: mean ± standard error; random as the mean of its seeds."""
-    columns = list(dict.fromkeys(map(Cost.of, measured)))
-    result = Table(title=f"{measured[0]['model']}, on {measured[0]['texts']}: {value}, nats a token")
-    for heading in ("rule", *map(str, columns)):
-        result.add_column(heading)
-    for rule in dict.fromkeys(row["rule"].split(" ")[0] for row in measured):
-        cells = []
-        for column in columns:
-            values = [
-                row[value]
-                for row in measured
-                if row["rule"].split(" ")[0] == rule and Cost.of(row) == column and value in row
-            ]
-            each = np.mean(values, axis=0) if values else np.array([])
-            cells.append(f"{each.mean():.3f} ± {each.std(ddof=1) / len(each) ** 0.5:.3f}" if values else "")
-        result.add_row(rule, *cells)
-    return result
-
-
-def stability(measured: list[Row]) -> Table:
-    """Of rules whose choice was made on several texts: how alike the sets are, and how far KL varies."""
-    result = Table(title=f"{measured[0]['model']}: choices on several texts")
-    for heading in ("rule", "of", "texts", "Jaccard", "KL, lowest and highest"):
-        result.add_column(heading)
-    cells = dict.fromkeys((row["rule"], Cost.of(row)) for row in measured)
-    for cell in cells:
-        own = [row for row in measured if (row["rule"], Cost.of(row)) == cell]
-        if len(own) < 2:
-            continue
-        sets = [{*_sublayers(SkipSet.parse(row["skip"]))} for row in own]
-        alike = [len(one & other) / len(one | other) for one, other in itertools.combinations(sets, 2)]
-        means = sorted(float(np.mean(row["kl"])) for row in own)
-        values = (f"{len(own)}", f"{np.mean(alike):.2f}", f"{means[0]:.3f}, {means[-1]:.3f}")
-        result.add_row(*map(str, cell), *values)
-    return result
-
-
-def _sublayers(skip: SkipSet) -> list[tuple[str, int]]:
-    return [("attn", layer) for layer in skip.attention] + [("mlp", layer) for layer in skip.mlp]
-
-
 def main() -> int:
     """Measures what is missing, and prints the tables."""
     data = Path(os.environ.get("PIPELINE_TEST_DATA", "../shared/data"))
@@ -266,13 +200,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if not chosen.table:
         measure(chosen)
-    every = rows(chosen.out)
-    for model in dict.fromkeys(row["model"] for row in every):
-        own = [row for row in every if row["model"] == model]
-        for read in dict.fromkeys(row["texts"] for row in own):
-            for value in PAIRED:
-                Console(width=160).print(table([row for row in own if row["texts"] == read], value))
-        Console(width=160).print(stability(own))
+    print(bench_select_tables.markdown(rows(chosen.out)))
     return 0
 
 

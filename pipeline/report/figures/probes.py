@@ -1,14 +1,17 @@
 """Probes against the fraction left out: which ability goes first (as Gromov et al. 2024, Figure 6, asks).
 
 A panel for each kind of sublayer, a curve for each probe. A probe is any benchmark whose name begins with
-`probe-`. Of several variants of one size the best one counts; mended variants are left to `fraction`.
+`probe-`. Of several variants of one size one counts for all probes, that of the best mean: if each probe took
+its own best, abilities would be compared that no one variant has. Mended variants are left to `fraction`.
 """
 
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import shlex
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 from itertools import cycle
@@ -40,7 +43,7 @@ class ProbeCurve:
 
     Attributes:
         name: of the probe, without its prefix.
-        points: base, and the best variant of each size, in the order of their sizes.
+        points: base, and of each size the variant that counts, in the order of their sizes.
     """
 
     kind: str
@@ -69,16 +72,23 @@ def curves_of(collection: Collection, model: str) -> list[ProbeCurve]:
     points = _points(collection, model)
     curves = list[ProbeCurve]()
     for kind in PANELS:
+        counted = _counted(points, kind)
         for benchmark, own in points.items():
             base = [p for p in own if p.artefact.kind == "base"]
-            best = dict[float, FractionPoint]()
-            for p in own:
-                if p.artefact.kind == kind and (p.percent not in best or p.value > best[p.percent].value):
-                    best[p.percent] = p
-            if base and best:
-                sizes = [best[percent] for percent in sorted(best)]
+            sizes = sorted((p for p in own if p.artefact.variant in counted), key=lambda p: p.percent)
+            if base and sizes:
                 curves.append(ProbeCurve(kind, benchmark.removeprefix(PREFIX), [base[0], *sizes]))
     return curves
+
+
+def _counted(points: dict[str, list[FractionPoint]], kind: str) -> set[str]:
+    """Of each size the variant of a kind with most of the probes, and of those that of the best mean."""
+    values = dict[tuple[float, str], list[float]]()
+    for p in itertools.chain(*points.values()):
+        if p.artefact.kind == kind:
+            values.setdefault((p.percent, p.artefact.variant), []).append(p.value)
+    worst_first = sorted(values, key=lambda one: (len(values[one]), statistics.fmean(values[one])))
+    return set(dict(worst_first).values())
 
 
 def _points(collection: Collection, model: str) -> dict[str, list[FractionPoint]]:

@@ -86,6 +86,21 @@ def test_of_one_size_the_best_counts_and_what_was_mended_does_not(workdir: Path)
     assert [point.artefact.variant for point in curve.points] == ["base", "attn18-19"]
 
 
+def test_one_variant_of_a_size_counts_for_all_probes(workdir: Path) -> None:
+    """Each probe's own best (80, 90) would be a model that nobody has."""
+    results.config(MODEL, LAYERS)
+    for probe, values in {
+        "copy": {"base": 0.8, "attn0-1": 0.8, "attn18-19": 0.7, "attn16-17": 1.0},
+        "facts": {"base": 0.9, "attn0-1": 0.3, "attn18-19": 0.9},  # one was not asked for facts
+    }.items():
+        for variant, value in values.items():
+            put(variant, probe, value)
+    curves = probes.curves_of(collect.collect(), MODEL)
+    assert [[(p.artefact.variant, p.value) for p in curve.points[1:]] for curve in curves] == [
+        [("attn18-19", 70)], [("attn18-19", 90)]
+    ]  # fmt: skip
+
+
 def test_without_a_base_or_a_variant_there_is_a_gap(workdir: Path) -> None:
     results.config(MODEL, LAYERS)
     results.score(MODEL, "base", "arc", 0.5)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 from unittest.mock import patch
 
 import pytest
@@ -29,11 +32,25 @@ def ended(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     words = ["pipeline", *map(str, arguments)]
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     code = 0
-    with contextlib.chdir(folder), patch.object(sys, "argv", words):
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _logged(err)
+    with contextlib.chdir(folder), patch.object(sys, "argv", words), streams[0], streams[1], streams[2]:
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
     printed, said = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
     return subprocess.CompletedProcess(words, code, printed, said)
+
+
+@contextlib.contextmanager
+def _logged(stream: TextIO) -> Iterator[None]:
+    """The log's lines go there, as `main` has them on stderr where nobody else has set up the log."""
+    root, handler = logging.getLogger(), logging.StreamHandler(stream)
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)

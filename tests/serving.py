@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import psutil
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -27,7 +29,7 @@ from pipeline.runtime.runner import Runner
 from pipeline.ship.triton import checks, http, repository, wheel
 from pipeline.ship.triton.server import Server
 from pipeline.store.records import ShippedModel, ShippedVersion, ShipRecord
-from pipeline.types import SkipSet, UserError
+from pipeline.types import Failed, SkipSet, UserError
 from tests import tiny
 
 CHAT = (
@@ -195,6 +197,9 @@ PROMPTS = [
 ]
 
 
+KILLED_WITHIN_A_LOCK = "boost::interprocess::lock_exception"
+
+
 @dataclass
 class Served:
     """A server, its repository, and the same graphs run directly."""
@@ -203,6 +208,39 @@ class Served:
     repo: Path
     runners: dict[str, Runner]
     prompts: Prompts
+
+    def death(self) -> str | None:
+        """How the server ended by itself, with the end of its log; None where it runs."""
+        if self.server.is_running():
+            return None
+        code = self.server.process.returncode if self.server.process else None
+        return f"the Triton server ended with {code}; its log ends:\n{self.server.tail(60)}"
+
+    def restart(self) -> None:
+        """Starts a server that has died anew, on the same ports."""
+        dead = self.server
+        dead.stop()
+        self.server = Server(dead.wheel, dead.repository, dead.models, dead.ports)
+        self.server.__enter__()
+
+    def despite_locks(self, kill: Callable[[], None], attempts: int = 4) -> None:
+        """Runs what kills a model's process, anew where Triton died of the lock that the process held.
+
+        A process that is killed while it holds the lock of the memory that it shares with Triton 24.10 takes
+        the server along (`KILLED_WITHIN_A_LOCK`). No other failure is run again, nor a death of another kind.
+        """
+        for left in reversed(range(attempts)):
+            try:
+                kill()
+            except (AssertionError, Failed, httpx.HTTPError, openai.OpenAIError):
+                with suppress(AssertionError):
+                    until(self.death, 3)
+                if not left or KILLED_WITHIN_A_LOCK not in (self.death() or ""):
+                    raise
+                print(self.death())
+                self.restart()
+            else:
+                return
 
     def url(self, model: str, what: str = "generate") -> str:
         return f"{self.server.http}/v2/models/{model}_generate/{what}"

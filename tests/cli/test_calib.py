@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from tests import commands, tiny
 
 LAYERS = 4
 
@@ -23,10 +21,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(project: Path, *arguments: str, code: int = 0) -> str:
     """The command's last lines: stdout where it succeeds, else its one line of error."""
-    line = [sys.executable, "-m", "pipeline.cli", *arguments]
-    done = subprocess.run(
-        line, cwd=project, capture_output=True, text=True, env=tiny.environment(), check=False
-    )
+    done = commands.ended(project, *arguments)
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 

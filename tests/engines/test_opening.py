@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from pipeline.runtime.onnxruntime import OnnxRunner
 from pipeline.runtime.runner import Limits
 from pipeline.store.records import EngineRecord
 from pipeline.types import SkipSet, UserError
-from tests import needs, tiny
+from tests import commands, needs, tiny
 from tests.tiny_engines import HERE, graph
 
 
@@ -29,8 +27,7 @@ def test_a_plan_without_a_gpu_is_refused_in_one_line(project: Path, monkeypatch:
     assert "\n" not in str(caught.value)
     if HERE is None:
         for arguments in (["check", str(plan)], ["bench", str(plan), "--unchecked"]):
-            line = [sys.executable, "-m", "pipeline.cli", *arguments]
-            done = subprocess.run(line, env=tiny.environment(), capture_output=True, text=True, check=False)
+            done = commands.ended(Path.cwd(), *arguments)
             assert done.returncode == 2 and not done.stdout and "Traceback" not in done.stderr
             (error,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
             assert "runs on an NVIDIA GPU only, and none is seen here" in error

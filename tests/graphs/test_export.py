@@ -19,7 +19,7 @@ from pipeline import store
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, demo
 from pipeline.types import SkipSet, UserError
-from tests import tiny
+from tests import commands, tiny
 
 LLAMA_2_70B = {
     "model_type": "llama",
@@ -147,9 +147,10 @@ def test_the_demo_exports_small_and_without_torch(demo_root: Path, workdir: Path
 def test_as_our_user_writes_it(workdir: Path) -> None:
     """No model named: the only one under graphs/; several are an error that lists them."""
     tiny.checkpoint(workdir / "models" / "one", num_hidden_layers=8)
-    done = command("export", "models/one", "--skip", "mlp", "--frac", "0.25", cwd=workdir)
+    done = commands.ended(workdir, "export", "models/one", "--skip", "mlp", "--frac", "0.25")
     assert (done.returncode, done.stdout) == (0, "graphs/one/mlp6-7.fp32.onnx\n"), done.stderr
-    done = command(
+    done = commands.ended(
+        workdir,
         "export",
         "--skip",
         "attn",
@@ -159,14 +160,13 @@ def test_as_our_user_writes_it(workdir: Path) -> None:
         "last-but-final",
         "--precision",
         "fp16",
-        cwd=workdir,
     )
     assert done.stdout == "graphs/one/attn4-6.fp16.onnx\n" and "model: one" in done.stderr
-    done = command("export", "--skip", "attn0-1+mlp5-7", "--json", cwd=workdir)
+    done = commands.ended(workdir, "export", "--skip", "attn0-1+mlp5-7", "--json")
     assert json.loads(done.stdout)["skip"] == {"attention": [0, 1], "mlp": [5, 6, 7]}
     tiny.checkpoint(workdir / "models" / "two")
-    assert command("export", "models/two", cwd=workdir).returncode == 0
-    done = command("export", "--skip", "mlp", "--frac", "0.25", cwd=workdir)
+    assert commands.ended(workdir, "export", "models/two").returncode == 0
+    done = commands.ended(workdir, "export", "--skip", "mlp", "--frac", "0.25")
     assert done.returncode == 2 and "one, two" in done.stderr
 
 
@@ -197,7 +197,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, workdir: Path) -> N
     tiny.checkpoint(workdir / "models" / "one")
     (workdir / "text.onnx").write_text("hello")
     arguments, message = BAD[case]
-    done = command(*arguments, cwd=workdir)
+    done = commands.ended(workdir, *arguments)
     said = [line for line in done.stderr.splitlines() if not line.startswith(("model: ", "taking: "))]
     assert done.returncode == 2 and done.stdout == "" and len(said) == 1 and message in said[0], done.stderr
     assert not list(workdir.glob("graphs/*/*.onnx")) and not list(workdir.rglob("*.tmp"))

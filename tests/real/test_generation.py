@@ -36,7 +36,7 @@ def base(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return export.export_base(checkpoint.resolve("demo"))
 
 
-@pytest.mark.parametrize("name", ["base", "attn22-29", "block20-29"])
+@pytest.mark.parametrize("name", ["base", "attn22-29"])
 def test_a_ragged_batch_writes_what_pytorch_writes(name: str, base: Path) -> None:
     """Token for token and letter for letter, while rows join and one is cancelled in the middle."""
     graph, words, prompts = (
@@ -104,11 +104,15 @@ def test_the_command_prints_that_text(chat: bool, base: Path) -> None:
         assert done.exit_code == 0
         return done.stdout
 
-    record, streamed = json.loads(printed("--json")), json.loads(printed("--json", "--stream"))
+    record = json.loads(printed("--json"))
     assert (record["text"], record["tokens"], record["prompt_tokens"]) == (text, tokens, len(ids))
+    assert printed() == f"{'' if chat else prompt}{text}\n"
+    if chat:
+        return  # streamed, and ended by a stop string, it is as below
+    streamed = json.loads(printed("--json", "--stream"))
     for one in (record, streamed):  # times differ
         assert one.pop("first_ms") > 0 and one.pop("ms_a_token") > 0
     assert streamed == record
-    assert printed() == printed("--stream") == f"{'' if chat else prompt}{text}\n"
+    assert printed("--stream") == f"{prompt}{text}\n"
     first = text.split()[0]
     assert json.loads(printed("--json", "--stop", first))["text"] == text.partition(first)[0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,24 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             name: checks.open_graph(repo, version) for name, (_, version) in repository.newest(record).items()
         }
         prompts = Prompts.load(repo / f"{BASE}_generate" / "1")
-        with Server(wheel, repo, [model.name for model in models(repo, record)], Ports(0, 0, 0)) as server:
-            yield Served(server, repo, runners, prompts)
+        server = Server(wheel, repo, [model.name for model in models(repo, record)], Ports(0, 0, 0))
+        all_tests = Served(server, repo, runners, prompts)
+        with ExitStack() as stack:
+            stack.callback(lambda: all_tests.server.stop())  # the one that runs then
+            server.__enter__()
+            yield all_tests
 
 
 @pytest.fixture
 def healthy(served: Served) -> Iterator[Served]:
-    """After the test the server is healthy, every text model answers, and nothing runs on."""
+    """After the test the server is healthy, every text model answers, and nothing runs on.
+
+    A server that died fails the test in which it did, with its log, and is started anew for the next one.
+    """
     yield served
+    if (death := served.death()) is not None:
+        served.restart()
+        pytest.fail(death)
     assert served.server.is_healthy()
     for model in (BASE, CUT, NARROW):
         assert checks.problem(served.server.http, f"{model}_generate") is None

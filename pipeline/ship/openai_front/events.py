@@ -16,17 +16,15 @@ import tritonclient.grpc.aio as client
 from tritonclient.utils import InferenceServerException
 
 from pipeline.ship.openai_front.errors import Refusal, bad, down
-from pipeline.ship.openai_front.faults import refusal
+from pipeline.ship.openai_front.faults import model_refusal, refusal
 from pipeline.ship.triton import text_model
+from pipeline.ship.triton.in_triton import ERROR_STATUS
 from pipeline.ship.triton.repository import ENDING
 from pipeline.ship.triton.wheel import REQUEST_TIMEOUT
 from pipeline.ship.web.model_states import ModelStates
 
-STATUS = {"triton_grpc_error": "true"}
-"""The header that makes Triton end a stream with gRPC's status of a model's error, not with its words alone.
-https://github.com/triton-inference-server/server/blob/main/docs/customization_guide/inference_protocols.md"""
 OUTPUTS = ("stream", "return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
-OPTIONAL = {"share", "probe"}
+OPTIONAL = {"share", "probe", ERROR_STATUS}
 """Fields that change no text; models of earlier versions lack them."""
 End = Callable[[Refusal], None]
 """Ends a request with an error."""
@@ -90,13 +88,18 @@ class TextModels:
     async def events(self, name: str, fields: dict[str, Any]) -> AsyncIterator[TextEvent]:
         """The responses to one request, as they come; leaving the loop cancels the request.
 
+        The status of a model's error stands in its words. The header triton_grpc_error would make Triton end
+        the stream with it, but the end that a Python model sends behind an error then reads freed memory: an
+        everyday 400 kills the server (24.10; mended in 26.04, triton-inference-server/server#8708).
+
         Raises:
             Refusal: what the model says is wrong.
         """
         if self.client is None:
             self.client = client.InferenceServerClient(self.address)
         try:
-            fields = self._taken(fields, await self._inputs(self.models[name]))
+            known = await self._inputs(self.models[name])
+            fields = self._taken({**fields, ERROR_STATUS: True}, known)
             inputs = text_model.tensors({**fields, **dict.fromkeys(OUTPUTS, True)})
         except OverflowError as overflow:
             raise bad(f"a number is out of range: {overflow}") from None
@@ -104,11 +107,11 @@ class TextModels:
         async def once() -> AsyncIterator[dict[str, Any]]:
             yield {"model_name": self.models[name], "inputs": inputs, "enable_empty_final_response": True}
 
-        responses = self.client.stream_infer(once(), headers=STATUS)
+        responses = self.client.stream_infer(once())
         try:
             async for result, error in responses:
                 if error is not None:
-                    raise down(str(error.message()))  # of Triton itself: the model is not there
+                    raise model_refusal(str(error.message()), names_status=ERROR_STATUS in known)
                 if result.as_numpy("text_output") is not None:
                     yield _event(result)
                 if text_model.is_last(result):

@@ -33,6 +33,24 @@ def refusal(status: grpc.StatusCode, message: str) -> Refusal:
     return down(message, "overloaded" if "queue is full" in message else None)
 
 
+def model_refusal(message: str, *, names_status: bool) -> Refusal:
+    """An error that came within a stream, which has words alone, as the API has it.
+
+    Args:
+        message: what the error says.
+        names_status: the model begins each of its errors with gRPC's status (ERROR_STATUS), so that one
+            without is of Triton itself: the model is not there. One that an earlier version shipped does not;
+            of its errors only those that name a field are known to be the client's fault.
+    """
+    name, _, words = message.partition(": ")
+    if names_status and name in grpc.StatusCode.__members__:
+        return refusal(grpc.StatusCode[name], words)
+    if not names_status and message.startswith(FAILED):
+        return failed(message)
+    is_bad = not names_status and _param(message) is not None
+    return refusal(grpc.StatusCode.INVALID_ARGUMENT if is_bad else grpc.StatusCode.UNAVAILABLE, message)
+
+
 def _param(message: str) -> str | None:
     """The argument that a text model's complaint is about: it begins with the field's name."""
     first = re.split(r"[\s\[]", message.removeprefix("the "), maxsplit=1)[0]

@@ -44,6 +44,7 @@ REQUEST = {
     "return_num_output_tokens": ("TYPE_BOOL", 1),
     "share": ("TYPE_STRING", 1),
     "probe": ("TYPE_BOOL", 1),
+    "return_error_status": ("TYPE_BOOL", 1),
 }
 """Input of NAME_generate → type and dimension. To Triton all are optional: the model says what is missing."""
 ANSWER = {

@@ -108,9 +108,10 @@ Fields, all but the first optional: `text_input` or `messages` (a chat, as a JSO
 `frequency_penalty`, `stop_words`, `ignore_eos`, `stream`, `exclude_input_in_output` (true),
 `return_finish_reason`, `return_num_input_tokens`, `return_num_output_tokens`, `logprobs` (0 to 20
 alternatives of each token; the output `logprobs` is JSON), `share` (requests that name one share take turns
-with all others as if they were one), `probe` (a sign of life, and nothing else). `rows`, `cache_tokens`,
-`queue`, `provider` (auto, cpu, cuda), `threads`, `verify` and `request_timeout` (seconds that a request may
-wait and run) are parameters in `NAME_generate/config.pbtxt`.
+with all others as if they were one), `probe` (a sign of life, and nothing else), `return_error_status` (an
+error begins with gRPC's status; the header triton_grpc_error kills a Triton before 26.04). `rows`,
+`cache_tokens`, `queue`, `provider` (auto, cpu, cuda), `threads`, `verify` and `request_timeout` (seconds that
+a request may wait and run) are parameters in `NAME_generate/config.pbtxt`.
 
 OpenAI's API: `openai_frontend/main.py --model-repository /models --tokenizer …` in NVIDIA's image sends
 `NAME_generate` these fields; on this machine `pipeline serve FOLDER --openai`.

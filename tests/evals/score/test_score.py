@@ -22,7 +22,7 @@ from pipeline.graphs import export, merge, variants
 from pipeline.models import checkpoint
 from pipeline.store.records import Score
 from pipeline.types import SkipSet, UserError
-from tests import scoring, tiny
+from tests import commands, scoring, tiny
 from tests.scoring import WORDS, put
 
 SLOWLY = """
@@ -286,11 +286,13 @@ def test_bad_input_is_one_line_and_nothing_runs(project: Path, graphs: list[Path
         score(graphs, ["arc"], ScoreSettings(data=project, limit=0))
     unchecked = variants.cut(graphs[0], SkipSet.parse("mlp1"))
     rest = ("--tasks", "arc", "--data", str(project))
-    done = run(project, "score", str(unchecked), *rest)
+    done = commands.ended(project.parent, "score", str(unchecked), *rest)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pipeline check" in done.stderr
-    done = run(project, "score", str(graphs[0]), str(unchecked), "--together", *rest)
+    done = commands.ended(project.parent, "score", str(graphs[0]), str(unchecked), "--together", *rest)
     assert done.returncode == 2 and "pipeline check" in done.stderr
-    done = run(project, "score", str(graphs[0]), "--tasks", "hellaswag", "--data", str(project))
+    done = commands.ended(
+        project.parent, "score", str(graphs[0]), "--tasks", "hellaswag", "--data", str(project)
+    )
     assert done.returncode == 2 and "hellaswag/validation.jsonl" in done.stderr
     assert not list(Path("evals/results/tiny").glob("*.score.*"))
 
@@ -298,10 +300,10 @@ def test_bad_input_is_one_line_and_nothing_runs(project: Path, graphs: list[Path
 @pytest.mark.slow
 def test_the_command_prints_a_table_and_json(project: Path, graphs: list[Path]) -> None:
     data = ("--data", str(project), "--limit", "3")
-    done = run(project, "score", "--tasks", "arc,c4-loss", "--together", *data)
+    done = commands.ended(project.parent, "score", "--tasks", "arc,c4-loss", "--together", *data)
     assert done.returncode == 0, done.stderr
     assert "attn2.fp32" in done.stdout and "c4-loss" in done.stdout and "±" in done.stdout
-    done = run(project, "score", str(graphs[0]), "--tasks", "arc", "--json", *data)
+    done = commands.ended(project.parent, "score", str(graphs[0]), "--tasks", "arc", "--json", *data)
     (value,) = json.loads(done.stdout)
     assert (value["benchmark"], value["artefact"]) == ("arc", str(graphs[0]))
 
@@ -310,17 +312,17 @@ def test_the_command_prints_a_table_and_json(project: Path, graphs: list[Path]) 
 def test_bench_shows_scores_beside_its_latencies(project: Path, graphs: list[Path]) -> None:
     """`--tasks` runs the benchmarks in the same go; bench alone shows the scores that exist."""
     few = ("bench", str(graphs[1]), "--sequences", "2", "--lengths", "12")
-    done = run(project, *few, "--tasks", "arc", "--limit", "4", "--data", str(project))
+    done = commands.ended(project.parent, *few, "--tasks", "arc", "--limit", "4", "--data", str(project))
     assert done.returncode == 0, done.stderr
     latencies, scores = done.stdout.split("scores in %")
     assert "attn2.fp32" in latencies and "arc" not in latencies
     assert all(word in scores for word in ("attn2.fp32", "arc", "±", "saved %", "(ceiling)", "at 12"))
-    scores = json.loads(run(project, *few, "--json").stdout)["scores"]
+    scores = json.loads(commands.ended(project.parent, *few, "--json").stdout)["scores"]
     assert {(Path(value["artefact"]).stem, value["benchmark"]) for value in scores} == {
         ("base.fp32", "arc"),
         ("attn2.fp32", "arc"),
     }
-    assert run(project, *few, "--tasks", "../x").returncode == 2  # before any timing
+    assert commands.ended(project.parent, *few, "--tasks", "../x").returncode == 2  # before any timing
 
 
 def test_known_benchmarks_scan_none_of_lm_evals_files(

@@ -27,7 +27,8 @@ TEXT = (
     "day and night. Farmers bring their grain there from the villages on both banks, as they have done for "
     "more than three hundred years."
 )
-CUT = ["base", "attn5-7_9_25-26_28-29", "mlp22-24_28", "block22-25", "attn0_20-24+mlp3_21-25"]
+CUT = ["base", "block22-25", "attn0_20-24+mlp3_21-25"]
+"""Llama's own layers, whole layers gone, layers without attention or MLP: tiny models have all other cuts."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_llama_cpp_gives_the_graphs_numbers_and_text(name: str, base: Path, tmp_
 
 def test_maps_are_layers_of_llama_cpps(base: Path, tmp_path: Path) -> None:
     skip = SkipSet.parse("attn22_24+mlp26")
-    settings = CompensationSettings(samples=12, length=128)
+    settings = CompensationSettings(samples=8, length=128)
     overlay = compensate(checkpoint.open_checkpoint(base.parent), skip, settings)
     graph = variants.compensate(base, skip, overlay, "linear")
     shipment = ship.ship(graph, tmp_path / "m.gguf", "f32", unchecked=True)

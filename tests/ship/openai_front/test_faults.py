@@ -32,3 +32,24 @@ def test_errors_by_the_status_of_grpc(
     body = refusal.body["error"]
     assert (refusal.status, body["message"]) == (expected, message)
     assert (body["code"], body["param"]) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("message", "names_status", "expected", "words"),
+    [
+        ("INVALID_ARGUMENT: the prompt is empty", True, 400, "the prompt is empty"),
+        ("INTERNAL: the text could not be written: x", True, 500, "the text could not be written: x"),
+        ("INTERNAL: stuck: no sign of life", True, 503, "stuck: no sign of life"),
+        ("CANCELLED: the request was cancelled", True, 503, "the request was cancelled"),
+        ("Stub process 'm' is not healthy", True, 503, "Stub process 'm' is not healthy"),
+        ("prompt: of Triton itself", True, 503, "prompt: of Triton itself"),
+        # Of a model that an earlier version shipped.
+        ("the prompt has 9 tokens; the context 4", False, 400, "the prompt has 9 tokens; the context 4"),
+        ("the text could not be written: x", False, 500, "the text could not be written: x"),
+        ("the queue is full: 2 requests wait", False, 503, "the queue is full: 2 requests wait"),
+        ("INVALID_ARGUMENT: a text", False, 503, "INVALID_ARGUMENT: a text"),
+    ],
+)
+def test_errors_within_a_stream(message: str, names_status: bool, expected: int, words: str) -> None:
+    refusal = faults.model_refusal(message, names_status=names_status)
+    assert (refusal.status, refusal.body["error"]["message"]) == (expected, words)

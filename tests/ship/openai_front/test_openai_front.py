@@ -195,7 +195,12 @@ def test_a_model_that_died_is_503_and_its_streams_end(
     healthy: Served, client: openai.OpenAI, states: ModelStates
 ) -> None:
     """As the watch of `serve` tells it; then the model is loaded again."""
+    healthy.despite_locks(lambda: _dies_and_is_loaded_again(healthy, client, states))
+
+
+def _dies_and_is_loaded_again(healthy: Served, client: openai.OpenAI, states: ModelStates) -> None:
     name = f"{CUT}_generate"
+    states.up(name)
     body = {"model": CUT, "stream": True, "prompt": "the time", "max_tokens": 4000, "ignore_eos": True}
     with httpx.stream("POST", f"{client.base_url}completions", json=body, timeout=60) as response:
         events = response.iter_lines()

@@ -27,9 +27,9 @@ from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
 from pipeline.ship.triton import checks, page, repository, served, ship
 from pipeline.types import UserError
-from tests import overlays, serving, tiny
+from tests import commands, overlays, serving, tiny
 from tests.interrupted import every_kill
-from tests.serving import command, plan
+from tests.serving import plan
 
 REPO = Path("engines/triton")
 TO = ("--to", "triton", str(REPO))
@@ -64,12 +64,12 @@ def test_a_repository_holds_two_models_a_variant(graphs: list[Path]) -> None:
 
 @pytest.mark.slow
 def test_what_json_and_a_person_read(graphs: list[Path]) -> None:
-    done = command("ship", str(graphs[0]), *TO, "--json")
+    done = commands.ended(Path.cwd(), "ship", str(graphs[0]), *TO, "--json")
     shown = json.loads(done.stdout)
     assert shown["shipped"] == [["tiny-base", 1]]
     assert {**store.read_json(REPO / "SHIP.json"), "shipped": shown["shipped"]} == shown
     assert shown["skip-pipeline"] and shown["format"] == 1
-    done = command("ship", str(graphs[1]), *TO)
+    done = commands.ended(Path.cwd(), "ship", str(graphs[1]), *TO)
     line, folder = done.stdout.strip().splitlines()
     assert line.startswith("tiny-attn2-3 and tiny-attn2-3_generate, version 1: onnx graph, ")
     assert line.endswith("MB, check passed") and folder == str(REPO)
@@ -189,7 +189,7 @@ def test_plans_that_cannot_be_served_are_refused(graphs: list[Path]) -> None:
 )
 def test_bad_input_is_one_line(graphs: list[Path], arguments: tuple[str, ...], message: str) -> None:
     paths = (str(graphs[0]) if argument == "BASE" else argument for argument in arguments)
-    done = command("ship", *paths, *(() if "--to" in arguments else TO))
+    done = commands.ended(Path.cwd(), "ship", *paths, *(() if "--to" in arguments else TO))
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not REPO.exists() and list(Path("models").iterdir()) == [Path("models/tiny")]

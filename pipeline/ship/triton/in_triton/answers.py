@@ -85,10 +85,15 @@ class Outbox:
 
 
 class Answer:
-    """The responses to one request."""
+    """The responses to one request.
+
+    Attributes:
+        form: what they hold.
+        names_status: an error begins with gRPC's name of its status, which a stream does not tell otherwise.
+    """
 
     def __init__(self, sender: Any, outbox: Outbox) -> None:
-        self.sender, self.outbox, self.form = sender, outbox, AnswerForm()
+        self.sender, self.outbox, self.form, self.names_status = sender, outbox, AnswerForm(), False
         self.lock, self.is_queued, self.is_first = threading.Lock(), False, True
         self.text, self.tokens, self.finish = "", 0, ""
         self.logprobs = list[WrittenToken]()
@@ -116,7 +121,8 @@ class Answer:
         """Ends the answer with an error; `before` stands before its text."""
         with self.lock:
             text = " ".join(str(error).split()) or type(error).__name__
-            self.error = pb_utils.TritonError(before + text, code)
+            status = f"{_status(code)}: " if self.names_status else ""
+            self.error = pb_utils.TritonError(status + before + text, code)
             self._queue(True)
 
     def send(self) -> None:
@@ -155,6 +161,15 @@ class Answer:
         if is_due and not self.is_queued:
             self.is_queued = True
             self.outbox.queue.put(self)
+
+
+def _status(code: int) -> str:
+    """Name that gRPC has for Triton's code of an error."""
+    # Triton fills its module after this one is imported, so that its codes are no table here.
+    for name in ("UNAVAILABLE", "CANCELLED", "INTERNAL"):
+        if code == getattr(pb_utils.TritonError, name):
+            return name
+    return "INVALID_ARGUMENT"
 
 
 def _text_tensor(name: str, text: str) -> Any:

@@ -20,11 +20,11 @@ from pipeline.runtime.generation.rows import NotServed, Turn
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.generation.writer import Piece, Writer
 from pipeline.runtime.runner import Runner
-from pipeline.ship.triton.in_triton import FAILED
+from pipeline.ship.triton.in_triton import ERROR_STATUS, FAILED
 from pipeline.ship.triton.in_triton.answers import Answer, Outbox, Unloaded
 from pipeline.ship.triton.in_triton.artefact import ServedArtefact
 from pipeline.ship.triton.in_triton.parameters import Parameters, seconds
-from pipeline.ship.triton.in_triton.requests import TextRequest, is_probe
+from pipeline.ship.triton.in_triton.requests import TextRequest, is_set
 from pipeline.types import UserError
 
 FIRST = "Hello"
@@ -68,7 +68,8 @@ class TritonPythonModel:
         for request in requests:
             answer = Answer(request.get_response_sender(), self.outbox)
             try:
-                if is_probe(request):
+                answer.names_status = is_set(request, ERROR_STATUS)
+                if is_set(request, "probe"):
                     self._probe(answer)
                     continue
                 text = TextRequest.read(request, self.prompts)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
+from pipeline.ship.triton.in_triton import ERROR_STATUS
 from pipeline.ship.triton.in_triton.answers import FLAGS, AnswerForm
 from pipeline.types import UserError
 
@@ -61,7 +62,8 @@ class TextRequest:
             UserError: a field is missing, wrong or unknown.
         """
         fields = _fields(request)
-        fields.pop("probe", None)
+        for read_before in ("probe", ERROR_STATUS):
+            fields.pop(read_before, None)
         text, messages = fields.pop("text_input", None), fields.pop("messages", None)
         if (text is None) == (messages is None):
             raise UserError("exactly one of text_input and messages is needed")
@@ -87,9 +89,14 @@ class TextRequest:
         return cls(prompt, sampling, form, share)
 
 
-def is_probe(request: Any) -> bool:
-    """Whether a request only asks for a sign of life; its other fields are not read then."""
-    return any(tensor.name() == "probe" and bool(tensor.as_numpy().all()) for tensor in request.inputs())
+def is_set(request: Any, name: str) -> bool:
+    """Whether a field that is true or false is true; the other fields, which may be wrong, are not read.
+
+    Args:
+        request: its `InferenceRequest`.
+        name: of the field: `probe`, which only asks for a sign of life, or ERROR_STATUS.
+    """
+    return any(tensor.name() == name and bool(tensor.as_numpy().all()) for tensor in request.inputs())
 
 
 def _fields(request: Any) -> dict[str, Any]:

@@ -105,6 +105,23 @@ def test_an_error_ends_the_answer(piece: Piece, code: int, message: str) -> None
     assert sender.final.is_set() and not response.output_tensors
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (RuntimeError("no"), pb_utils.TritonError.INTERNAL, f"INTERNAL: {FAILED}no"),
+        (Unloaded(), pb_utils.TritonError.UNAVAILABLE, "UNAVAILABLE: the model is being unloaded"),
+    ],
+)
+def test_an_error_names_its_status_where_that_is_asked(error: Exception, code: int, message: str) -> None:
+    sender, outbox = Sender(), Held()
+    answer = Answer(sender, outbox)
+    answer.names_status = True
+    answer.take(Piece(error=error))
+    outbox.flush()
+    (response,) = sender.responses
+    assert (response.error.code, response.error.message()) == (code, message)
+
+
 def test_the_outbox_counts_tokens_and_survives_an_error() -> None:
     class Broken(Sender):
         def send(self, response: Any, flags: int = 0) -> None:

@@ -64,7 +64,8 @@ def test_in_this_process(repo: Path, arguments: dict[str, str]) -> None:
     model.initialize(arguments)
     requests = [Request(text_input=text, max_tokens=8) for text in PROMPTS[:2]]
     wrong, endless = Request(text_input=""), Request(text_input="a", max_tokens=4000, ignore_eos=True)
-    model.execute([requests[0], wrong])
+    named = Request(text_input="", return_error_status=True)
+    model.execute([requests[0], wrong, named])
     assert requests[0].sender.final.wait(30)
     model.execute([requests[1]])
     assert requests[1].sender.final.wait(30)
@@ -75,6 +76,7 @@ def test_in_this_process(repo: Path, arguments: dict[str, str]) -> None:
             assert [response.values() for response in request.sender.responses] == [{"text_output": expected}]
     (response,) = wrong.sender.responses
     assert response.error.code == pb_utils.TritonError.INVALID_ARG and "empty" in response.error.message()
+    assert named.sender.responses[0].error.message() == f"INVALID_ARGUMENT: {response.error.message()}"
     until(lambda: model.metrics.tokens.value == 16)
     model.execute([endless])
     until(lambda: model.metrics.running.value == 1)

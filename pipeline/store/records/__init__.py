@@ -86,7 +86,12 @@ from pipeline.store.records.finalists import (
     HeldOutRequest,
 )
 from pipeline.store.records.gpu import GpuLoad, GpuState
-from pipeline.store.records.quantisation import LogitShift, QuantisationShifts, QuantisedRecord
+from pipeline.store.records.quantisation import (
+    LogitShift,
+    QuantisationShifts,
+    QuantisedRecord,
+    RoundedOn,
+)
 from pipeline.store.records.results import (
     RESULT,
     AgreementRecord,
@@ -185,6 +190,7 @@ __all__ = [
     "Ranges",
     "Record",
     "Removal",
+    "RoundedOn",
     "Score",
     "ScoreConfig",
     "ScoreRecord",

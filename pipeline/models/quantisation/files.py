@@ -25,13 +25,14 @@ from pipeline.models import safetensors_index
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.quantisation import blocks, rounding, writing
 from pipeline.models.quantisation.blocks import Blocks
+from pipeline.models.quantisation.gguf_rounding import keeping
 from pipeline.models.quantisation.names import BLOCK_SIZES, Quantisation
 from pipeline.models.quantisation.rounding import Rounding
 from pipeline.models.quantisation.writing import SCALES, VALUES, linear_weights
 from pipeline.store.records import QuantisedRecord
 from pipeline.types import TensorSlice, UserError
 
-VERSION = 1
+VERSION = 2
 """Of what is written here; raise it with every change. Older files are made again."""
 
 
@@ -107,7 +108,7 @@ def ensure(checkpoint: Checkpoint, quantisation: Quantisation, how: Rounding | N
             if how:
                 how.refuse_other(known, path)
             return path
-        how = how or rounding.default(quantisation, path)
+        how = keeping(checkpoint, quantisation, how or rounding.default(quantisation, path))
         store.remove_unfinished(path)
         start = time.perf_counter()
         writing.write(path, checkpoint, quantisation, how)

@@ -87,6 +87,7 @@ from pipeline.store.records.finalists import (
 )
 from pipeline.store.records.gpu import GpuLoad, GpuState
 from pipeline.store.records.quantisation import (
+    KeptBlocks,
     LogitShift,
     QuantisationShifts,
     QuantisedRecord,
@@ -172,6 +173,7 @@ __all__ = [
     "HessiansRecord",
     "HessiansRequest",
     "JobState",
+    "KeptBlocks",
     "Latency",
     "Layer",
     "LedgerEntry",

@@ -28,6 +28,27 @@ class RoundedOn(Record):
         return f"{where} ({self.samples} × {self.length} tokens)"
 
 
+class KeptBlocks(Record):
+    """What was not rounded again of a model that came as a GGUF in blocks.
+
+    Attributes:
+        file: name of the GGUF; of a split model of its first part.
+        weights: so many keep their own blocks.
+        of: so many in all.
+    """
+
+    file: str
+    weights: Count
+    of: Count
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        if self.weights == self.of:
+            return f"all {self.of} weights keep the blocks of {self.file}"
+        return f"{self.weights} of {self.of} weights keep the blocks of {self.file}; the others are rounded"
+
+
 class QuantisedRecord(Record):
     """graphs/<model>/quantised.<form>.json, beside the weights of that form.
 
@@ -38,6 +59,7 @@ class QuantisedRecord(Record):
         head_bits: bits of the head's weights.
         method: how they were rounded.
         rounded_on: the text that it measured on; None of a method that reads none.
+        kept: which weights were not rounded; None where all were.
         sha256, bytes: of the file.
     """
 
@@ -48,6 +70,7 @@ class QuantisedRecord(Record):
     head_bits: Count
     method: str = "rtn"
     rounded_on: RoundedOn | None = None
+    kept: KeptBlocks | None = None
     sha256: Digest
     bytes: Count
     seconds: Seconds = 0.0
@@ -56,7 +79,7 @@ class QuantisedRecord(Record):
     def words(self) -> str:
         """For people: 'int4-gptq, rounded on a.txt (64 × 256 tokens)'."""
         on = f", rounded on {self.rounded_on.words}" if self.rounded_on else ", rounded to nearest"
-        return f"{self.quantisation}{on}"
+        return f"{self.quantisation}{on}" + (f"; {self.kept.words}" if self.kept else "")
 
 
 class LogitShift(Record):

@@ -12,7 +12,9 @@ import typer
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
+from pipeline.cli.calib import Dataset
 from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
+from pipeline.cli.measured_on import MeasuredOn
 from pipeline.cli.rule_options import RULES
 from pipeline.models.quantisation.names import METHODS, GraphPrecision, requested
 from pipeline.types import UserError, Variant
@@ -81,8 +83,18 @@ def export(
         int | None, typer.Option(help="Weights that share a scale, of int4 and int8: 32, 64 (default), 128.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"How int4 and int8 round: {', '.join(METHODS)}.")
+        str | None,
+        typer.Option(
+            help=f"How int4 and int8 round: {', '.join(METHODS)}. gptq loses less and measures on text first."
+        ),
     ] = None,
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(help="That gptq measures on: .txt, or .jsonl with a column `text`; repeat for several."),
+    ] = None,
+    dataset: Dataset = None,
+    samples: Annotated[int | None, typer.Option(help="Sequences that gptq measures on (64).")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of each (256).")] = None,
     head: Annotated[
         str, typer.Option(help="gather: logits where asked; all: [B, S, V], which optimum loads.")
     ] = "gather",
@@ -115,6 +127,8 @@ def export(
     from pipeline.models import checkpoint, identity
 
     precisions = requested(precision, block_size, method)
+    measured = MeasuredOn(texts, dataset, samples, length)
+    measured.belong_to(precisions[0].weights)
     _refuse_form(head, cache, max_tokens)
     if adapter:
         extras.needs("heal", "pipeline export --adapter")
@@ -130,10 +144,11 @@ def export(
         graphs = [surgery.cut(base, chosen)]
     else:
         options.prove_published()
-        request = _ExportRequest(options, precisions, adapter, compensation, max_tokens)
+        request = _ExportRequest(options, precisions, adapter, compensation, max_tokens, measured)
         source = checkpoint.resolve(arguments.model(model), in_place, request.prove)
         skip_set = request.skip_set(source)
-        graphs = [stage.export(source, one.activations, skip_set, one.weights) for one in precisions]
+        how = measured.rounding(source, precisions[0].weights)
+        graphs = [stage.export(source, one.activations, skip_set, one.weights, how) for one in precisions]
         _say_dropped(source, graphs[0])
         if verify:
             identity.verify(source)
@@ -178,6 +193,7 @@ class _ExportRequest:
         adapter: that is merged into it.
         compensation: on which the adapter was trained.
         max_tokens: of a static cache.
+        measured: the text that weights are rounded on.
     """
 
     options: SkipOptions
@@ -185,6 +201,7 @@ class _ExportRequest:
     adapter: str | None
     compensation: str | None
     max_tokens: int | None
+    measured: MeasuredOn
 
     def skip_set(self, source: Checkpoint) -> SkipSet:
         """What is left out: what --skip says, else what config.json drops, as LLM-Drop writes it."""
@@ -209,6 +226,7 @@ class _ExportRequest:
             )
         if self.max_tokens is not None:
             surgery.refuse_places(self.max_tokens, source.config)
+        self.measured.rounding(source, self.precisions[0].weights)  # refuses a text that is none
         skip = self.skip_set(source)
         for one in self.precisions:
             stage.prove(source, one.activations, skip, one.weights)

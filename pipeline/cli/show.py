@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from pipeline import store
 from pipeline.cli.app import LOOK, Json, app, show_result
 from pipeline.cli.listing import check_state
-from pipeline.store.records import EngineRecord, MergedRecord, Sidecar
+from pipeline.store.records import EngineRecord, MergedRecord, QuantisedRecord, Sidecar
 from pipeline.types import BASE, SkipSet, Variant, shown
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Description:
         sidecar: what its sidecar says.
         maps: what stands in for skipped sublayers.
         folded: names of the weights that its compensation replaces.
+        quantised: how its weights were quantised; None where they were not, or their record is gone.
     """
 
     path: Path
@@ -93,6 +95,7 @@ class Description:
     sidecar: Sidecar
     maps: tuple[MapGroup, ...] = ()
     folded: tuple[str, ...] = ()
+    quantised: QuantisedRecord | None = None
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -106,6 +109,7 @@ class Description:
                 "folded": list(self.folded),
             },
             "costs": {"base": self.base.plain(), "variant": self.costs.plain()},
+            "quantised": self.quantised.plain() if self.quantised else None,
             "disk_bytes": self.sidecar.bytes,
             "indices": self._indices(),
             "engines": [engine.plain() for engine in self.engines],
@@ -119,6 +123,7 @@ class Description:
         lines = [
             f"{self.path}: {self.variant.name}, {self.variant.precision_name}, check {self.check}",
             f"left out    attention {attention}, MLP {mlp} of {self.layers} layers",
+            *([f"weights     {self.quantised.words}"] if self.quantised else []),
             *self._compensation_lines(),
             *self._cost_lines(),
             f"{'file on disk':<22} {self.sidecar.bytes / 1e6:12,.2f} MB",
@@ -192,7 +197,13 @@ def describe(path: Path) -> Description | MergedDescription:
         sidecar,
         maps,
         folded,
+        _quantised(overlays) if variant.quantisation else None,
     )
+
+
+def _quantised(overlays: Sequence[Path]) -> QuantisedRecord | None:
+    """How the first of a graph's overlays, its quantised weights, were made."""
+    return store.records.read_if_valid(QuantisedRecord, store.sidecar_path(overlays[0]))
 
 
 def _costs(config: Config, skip: SkipSet, precision: str, maps: MapSizes) -> VariantCosts:

@@ -19,8 +19,8 @@ from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.checkpoint_files import SMALL_FILES, copy_file
 from pipeline.models.config import Config, read_config
 from pipeline.models.quantisation import files as quantised
-from pipeline.models.quantisation.files import Rounding
 from pipeline.models.quantisation.names import Quantisation
+from pipeline.models.quantisation.rounding import Rounding
 from pipeline.store.records import CheckpointSource
 from pipeline.types import BASE, Precision, SkipSet, UserError, Variant, first_line
 

@@ -26,6 +26,7 @@ class Sizes:
     Attributes:
         attention, mlp: of one sublayer.
         attention_products, mlp_products: of those, the weights of matrix products.
+        value_products: of those, the weights that make values, where they are a matrix of their own; else 0.
         embedding: of the tables of tokens and of learned positions.
         head: of the head's matrix; head_bias: of its bias.
         final_norm: of the norm before the head.
@@ -37,6 +38,7 @@ class Sizes:
 
     attention: int
     attention_products: int
+    value_products: int
     mlp: int
     mlp_products: int
     embedding: int
@@ -77,6 +79,7 @@ def sizes(config: Config) -> Sizes:
         + _head_norms(rules, h, g, d)
         + _attention_biases(config, rules, d * (h + 2 * g), c),
         attention_products=attention,
+        value_products=0 if rules.values is None else c * g * d,
         mlp=mlp + _count(rules.mlp_norms) * norm + _mlp_biases(config, rules, f, c),
         mlp_products=mlp,
         embedding=(v + positions) * c,
@@ -180,9 +183,12 @@ def _quantised(config: Config, skip: SkipSet, precision: str) -> tuple[int, int]
     if not name:
         return 0, 0
     s, form = sizes(config), Quantisation.parse(name)
-    products = (s.layers - len(skip.attention)) * s.attention_products
-    products += (s.layers - len(skip.mlp)) * s.mlp_products
-    saved, head = products * number - form.nbytes(products, form.bits), form.nbytes(s.head, form.head_bits)
+    attentions = s.layers - len(skip.attention)
+    values = attentions * s.value_products
+    others = attentions * (s.attention_products - s.value_products)
+    others += (s.layers - len(skip.mlp)) * s.mlp_products
+    packed = form.nbytes(values, form.value_bits) + form.nbytes(others, form.bits)
+    saved, head = (values + others) * number - packed, form.nbytes(s.head, form.head_bits)
     return (saved, head) if s.tied else (saved + s.head * number - head, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,28 @@ def test_both_precisions_and_a_variant(source: str, capsys: pytest.CaptureFixtur
     assert run(capsys, "generate", "graphs/m/base.int4-fp32.onnx", "a", "--max-tokens", "2")
 
 
+def test_gptq_beside_rounding_to_nearest(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their files, graphs and names are kept apart, and a variant reads neither text nor weights again."""
+    gptq = ("--precision", "int4-fp32", "--method", "gptq")
+    base = run(capsys, "export", source, *gptq, "--samples", "4", "--length", "32").strip()
+    plain = run(capsys, "export", "m", "--precision", "int4-fp32").strip()
+    assert (base, plain) == ("graphs/m/base.int4-gptq-fp32.onnx", "graphs/m/base.int4-fp32.onnx")
+    files = {one: store.overlays(Path(one))[0] for one in (base, plain)}
+    assert [file.name for file in files.values()] == [
+        "quantised.int4-b64-gptq.safetensors", "quantised.int4-b64-rtn.safetensors",
+    ]  # fmt: skip
+    shutil.rmtree("calib")
+    cut = run(capsys, "export", "m", "--skip", "attn1", *gptq).strip()
+    assert cut == "graphs/m/attn1.int4-gptq-fp32.onnx" and not Path("calib").exists()
+    assert store.overlays(Path(cut)) == (files[base],)
+    variants = [store.variant(Path(one)) for one in (base, cut, plain)]
+    assert [one.precision_name for one in variants] == ["int4-gptq-fp32", "int4-gptq-fp32", "int4-fp32"]
+    (checked,) = json.loads(run(capsys, "check", cut, "--json"))
+    assert checked["passed"]
+    with pytest.raises(UserError, match=r"\(4 × 32 tokens\), not on what --texts"):
+        run(capsys, "export", "m", *gptq, "--samples", "5")
+
+
 def test_what_show_says(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "export", source, "--precision", "int4-fp32")
     path = "graphs/m/base.int4-fp32.onnx"
@@ -57,8 +80,13 @@ def test_what_show_says(source: str, capsys: pytest.CaptureFixture[str]) -> None
     ("options", "says"),
     [
         (["--precision", "int4", "--block-size", "128"], r"64 inputs.*take --block-size 32 or 64$"),
-        (["--precision", "int4", "--method", "awq"], "choose from rtn"),
+        (["--precision", "int4", "--method", "awq"], "choose from rtn, gptq"),
         (["--precision", "fp16", "--block-size", "64"], "take --precision int4-fp16"),
+        (["--precision", "int4", "--samples", "9"], "--samples is of --method gptq, which measures on text"),
+        (["--precision", "fp32", "--texts", "a.txt"], "--texts is of --method gptq"),
+        (["--precision", "int4", "--method", "gptq", "--texts", "a.txt"], r"a\.txt does not exist"),
+        (["--precision", "int4", "--method", "gptq", "--length", "1"], "--length at least 2"),
+        (["--precision", "fp32", "--method", "gptq"], "take --precision int4-fp32"),
         (["--precision", "int4-fp16", "--adapter", "a", "--skip", "mlp1"], "merge it with --precision fp16"),
     ],
 )

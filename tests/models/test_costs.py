@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.models.compensation import NO_MAPS, MapSizes
 from pipeline.models.costs import Workload
 from pipeline.models.quantisation import files
 from pipeline.models.quantisation.names import Quantisation
+from pipeline.models.quantisation.rounding import Nearest
 from pipeline.models.sizes import rules_of
 from pipeline.models.tensor_names import is_left_out
 from pipeline.types import BASE, SkipSet, UserError
@@ -161,15 +163,22 @@ def test_the_byte_ceiling_of_a_prefill_is_that_of_its_weights_and_the_cache_it_w
     )
 
 
-@pytest.mark.parametrize(("model_type", "tied"), [("llama", False), ("llama", True), ("phi", False)])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("model_type", "tied", "bits", "method"),
+    [
+        *itertools.product(("llama",), (False, True), (4, 8), ("rtn",)),
+        ("phi", False, 4, "rtn"),
+        ("llama", True, 4, "gptq"),
+        ("phi3", False, 4, "gptq"),
+    ],
+)
 def test_bytes_of_quantised_weights_are_those_of_the_file(
-    model_type: str, tied: bool, bits: int, workdir: Path
+    model_type: str, tied: bool, bits: int, method: str, workdir: Path
 ) -> None:
     """Scales included; embedding, norms and biases have the activations' precision."""
     source = quantised.model(workdir, model_type, tie_word_embeddings=tied)
-    form = Quantisation(bits, 32)
-    stored = files.stored(files.ensure(source, form))
+    form = Quantisation(bits, 32, method)
+    stored = files.stored(files.ensure(source, form, Nearest()))  # the bits are those of the method
     packed = sum(one.values.nbytes + one.scales.nbytes for one in stored.values())
     others = sum(t.nbytes for name, t in source.tensors.items() if name not in stored)  # of fp32
     name = f"{form.name}-fp32"

@@ -11,13 +11,11 @@ Embeddings, norms and biases stay in the checkpoint's files.
 
 from __future__ import annotations
 
-import json
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,23 +23,17 @@ import numpy.typing as npt
 from pipeline import store
 from pipeline.models import safetensors_index
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.quantisation import blocks
+from pipeline.models.quantisation import blocks, rounding, writing
 from pipeline.models.quantisation.blocks import Blocks
+from pipeline.models.quantisation.gguf_rounding import keeping
 from pipeline.models.quantisation.names import BLOCK_SIZES, Quantisation
-from pipeline.models.sizes import rules_of
-from pipeline.models.tensor_names import is_table
+from pipeline.models.quantisation.rounding import Rounding
+from pipeline.models.quantisation.writing import SCALES, VALUES, linear_weights
 from pipeline.store.records import QuantisedRecord
 from pipeline.types import TensorSlice, UserError
 
-log = logging.getLogger(__name__)
-Array = npt.NDArray[Any]
-Rounding = Callable[[str, Array, int, int], Blocks]
-"""(name, weight [in, out] fp32, bits, B) → its blocks."""
-VERSION = 1
+VERSION = 2
 """Of what is written here; raise it with every change. Older files are made again."""
-_VALUES, _SCALES = ".values", ".scales"
-_LONG = 1 << 28
-"""Bytes of quantised weights whose making is announced: it takes a minute or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +55,6 @@ class StoredBlocks:
     def block_size(self) -> int:
         """B."""
         return self.shape[0] // self.scales.shape[0]
-
-
-def linear_weights(checkpoint: Checkpoint) -> dict[str, TensorSlice]:
-    """Name → where it lies, of every weight that a product is made with; a tied head has the embedding's."""
-    rules = rules_of(checkpoint.config["model_type"])
-    embedding, head = f"{rules.embedding}.weight", f"{rules.head}.weight"
-    weights = {
-        name: tensor
-        for name, tensor in checkpoint.tensors.items()
-        if len(tensor.shape) == 2 and name.endswith(".weight") and name != embedding and not is_table(name)
-    }
-    if checkpoint.config["tie_word_embeddings"]:
-        weights[head] = checkpoint.tensors[embedding]
-    return weights
 
 
 def refuse_blocks(checkpoint: Checkpoint, quantisation: Quantisation) -> None:
@@ -104,16 +82,17 @@ def refuse_blocks(checkpoint: Checkpoint, quantisation: Quantisation) -> None:
         )
 
 
-def ensure(checkpoint: Checkpoint, quantisation: Quantisation, rounding: Rounding | None = None) -> Path:
+def ensure(checkpoint: Checkpoint, quantisation: Quantisation, how: Rounding | None = None) -> Path:
     """The file of a model's weights in this form, which is written where it is missing or of other weights.
 
     Args:
         checkpoint: whose folder it lies in; it is locked meanwhile.
         quantisation: the form.
-        rounding: how a weight is rounded; to nearest by default.
+        how: what rounds a weight; to nearest by default.
 
     Raises:
-        UserError: as `refuse_blocks` and `blocks.rounded`; no file is left then.
+        UserError: as `refuse_blocks`, `rounding.default` and what rounds; no file is left then. Or the file
+            is there and was rounded otherwise than `how` asks for.
     """
     refuse_blocks(checkpoint, quantisation)
     path = checkpoint.folder / quantisation.file
@@ -125,26 +104,27 @@ def ensure(checkpoint: Checkpoint, quantisation: Quantisation, rounding: Roundin
         "head_bits": quantisation.head_bits,
     }
     with store.lock(checkpoint.folder, make=False):
-        if _is_current(path, wanted):
+        if known := _current(path, wanted):
+            if how:
+                how.refuse_other(known, path)
             return path
+        how = keeping(checkpoint, quantisation, how or rounding.default(quantisation, path))
         store.remove_unfinished(path)
         start = time.perf_counter()
-        _write(path, checkpoint, quantisation, rounding or _nearest)
-        fields = {**wanted, "sha256": _digest(path), "bytes": path.stat().st_size}
+        writing.write(path, checkpoint, quantisation, how)
+        fields = {**wanted, "method": quantisation.method, **how.fields(store.sidecar_path(path))}
+        fields |= {"sha256": _digest(path), "bytes": path.stat().st_size}
         store.write_json(store.sidecar_path(path), {**fields, "seconds": time.perf_counter() - start})
     return path
 
 
-def _nearest(_name: str, weight: Array, bits: int, block_size: int) -> Blocks:
-    return blocks.rounded(weight, bits, block_size)
-
-
-def _is_current(path: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether the file is there, of these weights and in this form, byte for byte what was written."""
+def _current(path: Path, wanted: Mapping[str, Any]) -> QuantisedRecord | None:
+    """The record of a file that is there, of these weights and in this form, byte for byte as written."""
     if not path.is_file():
-        return False
+        return None
     record = store.records.read_if_valid(QuantisedRecord, store.sidecar_path(path))
-    return record is not None and record.matches(wanted) and record.sha256 == _digest(path)
+    is_whole = record is not None and record.matches(wanted) and record.sha256 == _digest(path)
+    return record if is_whole else None
 
 
 def _digest(path: Path) -> str:
@@ -152,77 +132,12 @@ def _digest(path: Path) -> str:
     return str(store.weights.state(path, full=True).sha256)
 
 
-# ---- writing --------------------------------------------------------------------------------------------
-
-
-def _write(path: Path, checkpoint: Checkpoint, quantisation: Quantisation, rounding: Rounding) -> None:
-    """Writes header, scales and values; of each weight nothing stays in memory."""
-    head = f"{rules_of(checkpoint.config['model_type']).head}.weight"
-    weights = linear_weights(checkpoint)
-    bits = {name: quantisation.head_bits if name == head else quantisation.bits for name in weights}
-    header, places = _layout(weights, bits, quantisation, checkpoint.identity)
-    if sum(sum(end - begin for begin, end in one) for one in places.values()) > _LONG:
-        log.info("quantising the weights of %s to %s, once", checkpoint.folder, path.name)
-    with store.atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(header)
-        for name, tensor in weights.items():
-            weight = safetensors_index.numbers(checkpoint.folder / tensor.file, tensor)
-            try:
-                quantised = rounding(name, _as_product(weight), bits[name], quantisation.block_size)
-            except UserError as error:
-                raise UserError(f"{checkpoint.folder}: {name}: {error}") from None
-            parts = (quantised.scales.astype("<f2").tobytes(), blocks.packed(quantised.values, bits[name]))
-            for (begin, end), data in zip(places[name], parts, strict=True):
-                assert len(data) == end - begin, "blocks have the sizes that the header says"
-                _put(file, len(header) + begin, data)
-
-
-def _as_product(weight: Array) -> npt.NDArray[np.float32]:
-    """[out, in] in the checkpoint's type → [in, out] fp32."""
-    return np.ascontiguousarray(weight.T, np.float32)
-
-
-def _put(file: IO[bytes], offset: int, data: bytes) -> None:
-    file.seek(offset)
-    file.write(data)
-
-
-def _layout(
-    weights: Mapping[str, TensorSlice], bits: Mapping[str, int], quantisation: Quantisation, identity: str
-) -> tuple[bytes, dict[str, tuple[tuple[int, int], tuple[int, int]]]]:
-    """(the header, name → ranges of scales and values behind it): scales first, whose numbers are wider."""
-    entries: dict[str, Any] = {
-        "__metadata__": {
-            "format": "quantised",
-            "weights": identity,
-            "quantisation": quantisation.name,
-            "bits": str(quantisation.bits),
-            "block_size": str(quantisation.block_size),
-            "method": quantisation.method,
-        }
-    }
-    end, ranges = 0, dict[str, list[tuple[int, int]]]()
-    for part in (_SCALES, _VALUES):
-        for name, tensor in weights.items():
-            out, width = tensor.shape
-            if part == _SCALES:
-                dtype, shape = "F16", [width // quantisation.block_size, out]
-            else:
-                dtype, shape = ("I8", [width, out]) if bits[name] == 8 else ("U8", [width * out // 2])
-            begin, end = end, end + int(np.prod(shape)) * safetensors_index.ITEM_SIZES[dtype]
-            entries[f"{name}{part}"] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-            ranges.setdefault(name, []).append((begin, end))
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 64)
-    return len(text).to_bytes(8, "little") + text, {name: (a, b) for name, (a, b) in ranges.items()}
-
-
 # ---- reading --------------------------------------------------------------------------------------------
 
 
 def is_quantised(tensors: Mapping[str, TensorSlice]) -> bool:
     """Whether the tensors of a file are those of quantised weights."""
-    return any(name.endswith(f".weight{_SCALES}") for name in tensors)
+    return any(name.endswith(f".weight{SCALES}") for name in tensors)
 
 
 def stored(file: Path) -> dict[str, StoredBlocks]:
@@ -233,10 +148,10 @@ def stored(file: Path) -> dict[str, StoredBlocks]:
     """
     tensors, found = safetensors_index.read_index([file]), dict[str, StoredBlocks]()
     for key, scales in tensors.items():
-        if not key.endswith(_SCALES):
+        if not key.endswith(SCALES):
             continue
-        name = key.removesuffix(_SCALES)
-        values = tensors.get(f"{name}{_VALUES}")
+        name = key.removesuffix(SCALES)
+        values = tensors.get(f"{name}{VALUES}")
         form = _form(values, scales) if values is not None else None
         if values is None or form is None:
             raise UserError(f"{file}: the parts of {name:.200} do not fit together; export it again")

@@ -11,11 +11,15 @@ BITS = (4, 8)
 BLOCK_SIZES = (32, 64, 128)
 """Inputs that share a scale."""
 BLOCK_SIZE = 64
-METHODS = ("rtn",)
-"""How weights are rounded: to nearest, with the clip of least squared error."""
+METHODS = ("rtn", "gptq")
+"""How weights are rounded: to nearest, with the clip of least squared error; or each with what it does to the
+layer's outputs on text (`gptq.py`)."""
 METHOD = METHODS[0]
 HEAD_BITS = 8
 """Of the head's weights, whatever the others have."""
+VALUE_BITS = 8
+"""Likewise of the projection of values, where it has a weight of its own and the method measures: 3 % of the
+weights, whose error every later token reads from the first (docs/notes.md)."""
 SCALE_BYTES = 2
 _NAME = re.compile(r"int(?P<bits>\d+)(?:-b(?P<block>\d{1,5}))?(?:-(?P<method>[a-z]+))?")
 
@@ -62,6 +66,16 @@ class Quantisation:
     def head_bits(self) -> int:
         """Bits of the head's weights."""
         return max(self.bits, HEAD_BITS)
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of the weights that make values, where they are a matrix of their own."""
+        return self.bits if self.method == METHOD else max(self.bits, VALUE_BITS)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the method measures something on a text."""
+        return self.method != METHOD
 
     def nbytes(self, numbers: int, bits: int) -> int:
         """Bytes of so many weights of so many bits, and of their scales."""

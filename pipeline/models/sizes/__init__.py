@@ -34,6 +34,8 @@ class SizeRules:
             table.
         tied: whether head and embedding are one where the config does not say.
         writers: names, within a layer, of the matrices whose output is the attention's and the MLP's.
+        values: name, within a layer, of the matrix that makes values; None: queries, keys and values have one
+            matrix together.
         embedding, layers, final_norm, head: names of these modules in files of transformers' causal model;
             the first three have its `base_model_prefix` in common.
     """
@@ -53,6 +55,7 @@ class SizeRules:
     learned_positions: int | None = None
     tied: bool = False
     writers: tuple[str, str] = ("self_attn.o_proj", "mlp.down_proj")
+    values: str | None = "self_attn.v_proj"
     embedding: str = "model.embed_tokens"
     layers: str = "model.layers"
     final_norm: str = "model.norm"

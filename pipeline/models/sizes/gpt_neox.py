@@ -11,4 +11,5 @@ RULES = SizeRules(
     final_norm="gpt_neox.final_layer_norm",
     head="embed_out",
     writers=("attention.dense", "mlp.dense_4h_to_h"),
+    values=None,
 )

@@ -13,4 +13,5 @@ RULES = SizeRules(
     layers="transformer.h",
     final_norm="transformer.ln_f",
     writers=("attn.c_proj", "mlp.c_proj"),
+    values=None,
 )

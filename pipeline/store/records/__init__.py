@@ -86,7 +86,13 @@ from pipeline.store.records.finalists import (
     HeldOutRequest,
 )
 from pipeline.store.records.gpu import GpuLoad, GpuState
-from pipeline.store.records.quantisation import LogitShift, QuantisationShifts, QuantisedRecord
+from pipeline.store.records.quantisation import (
+    KeptBlocks,
+    LogitShift,
+    QuantisationShifts,
+    QuantisedRecord,
+    RoundedOn,
+)
 from pipeline.store.records.results import (
     RESULT,
     AgreementRecord,
@@ -167,6 +173,7 @@ __all__ = [
     "HessiansRecord",
     "HessiansRequest",
     "JobState",
+    "KeptBlocks",
     "Latency",
     "Layer",
     "LedgerEntry",
@@ -185,6 +192,7 @@ __all__ = [
     "Ranges",
     "Record",
     "Removal",
+    "RoundedOn",
     "Score",
     "ScoreConfig",
     "ScoreRecord",

@@ -6,6 +6,47 @@ from typing import Literal
 
 from pipeline.store.records.artefacts import QuantisationName
 from pipeline.store.records.base import Count, Digest, Record, Seconds
+from pipeline.store.records.calibration import TextSource
+
+
+class RoundedOn(Record):
+    """On what text a method measured what it rounds by: N sequences of T tokens.
+
+    Attributes:
+        samples, length: N, T.
+    """
+
+    texts: TextSource
+    samples: Count
+    length: Count
+
+    @property
+    def words(self) -> str:
+        """For people: 'a.txt (64 × 256 tokens)'."""
+        origin = self.texts.origin
+        where = origin if isinstance(origin, str) else ", ".join(name.rpartition("/")[2] for name in origin)
+        return f"{where} ({self.samples} × {self.length} tokens)"
+
+
+class KeptBlocks(Record):
+    """What was not rounded again of a model that came as a GGUF in blocks.
+
+    Attributes:
+        file: name of the GGUF; of a split model of its first part.
+        weights: so many keep their own blocks.
+        of: so many in all.
+    """
+
+    file: str
+    weights: Count
+    of: Count
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        if self.weights == self.of:
+            return f"all {self.of} weights keep the blocks of {self.file}"
+        return f"{self.weights} of {self.of} weights keep the blocks of {self.file}; the others are rounded"
 
 
 class QuantisedRecord(Record):
@@ -16,6 +57,9 @@ class QuantisedRecord(Record):
         contents: digest of every byte of the checkpoint's weights that they were made of.
         quantisation: the form, as variants name it.
         head_bits: bits of the head's weights.
+        method: how they were rounded.
+        rounded_on: the text that it measured on; None of a method that reads none.
+        kept: which weights were not rounded; None where all were.
         sha256, bytes: of the file.
     """
 
@@ -24,9 +68,18 @@ class QuantisedRecord(Record):
     contents: Digest
     quantisation: QuantisationName
     head_bits: Count
+    method: str = "rtn"
+    rounded_on: RoundedOn | None = None
+    kept: KeptBlocks | None = None
     sha256: Digest
     bytes: Count
     seconds: Seconds = 0.0
+
+    @property
+    def words(self) -> str:
+        """For people: 'int4-gptq, rounded on a.txt (64 × 256 tokens)'."""
+        on = f", rounded on {self.rounded_on.words}" if self.rounded_on else ", rounded to nearest"
+        return f"{self.quantisation}{on}" + (f"; {self.kept.words}" if self.kept else "")
 
 
 class LogitShift(Record):

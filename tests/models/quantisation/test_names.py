@@ -24,6 +24,8 @@ def test_every_name_is_read_back_and_is_one_alone() -> None:
 def test_what_is_as_usual_is_not_named() -> None:
     assert Quantisation(4).name == "int4" and Quantisation(8, 128).name == "int8-b128"
     assert Quantisation(4, 32).file == "quantised.int4-b32-rtn.safetensors"
+    assert Quantisation(4, 32, "gptq").file == "quantised.int4-b32-gptq.safetensors"
+    assert [Quantisation(4, method=one).value_bits for one in METHODS] == [4, 8]
     assert Quantisation(4).head_bits == Quantisation(8).head_bits == 8
     stem = Variant("m", precision="fp16", quantisation=Quantisation(4, 32).name, head="all").stem
     assert stem == "base.int4-b32-fp16.all"
@@ -38,6 +40,8 @@ def test_what_is_as_usual_is_not_named() -> None:
         ("int8-b128-fp16", {}, [GraphPrecision("fp16", Quantisation(8, 128))]),
         ("int8-b32-fp16", {"block_size": 32}, [GraphPrecision("fp16", Quantisation(8, 32))]),
         ("int4", {}, [GraphPrecision(one, Quantisation(4)) for one in ("fp32", "fp16")]),
+        ("int4-fp16", {"method": "gptq"}, [GraphPrecision("fp16", Quantisation(4, method="gptq"))]),
+        ("int4-b32-gptq-fp16", {}, [GraphPrecision("fp16", Quantisation(4, 32, "gptq"))]),
         ("int4", {"block_size": 32, "method": "rtn"}, [
             GraphPrecision(one, Quantisation(4, 32)) for one in ("fp32", "fp16")
         ]),
@@ -56,11 +60,12 @@ def test_what_options_ask_for(text: str, options: dict[str, int | str], wanted: 
         ("", {}, "choose fp32"),
         ("int4-b48-fp32", {}, "not one of 32, 64, 128"),
         ("int4", {"block_size": 0}, "not one of 32, 64, 128"),
-        ("int4", {"method": "awq"}, "choose from rtn"),
-        ("int4-awq-fp32", {}, "choose from rtn"),
+        ("int4", {"method": "awq"}, "choose from rtn, gptq$"),
+        ("int4-awq-fp32", {}, "choose from rtn, gptq$"),
         ("fp16", {"block_size": 64}, "--precision int4-fp16"),
         ("fp32", {"method": "rtn"}, "--precision int4-fp32"),
         ("int4-b32-fp32", {"block_size": 64}, "contradict each other"),
+        ("int4-gptq-fp32", {"method": "rtn"}, "contradict each other"),
     ],
 )
 def test_what_is_refused(text: str, options: dict[str, int | str], says: str) -> None:

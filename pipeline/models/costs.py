@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.models.compensation import NO_MAPS, MapSizes
 from pipeline.models.config import Config
-from pipeline.models.quantisation.names import Quantisation
+from pipeline.models.quantisation.names import Quantisation, is_in_blocks
 from pipeline.models.sizes import SizeRules, rules_of
 from pipeline.types import BASE, SkipSet, UserError
 
@@ -175,15 +175,27 @@ def weight_bytes(config: Config, skip: SkipSet, precision: str, maps: MapSizes =
 
 
 def _quantised(config: Config, skip: SkipSet, precision: str) -> tuple[int, int]:
-    """Bytes that quantised products lack, and those of a tied head's copy; nought of other precisions."""
+    """Bytes that quantised products lack, and those of a tied head's copy; nought where there is none."""
     name, number = precision.rpartition("-")[0], number_bytes(precision)
     if not name:
         return 0, 0
     s, form = sizes(config), Quantisation.parse(name)
     products = (s.layers - len(skip.attention)) * s.attention_products
     products += (s.layers - len(skip.mlp)) * s.mlp_products
-    saved, head = products * number - form.nbytes(products, form.bits), form.nbytes(s.head, form.head_bits)
+    saved = products * number - form.nbytes(products, form.bits)
+    if not is_head_in_blocks(precision):
+        return saved, 0
+    head = form.nbytes(s.head, form.head_bits)
     return (saved, head) if s.tied else (saved + s.head * number - head, 0)
+
+
+def is_head_in_blocks(precision: str) -> bool:
+    """Whether the head is quantised, and so no embedding, at a precision as `weight_bytes` takes it."""
+    name, _, activations = precision.rpartition("-")
+    if not name:
+        return False
+    form = Quantisation.parse(name)
+    return is_in_blocks(form.head_bits, form.bits, activations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +228,7 @@ def streamed_bytes(
         maps: of its compensation.
     """
     s = sizes(config)
-    is_read = s.tied and "-" not in precision  # a quantised head is no embedding
+    is_read = s.tied and not is_head_in_blocks(precision)
     unread = 0 if is_read else s.embedding * number_bytes(precision)
     cache = work.batch * work.length * cache_bytes(config, skip, precision)
     return weight_bytes(config, skip, precision, maps) - unread + cache

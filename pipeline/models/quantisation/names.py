@@ -60,7 +60,7 @@ class Quantisation:
 
     @property
     def head_bits(self) -> int:
-        """Bits of the head's weights."""
+        """Bits of the head's weights in the file; graphs in fp16 may read it elsewhere (`is_in_blocks`)."""
         return max(self.bits, HEAD_BITS)
 
     def nbytes(self, numbers: int, bits: int) -> int:
@@ -77,6 +77,21 @@ class Quantisation:
         if not (match := _NAME.fullmatch(name)):
             raise UserError(f"{name!r:.40} names no quantisation; write it as int4, int8 or int4-b32")
         return cls(int(match["bits"]), int(match["block"] or BLOCK_SIZE), match["method"] or METHOD)
+
+
+def is_in_blocks(bits: int, form_bits: int, activations: str) -> bool:
+    """Whether a graph reads a weight from the file of quantised ones, and not as the checkpoint has it.
+
+    An int4 graph in fp16 is for engines, whose products read 4 bits in blocks and no other number: what has 8
+    bits beside them, the head, would be written out in fp16 in every pass by TensorRT-RTX, and refused by
+    TensorRT (docs/notes.md). It stays the checkpoint's own.
+
+    Args:
+        bits: of the weight, in the file.
+        form_bits: of the quantisation.
+        activations: the graph's precision.
+    """
+    return bits == form_bits or activations == "fp32"
 
 
 @dataclass(frozen=True, slots=True)

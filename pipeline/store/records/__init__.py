@@ -86,7 +86,7 @@ from pipeline.store.records.finalists import (
     HeldOutRequest,
 )
 from pipeline.store.records.gpu import GpuLoad, GpuState
-from pipeline.store.records.quantisation import LogitShift, QuantisationShifts, QuantisedRecord
+from pipeline.store.records.quantisation import LogitShift, OverPlain, QuantisationShifts, QuantisedRecord
 from pipeline.store.records.results import (
     RESULT,
     AgreementRecord,
@@ -180,6 +180,7 @@ __all__ = [
     "MomentsRecord",
     "MomentsRequest",
     "NumLayers",
+    "OverPlain",
     "QuantisationShifts",
     "QuantisedRecord",
     "Ranges",

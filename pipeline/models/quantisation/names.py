@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline.types import PRECISIONS, Precision, UserError
+from pipeline.types import PRECISIONS, Precision, UserError, precision_name
 
 BITS = (4, 8)
 BLOCK_SIZES = (32, 64, 128)
@@ -105,6 +105,11 @@ class GraphPrecision:
 
     activations: Precision
     weights: Quantisation | None = None
+
+    @property
+    def name(self) -> str:
+        """'fp16', 'int4-fp32', as `Variant.precision_name`."""
+        return precision_name(self.activations, self.weights.name if self.weights else None)
 
 
 def requested(text: str, block_size: int | None = None, method: str | None = None) -> list[GraphPrecision]:

@@ -117,7 +117,7 @@ def quantise(base: Path, weights: Path, quantisation: str) -> Path:
     config, digest = read_config(base.parent), str(store.weights.state(weights, full=True).sha256)
     rules = rules_of(config["model_type"])
     tied = {f"{rules.embedding}.weight": f"{rules.head}.weight"} if config["tie_word_embeddings"] else {}
-    surgery = QuantisePass(weights, digest, tied)
+    surgery = QuantisePass(weights, digest, tied, variant.precision)
     file = FileDigest(file=weights.name, sha256=digest)
     twin = replace(variant, quantisation=quantisation)
     return _derive(base, record, twin, surgery, {"quantised": file.plain()})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.models.compensation import NO_MAPS, MapSizes
 from pipeline.models.config import Config
-from pipeline.models.quantisation.names import Quantisation
+from pipeline.models.quantisation.names import Quantisation, is_in_blocks
 from pipeline.models.sizes import SizeRules, rules_of
 from pipeline.types import BASE, SkipSet, UserError
 
@@ -178,18 +178,31 @@ def weight_bytes(config: Config, skip: SkipSet, precision: str, maps: MapSizes =
 
 
 def _quantised(config: Config, skip: SkipSet, precision: str) -> tuple[int, int]:
-    """Bytes that quantised products lack, and those of a tied head's copy; nought of other precisions."""
-    name, number = precision.rpartition("-")[0], number_bytes(precision)
+    """Bytes that quantised products lack, and those of a tied head's copy; nought where there is none."""
+    name, _, activations = precision.rpartition("-")
     if not name:
         return 0, 0
-    s, form = sizes(config), Quantisation.parse(name)
+    s, form, number = sizes(config), Quantisation.parse(name), number_bytes(precision)
     attentions = s.layers - len(skip.attention)
     values = attentions * s.value_products
     others = attentions * (s.attention_products - s.value_products)
     others += (s.layers - len(skip.mlp)) * s.mlp_products
-    packed = form.nbytes(values, form.value_bits) + form.nbytes(others, form.bits)
-    saved, head = (values + others) * number - packed, form.nbytes(s.head, form.head_bits)
+    saved = others * number - form.nbytes(others, form.bits)
+    if is_in_blocks(form.value_bits, form.bits, activations):
+        saved += values * number - form.nbytes(values, form.value_bits)
+    if not is_head_in_blocks(precision):
+        return saved, 0
+    head = form.nbytes(s.head, form.head_bits)
     return (saved, head) if s.tied else (saved + s.head * number - head, 0)
+
+
+def is_head_in_blocks(precision: str) -> bool:
+    """Whether the head is quantised, and so no embedding, at a precision as `weight_bytes` takes it."""
+    name, _, activations = precision.rpartition("-")
+    if not name:
+        return False
+    form = Quantisation.parse(name)
+    return is_in_blocks(form.head_bits, form.bits, activations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +235,7 @@ def streamed_bytes(
         maps: of its compensation.
     """
     s = sizes(config)
-    is_read = s.tied and "-" not in precision  # a quantised head is no embedding
+    is_read = s.tied and not is_head_in_blocks(precision)
     unread = 0 if is_read else s.embedding * number_bytes(precision)
     cache = work.batch * work.length * cache_bytes(config, skip, precision)
     return weight_bytes(config, skip, precision, maps) - unread + cache

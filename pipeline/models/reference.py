@@ -25,6 +25,7 @@ from transformers import DynamicCache
 from pipeline.models import caches, compensation, devices, pretrained, sublayers
 from pipeline.models.compensation import MapParts, MapPlace
 from pipeline.models.quantisation import modules
+from pipeline.models.quantisation.modules import Overlay
 from pipeline.models.sizes import rules_of
 from pipeline.models.sublayers import keep_input, keep_output, removed_after
 from pipeline.types import BASE, Provider, SkipSet, Sublayer, UserError
@@ -65,7 +66,7 @@ class Reference:
         folder: Path,
         skip: SkipSet = BASE,
         dtype: Dtype = "fp32",
-        overlays: Sequence[Path] = (),
+        overlays: Sequence[Overlay] = (),
         load: dict[str, Any] | None = None,
         device: Provider = "cpu",
     ) -> None:
@@ -85,9 +86,9 @@ class Reference:
         for file in overlays:
             self._overlay(file)
 
-    def _overlay(self, file: Path) -> None:
+    def _overlay(self, file: Overlay) -> None:
         """Puts a file's weights and maps in the place of the checkpoint's and of skipped sublayers."""
-        if modules.dequantised(self.model, file, self.skip):
+        if modules.dequantised(self.model, file, self.skip) or not isinstance(file, Path):
             return
         weights, maps = compensation.read(file, self.skip)
         if foreign := self.model.load_state_dict(weights, strict=False).unexpected_keys:

@@ -134,5 +134,6 @@ def _latency_metrics(one: SourcedLatency) -> dict[str, float]:
         "p99_ms": row.p99,
         "saved_percent": row.improvement,
         "ceiling_percent": row.ceiling,
+        "saved_of_plain_base_percent": row.over_plain.improvement if row.over_plain else None,
     }
     return {f"{name}/{key}": value for key, value in values.items() if value is not None}

@@ -137,5 +137,7 @@ def _latency_link(artefact: ArtefactResults, one: SourcedLatency) -> Link:
     saved = f", {row.improvement:.1f} % saved{ceiling}"
     if is_base and row.kind == "artefact":
         saved = ""
+    if row.over_plain:
+        saved += f", {row.over_plain.improvement:.1f} % of {row.over_plain.base}"
     text = f"{workload}: {row.p50:.1f} ms{saved}"
     return Link(text, one.source.copy, one.device, "; ".join(one.marks()))

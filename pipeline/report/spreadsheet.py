@@ -70,6 +70,8 @@ def _latency(one: SourcedLatency) -> Iterator[tuple[Any, ...]]:
     what, end = f"{one.workload}, {row.kind}", (one.conditions.sequences, *_origin(one))
     yield (what, "p50", row.p50, "", "", "", "ms", *end)
     yield (what, "saved", row.improvement, "", *row.interval, "%", *end)
+    if plain := row.over_plain:
+        yield (what, f"saved of {plain.base}", plain.improvement, "", *plain.interval, "%", *end)
     for metric, value, unit in (
         ("ceiling", row.ceiling, "%"),
         ("weights", row.weight_mb, "MB"),

@@ -15,7 +15,8 @@ def export(model: str, variant: Variant) -> Command:
     """`pipeline export`; model: as the command takes it, `variant` knows only its folder."""
     skip = ("--skip", variant.skip.name)  # of the base too: a config.json may drop sublayers
     adapter = ("--adapter", variant.adapter) if variant.adapter else ()
-    precision = ("--precision", variant.precision) if variant.precision != "fp32" else ()
+    name = variant.precision_name
+    precision = ("--precision", name) if name != "fp32" else ()
     return ("pipeline", "export", model, *skip, *adapter, *precision)
 
 
@@ -64,12 +65,12 @@ def score(artefact: Path, task: str, recipe: Recipe) -> Command:
     return ("pipeline", "score", str(artefact), "--tasks", task, *options, *_unchecked(recipe))
 
 
-def bench(artefact: Path, recipe: Recipe, decode: bool) -> Command:
-    """`pipeline bench`."""
+def bench(artefact: Path, recipe: Recipe, decode: bool, beside: tuple[Path, ...] = ()) -> Command:
+    """`pipeline bench`; what is timed beside the artefact and its base comes behind it."""
     settings = recipe.bench
     sizes = ("--sequences", str(settings.sequences), "--lengths", ",".join(map(str, settings.lengths)))
     options = [*_options(settings, "batch", "threads"), *(("--decode",) if decode else ())]
-    return ("pipeline", "bench", str(artefact), *sizes, *options, *_unchecked(recipe))
+    return ("pipeline", "bench", *map(str, (artefact, *beside)), *sizes, *options, *_unchecked(recipe))
 
 
 def heal(graph: Path, settings: sections.HealSection) -> Command:

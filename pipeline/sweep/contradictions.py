@@ -28,6 +28,7 @@ def of(recipe: Recipe) -> str | None:
         or _wrong_tasks(recipe)
         or _wrong_engines(recipe)
         or _wrong_forms(recipe)
+        or _lacks_plain(recipe)
         or _too_many(recipe)
     )
 
@@ -83,10 +84,21 @@ def _unknown_task(recipe: Recipe) -> str | None:
 
 
 def _wrong_engines(recipe: Recipe) -> str | None:
-    if "build" in recipe.stages and "fp16" not in recipe.precisions:
+    if "build" in recipe.stages and not any(name.endswith("fp16") for name in recipe.precisions):
         return 'stages has build, and engines are built from fp16 graphs: add "fp16" to precisions'
     if recipe.measure == "engines" and "build" not in recipe.stages:
         return 'measure = "engines" needs build among stages'
+    return None
+
+
+def _lacks_plain(recipe: Recipe) -> str | None:
+    """What wants the checkpoint's own weights, where all graphs have quantised ones."""
+    if recipe.plain_precisions:
+        return None
+    if "heal" in recipe.stages:
+        return 'stages has heal, and no adapter goes into quantised weights: add "fp32" to precisions'
+    if recipe.ship.to:
+        return f'ship writes {recipe.ship.to[0]} of weights that are not quantised: add "fp32" to precisions'
     return None
 
 

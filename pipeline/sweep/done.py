@@ -67,6 +67,11 @@ def _is_base_current(folder: Path, record: GraphRecord) -> bool:
     """Whether a base was written for the checkpoint that is there, by these tools."""
     if record.contract != "authored":
         return True
+    if record.quantisation:  # cut of the base with the checkpoint's own weights
+        plain = folder / record.base.file if record.base else None
+        if plain is None or not record.base or record.base.sha256 != digest(plain):
+            return False
+        return _is_base_current(folder, store.graph_sidecar(plain))
     checkpoint = identity.refuse_changed(open_checkpoint(folder))
     if identity.outdated(checkpoint):
         return False
@@ -205,7 +210,7 @@ def _compensate(job: Job, recipe: Recipe) -> bool:
         fit.matches(wanted)
         and fit.settings.matches(fitted)
         and _is_same_text(fit.texts, settings, store.sidecar_path(overlay))
-        and store.overlays(path) == (overlay,)
+        and store.compensation_overlay(path) == overlay
         and graph.base is not None
         and graph.base.sha256 == digest(base)
     )

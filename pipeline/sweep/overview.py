@@ -11,12 +11,13 @@ from typing import Any
 from pipeline import store
 from pipeline.models import costs
 from pipeline.models.config import Config
+from pipeline.models.quantisation.names import Quantisation, requested
 from pipeline.sweep import done
 from pipeline.sweep.jobs import Job, PendingCell, SweepPlan
 from pipeline.sweep.ledger import Rates
 from pipeline.sweep.progress import duration
 from pipeline.sweep.sections import STAGES, Recipe
-from pipeline.sweep.stages import known_config
+from pipeline.sweep.stages import known_config, weight_bytes
 from pipeline.types import SkipSet, split_name
 
 GRAPH = 300_000
@@ -165,12 +166,13 @@ def _maps(config: Config, skip: SkipSet) -> int:
 def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None:
     """Bytes that these jobs of one model will write; None where the model's size is not known.
 
-    They are the checkpoint (16-bit, as published), the graphs, the overlays, the engines and what is shipped.
+    They are the checkpoint (16-bit, as published), the graphs, the overlays, quantised weights among them,
+    the engines and what is shipped.
     """
     graphs = store.Project().graphs(model)
     is_there = (graphs / store.SOURCE).is_file()
     config = known_config(graphs)
-    written = 0
+    written, forms = 0, set[Quantisation]()
     for job in jobs:
         variant = job.variant or "base"
         is_checkpoint = job.stage == "export" and variant == "base" and not is_there
@@ -179,12 +181,20 @@ def _disk(jobs: Iterable[Job], model: str, parameters: int | None) -> int | None
             written += GRAPH
         if job.stage == "compensate" and config:
             written += _maps(config, SkipSet.parse(split_name(variant)[0]))
-        if not (is_checkpoint or is_adapter or job.stage in ("build", "ship")):
+        form = requested(job.precision)[0].weights if job.precision else None
+        is_quantised = form is not None and form not in forms and job.stage == "export"
+        if not (is_checkpoint or is_adapter or is_quantised or job.stage in ("build", "ship")):
             continue
-        is_there = is_there or is_checkpoint
         skip = SkipSet.parse(split_name(variant)[0])
         size = costs.parameters(config, skip) if config else parameters
         if size is None:
             return None
-        written += size * costs.BYTES["fp16"]
+        if form and is_quantised:
+            forms.add(form)
+            written += 0 if (graphs / form.file).is_file() else form.nbytes(size, form.bits)
+        if form and job.stage == "build":
+            written += weight_bytes(config, size, skip, str(job.precision))
+        elif is_checkpoint or is_adapter or job.stage in ("build", "ship"):
+            written += size * costs.BYTES["fp16"]
+        is_there = is_there or is_checkpoint
     return written

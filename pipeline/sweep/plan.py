@@ -19,7 +19,7 @@ from pipeline.sweep.jobs import GridCell, Job, PendingCell, SweepPlan
 from pipeline.sweep.rules import Reads, reads
 from pipeline.sweep.sections import ModelSection, Recipe
 from pipeline.sweep.stages import Needs, StageJobs, Target
-from pipeline.types import BASE, Precision, SkipSet, UserError, Variant, count_of
+from pipeline.types import BASE, SkipSet, UserError, count_of
 
 Rule = tuple[GridCell, Reads | None]
 """A cell, and what its selector reads."""
@@ -47,7 +47,7 @@ class ModelPlan:
     def __init__(self, plan: SweepPlan, recipe: Recipe, model: ModelSection, folder: Path) -> None:
         self.plan, self.recipe, self.source = plan, recipe, model
         self.jobs = StageJobs(recipe, model, folder)
-        self.bases: dict[Precision, Job] = {}
+        self.bases: dict[str, Job] = {}
         self.calibration: Job | None = None
         self.base_checks: list[Job] = []
         """A latency is measured beside the base, which must have passed."""
@@ -145,7 +145,7 @@ class ModelPlan:
     def _layers(self) -> int | None:
         """L of the base graph that is there, else what the recipe says."""
         for precision in self.bases:
-            path = store.graph_path(self.jobs.graphs, Variant(self.jobs.model, BASE, precision))
+            path = store.graph_path(self.jobs.graphs, self.jobs.variant(BASE, precision))
             try:
                 layers = store.graph_sidecar(path).num_layers
             except UserError:  # not there, or not what its sidecar says: it will be exported again
@@ -167,8 +167,8 @@ class ModelPlan:
             adapter: name of its adapter.
             healed: id of the job that trains the adapter.
         """
-        for precision in self.recipe.precisions:
-            target = Target(Variant(self.jobs.model, skip, precision, adapter), cell)
+        for precision in self.recipe.plain_precisions if adapter else self.recipe.precisions:
+            target = Target(self.jobs.variant(skip, precision, adapter), cell)
             export = self.bases[precision]
             if skip:
                 before = (export.id, healed) if healed else (export.id,)
@@ -181,7 +181,7 @@ class ModelPlan:
         for task in self.recipe.tasks:
             self.plan.add(self.jobs.score(target, task, artefact, needs))
         self._bench(target, artefact, needs)
-        if target.variant.precision == self.recipe.precisions[0]:  # what is shipped has a type of its own
+        if target.variant.precision_name in self.recipe.plain_precisions[:1]:  # its type is its own
             self._ship(target, maker)
 
     def _ship(self, target: Target, maker: Job) -> None:
@@ -195,14 +195,17 @@ class ModelPlan:
     def _compensate_and_measure(self, skip: SkipSet, cell: GridCell, form: str) -> None:
         """Puts one form in the place of what a variant skips, and measures that in all precisions."""
         for precision in self.recipe.precisions:
-            cut = Variant(self.jobs.model, skip, precision)
+            cut = self.jobs.variant(skip, precision)
+            if cut.quantisation and form.startswith("fold"):
+                self.plan.note(f"{form} of {cut.quantisation}: nothing is folded into quantised weights")
+                continue
             target = Target(replace(cut, compensation=form), cell)
             export = self.jobs.export(Target(cut, cell))
             self._measure_one(target, self.plan.add(self.jobs.compensate(target, export)))
 
     def _heal_and_measure(self, skip: SkipSet, cell: GridCell) -> None:
-        """Trains an adapter on the variant in the first precision, and measures the healed variant."""
-        target = Target(Variant(self.jobs.model, skip, self.recipe.precisions[0]), cell)
+        """Trains an adapter on the variant in the first precision that is not quantised; then as `_measure`."""
+        target = Target(self.jobs.variant(skip, self.recipe.plain_precisions[0]), cell)
         heal = self.plan.add(self.jobs.heal(target, self.jobs.export(target)))
         self._measure(skip, cell, self.recipe.heal.name, heal.id)
 
@@ -229,7 +232,15 @@ class ModelPlan:
     def _bench(self, target: Target, artefact: Path, needs: Needs) -> None:
         if "bench" not in self.recipe.stages:
             return
-        precision = target.variant.precision
-        beside = [job.id for job in self.base_checks if job.precision == precision and job.id not in needs]
+        variant = target.variant
+        checks = [job for job in self.base_checks if job.id not in needs]
+        beside = [job.id for job in checks if job.precision == variant.precision_name]
+        plain = [
+            job
+            for job in checks
+            if job.precision == variant.precision != variant.precision_name
+            and job.inputs[0].suffix == artefact.suffix
+        ]
+        more, files = [job.id for job in plain], tuple(job.inputs[0] for job in plain)
         for decode in (False, True) if self.recipe.bench.decode else (False,):
-            self.benches.append(self.jobs.bench(target, artefact, (*needs, *beside), decode))
+            self.benches.append(self.jobs.bench(target, artefact, (*needs, *beside, *more), decode, files))

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pipeline.models.origins import folder_name
+from pipeline.models.quantisation.names import requested
 from pipeline.store.records import NumLayers
-from pipeline.types import Kind, Precision
+from pipeline.types import PRECISIONS, Kind, UserError
 
 STAGES = ("calibrate", "select", "export", "compensate", "check", "build", "score", "bench", "heal", "ship")
 """Of all jobs. `compensate` and `ship` are asked for by their forms, and not among `stages`."""
@@ -35,6 +36,14 @@ def _name(text: str) -> str:
     if not re.fullmatch(r"[^/\\~]{1,100}", _text(text)) or text.startswith("."):
         raise ValueError("no name: it has /, \\ or ~, begins with a dot, or has more than 100 characters")
     return text
+
+
+def _precisions(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the graphs that are asked for."""
+    try:
+        return tuple(one.name for text in texts for one in requested(text))
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def _range(sizes: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -208,6 +217,7 @@ class Recipe(Section):
     """models × kinds × fractions × selectors × precisions through the stages.
 
     Attributes:
+        precisions: as --precision takes them, 'fp32' or 'int4-fp16'; 'int4' alone is both of its graphs.
         measure: what score and bench run on: graphs, or the engines that `build` makes.
         compensate, ship: a table, or the forms alone.
     """
@@ -220,7 +230,7 @@ class Recipe(Section):
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
     fractions: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     selectors: Annotated[tuple[Name, ...], Field(min_length=1)]
-    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
+    precisions: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_precisions)] = ("fp32",)
     stages: tuple[Stage, ...] = ("calibrate", "select", "export", "check", "score", "bench")
     tasks: tuple[Name, ...] = ()
     measure: Literal["graphs", "engines"] = "graphs"
@@ -238,6 +248,11 @@ class Recipe(Section):
         ShipSection,
         BeforeValidator(lambda value: {"to": value} if isinstance(value, list) else value),
     ] = ShipSection()
+
+    @property
+    def plain_precisions(self) -> tuple[str, ...]:
+        """Those with the checkpoint's own weights, which adapters and other engines take."""
+        return tuple(name for name in self.precisions if name in PRECISIONS)
 
     @property
     def unchecked(self) -> bool:

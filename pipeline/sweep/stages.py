@@ -10,11 +10,12 @@ from pipeline import store
 from pipeline.calib import adapters, similarity
 from pipeline.models import costs
 from pipeline.models.config import Config, read_config
+from pipeline.models.quantisation.names import requested
 from pipeline.store.records import score_key
 from pipeline.sweep import commands
 from pipeline.sweep.jobs import GridCell, Job
 from pipeline.sweep.sections import ModelSection, Recipe
-from pipeline.types import BASE, Precision, SkipSet, UserError, Variant
+from pipeline.types import BASE, SkipSet, UserError, Variant
 
 Needs = tuple[str, ...]
 """Ids of the jobs that come before."""
@@ -78,14 +79,20 @@ class StageJobs:
 
     # ---- of a variant ----
 
-    def base_target(self, precision: Precision) -> Target:
+    def variant(self, skip: SkipSet, precision: str, adapter: str | None = None) -> Variant:
+        """A variant by the recipe's name of its precision: 'fp16', 'int4-fp32'."""
+        (one,) = requested(precision)
+        weights = one.weights.name if one.weights else None
+        return Variant(self.model, skip, one.activations, adapter, quantisation=weights)
+
+    def base_target(self, precision: str) -> Target:
         """The base."""
-        return Target(Variant(self.model, BASE, precision), GridCell())
+        return Target(self.variant(BASE, precision), GridCell())
 
     def export(self, target: Target, needs: Needs = ()) -> Job:
         """The graph."""
         variant = target.variant
-        base = store.graph_path(self.graphs, Variant(self.model, BASE, variant.precision))
+        base = store.graph_path(self.graphs, self.variant(BASE, variant.precision_name))
         return self._job(
             "export",
             target,
@@ -109,7 +116,8 @@ class StageJobs:
     def build(self, target: Target, graph: Path, needs: Needs) -> Job:
         """The engine of a graph."""
         build, variant = self.recipe.build, target.variant
-        plan = self.project.engine(self.model, variant.name, build.backend, build.target, variant.precision)
+        precision = variant.precision_name
+        plan = self.project.engine(self.model, variant.name, build.backend, build.target, precision)
         return self._job(
             "build",
             target,
@@ -134,14 +142,16 @@ class StageJobs:
             needs=needs,
         )
 
-    def bench(self, target: Target, artefact: Path, needs: Needs, decode: bool) -> Job:
-        """The latency of prefill, or of a decode step."""
+    def bench(
+        self, target: Target, artefact: Path, needs: Needs, decode: bool, beside: tuple[Path, ...] = ()
+    ) -> Job:
+        """The latency of prefill, or of a decode step; `beside`: what else is timed in the same run."""
         name = "bench.decode" if decode else "bench"
         return self._job(
             "bench",
             target,
             name=name,
-            command=commands.bench(artefact, self.recipe, decode),
+            command=commands.bench(artefact, self.recipe, decode, beside),
             inputs=(artefact,),
             outputs=(store.result_of(artefact, name),),
             needs=needs,
@@ -200,7 +210,7 @@ class StageJobs:
             model=self.model,
             cell=target.cell,
             variant=variant.name,
-            precision=variant.precision,
+            precision=variant.precision_name,
             **{**defaults, **fields},
         )
 
@@ -210,9 +220,21 @@ class StageJobs:
         parameters = costs.parameters(config, variant.skip) if config else self.source.parameters
         if parameters is None or stage == "export":
             return None
-        precision = costs.BYTES[variant.precision]
-        each = {"check": 4 + precision, "heal": 8, "compensate": 8, "bench": 2 * precision}
-        return parameters * each.get(stage, precision)
+        graph = weight_bytes(config, parameters, variant.skip, variant.precision_name)
+        each = {"check": 4 * parameters + graph, "bench": 2 * graph}
+        return each.get(stage, 8 * parameters if stage in ("heal", "compensate") else graph)
+
+
+def weight_bytes(config: Config | None, parameters: int, skip: SkipSet, precision: str) -> int:
+    """Bytes of a variant's weights, from config.json, or by parameters alone, all of them in blocks then."""
+    if config:
+        return costs.weight_bytes(config, skip, precision)
+    (one,) = requested(precision)
+    return (
+        one.weights.nbytes(parameters, one.weights.bits)
+        if one.weights
+        else parameters * costs.BYTES[precision]
+    )
 
 
 def known_config(graphs: Path) -> Config | None:

@@ -75,13 +75,12 @@ def test_the_bytes_of_blocks_are_what_costs_predicts(workdir: Path, precision: s
     read, said = store.variant(graph), read_config(graph.parent)
     predicted = costs.weight_bytes(said, SkipSet((0,), (1,)), read.precision_name)
     number = costs.number_bytes(read.precision_name)
-    scales = sum(
-        one.scales.nbytes for name, one in files.stored(store.overlays(graph)[0]).items() if not _cut(name)
-    )
+    (file,) = store.overlays(graph)
+    kept = [one for name, one in files.in_blocks(file, read.precision).items() if not _cut(name)]
+    scales = sum(one.scales.nbytes for one in kept)
     laid_out = layout.laid_out(graphfile.load(graph))
     assert 0 <= laid_out.weight_bytes - predicted - scales * (number - 2) // 2 < 500
     assert laid_out.stacked_bytes < laid_out.weight_bytes / 2
-    kept = [one for name, one in files.stored(store.overlays(graph)[0]).items() if not _cut(name)]
     assert laid_out.merged_bytes == sum(one.values.nbytes for one in kept if one.bits == 4)
 
 

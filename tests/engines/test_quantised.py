@@ -67,28 +67,30 @@ def _forms(one: StoredBlocks, data: bytes, number: str) -> tuple[set[bytes], set
 
 @needs.rtx
 @pytest.mark.parametrize(
-    ("precision", "name", "products"),
+    ("precision", "name", "products", "is_head_quantised"),
     [
-        ("int4-fp16", "base", 22),
-        ("int8-b64-fp16", "attn1", 18),
-        ("int4-b128-fp16", "mlp0", 19),
-        ("int8-b128-fp16", "block2", 15),
-        ("int4-b64-fp16", "block1", 15),
-        ("int4-fp32", "mlp1", 19),
+        ("int4-fp16", "base", 22, False),
+        ("int8-b64-fp16", "attn1", 18, True),
+        ("int4-b128-fp16", "mlp0", 19, False),
+        ("int8-b128-fp16", "block2", 15, True),
+        ("int4-b64-fp16", "block1", 15, False),
+        ("int4-fp32", "mlp1", 19, True),
     ],
 )
 def test_a_plan_holds_the_blocks_of_what_its_variant_keeps(
-    workdir: Path, precision: str, name: str, products: int
+    workdir: Path, precision: str, name: str, products: int, is_head_quantised: bool
 ) -> None:
-    """Every kind of variant, bits and block size; the head in 8 bits beside layers of 4; fp32 if asked."""
+    """Every kind of variant, bits and block size; the head in fp16 beside layers of 4 bits, in 8 in fp32."""
     source = graph(precision, name)
     plan = build.build(source, KEPT)
     record = store.engine_sidecar(plan)
     assert plan.name == f"tensorrt-rtx-sm80-{store.variant(source).precision_name}.plan"
     assert record.as_variant() == store.variant(source) and record.quantisation
     found = held(plan, source, "float32" if precision.endswith("fp32") else "float16")
-    assert all(found.values()) and len(found) == products and "lm_head.weight" in found
-    assert record.build is not None and record.build.layers["DEQUANTIZE"] == products
+    in_blocks = products if is_head_quantised else products - 1
+    assert all(found.values()) and len(found) == in_blocks
+    assert ("lm_head.weight" in found) == is_head_quantised
+    assert record.build is not None and record.build.layers["DEQUANTIZE"] == in_blocks
     assert record.build.layers["MATRIX_MULTIPLY"] == products
 
 

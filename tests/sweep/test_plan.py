@@ -147,6 +147,31 @@ def test_each_form_makes_a_variant_that_goes_through_all_stages(workdir: Path) -
         seen.add(job.id)
 
 
+def test_quantised_graphs_go_through_all_stages(workdir: Path) -> None:
+    """'int4' alone is both graphs; what changes weights, or is of another engine, takes the plain ones."""
+    text = GRID.replace('"check",', '"check", "build", "heal",').replace("[score]", "{}\n[score]")
+    more = 'compensate = ["linear", "fold"]\nship = ["hf"]\nprecisions = ["fp32", "int4"]'
+    _, plan = planned(known(text.format(more, model="{model}")))
+    jobs = {job.id: job for job in plan.jobs}
+    export = jobs["tiny.mlp2.int4-fp32.export"]
+    assert " ".join(export.command[3:]) == "--skip mlp2 --precision int4-fp32"
+    assert export.inputs == (Path("graphs/tiny/base.int4-fp32.onnx"),)
+    assert export.outputs == (Path("graphs/tiny/mlp2.int4-fp32.onnx"),)
+    plan_file = "engines/tiny/mlp2/tensorrt-rtx-sm80-int4-fp16.plan"
+    assert jobs["tiny.mlp2.int4-fp16.build"].outputs == (Path(plan_file),)
+    assert "tiny.mlp2.int4-fp32.build" not in jobs and "tiny.mlp2.fp32.build" not in jobs
+    bench = jobs["tiny.mlp2.int4-fp32.bench"]
+    assert bench.command[2:4] == ("graphs/tiny/mlp2.int4-fp32.onnx", "graphs/tiny/base.fp32.onnx")
+    assert {"tiny.base.int4-fp32.check", "tiny.base.fp32.check"} <= set(bench.needs)
+    assert jobs["tiny.mlp2.fp32.bench"].command[3] == "--sequences"
+    assert "tiny.mlp2~linear.int4-fp32.score.smoke" in jobs and "tiny.mlp2~fold.fp32.check" in jobs
+    stems = [(job.variant, job.precision) for job in plan.jobs if job.variant]
+    assert not any("fold" in name and "int4" in form for name, form in stems)
+    assert not any("heal" in name and "int4" in form for name, form in stems)
+    assert {job.precision for job in plan.jobs if job.stage in ("ship", "heal")} == {"fp32"}
+    assert "fold of int4: nothing is folded into quantised weights" in plan.notes
+
+
 def test_each_variant_is_shipped_once_its_graph_is_checked(workdir: Path) -> None:
     """In the first precision alone: what is shipped has a type of its own."""
     text = GRID.replace("[score]", 'precisions = ["fp32", "fp16"]\ncompensate = ["linear"]\n[score]')

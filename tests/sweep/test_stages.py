@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.models import costs
 from pipeline.sweep import recipe
 from pipeline.sweep.jobs import GridCell
-from pipeline.sweep.stages import StageJobs, Target, known_config
-from pipeline.types import SkipSet, Variant
+from pipeline.sweep.stages import StageJobs, Target, known_config, weight_bytes
+from pipeline.types import BASE, SkipSet, Variant
 from tests.grids import GRID, known
 
 CELL = GridCell("attn", 0.3, "last")
@@ -70,6 +71,22 @@ def test_memory_is_that_of_the_weights_in_their_precision(project: Path) -> None
     weights = (project / "model.safetensors").stat().st_size  # fp32, and a header of a few kilobytes
     assert score.memory is not None and 0.9 * weights < score.memory < weights
     assert check.memory == 2 * score.memory and jobs.export(base).memory is None
+
+
+def test_memory_of_quantised_weights_is_that_of_their_blocks(project: Path) -> None:
+    """And without a config, where the recipe knows the parameters alone: 4 bits, and a scale a block."""
+    path = Path("grid.toml")
+    path.write_text(GRID.replace("{model}", "models/tiny"))
+    settings = recipe.read(path)
+    jobs = StageJobs(settings, settings.models[0], Path("evals/sweeps/grid"))
+    base, graph = jobs.base_target("int4-b32-fp32"), Path("graphs/tiny/base.int4-b32-fp32.onnx")
+    assert jobs.config is not None
+    blocks = costs.weight_bytes(jobs.config, BASE, "int4-b32-fp32")
+    assert jobs.score(base, "smoke", graph, ()).memory == blocks
+    assert jobs.bench(base, graph, (), decode=False).memory == 2 * blocks
+    whole = costs.parameters(jobs.config) * 4
+    assert jobs.check(base, graph, jobs.export(base)).memory == whole + blocks
+    assert weight_bytes(None, 6_400, BASE, "int4-fp32") == 6_400 // 2 + 100 * 2
 
 
 def test_a_config_counts_only_beside_a_whole_checkpoint(project: Path) -> None:

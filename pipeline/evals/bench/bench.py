@@ -22,7 +22,7 @@ from pipeline.engines import opening
 from pipeline.evals import machine, passed
 from pipeline.evals.bench import contestants, gpu_watch, memory, stopwatch
 from pipeline.evals.bench.contestants import Contestant, RunSequence
-from pipeline.evals.bench.latency import latency
+from pipeline.evals.bench.latency import latency, over_plain
 from pipeline.evals.bench.memory import Resident
 from pipeline.evals.bench.table import RECOGNISED, BenchReport
 from pipeline.models import texts
@@ -209,12 +209,17 @@ class _Run:
             for contestant, one in zip(self.everyone, samples, strict=True)
             if contestant.kind == "artefact"
         }
+        named = {path.resolve(): (contestants.name_of(path), one) for path, one in own.items()}
         rows = []
         for contestant, one in zip(self.everyone, samples, strict=True):
             base = contestants.base_of(contestant.path)
             resident = self.resident.get(contestant.path) if contestant.kind == "artefact" else None
             skip = store.variant(base, quick=True).skip
+            plain = contestants.plain_base_of(contestant.path)
+            beside = named.get(plain.resolve()) if plain else None
             row = latency(contestant, one, own[base], work, resident, skip)
+            if beside:
+                row = row.replaced(over_plain=over_plain(contestant, one, beside, work, skip))
             rows.append(row.replaced(enough_clean=row.enough_clean and not is_disturbed))
         return rows
 

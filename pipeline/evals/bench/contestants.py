@@ -95,6 +95,18 @@ def base_of(path: Path) -> Path:
     )
 
 
+def plain_base_of(path: Path) -> Path | None:
+    """Where the base with the checkpoint's own weights would lie, of an artefact with quantised ones.
+
+    Raises:
+        UserError: as `base_of`.
+    """
+    variant, base = store.variant(path, quick=True), base_of(path)
+    if variant.quantisation is None:
+        return None
+    return base.with_name(base.name.replace(variant.precision_name, variant.precision))
+
+
 def _largest_without_base(path: Path) -> Path | None:
     """What stands for the base of an artefact that was made without one; None where it was made with one."""
     variant, candidates = store.variant(path, quick=True), dict[tuple[int, str], Path]()
@@ -195,11 +207,12 @@ def of_torch(path: Path, threads: int, decode: bool, provider: Provider = "cpu")
     """
     import torch
 
+    from pipeline.models.quantisation.modules import overlays_of
     from pipeline.models.reference import Reference
 
     torch.set_num_threads(threads)
     variant = store.variant(path, quick=True)
-    folder, overlays = store.checkpoint_folder(path), store.overlays(path)
+    folder, overlays = store.checkpoint_folder(path), overlays_of(path)
     memory = TorchMemory() if provider == "cuda" else None
     with memory.loading() if memory else nullcontext():
         model = Reference(folder, variant.skip, variant.precision, overlays, device=provider).model

@@ -17,7 +17,7 @@ from pipeline.evals.bench.memory import Resident
 from pipeline.models import compensation, costs
 from pipeline.models.config import read_config
 from pipeline.models.costs import Workload
-from pipeline.store.records import Latency
+from pipeline.store.records import Latency, OverPlain
 from pipeline.types import BASE, SkipSet, UserError
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,32 @@ def latency(
         enough_clean=samples.enough,
         **_memory(cost, resident) | _on_device(contestant, resident, work.length),
     )
+
+
+def over_plain(
+    contestant: Contestant,
+    samples: stopwatch.Samples,
+    plain: tuple[str, stopwatch.Samples],
+    work: Workload,
+    base_skip: SkipSet,
+) -> OverPlain:
+    """What a contestant with quantised weights saves of the base with the checkpoint's own.
+
+    Args:
+        contestant: what was timed.
+        samples: its own.
+        plain: name and samples of that base, of the same run.
+        work: what was timed.
+        base_skip: what that base leaves out.
+    """
+    saved, low, high = map(saved_percent, stopwatch.speedup(plain[1], samples))
+    path, variant, ceiling = contestant.path, contestant.variant, None
+    if work.decode and contestant.kind == "artefact":
+        config, maps = read_config(store.checkpoint_folder(path)), compensation.sizes(store.overlays(path))
+        before = costs.streamed_bytes(config, base_skip, variant.precision, work)
+        after = costs.streamed_bytes(config, variant.skip, variant.precision_name, work, maps)
+        ceiling = saved_percent(before / after)
+    return OverPlain(base=plain[0], improvement=saved, interval=(low, high), ceiling=ceiling)
 
 
 def _percentiles(samples: stopwatch.Samples) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ COLUMNS = ("variant", "tokens", "p50 ms", "saved %", "ceiling %", "of it", "peak
 """What a reader needs, in 100 columns; --json and the result files have everything."""
 BY_BYTES = "by\nbytes %"
 """Stands behind `ceiling %` where bytes bind a prefill."""
+VS_PLAIN = "vs base\n{} %"
+"""Stands behind `saved %` where quantised weights were timed beside the checkpoint's own; {}: 'fp32'."""
 ON_GPU = "GPU\nMB"
 """Stands in the place of `peak MB` where a GPU ran."""
 
@@ -45,7 +48,8 @@ def table(report: BenchReport) -> Table:
     rows = Table(title=title, caption=_caption(report))
     has_bytes = any(row.byte_ceiling is not None for row in report.rows)
     has_gpu = any(row.device_mb is not None for row in report.rows)
-    for heading in _headings(has_bytes, has_gpu):
+    plain = _plain_bases(report)
+    for heading in _headings(plain, has_bytes, has_gpu):
         is_name = heading == "variant"
         rows.add_column(heading, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for row in report.rows:
@@ -54,6 +58,7 @@ def table(report: BenchReport) -> Table:
             str(row.length),
             f"{row.p50:.2f}" if has_gpu else f"{row.p50:.1f}",
             f"{row.improvement:.1f}",
+            *([_over_plain(row)] if plain else []),
             _number(row.ceiling, ".1f"),
             *([_number(row.byte_ceiling, ".1f")] if has_bytes else []),
             _number(row.share, ".0%") + (" !" if row.above_ceiling else ""),
@@ -63,8 +68,24 @@ def table(report: BenchReport) -> Table:
     return rows
 
 
-def _headings(has_bytes: bool, has_gpu: bool) -> list[str]:
+def _plain_bases(report: BenchReport) -> list[str]:
+    """Names of the bases with the checkpoint's own weights that quantised ones are compared with."""
+    return list(dict.fromkeys(row.over_plain.base for row in report.rows if row.over_plain))
+
+
+def _over_plain(row: Latency) -> str:
+    """What is saved of such a base, and, where it is known, what the bytes allow."""
+    if row.over_plain is None:
+        return ""
+    ceiling = row.over_plain.ceiling
+    return f"{row.over_plain.improvement:.1f}" + ("" if ceiling is None else f" ({ceiling:.1f})")
+
+
+def _headings(plain: list[str], has_bytes: bool, has_gpu: bool) -> list[str]:
     headings = [ON_GPU if has_gpu and one == "peak MB" else one for one in COLUMNS]
+    if plain:
+        precisions = dict.fromkeys(re.sub(r".*[.-]", "", base) for base in plain)
+        headings.insert(headings.index("ceiling %"), VS_PLAIN.format(", ".join(precisions)))
     if has_bytes:
         headings.insert(headings.index("ceiling %") + 1, BY_BYTES)
     return headings
@@ -104,6 +125,12 @@ def _caption(report: BenchReport) -> str:
         notes.append(
             "by bytes %: what the removed bytes allow; where it stands, they bind, not FLOPs, and `of it` is "
             "of this"
+        )
+    if plain := _plain_bases(report):
+        allowed = " (what the bytes allow)" if how.decode else ""
+        notes.append(
+            f"vs base: saved of {', '.join(plain)}, which has the checkpoint's own weights{allowed}; "
+            "`saved %` is of the base with the variant's own"
         )
     if how.against != "base":
         notes.append(f"the checkpoint's files hold no base; all is measured against {how.against}")

@@ -15,6 +15,7 @@ from pipeline.engines import opening
 from pipeline.evals.check import shifts
 from pipeline.evals.check.agreement import LIMITS, Agreements, CompareOutputs
 from pipeline.evals.check.scripted import ArtefactRunner, Feed, TorchRunner
+from pipeline.models.quantisation import modules
 from pipeline.store.records import QuantisationShifts
 from pipeline.types import Devices
 
@@ -49,7 +50,7 @@ def compare(path: Path, folder: Path, feeds: list[Feed], devices: Devices) -> Co
         feeds: what to play.
         devices: that the graph and PyTorch run on.
     """
-    variant, overlays = store.variant(path, quick=True), store.overlays(path)
+    variant, overlays = store.variant(path, quick=True), modules.overlays_of(path)
     limits, half = LIMITS[variant.precision], variant.precision == "fp16"
     torch = partial(TorchRunner, folder, variant.skip, device=devices.torch)
     opened = partial(opening.open_runner, path, provider=devices.graphs)

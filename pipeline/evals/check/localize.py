@@ -18,6 +18,7 @@ from pipeline.evals.check.agreement import Agreements
 from pipeline.evals.check.scripted import Feed, play
 from pipeline.graphs import anatomy, graphfile
 from pipeline.graphs.anatomy import MapJoin
+from pipeline.models.quantisation import modules
 from pipeline.models.reference import Reference
 from pipeline.runtime.runner import Array, Runner
 from pipeline.store.records import GraphRecord
@@ -149,7 +150,7 @@ def first_divergence(path: Path, folder: Path, feed: Feed, devices: Devices = CP
     """
     sidecar = store.graph_sidecar(path)
     model = graphfile.load(path)
-    overlays = store.overlays(path)
+    overlays = modules.overlays_of(path)
 
     def reference(dtype: Precision) -> Reference:
         return Reference(folder, sidecar.skip_set, dtype, overlays, device=devices.torch)

@@ -22,6 +22,7 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
 from pipeline.models.config import Config
+from pipeline.models.quantisation.modules import Overlay
 from pipeline.models.reference import Reference
 from pipeline.runtime.runner import Array, Runner
 from pipeline.types import Precision, Provider, SkipSet
@@ -227,7 +228,7 @@ class TorchRunner(_Player):
         folder: Path,
         skip: SkipSet,
         dtype: Precision,
-        overlays: Sequence[Path] = (),
+        overlays: Sequence[Overlay] = (),
         device: Provider = "cpu",
         name: str = "",
     ) -> None:

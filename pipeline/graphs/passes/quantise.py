@@ -12,7 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from pipeline.graphs import graphfile
 from pipeline.models.quantisation import files
 from pipeline.models.quantisation.files import StoredBlocks
-from pipeline.types import UserError
+from pipeline.types import Precision, UserError
 
 _TYPES = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 
@@ -23,7 +23,8 @@ class QuantisePass(InPlacePass):
     `MatMul(x, Transpose([Cast](W)))` becomes `MatMul(x, DequantizeLinear(values, [Cast](scales)))`, values
     [in, out] and scales [in / B, out]: the one form that ONNX Runtime fuses into its n-bit product and
     TensorRT builds as weight-only. The scales are cast, and not what is dequantised: a Cast behind it would
-    keep the product from being fused. Embeddings, norms, biases, and a compensation's maps stay as they are.
+    keep the product from being fused. Embeddings, norms, biases, a compensation's maps, and what graphs of
+    these activations do not read in blocks (`files.in_blocks`) stay as they are.
 
     The file's SHA-256 goes into the model's metadata, as an adapter's does.
 
@@ -31,15 +32,16 @@ class QuantisePass(InPlacePass):
         file: of the quantised weights, in the graph's folder.
         digest: its SHA-256.
         names: of initializers → of the weights in the file, where they differ: a tied head is the embedding.
+        activations: the graph's precision.
 
     Raises:
         UserError: the graph is quantised already, or the file lacks a weight of it or has another shape.
     """
 
-    def __init__(self, file: Path, digest: str, names: Mapping[str, str]) -> None:
+    def __init__(self, file: Path, digest: str, names: Mapping[str, str], activations: Precision) -> None:
         super().__init__()
         self.file, self.digest, self.names = file, digest, names
-        self.stored = files.stored(file)
+        self.stored, self.read = files.stored(file), files.in_blocks(file, activations)
 
     def requires(self, model: ir.Model) -> None:
         """Nothing is dequantised yet, and some product reads a stored weight."""
@@ -52,21 +54,32 @@ class QuantisePass(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Writes the nodes before those that they replace, then removes what nothing reaches."""
-        for transpose, weight in list(_weights(model)):
+        for transpose, weight in list(self._left(model)):
             self._replace(model.graph, transpose, weight)
         RemoveUnusedNodesPass()(model)
         model.metadata_props["quantised_sha256"] = self.digest
         return PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
-        """No product reads a stored weight as it is."""
-        if left := next(_weights(model), None):
+        """No product reads a weight as it is stored that it is to read in blocks."""
+        if left := next(self._left(model), None):
             raise UserError(f"node {left[0].name!r} still reads a weight that is not quantised")
+
+    def _left(self, model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value]]:
+        """As `_weights`, without those that stay the checkpoint's own."""
+        for transpose, weight in _weights(model):
+            name = self._name(weight)
+            if name in self.read or name not in self.stored:
+                yield transpose, weight
+
+    def _name(self, weight: ir.Value) -> str:
+        """Of a weight, in the file."""
+        return self.names.get(str(weight.name), str(weight.name))
 
     def _replace(self, graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:
         """Writes what a weight is dequantised by, for the products that read it transposed."""
-        name = self.names.get(str(weight.name), str(weight.name))
-        blocks, shape = self.stored.get(name), weight.shape
+        name, shape = self._name(weight), weight.shape
+        blocks = self.read.get(name)
         if blocks is None or shape is None or blocks.shape != (shape[1], shape[0]):
             raise UserError(f"{self.file} does not hold {name:.200} as the graph reads it; export it again")
         computed = _type(transpose.inputs[0])

@@ -26,11 +26,11 @@ from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.quantisation import blocks, rounding, writing
 from pipeline.models.quantisation.blocks import Blocks
 from pipeline.models.quantisation.gguf_rounding import keeping
-from pipeline.models.quantisation.names import BLOCK_SIZES, Quantisation
+from pipeline.models.quantisation.names import BLOCK_SIZES, Quantisation, is_in_blocks
 from pipeline.models.quantisation.rounding import Rounding
 from pipeline.models.quantisation.writing import SCALES, VALUES, linear_weights
 from pipeline.store.records import QuantisedRecord
-from pipeline.types import TensorSlice, UserError
+from pipeline.types import Precision, TensorSlice, UserError
 
 VERSION = 2
 """Of what is written here; raise it with every change. Older files are made again."""
@@ -176,13 +176,34 @@ def _form(values: TensorSlice, scales: TensorSlice) -> tuple[int, tuple[int, int
     return bits, (width, out)
 
 
-def dequantised(file: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """(name, weight [in, out]) of each weight, one at a time.
+def in_blocks(file: Path, activations: Precision | None) -> dict[str, StoredBlocks]:
+    """Those of a file's weights that graphs read from it, and not as the checkpoint has them.
+
+    Args:
+        file: of the weights.
+        activations: the graphs' precision (`names.is_in_blocks`); None for all weights.
 
     Raises:
         UserError: as `stored`.
     """
-    for name, one in stored(file).items():
+    found = stored(file)
+    form_bits = min((one.bits for one in found.values()), default=0)
+    return {
+        name: one
+        for name, one in found.items()
+        if activations is None or is_in_blocks(one.bits, form_bits, activations)
+    }
+
+
+def dequantised(
+    file: Path, activations: Precision | None = None
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """(name, weight [in, out]) of each weight that graphs of these activations read, one at a time.
+
+    Raises:
+        UserError: as `stored`.
+    """
+    for name, one in in_blocks(file, activations).items():
         data = np.memmap(file, np.uint8, "r", one.values.offset, (one.values.nbytes,)).tobytes()
         scales = safetensors_index.numbers(file, one.scales)
         yield name, blocks.dequantised(Blocks(blocks.unpacked(data, one.bits, one.shape), scales))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline.types import PRECISIONS, Precision, UserError
+from pipeline.types import PRECISIONS, Precision, UserError, precision_name
 
 BITS = (4, 8)
 BLOCK_SIZES = (32, 64, 128)
@@ -64,7 +64,7 @@ class Quantisation:
 
     @property
     def head_bits(self) -> int:
-        """Bits of the head's weights."""
+        """Bits of the head's weights in the file; graphs in fp16 may read it elsewhere (`is_in_blocks`)."""
         return max(self.bits, HEAD_BITS)
 
     @property
@@ -93,6 +93,21 @@ class Quantisation:
         return cls(int(match["bits"]), int(match["block"] or BLOCK_SIZE), match["method"] or METHOD)
 
 
+def is_in_blocks(bits: int, form_bits: int, activations: str) -> bool:
+    """Whether a graph reads a weight from the file of quantised ones, and not as the checkpoint has it.
+
+    An int4 graph in fp16 is for engines, whose products read 4 bits in blocks and no other number: what has 8
+    bits beside them, the head, would be written out in fp16 in every pass by TensorRT-RTX, and refused by
+    TensorRT (docs/notes.md). It stays the checkpoint's own.
+
+    Args:
+        bits: of the weight, in the file.
+        form_bits: of the quantisation.
+        activations: the graph's precision.
+    """
+    return bits == form_bits or activations == "fp32"
+
+
 @dataclass(frozen=True, slots=True)
 class GraphPrecision:
     """What a graph computes with.
@@ -104,6 +119,11 @@ class GraphPrecision:
 
     activations: Precision
     weights: Quantisation | None = None
+
+    @property
+    def name(self) -> str:
+        """'fp16', 'int4-fp32', as `Variant.precision_name`."""
+        return precision_name(self.activations, self.weights.name if self.weights else None)
 
 
 def requested(text: str, block_size: int | None = None, method: str | None = None) -> list[GraphPrecision]:

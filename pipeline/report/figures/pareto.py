@@ -75,7 +75,7 @@ def _chart(collection: Collection, cost: Cost, yardsticks: Yardsticks) -> Chart:
     # The paper's points are averages: beside another benchmark they would say nothing.
     if data and cost.name == "saved" and "average" in yardsticks.values():
         data += _papers_points()
-    caption = _caption(cost, yardsticks, lower, any(form for _, _, form in groups))
+    caption = _caption(cost, yardsticks, lower, any(form for _, _, form in groups), _has_quantised(groups))
     of_loss = lower and all(model in lower or not by for model, by in yardsticks.items())
     layout = layout_of(cost.unit, "100 × loss over log V" if of_loss else "score, %")
     what = "Loss" if cost is LOSS else "Quality"
@@ -84,7 +84,9 @@ def _chart(collection: Collection, cost: Cost, yardsticks: Yardsticks) -> Chart:
     )
 
 
-def _caption(cost: Cost, yardsticks: Yardsticks, lower: set[str], compensated: bool) -> str:
+def _caption(
+    cost: Cost, yardsticks: Yardsticks, lower: set[str], compensated: bool, has_quantised: bool
+) -> str:
     measures = ", ".join(dict.fromkeys(by for by in yardsticks.values() if by))
     better = "Down is better for a loss" if lower else "Up is better"
     caption = (
@@ -93,6 +95,8 @@ def _caption(cost: Cost, yardsticks: Yardsticks, lower: set[str], compensated: b
     )
     if compensated:
         caption += " Open marks are compensated variants; the dotted line is the front without them."
+    if cost.name == "saved" and has_quantised:
+        caption += " Of quantised weights it is what they save of the base with the checkpoint's own."
     if cost.name == "saved":
         caption += " Diamonds are the points of Tyukin et al. (tables 1-3 and 9; 100 tokens, their device)."
     return caption
@@ -129,6 +133,8 @@ def _cost(artefact: ArtefactResults, cost: Cost, length: int | None) -> float | 
     latency = artefact.latency(length) if length else None
     if latency is None:
         return None
+    if cost.name == "saved" and artefact.quantisation:  # a front of two bases would say nothing
+        return latency.record.over_plain.improvement if latency.record.over_plain else None
     return 0.0 if cost.name == "saved" and artefact.variant == "base" else cost.of(latency.record)
 
 

@@ -89,6 +89,7 @@ from pipeline.store.records.gpu import GpuLoad, GpuState
 from pipeline.store.records.quantisation import (
     KeptBlocks,
     LogitShift,
+    OverPlain,
     QuantisationShifts,
     QuantisedRecord,
     RoundedOn,
@@ -187,6 +188,7 @@ __all__ = [
     "MomentsRecord",
     "MomentsRequest",
     "NumLayers",
+    "OverPlain",
     "QuantisationShifts",
     "QuantisedRecord",
     "Ranges",

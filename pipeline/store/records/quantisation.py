@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pipeline.store.records.artefacts import QuantisationName
-from pipeline.store.records.base import Count, Digest, Record, Seconds
+from pipeline.store.records.base import Count, Digest, Number, Record, Seconds
 from pipeline.store.records.calibration import TextSource
 
 
@@ -97,6 +97,22 @@ class LogitShift(Record):
     mean_abs: float
     max_abs: float
     top1: float
+
+
+class OverPlain(Record):
+    """What an artefact with quantised weights saves of the base with the checkpoint's own, timed beside it.
+
+    Attributes:
+        base: name of that base: 'base.fp32'.
+        improvement: % of its median time that is saved.
+        interval: its 95 % interval, %.
+        ceiling: % that the bytes allow in decode; None of a prefill, whose FLOPs are of another kind.
+    """
+
+    base: str
+    improvement: Number
+    interval: tuple[Number, Number]
+    ceiling: Number | None = None
 
 
 class QuantisationShifts(Record):

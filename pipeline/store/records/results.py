@@ -18,7 +18,7 @@ from pipeline.store.records.base import (
     Seconds,
 )
 from pipeline.store.records.gpu import GpuLoad
-from pipeline.store.records.quantisation import QuantisationShifts
+from pipeline.store.records.quantisation import OverPlain, QuantisationShifts
 from pipeline.store.records.scores import ScoreRecord
 from pipeline.types import Provider
 
@@ -175,11 +175,10 @@ class Latency(Record):
         total: seconds for all sequences, as in the papers' tables: their number times the mean of the
             trusted samples.
         p50, p90, p99: milliseconds, of the trusted samples (clean ones where there are enough, else all).
-        improvement: % of the base graph's median time that is saved; PyTorch and optimum are compared with
-            that base too.
+        improvement: % of the base's median time that is saved, of PyTorch and optimum too.
         interval: its 95 % interval, %.
-        ceiling: % that the removed FLOPs (prefill) or bytes (decode) allow; None where config.json does not
-            say.
+        over_plain: of quantised weights, the same against the base with the checkpoint's own, if timed.
+        ceiling: % that the removed FLOPs (prefill) or bytes (decode) allow; None if config.json does not say.
         byte_ceiling: % that the removed bytes allow, of a prefill that bytes bind; None elsewhere, and in
             results of 0.3 and before.
         share: improvement / byte_ceiling, or / ceiling where there is none; None where nothing is removed,
@@ -210,6 +209,7 @@ class Latency(Record):
     p99: Magnitude
     improvement: Number
     interval: tuple[Number, Number]
+    over_plain: OverPlain | None = None
     ceiling: Number | None = None
     byte_ceiling: Number | None = None
     share: Number | None = None

@@ -15,10 +15,13 @@ from pipeline.engines import opening
 from pipeline.evals.bench import bench, gpu_watch, memory, stopwatch
 from pipeline.evals.bench.bench import BenchSettings
 from pipeline.graphs import merge, variants
+from pipeline.models import costs
+from pipeline.models.config import read_config
+from pipeline.models.costs import Workload
 from pipeline.runtime import device_memory, onnxruntime, tensorrt_library
 from pipeline.store.records import BenchRecord, GpuState, read
-from pipeline.types import UserError
-from tests import tiny
+from pipeline.types import BASE, SkipSet, UserError
+from tests import quantised, tiny
 from tests.timing import FakeClock, graph
 
 QUICK = {"sequences": 1, "lengths": (4,), "threads": 1, "unchecked": True}
@@ -129,6 +132,36 @@ def test_decode_beside_torch_also_without_the_first_attention(model: Path, varia
     assert max(how.agreement["5"].values()) < 1e-3 and how.ceiling_of == "bytes read"
     assert "use_cache=True" in how.how[f"{variant}.fp32 (torch)"]
     assert store.result_of(path, "bench.decode").is_file() and not store.result_of(path, "bench").exists()
+
+
+def test_quantised_weights_are_measured_against_both_bases(workdir: Path) -> None:
+    """Against their own as all are, and against that with the checkpoint's own weights if it is timed too."""
+    cut = quantised.graph(workdir, precision="int4-fp32", skip="mlp1")
+    plain = cut.with_name("base.fp32.onnx")
+    alone = measured([cut], lengths=(5,), decode=True)
+    assert [row.over_plain for row in alone.rows] == [None, None]
+    report = measured([cut, Path.cwd() / plain], lengths=(5,), decode=True, sequences=2)
+    own, variant, whole = report.rows
+    assert (own.name, variant.name, whole.name) == ("base.int4-b32-fp32", "mlp1.int4-b32-fp32", "base.fp32")
+    assert own.improvement == 0 and whole.over_plain is None
+    for row in (own, variant):
+        assert row.over_plain is not None and row.over_plain.base == "base.fp32"
+        assert row.over_plain.improvement == pytest.approx(
+            100 * (1 - row.p50 / whole.p50), rel=1e-3, abs=1e-6
+        )
+        assert row.over_plain.interval[0] <= row.over_plain.improvement <= row.over_plain.interval[1]
+    config, work, skip = read_config(cut.parent), Workload(5, decode=True), SkipSet((), (1,))
+    bytes_read = [
+        costs.streamed_bytes(config, part, form, work)
+        for part, form in ((BASE, "fp32"), (BASE, "int4-b32-fp32"), (skip, "int4-b32-fp32"))
+    ]
+    assert [row.over_plain and row.over_plain.ceiling for row in (own, variant)] == pytest.approx(
+        [100 * (1 - part / bytes_read[0]) for part in bytes_read[1:]]
+    )
+    written = read(BenchRecord, store.result_of(cut, "bench.decode")).rows
+    assert written[0].over_plain == variant.over_plain
+    prefill = measured([cut, plain])
+    assert all(row.over_plain and row.over_plain.ceiling is None for row in prefill.rows[:2])
 
 
 def test_a_comparison_that_computes_something_else_is_refused(model: Path) -> None:

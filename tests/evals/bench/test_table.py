@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.evals.bench.table import BenchReport, short, table
-from pipeline.store.records import Conditions, Latency
+from pipeline.store.records import Conditions, Latency, OverPlain
 
 HOW = Conditions(
     measure="1 token for each sequence (prefill)",
@@ -104,6 +104,27 @@ def test_the_byte_ceiling_stands_beside_where_bytes_bind() -> None:
     assert short(BenchReport(rows[:2], HOW, ()))["graphs/m/a.fp32.onnx"] == {
         "saved %\n(ceiling)\nat 10": "24.6 (22.7)"
     }
+
+
+def test_what_is_saved_of_the_unquantised_base_stands_beside() -> None:
+    name = "attn5-7_9_25-26_28-29+mlp1_3_5_7_9~linear.int4-b32-fp32"
+    plain = OverPlain(base="base.fp32", improvement=-12.3, interval=(-13.0, -12.0))
+    rows = (
+        row("base.int4-fp32", over_plain=plain),
+        row(name, over_plain=plain, byte_ceiling=33.3),
+        row("b.fp32"),
+    )
+    words = printed(BenchReport(rows, HOW, ()))
+    assert max(map(len, words.splitlines())) <= 100 and "…" not in words
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in words.splitlines() if "24.6" in line
+    ]
+    assert [cell[3:6] for cell in cells] == [["24.6", "-12.3", "25.1"]] * 2 + [["24.6", "", "25.1"]]
+    assert "vs base: saved of base.fp32, which has the checkpoint's own weights; " in " ".join(words.split())
+    assert "vs base" not in printed(BenchReport(rows[2:], HOW, ()))
+    decoded = row("base.int4-fp32", over_plain=plain.replaced(improvement=54.5, ceiling=70.1))
+    words = printed(BenchReport((decoded,), HOW.replaced(decode=True), ()))
+    assert "54.5 (70.1)" in words and "own weights (what the bytes allow)" in " ".join(words.split())
 
 
 def test_json_has_everything() -> None:

@@ -16,7 +16,7 @@ from pipeline import store
 from pipeline.engines import opening
 from pipeline.graphs import anatomy, export, graphfile, variants
 from pipeline.graphs.passes.quantise import QuantisePass
-from pipeline.models.quantisation import files
+from pipeline.models.quantisation import files, modules
 from pipeline.models.quantisation.names import Quantisation
 from pipeline.models.reference import Reference
 from pipeline.runtime.onnxruntime import open_session
@@ -56,7 +56,7 @@ def test_the_numbers_are_those_of_pytorch_with_dequantised_weights(
     model_type: str, precision: str, workdir: Path
 ) -> None:
     graph = quantised.graph(workdir, model_type, precision, SKIP)
-    folder, skip, overlay = graph.parent, SkipSet.parse(SKIP), store.overlays(graph)
+    folder, skip, overlay = graph.parent, SkipSet.parse(SKIP), modules.overlays_of(graph)
     assert error(graph, Reference(folder, skip, overlays=overlay)) < (1e-5 if "fp32" in precision else 2e-2)
     assert error(graph, Reference(folder, skip)) > (0.1 if "int4" in precision else 0.01)
     assert graph.stat().st_size < 60_000
@@ -113,6 +113,21 @@ def test_every_product_reads_blocks_and_nothing_else_has_changed(workdir: Path) 
     assert len(anatomy.find(graphfile.load(path), 3, BASE)) == 6
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_of_an_fp16_graph_of_4_bits_is_the_checkpoints(tied: bool, workdir: Path) -> None:
+    """As it is in the fp16 graph; in 8 bits an engine would write it out in every pass, or refuse it."""
+    path = quantised.graph(workdir, precision="int4-fp16", tie_word_embeddings=tied, dtype="bf16")
+    graph = graphfile.load(path).graph
+    before = graphfile.load(path.with_name("base.fp16.onnx")).graph
+    (ours,), (theirs,) = ([n for n in one if n.name == "/lm_head/MatMul"] for one in (graph, before))
+    assert ours.inputs[1].producer().op_type == theirs.inputs[1].producer().op_type == "Transpose"  # type: ignore[union-attr]
+    assert not any(value.dtype == ir.DataType.INT8 for value in graph.initializers.values())
+    assert {"lm_head.weight", "model.embed_tokens.weight"} & set(graph.initializers) == (
+        {"model.embed_tokens.weight"} if tied else {"lm_head.weight", "model.embed_tokens.weight"}
+    )
+    assert sum(node.op_type == "DequantizeLinear" for node in graph) == 3 * 7
+
+
 def test_scales_of_fp16_graphs_are_read_as_they_are(workdir: Path) -> None:
     graph = graphfile.load(quantised.graph(workdir, precision="int8-fp16")).graph
     for node in graph:
@@ -138,7 +153,7 @@ def test_maps_stay_as_they_are(precision: Precision, workdir: Path) -> None:
         "quantised.int4-b32-rtn.safetensors",
         overlay.name,
     ]
-    reference = Reference(folder, skip, overlays=store.overlays(graph))
+    reference = Reference(folder, skip, overlays=modules.overlays_of(graph))
     assert error(graph, reference) < (1e-4 if precision == "fp32" else 2e-2)
 
 
@@ -157,11 +172,11 @@ def test_a_pass_over_what_is_quantised_or_another_models(workdir: Path) -> None:
     path = quantised.graph(workdir)
     file = store.overlays(path)[0]
     with pytest.raises(UserError, match="quantised already"):
-        QuantisePass(file, "0" * 64, {}).requires(graphfile.load(path))
+        QuantisePass(file, "0" * 64, {}, "fp32").requires(graphfile.load(path))
     other = quantised.model(workdir, name="other", hidden_size=32, num_attention_heads=2)
     base = export.export_base(other)
     with pytest.raises(UserError, match="does not hold"):
-        QuantisePass(file, "0" * 64, {}).call(graphfile.load(base))
+        QuantisePass(file, "0" * 64, {}, "fp32").call(graphfile.load(base))
     with pytest.raises(UserError, match="the checkpoint's own weights"):
         variants.quantise(path, file, "int4-b32")
 

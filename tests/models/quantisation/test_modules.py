@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline import store
 from pipeline.models.quantisation import files, modules
 from pipeline.models.quantisation.names import Quantisation
 from pipeline.models.reference import Reference
@@ -23,6 +24,7 @@ def logits(reference: Reference) -> np.ndarray:
 
 
 FAST = ("llama", "gpt_neox")
+FORMS = ("int4-fp32", "int4-fp16", "int8-fp32", "int8-fp16")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,22 @@ def test_a_tied_heads_embedding_stays(workdir: Path) -> None:
     head = model.get_output_embeddings().weight
     assert np.array_equal(head.detach().numpy(), dict(files.dequantised(path))["lm_head.weight"].T)
     assert not torch.equal(head, embedding)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_fp16_graph_of_4_bits_keeps_the_checkpoints_head(tied: bool, workdir: Path) -> None:
+    """Its layers are the dequantised ones all the same; beside 8 bits the head is one of them."""
+    graphs = [quantised.graph(workdir, precision=one, tie_word_embeddings=tied) for one in FORMS]
+    own = load_file(workdir / "graphs/m/model.safetensors")
+    head = own["model.embed_tokens.weight" if tied else "lm_head.weight"]
+    is_own = {}
+    for form, path in zip(FORMS, graphs, strict=True):
+        model = Reference(path.parent, overlays=modules.overlays_of(path)).model
+        is_own[form] = torch.equal(model.get_output_embeddings().weight, head)
+        layer = model.get_submodule("model.layers.1.mlp.up_proj").weight
+        blocks = dict(files.dequantised(store.overlays(path)[0]))
+        assert np.array_equal(layer.detach().numpy(), blocks["model.layers.1.mlp.up_proj.weight"].T)
+    assert is_own == {"int4-fp32": False, "int4-fp16": True, "int8-fp32": False, "int8-fp16": False}
 
 
 def test_sublayers_that_are_gone_are_passed_over(workdir: Path) -> None:

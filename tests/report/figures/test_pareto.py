@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import collect
+from pipeline.report import collect, markdown
 from pipeline.report.charts import Chart
+from pipeline.report.content import ReportContent
 from pipeline.report.figures import pareto
+from pipeline.store.records import OverPlain
 from tests import results
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -33,6 +35,25 @@ def test_every_variant_is_a_point_and_the_best_are_joined(workdir: Path) -> None
     assert text == f"{MODEL} attn24-31.fp32: average 59.5 ±0.5, 8.0 % of the base's time saved"
     paper = traces["Tyukin et al. 7B, attention"]
     assert dict(zip(paper["x"], paper["y"], strict=True))[14.02] == 53.6
+
+
+def test_quantised_variants_stand_by_what_they_save_of_the_plain_base(workdir: Path) -> None:
+    """Against two bases on one axis a front would say nothing; without the plain base they have no place."""
+    for variant, saved, value in (("base", 0.0, 0.78), ("attn24-31", 8.0, 0.775)):
+        results.bench(MODEL, variant, saved)
+        results.score(MODEL, variant, "smoke", value)
+    plain = OverPlain(base="base.fp32", improvement=54.0, interval=(53.0, 55.0))
+    results.bench(MODEL, "base", 0.0, precision="int4-fp32", over_plain=plain)
+    results.bench(MODEL, "attn24-31", 9.0, precision="int8-fp32")
+    for variant, precision in (("base", "int4-fp32"), ("attn24-31", "int8-fp32")):
+        results.score(MODEL, variant, "smoke", 0.7, precision=precision)
+    chart = charts()["pareto-saved"]
+    traces = {t["name"].removeprefix(f"{MODEL}, "): t["x"] for t in chart.figure["data"]}
+    assert traces["base, int4"] == [54] and traces["frontier"] == [54, 8, 0]
+    assert not any("int8" in name for name in traces)
+    assert "they save of the base with the checkpoint's own" in chart.caption
+    text = markdown.markdown(ReportContent.of(collect.collect()))
+    assert "ms, 0.0 % saved, 54.0 % of base.fp32]" in text and "ms, 9.0 % saved]" in text
 
 
 def test_less_is_better_for_the_other_costs(workdir: Path) -> None:

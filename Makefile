@@ -31,7 +31,7 @@ gpu: $(GPU_READY)  ## what this does on the GPU here: SHAPE=7b|13b|tiny; PROVIDE
 test: $(VENV)/.ready  ## every test that this machine can run, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-fast: $(VENV)/.ready  ## the quick tests, under two minutes in all on two idle cores
+fast: $(VENV)/.ready  ## the quick tests: most of them, in about a quarter of the time of all (ten minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not rtx and not triton"
 
 test-optimum: $(OPTIMUM)/.ready  ## what needs optimum-onnx or transformers 4, in a second environment (.venv-optimum)

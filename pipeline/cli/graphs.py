@@ -80,7 +80,11 @@ def export(
         ),
     ] = "fp32",
     block_size: Annotated[
-        int | None, typer.Option(help="Weights that share a scale, of int4 and int8: 32, 64 (default), 128.")
+        int | None,
+        typer.Option(
+            help="Weights that share a scale, of int4 and int8: 32, 64, 128; 64 by default, or 32 where a "
+            "GGUF keeps its blocks so."
+        ),
     ] = None,
     method: Annotated[
         str | None,
@@ -125,6 +129,7 @@ def export(
     from pipeline.graphs import export as stage
     from pipeline.graphs import variants as surgery
     from pipeline.models import checkpoint, identity
+    from pipeline.models.quantisation import gguf_rounding
 
     precisions = requested(precision, block_size, method)
     measured = MeasuredOn(texts, dataset, samples, length)
@@ -147,6 +152,9 @@ def export(
         request = _ExportRequest(options, precisions, adapter, compensation, max_tokens, measured)
         source = checkpoint.resolve(arguments.model(model), in_place, request.prove)
         skip_set = request.skip_set(source)
+        if precisions[0].weights:
+            usual = gguf_rounding.usual_block_size(source, precisions[0].weights)
+            precisions = requested(precision, block_size, method, usual)
         how = measured.rounding(source, precisions[0].weights)
         graphs = [stage.export(source, one.activations, skip_set, one.weights, how) for one in precisions]
         _say_dropped(source, graphs[0])

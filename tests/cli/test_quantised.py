@@ -10,8 +10,9 @@ import pytest
 
 from pipeline import store
 from pipeline.types import UserError
-from tests import tiny
+from tests import tiny, tiny_gguf
 from tests.commands import run
+from tests.tiny_gguf import Kind
 
 
 @pytest.fixture
@@ -63,6 +64,21 @@ def test_gptq_beside_rounding_to_nearest(source: str, capsys: pytest.CaptureFixt
     assert checked["passed"]
     with pytest.raises(UserError, match=r"\(4 × 32 tokens\), not on what --texts"):
         run(capsys, "export", "m", *gptq, "--samples", "5")
+
+
+def test_a_gguf_keeps_its_blocks(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = {"_norm": Kind.F32, "token_embd": Kind.Q8_0, "blk": Kind.Q4_0}
+    folder = tiny_gguf.source(workdir / "s", intermediate_size=128, tie_word_embeddings=True)
+    tiny_gguf.write(folder, workdir / "g.gguf", tiny_gguf.Tiny(kinds=kinds))
+    path = run(capsys, "export", "g.gguf", "--precision", "int4-fp32").strip()
+    assert path == "graphs/g/base.int4-b32-fp32.onnx"
+    assert "weights     int4-b32, rounded to nearest; all 15 weights keep the blocks of g.gguf" in run(
+        capsys, "show", path
+    )
+    shown = json.loads(run(capsys, "show", path, "--json"))
+    assert shown["quantised"]["kept"] == {"file": "g.gguf", "weights": 15, "of": 15}
+    (checked,) = json.loads(run(capsys, "check", path, "--json"))
+    assert checked["passed"] and checked["shifts"]["weights"]["divergence"] < 1e-5
 
 
 def test_what_show_says(source: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.quantisation import blocks
 from pipeline.models.quantisation.blocks import Array, Blocks
-from pipeline.models.quantisation.names import Quantisation
+from pipeline.models.quantisation.names import BLOCK_SIZE, Quantisation
 from pipeline.models.quantisation.rounding import Rounding
 from pipeline.models.quantisation.writing import linear_weights
 from pipeline.store.records import KeptBlocks, QuantisedRecord
@@ -70,6 +71,19 @@ class KeepingBlocks:
         return Blocks(np.where(below, -own.values, own.values), np.abs(own.scales))
 
 
+def usual_block_size(checkpoint: Checkpoint, quantisation: Quantisation) -> int:
+    """The block size where nobody names one: a GGUF's own, where that keeps most weights as they are.
+
+    Args:
+        checkpoint: of the weights.
+        quantisation: as it was asked for, of whatever block size.
+    """
+    origin = _origin(checkpoint)
+    if isinstance(origin, _Blocks) and origin.keeps_most(checkpoint, quantisation):
+        return origin.size
+    return BLOCK_SIZE
+
+
 def keeping(checkpoint: Checkpoint, quantisation: Quantisation, how: Rounding) -> Rounding:
     """How a checkpoint's weights are rounded: those that came from a GGUF in blocks stay as they are.
 
@@ -78,27 +92,45 @@ def keeping(checkpoint: Checkpoint, quantisation: Quantisation, how: Rounding) -
         quantisation: their form; where its blocks are longer, and most weights could stay, a person is told.
         how: rounds what cannot stay.
     """
-    if checkpoint.source.kind != "gguf":
+    origin = _origin(checkpoint)
+    if isinstance(origin, str):
+        log.warning("%s: all weights are rounded, although they may have been before", origin)
+    if not isinstance(origin, _Blocks):
         return how
+    if quantisation.block_size == origin.size and origin.weights:
+        return KeepingBlocks(origin.file, origin.weights, how)
+    if origin.keeps_most(checkpoint, quantisation):
+        words = "%s has blocks of %d, which --block-size %d keeps: no weight is rounded again then"
+        log.info(words, origin.file, origin.size, origin.size)
+    return how
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """What a GGUF has in blocks of a size, by the checkpoint's names."""
+
+    file: Path
+    weights: Mapping[str, GgufWeight]
+    size: int
+
+    def keeps_most(self, checkpoint: Checkpoint, quantisation: Quantisation) -> bool:
+        """Whether most weights of products could stay as they are."""
+        fitting = sum(one.bits <= quantisation.bits for one in self.weights.values())
+        return 2 * fitting > len(linear_weights(checkpoint))
+
+
+def _origin(checkpoint: Checkpoint) -> _Blocks | str | None:
+    """The blocks of the GGUF that a checkpoint came from; why they cannot be read; None where it has none."""
+    if checkpoint.source.kind != "gguf":
+        return None
     from pipeline.models.gguf import origins
     from pipeline.models.quantisation import gguf_blocks
 
     origin = origins.of_checkpoint(checkpoint)
     if not isinstance(origin, origins.Origin):
-        log.warning("%s: all weights are rounded, although they were rounded there before", origin)
-        return how
-    weights, size = gguf_blocks.weights(origin.tensors, checkpoint.config), gguf_blocks.BLOCK_SIZE
-    fitting = sum(one.bits <= quantisation.bits for one in weights.values())
-    if quantisation.block_size == size and weights:
-        return KeepingBlocks(origin.file, weights, how)
-    if 2 * fitting > len(linear_weights(checkpoint)):
-        log.info(
-            "%s has blocks of %d, which --block-size %d keeps: no weight is rounded again then",
-            origin.file,
-            size,
-            size,
-        )
-    return how
+        return origin
+    weights = gguf_blocks.weights(origin.tensors, checkpoint.config)
+    return _Blocks(origin.file, weights, gguf_blocks.BLOCK_SIZE)
 
 
 def _says(own: Blocks, weight: Array) -> bool:

@@ -126,13 +126,16 @@ class GraphPrecision:
         return precision_name(self.activations, self.weights.name if self.weights else None)
 
 
-def requested(text: str, block_size: int | None = None, method: str | None = None) -> list[GraphPrecision]:
+def requested(
+    text: str, block_size: int | None = None, method: str | None = None, usual: int = BLOCK_SIZE
+) -> list[GraphPrecision]:
     """What --precision, --block-size and --method ask for: 'int4' alone for activations of both precisions.
 
     Args:
         text: 'fp32', 'int4-fp16', 'int4-b32-fp32', 'int8'.
         block_size: beside it; of what the text does not say.
         method: beside it, likewise.
+        usual: the block size where neither says one.
 
     Raises:
         UserError: there is no such precision, or two of them contradict each other.
@@ -156,7 +159,7 @@ def requested(text: str, block_size: int | None = None, method: str | None = Non
     _refuse_two("--method", method, match["method"], text)
     asked = Quantisation(
         int(match["bits"]),
-        block_size if block_size is not None else int(match["block"] or BLOCK_SIZE),
+        block_size if block_size is not None else int(match["block"] or usual),
         method if method is not None else match["method"] or METHOD,
     )
     wanted = [activations] if activations else PRECISIONS

@@ -40,6 +40,9 @@ def test_what_is_as_usual_is_not_named() -> None:
         ("int8-b128-fp16", {}, [GraphPrecision("fp16", Quantisation(8, 128))]),
         ("int8-b32-fp16", {"block_size": 32}, [GraphPrecision("fp16", Quantisation(8, 32))]),
         ("int4", {}, [GraphPrecision(one, Quantisation(4)) for one in ("fp32", "fp16")]),
+        ("int4-fp16", {"usual": 32}, [GraphPrecision("fp16", Quantisation(4, 32))]),
+        ("int4-b128-fp16", {"usual": 32}, [GraphPrecision("fp16", Quantisation(4, 128))]),
+        ("int4-fp16", {"usual": 32, "block_size": 64}, [GraphPrecision("fp16", Quantisation(4))]),
         ("int4-fp16", {"method": "gptq"}, [GraphPrecision("fp16", Quantisation(4, method="gptq"))]),
         ("int4-b32-gptq-fp16", {}, [GraphPrecision("fp16", Quantisation(4, 32, "gptq"))]),
         ("int4", {"block_size": 32, "method": "rtn"}, [

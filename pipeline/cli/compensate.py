@@ -246,7 +246,9 @@ def fitted(
         milliseconds=milliseconds,
         timed_on=f"{store.sha256(base)} on {machine.device(base, provider)}",
         folds=store.graph_sidecar(base).contract == "authored" and variant.quantisation is None,
+        quantisation=variant.quantisation,
     )
+    store.overlays(base)  # what it is fitted on is what the graph was made with
     overlay = stage.compensate(source, variant.skip, settings, text, force, means)
     record = stage.record_of(overlay)
     path = surgery.compensate(base, variant.skip, overlay, record.settings.form)

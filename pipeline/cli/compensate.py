@@ -62,7 +62,8 @@ def compensate(
 ) -> None:
     """Puts a map, fitted in closed form on text, in the place of each sublayer that a variant skips.
 
-    One pass of the whole model gives every form and every rank; it is kept in calib/<model>/moments.
+    One pass of the whole model gives every form and every rank; it is kept in calib/<model>/moments. What
+    has quantised weights is fitted on the model that holds them.
     Example: `pipeline compensate graphs/*/mlp12-17_25-26.fp32.onnx --with linear`
     """
     if dataset:

@@ -47,7 +47,11 @@ class Workbench:
 
     @cached_property
     def reference(self) -> Reference:
-        """The whole model in fp32, with the quantised weights that are asked for."""
+        """The whole model in fp32, with the quantised weights that are asked for.
+
+        A map's target is what this model's own sublayer adds. To also mend what the stream has lost of the
+        unquantised model's, all of it or half as a refit does, was tried, and harmed (docs/notes.md).
+        """
         overlays = [self.text.quantised] if self.text.quantised else []
         return Reference(self.checkpoint.folder, overlays=overlays, load=FAST, device=self.device)
 

@@ -62,7 +62,8 @@ def compensate(
 ) -> None:
     """Puts a map, fitted in closed form on text, in the place of each sublayer that a variant skips.
 
-    One pass of the whole model gives every form and every rank; it is kept in calib/<model>/moments.
+    One pass of the whole model gives every form and every rank; it is kept in calib/<model>/moments. What
+    has quantised weights is fitted on the model that holds them.
     Example: `pipeline compensate graphs/*/mlp12-17_25-26.fp32.onnx --with linear`
     """
     if dataset:
@@ -246,7 +247,9 @@ def fitted(
         milliseconds=milliseconds,
         timed_on=f"{store.sha256(base)} on {machine.device(base, provider)}",
         folds=store.graph_sidecar(base).contract == "authored" and variant.quantisation is None,
+        quantisation=variant.quantisation,
     )
+    store.overlays(base)  # what it is fitted on is what the graph was made with
     overlay = stage.compensate(source, variant.skip, settings, text, force, means)
     record = stage.record_of(overlay)
     path = surgery.compensate(base, variant.skip, overlay, record.settings.form)

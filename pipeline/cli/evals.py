@@ -91,7 +91,8 @@ def bench(
 ) -> None:
     """The papers' measurement: the time to predict 1 token for each of 1000 sequences, interleaved with base.
 
-    What has not been checked is checked first; the scores that exist stand beside the latencies.
+    What has not been checked is checked first; the scores that exist stand beside the latencies. Quantised
+    weights are compared with the base that has the checkpoint's own too, where that is named beside them.
     Example: `pipeline bench graphs/*/mlp22-29.fp32.onnx --sequences 100 --tasks smoke`
     """
     others = tuple(part for part in (compare or "").split(",") if part)

@@ -76,7 +76,7 @@ def export(
         str,
         typer.Option(
             help="fp32 (CPU) or fp16 (engines); with quantised weights int4-fp32, int8-fp16, …; int4 or int8 "
-            "alone writes both."
+            "alone writes both. int4-fp16 keeps the head in fp16."
         ),
     ] = "fp32",
     block_size: Annotated[

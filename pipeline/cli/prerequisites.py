@@ -101,12 +101,14 @@ def compensated(graph: Path, form: str) -> Path:
         raise UserError(
             f"{graph} was exported elsewhere: `pipeline compensate` with --reference writes what it fitted"
         )
-    overlay = store.overlay_path(folder, variant.name)
+    overlay = store.overlay_path(folder, variant.name, variant.quantisation)
     command = f"`pipeline compensate {shlex.quote(str(graph))} --with {shlex.quote(form)}`"
     if not overlay.is_file() or not store.sidecar_path(overlay).is_file():
         raise UserError(f"{variant.skip.name} has no compensation {form!r:.40}; make it with {command}")
     record = stage.record_of(overlay)
-    if record.contents != checkpoint.open_checkpoint(folder).contents:
+    quantised = store.graph_sidecar(base).quantised
+    is_of_weights = record.quantised == (quantised.sha256 if quantised else None)
+    if record.contents != checkpoint.open_checkpoint(folder).contents or not is_of_weights:
         raise UserError(f"{overlay} was fitted to other weights; make it again with {command}")
     is_of_it = (record.variant, record.settings.form) == (variant.skip.name, form)
     if not is_of_it or record.sha256 != store.sha256(overlay):

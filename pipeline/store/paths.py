@@ -177,9 +177,16 @@ def merged_from(merged: Path, variant: str, precision: str) -> Path:
     return merged.with_name(f"{variant_file(variant)}.{precision}.onnx")
 
 
-def overlay_path(folder: Path, variant: str) -> Path:
-    """The tensors of a variant's compensation or adapter, beside the checkpoint in `folder`."""
-    return folder / f"{plain_name(variant_file(variant))}.safetensors"
+def overlay_path(folder: Path, variant: str, quantisation: str | None = None) -> Path:
+    """The tensors of a variant's compensation or adapter, beside the checkpoint in `folder`.
+
+    Args:
+        folder: of the checkpoint.
+        variant: its name.
+        quantisation: of the weights that a compensation was fitted on.
+    """
+    weights = f".{quantisation}" if quantisation else ""
+    return folder / f"{plain_name(variant_file(variant))}{weights}.safetensors"
 
 
 def sidecar_path(artefact: Path) -> Path:

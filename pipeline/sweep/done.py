@@ -200,6 +200,7 @@ def _compensate(job: Job, recipe: Recipe) -> bool:
         "weights": checkpoint.identity,
         "contents": checkpoint.contents,
         "sha256": store.sha256(overlay),
+        "quantised": graph.quantised.sha256 if graph.quantised else None,
         **_ON,
     }
     fitted = {"form": graph.compensation, **settings.model_dump(include={"samples", "length", "refit"})}

@@ -204,7 +204,7 @@ class ModelPlan:
             self._measure_one(target, self.plan.add(self.jobs.compensate(target, export)))
 
     def _heal_and_measure(self, skip: SkipSet, cell: GridCell) -> None:
-        """Trains an adapter on the variant in the first plain precision; then as `_measure`."""
+        """Trains an adapter on the variant in the first plain precision, and measures the healed variant."""
         target = Target(self.jobs.variant(skip, self.recipe.plain_precisions[0]), cell)
         heal = self.plan.add(self.jobs.heal(target, self.jobs.export(target)))
         self._measure(skip, cell, self.recipe.heal.name, heal.id)

@@ -175,7 +175,7 @@ class StageJobs:
     def compensate(self, target: Target, export: Job) -> Job:
         """A compensated variant's overlay and graph; `export` writes that of the variant as it is cut."""
         cut, variant = export.outputs[0], target.variant
-        overlay = store.overlay_path(self.graphs, variant.name)
+        overlay = store.overlay_path(self.graphs, variant.name, variant.quantisation)
         return self._job(
             "compensate",
             target,

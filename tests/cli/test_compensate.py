@@ -77,6 +77,23 @@ def test_export_finds_what_was_fitted(model: Path, capsys: pytest.CaptureFixture
         run(capsys, *export)
 
 
+def test_a_quantised_variant_has_maps_of_its_own(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the model's own weights are not taken for it, nor void."""
+    whole = compensate(capsys, model / "mlp1.fp32.onnx")
+    run(capsys, "export", "m", "--skip", "mlp1", "--precision", "int4-fp32", "--block-size", "32")
+    graph = model / "mlp1.int4-b32-fp32.onnx"
+    export = ("export", "m", "--skip", "mlp1", "--compensation", "linear", "--precision")
+    with pytest.raises(UserError, match=r"make it with `pipeline compensate .*mlp1\.int4-b32-fp32\.onnx"):
+        run(capsys, *export, "int4-b32-fp32")
+    made = compensate(capsys, graph)
+    assert Path(made["overlay"]).name == "mlp1~linear.int4-b32.safetensors" != Path(whole["overlay"]).name
+    assert made["losses"] != whole["losses"] and check.check(Path(made["path"])).passed
+    half = Path(run(capsys, *export, "int4-b32-fp16").splitlines()[-1])
+    assert store.overlays(half) == store.overlays(Path(made["path"])) and check.check(half).passed
+    twin = Path(run(capsys, *export, "fp16").splitlines()[-1])
+    assert [file.name for file in store.overlays(twin)] == ["mlp1~linear.safetensors"]
+
+
 def test_those_that_are_compensated_are_passed_over(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = Path(compensate(capsys, model / "mlp1.fp32.onnx")["path"])
     options = ("--with", "bias", *TEXT, "--no-time", "--json")

@@ -111,6 +111,7 @@ def test_every_kind_of_file_has_its_place() -> None:
     assert project.shipped(variant, "gguf", "q8_0") == folder / "m-attn2~heal.q8_0.gguf"
     assert store.graph_path(Path("g"), variant) == Path("g/attn2~heal.fp16.all.onnx")
     assert store.overlay_path(Path("g"), variant.name) == Path("g/attn2~heal.safetensors")
+    assert store.overlay_path(Path("g"), "attn2~linear", "int4") == Path("g/attn2~linear.int4.safetensors")
     assert store.sidecar_path(Path("g/attn2.fp16.onnx")) == Path("g/attn2.fp16.json")
 
 

@@ -12,6 +12,7 @@ from pipeline import store
 from pipeline.calib import adapters, calibrate
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint, texts
+from pipeline.models.quantisation.names import Quantisation
 from pipeline.ship.gguf import ship as gguf
 from pipeline.ship.hf import ship as hf
 from pipeline.store import records
@@ -52,6 +53,23 @@ def test_an_export_is_done_by_digest(project: Path) -> None:
     # Another base: nothing that was cut from the old one is done.
     BASE.write_bytes(BASE.read_bytes() + b"\x00")
     assert not done.is_done(job, settings) and not done.is_done(base, settings)
+
+
+def test_a_base_with_quantised_weights_is_done_with_the_base_it_was_cut_from(project: Path) -> None:
+    path = recipe(("[score]", 'precisions = ["int4-b32-fp32"]\n[score]'))
+    base, settings = job_of(path, "export", "base")
+    assert not done.is_done(base, settings)
+    source = checkpoint.open_checkpoint(BASE.parent)
+    graph = export.export(source, "fp32", SkipSet(), Quantisation(4, 32))
+    assert base.outputs == (graph,) and done.is_done(base, settings)
+    file = store.overlays(graph)[0]
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"x")
+    assert not done.is_done(base, settings)
+    file.write_bytes(content)
+    assert done.is_done(base, settings)
+    BASE.write_bytes(BASE.read_bytes() + b"\x00")
+    assert not done.is_done(base, settings)
 
 
 def test_a_base_of_a_changed_checkpoint_is_not_done(project: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.calib.compensation.workbench import Workbench
 from pipeline.models import costs, texts
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.compensation import MapPlace
+from pipeline.models.quantisation.names import Quantisation
 from pipeline.store import records
 from pipeline.store.records import (
     AutoRecord,
@@ -51,6 +52,7 @@ class Means:
         milliseconds: measures that, given an overlay and its form.
         timed_on: the graph and the machine that they are of.
         folds: whether the graph can read folded weights.
+        quantisation: of the weights that the graph reads, whose file lies beside the checkpoint.
         device: that the model runs on.
     """
 
@@ -62,6 +64,7 @@ class Means:
     milliseconds: Callable[[Path, str], float] | None = None
     timed_on: str | None = None
     folds: bool = True
+    quantisation: str | None = None
     device: Provider = "cpu"
 
 
@@ -84,21 +87,26 @@ def compensate(
         means: where and with what.
 
     Returns:
-        graphs/<model>/<skip>~<form>.safetensors; its record lies beside it.
+        graphs/<model>/<skip>~<form>.safetensors, fitted on quantised weights <skip>~<form>.int4.safetensors;
+        its record lies beside it.
 
     Raises:
         UserError: nothing is left out, no such form, a rank above C, too little text, moments of another
             model or text, activations that are not finite, or nothing that can be folded.
     """
     _check(checkpoint, skip, settings, means)
-    text = moment_files.MomentsText.cut(checkpoint, text_input, settings.samples, settings.length)
+    quantised = (
+        checkpoint.folder / Quantisation.parse(means.quantisation).file if means.quantisation else None
+    )
+    sizes = (settings.samples, settings.length)
+    text = moment_files.MomentsText.cut(checkpoint, text_input, *sizes, quantised)
     bench = Workbench(checkpoint, skip, text, means.moments, means.memory, means.device)
     variant = Variant(checkpoint.model, skip).file
     with store.lock(checkpoint.calib / variant, make=False):
         if settings.form != AUTO:
-            return _made(bench, settings, means.folder, force)
+            return _made(bench, settings, means, force)
         form = _chosen(bench, settings, means, force)
-        return _made(bench, settings.replaced(form=form), means.folder, force)
+        return _made(bench, settings.replaced(form=form), means, force)
 
 
 def gather(
@@ -147,14 +155,14 @@ def _check(checkpoint: Checkpoint, skip: SkipSet, settings: CompensationSettings
     Form.parse(settings.form, checkpoint.config["hidden_size"])
 
 
-def _overlay_path(bench: Workbench, form: str, folder: Path | None) -> Path:
+def _overlay_path(bench: Workbench, form: str, means: Means) -> Path:
     variant = Variant(bench.checkpoint.model, bench.skip, compensation=form)
-    return store.overlay_path(folder or bench.checkpoint.folder, variant.name)
+    return store.overlay_path(means.folder or bench.checkpoint.folder, variant.name, means.quantisation)
 
 
-def _made(bench: Workbench, settings: CompensationSettings, folder: Path | None, force: bool) -> Path:
+def _made(bench: Workbench, settings: CompensationSettings, means: Means, force: bool) -> Path:
     """The overlay of one form, written where it is not there yet."""
-    path = _overlay_path(bench, settings.form, folder)
+    path = _overlay_path(bench, settings.form, means)
     record = store.sidecar_path(path)
     origin = bench.text.origin(bench.checkpoint, record, bench.device)
     request = CompensationRequest(**origin, variant=bench.skip.name, settings=settings)
@@ -212,8 +220,7 @@ def _map_record(place: MapPlace, fitted: Fit, plan: VariantFit) -> MapRecord:
 def _chosen(bench: Workbench, settings: CompensationSettings, means: Means, force: bool) -> str:
     """The form of the lowest loss on held-back text that keeps the budgets, from the record or tried now."""
     checkpoint = bench.checkpoint
-    name = f"{Variant(checkpoint.model, bench.skip).file}.auto.json"
-    record = store.measured_on(checkpoint.calib / "compensation" / name, bench.device)
+    record = bench.kept(f"{Variant(checkpoint.model, bench.skip).file}.auto")
     request = AutoRequest(
         **bench.text.origin(checkpoint, record, bench.device),
         variant=bench.skip.name,
@@ -244,7 +251,7 @@ def _milliseconds(bench: Workbench, settings: CompensationSettings, means: Means
     """What a pass takes with one form, where that is asked; its overlay stays, for a graph reads it now."""
     if means.budget_ms is None or means.milliseconds is None:
         return None
-    return means.milliseconds(_made(bench, settings, means.folder, force=False), settings.form)
+    return means.milliseconds(_made(bench, settings, means, force=False), settings.form)
 
 
 def _tried(bench: Workbench, budget: int | None, folds: bool) -> list[tuple[str, int, float]]:

@@ -1,7 +1,8 @@
 """Moments on disk, calib/<model>/moments/<place>.safetensors: gathered once, shared by variants and forms.
 
 A file is of one model and one text, which its record says. One that is of others is gathered again. Those of
-a model on CUDA lie beside those of the CPU, <place>.cuda.safetensors.
+a model on CUDA lie beside those of the CPU, <place>.cuda.safetensors; those of a model with quantised weights
+in a folder of their form, moments/int4-b64-rtn/.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.compensation import MapPlace
 from pipeline.models.reference import Reference
 from pipeline.store import records
+from pipeline.store.paths import QUANTISED
 from pipeline.store.records import MomentsRecord, MomentsRequest
 from pipeline.types import Provider, UserError, shown
 
@@ -44,16 +46,23 @@ class MomentsText:
         held_out: [HELD_OUT, T] ids.
         text_input: as it was given.
         source: where it came from.
+        quantised: file of the quantised weights that the model holds; None: its own.
     """
 
     fitted: texts.Tokens
     held_out: texts.Tokens
     text_input: texts.TextInput
     source: records.TextSource
+    quantised: Path | None = None
 
     @classmethod
     def cut(
-        cls, checkpoint: Checkpoint, text_input: texts.TextInput, samples: int, length: int
+        cls,
+        checkpoint: Checkpoint,
+        text_input: texts.TextInput,
+        samples: int,
+        length: int,
+        quantised: Path | None = None,
     ) -> MomentsText:
         """Reads a text.
 
@@ -62,13 +71,14 @@ class MomentsText:
             text_input: what text.
             samples: N.
             length: T.
+            quantised: file of the model's quantised weights, where it is to hold those.
 
         Raises:
             UserError: fewer tokens than a map has unknowns, or too little text.
         """
         refuse_too_few(checkpoint.config["hidden_size"], samples, length)
         rows, source = texts.cut(checkpoint.folder, text_input, length, samples + HELD_OUT)
-        return cls(rows[:samples], rows[samples:], text_input, source)
+        return cls(rows[:samples], rows[samples:], text_input, source, quantised)
 
     def origin(self, checkpoint: Checkpoint, record: Path, device: Provider = "cpu") -> dict[str, Any]:
         """The fields of a record in the file `record` that say what model it is of, where, on what text."""
@@ -78,7 +88,13 @@ class MomentsText:
             "weights": checkpoint.identity,
             "contents": checkpoint.contents,
             "texts": self.source.replaced(origin=self.text_input.origin(record)),
+            "quantised": store.weights.state(self.quantised, full=True).sha256 if self.quantised else None,
         }
+
+    @property
+    def weights_name(self) -> str:
+        """'int4-b64-rtn' of quantised weights, '' of the model's own: what is kept of each lies apart."""
+        return self.quantised.stem.removeprefix(QUANTISED) if self.quantised else ""
 
     @property
     def held_back(self) -> texts.Tokens:
@@ -132,7 +148,7 @@ class MomentFiles:
     ) -> None:
         self.checkpoint, self.text, self.open_reference = checkpoint, text, open_reference
         self.given, self.memory, self.device = given, memory, device
-        self.folder = given or checkpoint.calib / "moments"
+        self.folder = given or checkpoint.calib / "moments" / text.weights_name
 
     def make(self, places: Iterable[MapPlace]) -> None:
         """Gathers what is missing, in as few passes as the memory allows; each pass is kept once it is done.

@@ -47,8 +47,13 @@ class Workbench:
 
     @cached_property
     def reference(self) -> Reference:
-        """The whole model, in fp32."""
-        return Reference(self.checkpoint.folder, load=FAST, device=self.device)
+        """The whole model in fp32, with the quantised weights that are asked for.
+
+        A map's target is what this model's own sublayer adds. To also mend what the stream has lost of the
+        unquantised model's, all of it or half as a refit does, was tried, and harmed (docs/notes.md).
+        """
+        overlays = [self.text.quantised] if self.text.quantised else []
+        return Reference(self.checkpoint.folder, overlays=overlays, load=FAST, device=self.device)
 
     @cached_property
     def projections(self) -> Projections:
@@ -67,7 +72,7 @@ class Workbench:
         Args:
             skip: what it leaves out.
         """
-        record = store.measured_on(self.checkpoint.calib / "compensation" / "losses.json", self.device)
+        record = self.kept("losses")
         samples, length = self.text.fitted.shape
         request = BareLossesRequest(
             **self.text.origin(self.checkpoint, record, self.device),
@@ -81,6 +86,11 @@ class Workbench:
             known = known.replaced(losses={**known.losses, skip.name: self.reported(Overlay(skip))})
             store.write_json(record, known.plain())
         return known.losses[skip.name]
+
+    def kept(self, name: str) -> Path:
+        """Where a record of this model with these weights lies, on this device."""
+        stem = ".".join(filter(None, (name, self.text.weights_name)))
+        return store.measured_on(self.checkpoint.calib / "compensation" / f"{stem}.json", self.device)
 
     @property
     def can_fold(self) -> bool:

@@ -52,12 +52,14 @@ class OfModelOnText(TextBasedRequest):
         weights: identity of the checkpoint.
         contents: digest of all its bytes.
         device: that the model runs on.
+        quantised: SHA-256 of the file of quantised weights that it holds; None: its own.
     """
 
     model: str
     weights: Weights | None
     contents: Digest
     device: Provider = "cpu"
+    quantised: Digest | None = None
 
 
 OnText = TypeVar("OnText", bound=TextBasedRequest)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from pipeline import store
 from pipeline.calib.compensation import compensate as stage
 from pipeline.calib.compensation import forms, gathering, trial, workbench
 from pipeline.calib.compensation.compensate import Means, compensate, record_of
 from pipeline.models import texts
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
+from pipeline.models.quantisation import files
+from pipeline.models.quantisation.names import Quantisation
 from pipeline.models.reference import Reference
 from pipeline.store.records import CompensationSettings
 from pipeline.types import SkipSet, UserError
-from tests import tiny
+from tests import quantised, tiny
 
 SMALL: dict[str, Any] = {"samples": 24, "length": 16}
 
@@ -127,6 +131,35 @@ def test_it_is_found_again_and_made_again_where_it_is_not_whole(
     assert overlay.read_bytes() == content
     made(checkpoint, "mlp2", "rank4", samples=25)
     assert overlay.read_bytes() != content and record_of(overlay).settings.samples == 25
+
+
+def test_maps_of_quantised_weights_are_those_of_a_checkpoint_that_holds_them(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And apart from the maps, moments and losses of the model's own weights, neither voiding the other."""
+    source = quantised.model(workdir, vocab_size=tiny.WORDS)
+    tiny.tokenizer(source.folder)
+    file = files.ensure(source, Quantisation(4, 32))
+    ours, own = made(source, "mlp1", "linear", quantisation="int4-b32"), made(source, "mlp1", "linear")
+    assert (ours.name, own.name) == ("mlp1~linear.int4-b32.safetensors", "mlp1~linear.safetensors")
+    plain = workdir / "graphs" / "plain"
+    shutil.copytree(source.folder, plain, ignore=shutil.ignore_patterns("quantised*", "mlp1~*"))
+    tensors = load_file(plain / "model.safetensors")
+    for name, weight in files.dequantised(file):
+        tensors[name] = torch.from_numpy(weight.T.copy())
+    save_file(tensors, plain / "model.safetensors", {"format": "pt"})
+    theirs = made(open_checkpoint(plain), "mlp1", "linear")
+    wanted, found, others = load_file(theirs), load_file(ours), load_file(own)
+    for name, tensor in wanted.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-7)
+        assert not torch.allclose(others[name], tensor, rtol=1e-2, atol=1e-4)
+    assert record_of(ours).quantised == store.sha256(file) and record_of(own).quantised is None
+    assert record_of(ours).losses == record_of(theirs).losses != record_of(own).losses
+    moments = workdir / "calib" / "m" / "moments"
+    assert (moments / "mlp1.safetensors").is_file() and (moments / "int4-b32-rtn/mlp1.safetensors").is_file()
+    monkeypatch.setattr(workbench, "Reference", None)  # is not opened
+    assert made(source, "mlp1", "linear", quantisation="int4-b32") == ours
+    assert made(source, "mlp1", "linear") == own
 
 
 def test_an_overlay_may_lie_elsewhere(checkpoint: Checkpoint, workdir: Path) -> None:

@@ -20,6 +20,7 @@ from pipeline.evals.score import harness, results
 from pipeline.evals.score.score import ScoreSettings, ScoringError, score
 from pipeline.graphs import export, merge, variants
 from pipeline.models import checkpoint
+from pipeline.models.quantisation.names import Quantisation
 from pipeline.store.records import Score
 from pipeline.types import SkipSet, UserError
 from tests import commands, scoring, tiny
@@ -114,6 +115,20 @@ def test_probes_are_scored_one_by_one_and_together(project: Path, graphs: list[P
     assert probes.stderr == pytest.approx(math.sqrt(sum(error**2 for error in errors)) / 4)
     assert (probes.chance, probes.n) == (0.25, 4 * limit)
     assert sum(probes.work.values()) > 0 and result(graphs[0], probes.key)["pipeline"]["chance"] == 0.25
+
+
+def test_quantised_weights_have_answers_of_their_own(project: Path, graphs: list[Path]) -> None:
+    """Nothing is taken from the journal of the checkpoint's own weights, nor of another precision."""
+    whole = one(graphs[0], "arc", project, limit=2)
+    source = checkpoint.open_checkpoint(graphs[0].parent)
+    forms = (Quantisation(4, 32), Quantisation(8, 32))
+    paths = [export.export(source, "fp32", SkipSet(), form) for form in forms]
+    for path in paths:
+        tiny.passed(path)
+    scores = [one(path, "arc", project, limit=2) for path in paths]
+    assert all(score.work["passes"] == whole.work["passes"] > 0 for score in scores)
+    assert len({whole.contents, *(score.contents for score in scores)}) == 3
+    assert len(list(store.result_of(paths[0], "score").parent.glob("*.answers-*.jsonl"))) == 3
 
 
 @pytest.mark.slow

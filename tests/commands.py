@@ -30,7 +30,8 @@ def ended(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     A process of its own would pay seconds for imports, as the tests of signals and surroundings do.
     """
     words = ["pipeline", *map(str, arguments)]
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    written = io.BytesIO(), io.BytesIO()
+    out, err = (io.TextIOWrapper(one, encoding="utf-8", write_through=True) for one in written)
     code = 0
     streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _logged(err)
     with contextlib.chdir(folder), patch.object(sys, "argv", words), streams[0], streams[1], streams[2]:
@@ -38,7 +39,7 @@ def ended(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
             main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    printed, said = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    printed, said = (one.getvalue().decode() for one in written)
     return subprocess.CompletedProcess(words, code, printed, said)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import MEASURE, DeviceMemory, Json, Paths, ProviderOption, app, show_result
 
@@ -45,11 +46,13 @@ def check(
 
     Example: `pipeline check graphs/*/mlp22-29.fp32.onnx`
     """
-    from pipeline.evals.check import check as stage
-
     results, chosen = [], arguments.devices(provider, must=provider == "cuda")
     artefacts = arguments.artefacts(paths, engines=prerequisites.has_gpu())
     arguments.bound_device_memory(device_memory, [chosen.graphs, chosen.torch], artefacts)
+    for path in artefacts:
+        store.sidecar(path)  # a wrong name is said before PyTorch is imported, which takes seconds
+    from pipeline.evals.check import check as stage
+
     for path in artefacts:
         with arguments.busy(f"checking {path}"):
             results.append(

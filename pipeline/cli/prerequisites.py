@@ -171,10 +171,13 @@ def checked(paths: list[Path], unchecked: bool, devices: Devices = CPU) -> list[
         devices: that they are checked on.
     """
     from pipeline.evals.bench import contestants
-    from pipeline.evals.check import check as stage
 
     for path in [] if unchecked else contestants.with_bases(paths):
         if not store.check_passed(path, provider=devices.graphs):
+            from pipeline.evals.check import (
+                check as stage,  # PyTorch: seconds, where nothing is to be checked
+            )
+
             with arguments.busy(f"checking {path} first"):
                 stage.check(path, devices=devices)
     return paths

@@ -15,7 +15,7 @@ from pipeline.types import UserError
 class Rounding(Protocol):
     """A way to round a model's weights."""
 
-    def __call__(self, name: str, weight: Array, bits: int, block_size: int) -> Blocks:
+    def __call__(self, name: str, weight: Array, bits: int, block_size: int, /) -> Blocks:
         """A weight in blocks.
 
         Args:
@@ -29,7 +29,7 @@ class Rounding(Protocol):
         """
         ...
 
-    def refuse_other(self, record: QuantisedRecord, path: Path) -> None:
+    def refuse_other(self, record: QuantisedRecord, path: Path, /) -> None:
         """Refuses weights that are there, and were rounded otherwise than is asked for.
 
         Args:
@@ -41,7 +41,7 @@ class Rounding(Protocol):
         """
         ...
 
-    def fields(self, record: Path) -> dict[str, Any]:
+    def fields(self, record: Path, /) -> dict[str, Any]:
         """What the record in the file `record` says of it, once everything is rounded."""
         ...
 

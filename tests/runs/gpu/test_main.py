@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.runtime import tensorrt_library
 from runs.gpu import __main__ as command
 from runs.gpu import machine
-from tests import needs
+from runs.gpu.stages import Conductor
+from tests import commands, needs
 
 VARIANTS = ["attn6-7", "attn5-7", "mlp6-7", "mlp5-7"]
 
@@ -42,8 +44,10 @@ def test_without_a_gpu_it_says_how_to_rehearse(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.slow
 @pytest.mark.parametrize("provider", ["cpu", pytest.param("cuda", marks=needs.cuda())])
 def test_everything_on_a_tiny_model(
-    provider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    provider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if provider == "cpu":
+        _in_this_process(monkeypatch)
     code = command.main(["--shape", "tiny", "--provider", provider, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     record = json.loads((tmp_path / "proof.json").read_text())
@@ -65,3 +69,23 @@ def test_everything_on_a_tiny_model(
         assert "check engine base" in skipped
     page = (tmp_path / "proof.md").read_text()
     assert page.startswith("# a tiny Llama of random weights on ") and "**passed**" in page
+
+
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the pipeline's commands here, but the first: two dozen processes would import PyTorch for minutes.
+
+    How stages are run as processes is the matter of test_stages.
+    """
+    monkeypatch.delenv("PIPELINE_PROVIDER", raising=False)
+    as_process = Conductor._code
+
+    def code(self: Conductor, command: list[str], limit: float, out: Any, err: Any) -> int | None:
+        _, _, module, *arguments = command
+        if module != "pipeline.cli" or "predict" not in self.outcomes:
+            return as_process(self, command, limit, out, err)
+        done = commands.ended(self.folder, *arguments)
+        out.write(done.stdout)
+        err.write(done.stderr)
+        return done.returncode
+
+    monkeypatch.setattr(Conductor, "_code", code)

@@ -88,7 +88,8 @@ def _headings(plain: list[str], has_bytes: bool, has_gpu: bool) -> list[str]:
         headings.insert(headings.index("ceiling %"), VS_PLAIN.format(", ".join(precisions)))
     if has_bytes:
         headings.insert(headings.index("ceiling %") + 1, BY_BYTES)
-    return headings
+    # One column more leaves little for the names: what may stand in two lines does.
+    return [one.replace(" ", "\n") if plain and "\n" not in one else one for one in headings]
 
 
 def short(report: BenchReport) -> dict[str, dict[str, str]]:

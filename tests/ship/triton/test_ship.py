@@ -21,7 +21,10 @@ from tritonclient.grpc import model_config_pb2
 from pipeline import store
 from pipeline.engines import opening
 from pipeline.evals.check import check
-from pipeline.graphs import graphfile, variants
+from pipeline.graphs import export, graphfile, variants
+from pipeline.models import checkpoint
+from pipeline.models.quantisation import files
+from pipeline.models.quantisation.names import Quantisation
 from pipeline.runtime.generation.prompts import Prompts
 from pipeline.runtime.generation.sampling import Sampling
 from pipeline.runtime.onnxruntime import OnnxRunner, open_session
@@ -303,3 +306,22 @@ def test_a_compensated_graph_ships_with_its_maps(graphs: list[Path]) -> None:
     overlays.make(base.parent, skip, "fold+rank16", seed=1)
     with pytest.raises(UserError, match=r"attn2-3~fold\+rank16\.safetensors is not what"):
         ship.ship([path], Path("engines/other"))
+
+
+def test_a_quantised_graph_ships_with_its_blocks(graphs: list[Path]) -> None:
+    """As another version of the same model; the weights that it has in blocks are there in blocks alone."""
+    source, skip = checkpoint.open_checkpoint(graphs[1].parent), store.variant(graphs[1]).skip
+    path = export.export(source, "fp32", skip, Quantisation(4, 32))
+    tiny.passed(path)
+    assert ship.ship([graphs[1]], REPO).shipped == (("tiny-attn2-3", 1),)
+    shipment = ship.ship([path], REPO)
+    assert shipment.shipped == (("tiny-attn2-3", 2),)
+    version = repository.newest(shipment.record)["tiny-attn2-3"][1]
+    assert version.quantisation == "int4-b32" and version.precision == "fp32"
+    whole, blocks = (REPO / f"tiny-attn2-3/{n}/model.onnx/model.data" for n in (1, 2))
+    weight = files.stored(store.overlays(path)[0])["model.layers.1.mlp.up_proj.weight"]
+    packed = store.overlays(path)[0].read_bytes()[weight.values.offset :][: weight.values.nbytes]
+    assert packed in blocks.read_bytes() and blocks.stat().st_size < whole.stat().st_size / 2
+    ids = np.arange(3, 20)[None]
+    with opening.open_runner(path) as here, checks.open_graph(REPO, version) as there:
+        np.testing.assert_array_equal(here.forward(ids)[0], there.forward(ids)[0])

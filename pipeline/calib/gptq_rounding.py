@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.calib.selectors import SHORT
 from pipeline.models import tensor_names, texts
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.quantisation import descent
 from pipeline.models.quantisation.blocks import Array, Blocks
 from pipeline.models.quantisation.gptq import gptq
 from pipeline.store.records import QuantisedRecord, RoundedOn
@@ -62,7 +63,9 @@ class GptqRounding:
         Raises:
             UserError: as `gptq`; too little text, or activations that are not finite.
         """
-        return gptq(weight, self._moments.of(name), bits, block_size)
+        moments = self._moments.of(name)
+        made = gptq(weight, moments, bits, block_size)
+        return descent.improved(weight, made, moments, bits) if bits == 4 else made
 
     def refuse_other(self, record: QuantisedRecord, path: Path) -> None:
         """Refuses weights that were rounded on another text, or more or less of it, than was asked for.

@@ -83,7 +83,7 @@ def _means(measured: list[Row], value: str) -> str:
     costs = _costs(measured)
     cells = [
         (rule, *(_text(_values(measured, rule, cost, value)) for cost in costs))
-        for rule in dict.fromkeys(map(_rule, measured))
+        for rule in dict.fromkeys(_rule(row) for row in measured if value in row)
     ]
     return _table(f"{_of(measured)}: {value}, nats a token", ("rule", *map(str, costs)), cells)
 

@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import arguments, budgets, choices, extras, prerequisites, published
+from pipeline.cli import arguments, budgets, choices, prerequisites, published
 from pipeline.cli import finalists as compared
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, Model, ProviderOption, app, show_result
 from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
 from pipeline.cli.rule_options import RuleOptions
+from pipeline.cli.text_options import Dataset, Texts, text_input
 from pipeline.store import records
 from pipeline.types import CPU, Provider, UserError
 
 if TYPE_CHECKING:
-    from pipeline.models.texts import TextInput
-
-Texts = Annotated[
-    list[Path] | None, typer.Option(help=".txt, or .jsonl with a column `text`; repeat for several.")
-]
-Dataset = Annotated[str | None, typer.Option(help="Of the hub, streamed: allenai/c4:en:validation.")]
+    pass
 
 
 @app.command(rich_help_panel=CHOOSE)
@@ -62,15 +58,6 @@ def calibrate(
         arguments.print_table(similarity.table(source.model, similarity.of_checkpoint(source.folder)))
     record = records.read(records.SimilarityRecord, path)
     show_result({"path": str(path), **record.plain()}, as_json, str(path))
-
-
-def text_input(texts: list[Path] | None, dataset: str | None, command: str) -> TextInput:
-    """What --texts and --dataset name, for a command that is called so."""
-    from pipeline.models.texts import TextInput
-
-    if dataset:
-        extras.needs("score", f"{command} --dataset")
-    return TextInput(tuple(texts or ()), dataset)
 
 
 @app.command(rich_help_panel=CHOOSE)

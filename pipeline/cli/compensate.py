@@ -12,7 +12,7 @@ import typer
 from pipeline import store
 from pipeline.cli import arguments, extras, timing
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, ProviderOption, app, show_result
-from pipeline.cli.calib import Dataset, Texts
+from pipeline.cli.text_options import Dataset, Texts
 from pipeline.types import Devices, Provider, UserError
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ import typer
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import GRAPHS, Json, Model, app, artefact_json, show_result
-from pipeline.cli.calib import Dataset
 from pipeline.cli.evo_options import Compensated, Generations, Minutes, Start
-from pipeline.cli.measured_on import MeasuredOn
 from pipeline.cli.rule_options import RULES
+from pipeline.cli.text_options import Dataset, MeasuredOn
 from pipeline.models.quantisation.names import METHODS, GraphPrecision, requested
 from pipeline.types import UserError, Variant
 

@@ -11,7 +11,7 @@ import typer
 from pipeline import store
 from pipeline.cli import arguments, extras, prerequisites
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, ProviderOption, app, show_result
-from pipeline.cli.calib import Dataset, Texts, text_input
+from pipeline.cli.text_options import Dataset, Texts, text_input
 from pipeline.store import records
 from pipeline.store.records import AdapterRecord, HealSettings
 from pipeline.types import UserError

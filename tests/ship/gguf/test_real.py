@@ -63,7 +63,7 @@ def test_llama_cpp_gives_the_graphs_numbers_and_text(name: str, base: Path, tmp_
 
 def test_maps_are_layers_of_llama_cpps(base: Path, tmp_path: Path) -> None:
     skip = SkipSet.parse("attn22_24+mlp26")
-    settings = CompensationSettings(samples=8, length=128)
+    settings = CompensationSettings(samples=12, length=128)
     overlay = compensate(checkpoint.open_checkpoint(base.parent), skip, settings)
     graph = variants.compensate(base, skip, overlay, "linear")
     shipment = ship.ship(graph, tmp_path / "m.gguf", "f32", unchecked=True)

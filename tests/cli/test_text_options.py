@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.calib.gptq_rounding import GptqRounding
-from pipeline.cli.measured_on import MeasuredOn
+from pipeline.cli.text_options import MeasuredOn
 from pipeline.models import checkpoint
 from pipeline.models.quantisation.names import Quantisation
 from pipeline.models.texts import OWN

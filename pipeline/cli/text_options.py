@@ -1,18 +1,35 @@
-"""The options of `export` that say on what text `--method gptq` measures."""
+"""The options that say on what text a command measures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.cli.calib import text_input
+import typer
+
+from pipeline.cli import extras
 from pipeline.types import UserError
 
 if TYPE_CHECKING:
     from pipeline.models.checkpoint import Checkpoint
     from pipeline.models.quantisation.names import Quantisation
     from pipeline.models.quantisation.rounding import Rounding
+    from pipeline.models.texts import TextInput
+
+Texts = Annotated[
+    list[Path] | None, typer.Option(help=".txt, or .jsonl with a column `text`; repeat for several.")
+]
+Dataset = Annotated[str | None, typer.Option(help="Of the hub, streamed: allenai/c4:en:validation.")]
+
+
+def text_input(texts: list[Path] | None, dataset: str | None, command: str) -> TextInput:
+    """What --texts and --dataset name, for a command that is called so."""
+    from pipeline.models.texts import TextInput
+
+    if dataset:
+        extras.needs("score", f"{command} --dataset")
+    return TextInput(tuple(texts or ()), dataset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,8 @@ class GptqRounding:
             UserError: as `gptq`; too little text, or activations that are not finite.
         """
         moments = self._moments.of(name)
-        made = gptq(weight, moments, bits, block_size)
-        return descent.improved(weight, made, moments, bits) if bits == 4 else made
+        rounded = gptq(weight, moments, bits, block_size)
+        return descent.improved(weight, rounded, moments, bits) if bits == 4 else rounded
 
     def refuse_other(self, record: QuantisedRecord, path: Path) -> None:
         """Refuses weights that were rounded on another text, or more or less of it, than was asked for.

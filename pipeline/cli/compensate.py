@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import store
-from pipeline.cli import arguments, extras, timing
+from pipeline.cli import arguments, timing
 from pipeline.cli.app import CHOOSE, DeviceMemory, Json, ProviderOption, app, show_result
-from pipeline.cli.text_options import Dataset, Texts
+from pipeline.cli.text_options import Dataset, Texts, text_input
 from pipeline.types import Devices, Provider, UserError
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ def compensate(
     has quantised weights is fitted on the model that holds them.
     Example: `pipeline compensate graphs/*/mlp12-17_25-26.fp32.onnx --with linear`
     """
-    if dataset:
-        extras.needs("score", "pipeline compensate --dataset")
+    text = text_input(texts, dataset, "pipeline compensate")
     from pipeline.calib.compensation.compensate import Means
-    from pipeline.models.texts import TextInput
     from pipeline.store.records import CompensationSettings
 
     if samples < 2 or length < 2:
@@ -89,7 +87,6 @@ def compensate(
         budget_ms=budget_ms,
         device=devices.torch,
     )
-    text = TextInput(tuple(texts or ()), dataset)
     bare = [graph for graph in dict.fromkeys(graphs) if not store.variant(graph).compensation] or graphs
     sources = {graph: _source(graph, form, reference) for graph in bare}  # refused before anything is fitted
     make = partial(fitted, means=means, force=force, provider=devices.graphs)

@@ -41,7 +41,8 @@ class QuantisePass(InPlacePass):
     def __init__(self, file: Path, digest: str, names: Mapping[str, str], activations: Precision) -> None:
         super().__init__()
         self.file, self.digest, self.names = file, digest, names
-        self.stored, self.read = files.stored(file), files.in_blocks(file, activations)
+        self.stored = files.stored(file)
+        self.read = files.in_blocks(self.stored, activations)
 
     def requires(self, model: ir.Model) -> None:
         """Nothing is dequantised yet, and some product reads a stored weight."""

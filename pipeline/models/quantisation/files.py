@@ -176,21 +176,17 @@ def _form(values: TensorSlice, scales: TensorSlice) -> tuple[int, tuple[int, int
     return bits, (width, out)
 
 
-def in_blocks(file: Path, activations: Precision | None) -> dict[str, StoredBlocks]:
+def in_blocks(weights: Mapping[str, StoredBlocks], activations: Precision | None) -> dict[str, StoredBlocks]:
     """Those of a file's weights that graphs read from it, and not as the checkpoint has them.
 
     Args:
-        file: of the weights.
+        weights: all of the file, as `stored` reads them.
         activations: the graphs' precision (`names.is_in_blocks`); None for all weights.
-
-    Raises:
-        UserError: as `stored`.
     """
-    found = stored(file)
-    form_bits = min((one.bits for one in found.values()), default=0)
+    form_bits = min((one.bits for one in weights.values()), default=0)
     return {
         name: one
-        for name, one in found.items()
+        for name, one in weights.items()
         if activations is None or is_in_blocks(one.bits, form_bits, activations)
     }
 
@@ -203,7 +199,7 @@ def dequantised(
     Raises:
         UserError: as `stored`.
     """
-    for name, one in in_blocks(file, activations).items():
+    for name, one in in_blocks(stored(file), activations).items():
         data = np.memmap(file, np.uint8, "r", one.values.offset, (one.values.nbytes,)).tobytes()
         scales = safetensors_index.numbers(file, one.scales)
         yield name, blocks.dequantised(Blocks(blocks.unpacked(data, one.bits, one.shape), scales))

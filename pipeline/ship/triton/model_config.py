@@ -14,6 +14,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from pipeline.graphs import graphfile
+from pipeline.ship.triton.in_triton import ERROR_STATUS
 from pipeline.types import UserError
 
 TYPES = {
@@ -44,7 +45,7 @@ REQUEST = {
     "return_num_output_tokens": ("TYPE_BOOL", 1),
     "share": ("TYPE_STRING", 1),
     "probe": ("TYPE_BOOL", 1),
-    "return_error_status": ("TYPE_BOOL", 1),
+    ERROR_STATUS: ("TYPE_BOOL", 1),
 }
 """Input of NAME_generate → type and dimension. To Triton all are optional: the model says what is missing."""
 ANSWER = {

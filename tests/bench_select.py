@@ -46,8 +46,6 @@ KEY = ("model", "texts", "kind", "fraction", "speedup", "rule")
 """What a row is of. texts: that the rule read and the maps were fitted on; a fraction, or else a speed-up."""
 TIMED_TOKENS = 100
 """Of the prefill whose time is saved, as `select` times by default."""
-TIMED_TOKENS = 100
-"""Of the prefill whose time is saved, as `select` times by default."""
 PAIRED = ("kl", "kl_linear", "loss", "loss_linear")
 """What a row holds for each sequence, so that two rules can be compared sequence by sequence."""
 

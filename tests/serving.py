@@ -216,13 +216,6 @@ class Served:
         code = self.server.process.returncode if self.server.process else None
         return f"the Triton server ended with {code}; its log ends:\n{self.server.tail(60)}"
 
-    def restart(self) -> None:
-        """Starts a server that has died anew, on the same ports."""
-        dead = self.server
-        dead.stop()
-        self.server = Server(dead.wheel, dead.repository, dead.models, dead.ports)
-        self.server.__enter__()
-
     def despite_locks(self, kill: Callable[[], None], attempts: int = 4) -> None:
         """Runs what kills a model's process, anew where Triton died of the lock that the process held.
 
@@ -238,7 +231,7 @@ class Served:
                 if not left or KILLED_WITHIN_A_LOCK not in (self.death() or ""):
                     raise
                 print(self.death())
-                self.restart()
+                self.server.restart()
             else:
                 return
 

@@ -1,7 +1,8 @@
 """Mixed load with faults on `pipeline serve`: `make soak`, ten minutes; the test suite takes half a minute.
 
 Half of the clients abuse the server (`abuse.py`). The others ask Triton and the OpenAI front for texts, whole
-and streamed, and ask again when they are told that a model is down, while now and then a model is killed.
+and streamed, and ask again when they are told that a model is down, while now and then a model is killed, and
+once Triton itself.
 Each must get, in the end, the text of the same graph run directly.
 """
 
@@ -42,8 +43,10 @@ MODELS = ("tiny-base", "tiny-attn2-3")
 LENGTHS = (3, 17, 60, 140)
 SEEDS = (None, 1)
 WAYS = ("whole", "stream", "whole, OpenAI", "stream, OpenAI")
-KILLS = (0.1, 0.3)
+KILLS = (0.1, 0.25)
 """When models are killed: parts of the whole time."""
+SERVER_KILL = 0.4
+"""When Triton is killed."""
 SHM_OPTION = "shm-region-prefix-name="
 RELOAD = 180.0
 """Seconds after which a killed model is back for certain."""
@@ -54,7 +57,7 @@ LOST = 120.0
 DOWN = (
     "not healthy", "unhealthy", "not ready", "unloaded", "unload", "not found", "is being", "unavailable",
     "no available versions", "Stub process", "queue is full", "took longer", "was not done",
-    "does not answer",
+    "does not answer", "failed to connect", "Connection refused", "Socket closed", "Connection reset",
 )  # fmt: skip
 """Words of the errors that say that a model is down, or has no room."""
 
@@ -70,13 +73,18 @@ class Serve:
 
     def stubs(self, model: str = "") -> list[int]:
         place = f"{self.repo}/{model}/" if model else str(self.repo)
-        return [pid for pid in self._descendants(place) if pid != self.server()]
+        servers = self.servers()
+        return [pid for pid in self._descendants(place) if pid not in servers]
 
     def stub(self, model: str) -> int:
         return self.stubs(model)[0]
 
     def server(self) -> int:
-        return self._descendants("--model-repository=")[0]
+        return self.servers()[0]
+
+    def servers(self) -> list[int]:
+        """Triton's process; none where it is being started again."""
+        return self._descendants("--model-repository=")
 
     def memory_regions(self) -> str:
         """The pattern of this server's own shared memory; other servers may have left theirs here."""
@@ -133,6 +141,7 @@ class Report:
         abuses: kind of abuse → times.
         wrong: good requests that were answered wrongly or never.
         kills: model processes killed.
+        server_kills: times that Triton was killed.
         memory: (seconds, resident MB) of the server and its models, from the middle to the end.
     """
 
@@ -141,6 +150,7 @@ class Report:
     abuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     kills: int = 0
+    server_kills: int = 0
     memory: list[tuple[float, float]] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
@@ -158,6 +168,7 @@ class Report:
             "retries": self.retries,
             "abuses": self.abuses,
             "kills": self.kills,
+            "server kills": self.server_kills,
             "memory, MB": {name: round(value) for name, value in memory.items()},
             "wrong": self.wrong[:5],
         }
@@ -308,7 +319,7 @@ def run(root: Path, seconds: float) -> Report:
 
 
 def disturb(serve: Serve, load: Load, start: float, seconds: float) -> None:
-    """Kills two models, then notes the memory until the load ends."""
+    """Kills two models and then Triton, and notes the memory until the load ends."""
     kills, report = [start + seconds * share for share in KILLS], load.report
     while time.monotonic() < load.until:
         time.sleep(0.5)
@@ -319,8 +330,12 @@ def disturb(serve: Serve, load: Load, start: float, seconds: float) -> None:
             serving.until(functools.partial(serve.stubs, model), RELOAD)  # it may be loading just now
             os.kill(serve.stub(model), signal.SIGKILL)
             report.kills += 1
+        if not report.server_kills and time.monotonic() > start + seconds * SERVER_KILL:
+            serving.until(serve.servers, RELOAD)
+            os.kill(serve.server(), signal.SIGABRT)
+            report.server_kills += 1
         if time.monotonic() > start + seconds * 0.6:
-            memory = _megabytes([serve.process.pid, *serve.stubs(), serve.server()])
+            memory = _megabytes([serve.process.pid, *serve.stubs(), *serve.servers()])
             report.memory.append((time.monotonic() - start, memory))
 
 

@@ -75,7 +75,8 @@ def serve(
     """Serves until Ctrl-C or SIGTERM.
 
     Ready means: healthy, every model READY, one inference of each as run directly. A text model whose process
-    died, which Triton goes on calling ready, is noticed and loaded again.
+    died, which Triton goes on calling ready, is noticed and loaded again, and Triton is started again where it
+    dies itself.
 
     Args:
         folder: a model repository that `pipeline ship` wrote.
@@ -86,7 +87,7 @@ def serve(
 
     Raises:
         UserError: as `smoke`; or a port is taken.
-        Failed: a check failed, or the server ended by itself.
+        Failed: a check failed, or the server ended by itself too often.
     """
     models = _verified(folder, provider)
     names = [model.name for model in models]
@@ -100,7 +101,7 @@ def serve(
             _require_checks(folder, models, server)
             with fronts.opened(server, names, sockets, states) as urls:
                 _print_addresses(server, names, urls, fronts.access)
-                watch.watch(server, texts, states)
+                watch.keep(server, texts, states)
     except KeyboardInterrupt:
         log.info("stopped")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import tempfile
 import threading
@@ -82,23 +81,15 @@ def watched(monkeypatch: pytest.MonkeyPatch):
         return problems.get(model, lambda: None)()
 
     monkeypatch.setattr(checks, "problem", problem)
-    server, states, failures = FakeServer({TEXT: 1, "other_generate": 2}), ModelStates(), []
-
+    server, states, ends = FakeServer({TEXT: 1, "other_generate": 2}), ModelStates(), list[str]()
     models = list(server.processes)
-
-    def run() -> None:
-        try:
-            watch.watch(server, models, states)
-        except Failed as failure:
-            failures.append(str(failure))
-
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=lambda: ends.append(watch.watch(server, models, states)))
     thread.start()
     until(lambda: len(seen) == len(models))
     yield server, problems, states
     server.is_there = False
     thread.join(10)
-    assert failures == ["the Triton server ended by itself: Signal (9)"]
+    assert ends == ["Signal (9)"]
 
 
 def test_a_process_that_is_gone_is_loaded_again_at_once_and_alone(watched) -> None:
@@ -165,6 +156,24 @@ def test_a_watch_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         watch.watch(FakeServer({TEXT: 1}), [TEXT], ModelStates())
 
 
+def test_a_server_that_ends_is_started_again_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its models are down until it is back; the sixth end within ten minutes is an error."""
+    server, states, told = FakeServer({TEXT: 1}), ModelStates(), list[str | None]()
+    monkeypatch.setattr(watch, "watch", lambda *_: server.reason())
+    server.restart = lambda: told.append(states.reason(TEXT))
+    with pytest.raises(Failed, match=r"ended by itself 6 times within 10 minutes: Signal \(9\)"):
+        watch.keep(server, [TEXT], states)
+    assert told == [f"{TEXT} is being loaded again: the server ended"] * 5
+    assert caplog.messages.count("the Triton server ended by itself (Signal (9)); starting it again") == 5
+    monkeypatch.setattr(watch, "WITHIN", 0.0)  # so many ends in a longer time are none too many
+    told.clear()
+    server.restart = lambda: told.append(None) if len(told) < 20 else pytest.exit("enough")
+    with pytest.raises(pytest.exit.Exception):
+        watch.keep(server, [TEXT], states)
+
+
 FULL = {"text_input": "the time", "max_tokens": 1500, "ignore_eos": True}
 
 
@@ -217,11 +226,7 @@ def held_full(root: Path, seconds: float) -> None:
         states, outages = ModelStates(), list[str]()
         states.observers.append(lambda reason, _: outages.append(reason))
 
-        def watches() -> None:
-            with contextlib.suppress(Failed):  # in the end the server is stopped
-                watch.watch(server, [name], states)
-
-        thread = threading.Thread(target=watches, daemon=True)
+        thread = threading.Thread(target=watch.watch, args=(server, [name], states), daemon=True)
         thread.start()
         texts, refused, longest = hold_full(server, name, seconds)
         assert set(texts) == {expected} and len(texts) > 2 and refused

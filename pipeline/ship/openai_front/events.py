@@ -26,6 +26,13 @@ from pipeline.ship.web.model_states import ModelStates
 OUTPUTS = ("stream", "return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
 OPTIONAL = {"share", "probe", ERROR_STATUS}
 """Fields that change no text; models of earlier versions lack them."""
+CHANNEL = [
+    ("grpc.max_send_message_length", client.MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_receive_message_length", client.MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+"""Of the connection to Triton: the client's own sizes, and a second where gRPC would wait up to two minutes
+before it tries a server that was started again."""
 End = Callable[[Refusal], None]
 """Ends a request with an error."""
 
@@ -96,7 +103,7 @@ class TextModels:
             Refusal: what the model says is wrong.
         """
         if self.client is None:
-            self.client = client.InferenceServerClient(self.address)
+            self.client = client.InferenceServerClient(self.address, channel_args=CHANNEL)
         try:
             known = await self._inputs(self.models[name])
             fields = self._taken({**fields, ERROR_STATUS: True}, known)
@@ -174,9 +181,14 @@ class TextModels:
                 self.loop.call_soon_threadsafe(end)
 
     async def close(self) -> None:
-        """Closes the connection to Triton."""
+        """Closes the connection to Triton.
+
+        Its last reference goes here: gRPC's thread ends with it, and not in the interpreter's last moments,
+        where it was seen to end the process with SIGSEGV.
+        """
         if self.client is not None:
             await self.client.close()
+            self.client = None
 
 
 def _event(result: Any) -> TextEvent:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import httpx
 import tritonclient.http as client
@@ -60,14 +60,18 @@ class Server:
         self.ports = (ports or Ports()).fixed()
         self.http, self.grpc = f"http://{HOST}:{self.ports.http}", f"{HOST}:{self.ports.grpc}"
         self.metrics = f"http://{HOST}:{self.ports.metrics}/metrics"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._given_log = log
+        self._claim()
+
+    def _claim(self) -> None:
         self.home = homes.claim()
         self.folder, self.shm_prefix = self.home.folder, self.home.shm_prefix
-        self.log = log or self.folder / "server.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.log = self._given_log or self.folder / "server.log"
 
     def __enter__(self) -> Self:
         try:
-            self._start()
+            self._start("wb")
         except BaseException:
             self.stop()
             raise
@@ -78,11 +82,21 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _start(self) -> None:
+    def restart(self) -> None:
+        """Starts it anew on the same ports, once what was left of it is gone; a log of the user's goes on.
+
+        Raises:
+            Failed: it did not become ready.
+        """
+        self.stop()
+        self._claim()
+        self._start("ab")
+
+    def _start(self, log_mode: Literal["wb", "ab"]) -> None:
         bytes_to_load = sum(file.stat().st_size for file in self.repository.rglob("*") if file.is_file())
         seconds = 120 + bytes_to_load / LOAD_RATE
         self._install_backends()
-        with self.log.open("wb") as out:
+        with self.log.open(log_mode) as out:
             self.process = subprocess.Popen(
                 self._command(),
                 stdout=out,

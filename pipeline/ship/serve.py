@@ -75,7 +75,7 @@ def serve(
     """Serves until Ctrl-C or SIGTERM.
 
     Ready means: healthy, every model READY, one inference of each as run directly. A text model whose process
-    died, which Triton goes on calling ready, is noticed and loaded again, and Triton is started again where it
+    died, which Triton goes on calling ready, is noticed and loaded again; Triton is started again where it
     dies itself.
 
     Args:

@@ -57,7 +57,7 @@ def keep(server: Server, models: Sequence[str], states: ModelStates) -> None:
 
 
 def watch(server: Server, models: Sequence[str], states: ModelStates) -> str:
-    """Until the server ends, each model in a thread of its own: one that loads for a minute holds up no other.
+    """Until the server ends, each model in a thread of its own: one that loads long holds up no other.
 
     Args:
         server: the running server.

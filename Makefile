@@ -5,6 +5,8 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do python$$v -c '' 2>/dev/null && ech
 VENV := .venv
 OPTIMUM := .venv-optimum
 BIN := $(VENV)/bin
+# Whole files to two workers, in the order of tests/conftest.py.
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo gpu test test-optimum fast lint parity bench-score bench-select bench-compensate soak fuzz clean venv help
@@ -29,14 +31,14 @@ gpu: $(GPU_READY)  ## what this does on the GPU here: SHAPE=7b|13b|tiny; PROVIDE
 	$(GPU_PYTHON) -m runs.gpu --shape $(SHAPE) --provider $(PROVIDER) $(ARGS)
 
 test: $(VENV)/.ready  ## every test that this machine can run, on two cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m $(PYTEST)
 
 fast: $(VENV)/.ready  ## the quick tests: most of them, in about a quarter of the time of all (ten minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not rtx and not triton"
+	$(BIN)/python -m $(PYTEST) -m "not slow and not rtx and not triton"
 
 test-optimum: $(OPTIMUM)/.ready  ## what needs optimum-onnx or transformers 4, in a second environment (.venv-optimum)
-	$(OPTIMUM)/bin/python -m pytest -n 2 --dist loadfile -m optimum tests/graphs tests/evals/check
-	$(OPTIMUM)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not rtx and not optimum" \
+	$(OPTIMUM)/bin/python -m $(PYTEST) -m optimum tests/graphs tests/evals/check
+	$(OPTIMUM)/bin/python -m $(PYTEST) -m "not slow and not rtx and not optimum" \
 		tests/graphs/test_architectures.py tests/graphs/architectures tests/models/config tests/models/tokenizer \
 		tests/models/test_pretrained.py
 

@@ -20,6 +20,13 @@ if (
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests come first, those on the real model before all: the last file of one worker is then a
+    short one, and no worker waits for it (`--no-loadscope-reorder` keeps the order)."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.parent.name != "real", item.path not in slow))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips what needs an environment of its own, with the command that runs it."""
     if item.get_closest_marker("optimum") and not store.is_installed("optimum.onnxruntime"):

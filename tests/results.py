@@ -72,6 +72,7 @@ def bench(
     *,
     lengths: tuple[int, ...] = (50, 100),
     precision: str = "fp32",
+    decode: bool = False,
     **changes: Any,
 ) -> Path:
     fields = _fields(model, variant, precision)
@@ -97,11 +98,11 @@ def bench(
     )
     rows = []
     for length in lengths:
-        p50 = 2.0 * length * (1 - saved / 100)
+        p50 = (0.2 if decode else 2.0) * length * (1 - saved / 100)
         times = {"total": p50 / 10, "p50": p50, "p90": p50 * 1.05, "p99": p50 * 1.2}
         rows.append(row.replaced(length=length, **{**times, **changes}))
     conditions = records.Conditions(
-        decode=False,
+        decode=decode,
         sequences=100,
         batch=1,
         threads=2,
@@ -110,7 +111,7 @@ def bench(
         versions={"onnxruntime": "1.27.0"},
     )
     record = records.BenchRecord(**fields, conditions=conditions, rows=tuple(rows))
-    return put(Project().results(model) / f"{variant}.{precision}.bench.json", record)
+    return put(Project().results(model) / f"{variant}.{precision}.bench{'.decode' if decode else ''}.json", record)
 
 
 def score(

@@ -99,12 +99,12 @@ def quality(artefact: ArtefactResults, by: str) -> Quality | None:
     )
 
 
-def length_of(artefacts: list[ArtefactResults]) -> int | None:
-    """The prefill length in tokens that most were timed at; of equals the longest."""
+def length_of(artefacts: list[ArtefactResults], decode: bool = False) -> int | None:
+    """The tokens that most were timed at, in a prefill or behind a decoded one; of equals the longest."""
     counted = Counter(
         one.record.length
         for a in artefacts
         for one in a.latencies
-        if one.record.kind == "artefact" and not one.conditions.decode
+        if one.record.kind == "artefact" and one.conditions.decode == decode
     )
     return max(counted, key=lambda length: (counted[length], length), default=None)

@@ -21,20 +21,20 @@ def test_charts_are_figures_that_plotly_takes(workdir: Path) -> None:
     results.healed_grid(MODEL)
     results.statistics(MODEL, 5)
     charts = figures.charts(collect.collect())
-    assert [c.name for c in charts if c.gap] == []
+    assert [c.name for c in charts if c.gap] == ["pareto-decode"]
     for chart in charts:
         go.Figure(chart.figure)  # refuses what is no attribute of plotly.js
     names = [c.name for c in charts]
-    fronts = [f"pareto-{name}" for name in ("saved", "latency", "cache", "weights", "loss")]
+    fronts = [f"pareto-{name}" for name in ("saved", "latency", "decode", "cache", "weights", "loss")]
     first = [*fronts, "ceiling", "latency-spread"]
-    assert names[:7] == first and names[-3:] == ["cosine-0", "angular-0", "heatmap-0"]
-    assert {"mmlu", "c4-loss", "rules-mmlu", "rules-c4-loss"} <= set(names[7:-3])
+    assert names[:8] == first and names[-3:] == ["cosine-0", "angular-0", "heatmap-0"]
+    assert {"mmlu", "c4-loss", "rules-mmlu", "rules-c4-loss"} <= set(names[8:-3])
 
 
 def test_charts_without_a_measurement_name_the_command(workdir: Path) -> None:
     results.check(MODEL, "base")
     charts = figures.charts(collect.collect())
-    assert len(charts) == 6 and all(c.gap and "pipeline bench" in c.gap for c in charts)
+    assert len(charts) == 7 and all(c.gap and "pipeline bench" in c.gap for c in charts)
 
 
 def test_the_papers_figures_and_their_gaps() -> None:

@@ -34,33 +34,47 @@ FRONTIER = {"dash": "dash", "width": 1, "color": GREY}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What is on the x axis."""
+    """What is on the x axis.
+
+    Attributes:
+        of: its value in the latency at one length.
+        decode: that latency is of one token behind so many, not of a prefill.
+    """
 
     name: str
     words: str
     unit: str
     of: Callable[[Latency], float | None]
+    decode: bool = False
 
 
 COSTS = (
     Cost("saved", "time saved", "% of the base's time saved", lambda row: row.improvement),
     Cost("latency", "latency", "median ms a pass", lambda row: row.p50),
+    Cost("decode", "decode time", "median ms a decoded token", lambda row: row.p50, decode=True),
     Cost("cache", "KV-cache bytes", "KV-cache bytes a token", lambda row: row.cache_bytes_per_token),
     Cost("weights", "weights", "MB of weights", lambda row: row.weight_mb),
 )
-LOSS = Cost("loss", "latency", "median ms a pass", lambda row: row.p50)
+LOSSES = (
+    Cost("loss", "latency", "median ms a pass", lambda row: row.p50),
+    Cost("loss-decode", "decode time", "median ms a decoded token", lambda row: row.p50, decode=True),
+)
+"""Where the yardstick is a score, the token loss stands against these, too."""
 Yardsticks = Mapping[str, str | None]
 """Model → the benchmark that its variants are compared by."""
 
 
 def charts(collection: Collection) -> list[Chart]:
-    """One chart for each cost; and the token loss against latency, where a score is the yardstick."""
+    """One chart for each cost; and the token loss against times, where a score is the yardstick."""
     models = collection.models()
     yardsticks = {model: yardstick(collection.artefacts_of(model)) for model in models}
     losses = {model: loss_benchmark(collection.artefacts_of(model)) for model in models}
     page = [_chart(collection, cost, yardsticks) for cost in COSTS]
     others = {model: by for model, by in losses.items() if by and by != yardsticks[model]}
-    return page + ([_chart(collection, LOSS, {**dict.fromkeys(models), **others})] if others else [])
+    if others:
+        charted = [_chart(collection, cost, {**dict.fromkeys(models), **others}) for cost in LOSSES]
+        page += [chart for chart in charted if not chart.gap]  # the charts of quality name the commands
+    return page
 
 
 def _chart(collection: Collection, cost: Cost, yardsticks: Yardsticks) -> Chart:
@@ -68,7 +82,9 @@ def _chart(collection: Collection, cost: Cost, yardsticks: Yardsticks) -> Chart:
     data = [_trace(*key, points) for key, points in groups.items()]
     gap = None
     if not data:
-        gap = "not run: needs a bench and a score of the same graphs (`pipeline bench GRAPH… --tasks smoke`)"
+        option = " --decode" if cost.decode else ""
+        command = f"`pipeline bench GRAPH…{option} --tasks smoke`"
+        gap = f"not run: needs a bench and a score of the same graphs ({command})"
     lower = {model for model, by in yardsticks.items() if by and is_loss(collection.artefacts_of(model), by)}
     for model in dict.fromkeys(model for model, _, _ in groups):
         data += _fronts(groups, model, cost.name == "saved", model in lower)
@@ -78,7 +94,7 @@ def _chart(collection: Collection, cost: Cost, yardsticks: Yardsticks) -> Chart:
     caption = _caption(cost, yardsticks, lower, any(form for _, _, form in groups), _has_quantised(groups))
     of_loss = lower and all(model in lower or not by for model, by in yardsticks.items())
     layout = layout_of(cost.unit, "100 × loss over log V" if of_loss else "score, %")
-    what = "Loss" if cost is LOSS else "Quality"
+    what = "Loss" if cost in LOSSES else "Quality"
     return Chart(
         f"pareto-{cost.name}", f"{what} against {cost.words}", caption, {"data": data, "layout": layout}, gap
     )
@@ -106,7 +122,9 @@ def _points(
     collection: Collection, cost: Cost, yardsticks: Yardsticks
 ) -> dict[tuple[str, str, str], list[Point]]:
     """(model, kind, quantisation and compensation or '') → cost and quality of those that have both."""
-    lengths = {model: length_of(collection.artefacts_of(model)) for model in collection.models()}
+    lengths = {
+        model: length_of(collection.artefacts_of(model), cost.decode) for model in collection.models()
+    }
     groups: dict[tuple[str, str, str], list[Point]] = {}
     for (model, kind), artefacts in by_kind(collection.artefacts).items():
         by = yardsticks[model] or ""
@@ -130,7 +148,7 @@ def _trace(model: str, kind: str, form: str, points: list[Point]) -> Trace:
 
 
 def _cost(artefact: ArtefactResults, cost: Cost, length: int | None) -> float | None:
-    latency = artefact.latency(length) if length else None
+    latency = artefact.latency(length, cost.decode) if length else None
     if latency is None:
         return None
     if cost.name == "saved" and artefact.quantisation:  # a front of two bases would say nothing

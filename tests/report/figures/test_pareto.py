@@ -97,3 +97,29 @@ def test_a_loss_that_is_the_yardstick_has_its_front_below(workdir: Path) -> None
     assert "pareto-loss" not in charts()  # `pareto-latency` is that chart
     front = next(t for t in charts()["pareto-latency"].figure["data"] if t["name"] == "frontier")
     assert front["x"] == [164, 200] and front["y"] == pytest.approx([60, 30])
+
+
+def test_decoding_has_a_front_of_its_own(workdir: Path) -> None:
+    """Few bits are worth their bytes there, and little in a prefill; the two are never on one axis."""
+    grid = {
+        "base": ("fp32", 0.0, 0.30),
+        "attn24-31": ("fp32", 10.0, 0.36),
+        "mlp24-31": ("int4-fp32", 50.0, 0.33),
+    }
+    for variant, (precision, saved, loss) in grid.items():
+        results.bench(MODEL, variant, 0.0, precision=precision)
+        results.bench(MODEL, variant, saved, precision=precision, decode=True)
+        results.score(MODEL, variant, "smoke", 0.7, precision=precision)
+        results.score(MODEL, variant, "c4-loss", loss, precision=precision)
+    chart = charts()["pareto-loss-decode"]
+    traces = {t["name"].removeprefix(f"{MODEL}, "): t for t in chart.figure["data"]}
+    assert traces["MLP, int4"]["x"] == [10] and traces["attention"]["x"] == [18]
+    assert list(zip(traces["frontier"]["x"], traces["frontier"]["y"], strict=True)) == [(10, 33), (20, 30)]
+    assert chart.title == "Loss against decode time"
+    assert next(t for t in charts()["pareto-loss"].figure["data"] if "int4" in t["name"])["x"] == [200]
+    assert next(t for t in charts()["pareto-decode"].figure["data"] if "int4" in t["name"])["x"] == [10]
+
+
+def test_a_decode_front_without_measurements_names_its_command(workdir: Path) -> None:
+    results.small_grid(MODEL)
+    assert "`pipeline bench GRAPH… --decode --tasks smoke`" in (charts()["pareto-decode"].gap or "")

@@ -24,7 +24,7 @@ RECIPE = """
 models = ["models/tiny"]
 kinds = ["attn"]
 fractions = [0.3]
-selectors = ["last", "last-but-final"]
+selectors = ["last"]
 stages = ["export", "check", "score"]
 tasks = ["smoke"]
 [score]
@@ -65,8 +65,9 @@ STARTED: list[subprocess.Popen[bytes]] = []
 
 
 @pytest.fixture(autouse=True)
-def _no_sweep_keeps_running() -> Iterator[None]:
+def _no_sweep_keeps_running(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test that fails leaves no sweep behind."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # nice as Ray makes its jobs, those of other tests starve them
     yield
     for process in STARTED:
         if process.poll() is None:
@@ -136,7 +137,7 @@ def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     root = project(tmp_path_factory.mktemp("calm"), source)
     whole(root, "--jobs", "2")
     values = results(root)
-    assert len(values) == 6 and all(value[1] for name, value in values.items() if "check" in name)
+    assert len(values) == 4 and all(value[1] for name, value in values.items() if "check" in name)
     return values
 
 
@@ -150,7 +151,7 @@ def test_a_sweep_that_is_killed_resumes_where_it_was(
             sum(
                 job["stage"] in ("check", "score") and job["state"] == "done" for job in ledger(root).values()
             )
-            >= 3
+            >= 2
         ),
         process,
     )
@@ -164,15 +165,15 @@ def test_a_sweep_that_is_killed_resumes_where_it_was(
     while working_in(root) and time.monotonic() < end:
         time.sleep(0.1)
     assert not working_in(root), "a job outlived its sweep"
-    assert any(job["state"] == "running" for job in ledger(root).values()) and len(before) < 9
+    assert any(job["state"] == "running" for job in ledger(root).values()) and len(before) < 6
     whole(root, "--jobs", "2")
     after = ledger(root)
-    assert {job["state"] for job in after.values()} == {"done"} and len(after) == 11
+    assert {job["state"] for job in after.values()} == {"done"} and len(after) == 7
     assert all(after[id]["seconds"] == job["seconds"] for id, job in before.items()), (
         "what was done ran again"
     )
     assert results(root) == reference
-    assert "jobs: 9, done 9" in dry_run(root)
+    assert "jobs: 6, done 6" in dry_run(root)
 
 
 @needs.rtx
@@ -253,7 +254,7 @@ def test_a_cluster_that_loses_a_node_gives_the_same_results(
     worker.kill_raylet()
     assert process.wait(500) == 0, (root / "sweep.log").read_text()
     jobs = ledger(root)
-    assert {job["state"] for job in jobs.values()} == {"done"} and len(jobs) == 11
+    assert {job["state"] for job in jobs.values()} == {"done"} and len(jobs) == 7
     assert results(root) == reference
     assert not working_in(root)
 

@@ -63,7 +63,7 @@ class GptqRounding:
         Raises:
             UserError: as `gptq`; too little text, or activations that are not finite.
         """
-        moments = self._moments.of(name)
+        moments = self._moments.of(name, len(weight))
         rounded = gptq(weight, moments, bits, block_size)
         return descent.improved(weight, rounded, moments, bits) if bits == 4 else rounded
 

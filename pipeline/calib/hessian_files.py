@@ -63,11 +63,12 @@ class HessianFiles:
             if not all(map(self._is_known, places)):
                 self._gather(places)
 
-    def of(self, name: str) -> npt.NDArray[np.float32]:
+    def of(self, name: str, width: int) -> npt.NDArray[np.float32]:
         """XᵀX [in, in] of the inputs X of a linear layer, once they are made.
 
         Args:
             name: of its weight.
+            width: in.
 
         Raises:
             UserError: nothing is known of such a weight, or the file is none of these, though its record has
@@ -82,7 +83,7 @@ class HessianFiles:
             if record.readers[name] not in tensors.keys():  # noqa: SIM118 - no mapping
                 raise UserError(f"{self.file(place)} has nothing of {name:.200}; remove it")
             total: npt.NDArray[np.float32] = tensors.get_tensor(record.readers[name])
-        if total.ndim != 2 or total.shape[0] != total.shape[1] or total.dtype != np.float32:
+        if total.shape != (width, width) or total.dtype != np.float32:
             raise UserError(f"{self.file(place)} holds no second moment of {name:.200}; remove it")
         return total
 

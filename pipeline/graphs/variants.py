@@ -112,7 +112,8 @@ def quantise(base: Path, weights: Path, quantisation: str) -> Path:
     """
     record = store.graph_sidecar(base)
     variant = record.as_variant()
-    if record.contract != "authored" or variant != replace(variant, quantisation=None, adapter=None):
+    own = replace(variant, quantisation=None, adapter=None, compensation=None)
+    if record.contract != "authored" or variant != own:
         raise UserError(f"{base} is no authored graph with the checkpoint's own weights; name one that is")
     config, digest = read_config(base.parent), str(store.weights.state(weights, full=True).sha256)
     rules = rules_of(config["model_type"])

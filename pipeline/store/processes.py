@@ -1,4 +1,4 @@
-"""Processes of the operating system: how a command is stopped, and its children with it."""
+"""Processes of the operating system: how one is stopped with its children, and where it may run."""
 
 from __future__ import annotations
 
@@ -101,6 +101,13 @@ def end_with_parent(number: signal.Signals = signal.SIGKILL, parent: int | None 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+def usable_processors() -> set[int]:
+    """Numbers of the processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def kill_group(leader: int) -> None:

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of page, JSON and logs; evals/gpu/SHAPE-PROVIDER")
     parser.add_argument("--work", type=Path, help="folder of weights, graphs and engines; OUT/work")
     parser.add_argument("--sequences", type=int, help="timed of each length; 200, 10 of tiny")
+    parser.add_argument("--no-int4", action="store_true", help="no engines with weights of 4 bits")
     parser.add_argument("--minutes", type=float, help="for everything; 120, 180 of 13b, 30 of tiny")
     parser.add_argument("--seconds", type=float, help="for one stage; 1200, 2400 of 13b, 400 of tiny")
     return parser
@@ -63,7 +64,7 @@ def _prove(options: argparse.Namespace) -> int:
     looked = conductor.run(Stage("machine", (provider,), module="runs.gpu.machine"))
     if looked.output is None:
         raise UserError(looked.reason.removeprefix("exit 2: "))
-    proof = Proof(shape, Machine(**looked.output), conductor, sequences)
+    proof = Proof(shape, Machine(**looked.output), conductor, sequences, with_int4=not options.no_int4)
     conductor.after = lambda: _write(proof, out, started)
     proof.run()
     _write(proof, out, started)

@@ -69,12 +69,15 @@ def groups(sizes: Sequence[float], room: Room, with_torch: bool) -> list[Group]:
         elif room.fits(pair, False):
             found.append(Group((0, number), False))
         else:
-            found.append(Group((0, number), False, _lack(pair, room)))
+            found.append(Group((0, number), False, lack(pair, room)))
     if len(open_members) > 1 or not found:
         found.append(Group(tuple(open_members), with_torch))
     return found
 
 
-def _lack(pair: Sequence[float], room: Room) -> str:
+def lack(sizes: Sequence[float], room: Room) -> str:
+    """Why artefacts with weights of these sizes cannot be timed together, in words."""
     free = f"{room.host / 1e9:.1f} GB" + (f", the GPU {room.device / 1e9:.1f}" if room.device else "")
-    return f"two artefacts of {sum(pair) / 1e9:.1f} GB do not fit into memory at once (free: {free})"
+    return (
+        f"{len(sizes)} artefacts of {sum(sizes) / 1e9:.1f} GB do not fit into memory at once (free: {free})"
+    )

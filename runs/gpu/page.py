@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.report import papers
 from runs.gpu.proof import CACHED, TOKENS, Proof
-from runs.gpu.results import DemoRow, Findings, LoadRow, TextRow, TimeRow
+from runs.gpu.rows import DemoRow, EngineRow, Findings, LoadRow, TextRow, TimeRow
 from runs.gpu.stages import Outcome
 
 NOTHING = "–"
@@ -61,6 +61,8 @@ def passed(proof: Proof, found: Findings) -> bool:
 def markdown(proof: Proof, found: Findings, started: str) -> str:
     """The page, for people; the arguments are those of `record`."""
     parts = [_head(proof, found, started), _stages(proof.conductor.outcomes.values())]
+    if found.engines:
+        parts.append(_engines(found.engines))
     if found.checks:
         parts.append(_checks(found))
     for length, is_decode in sorted({(one.length, one.is_decode) for one in found.times}, key=_order):
@@ -127,6 +129,22 @@ def _stages(outcomes: Iterable[Outcome]) -> str:
     return "## Stages\n\n" + _table(("stage", "outcome", "s", "limit s", "why"), rows)
 
 
+def _engines(engines: Iterable[EngineRow]) -> str:
+    cells = [
+        (
+            one.variant,
+            one.runtime,
+            _number(one.plan_mb),
+            _number(one.seconds),
+            _number(one.peak_mb, ".0f"),
+            str(one.layers),
+        )
+        for one in engines
+    ]
+    headings = ("variant", "runs in", "plan MB", "build s", "memory of the build, MB", "layers")
+    return f"## Engines\n\n{_table(headings, cells)}"
+
+
 def _checks(found: Findings) -> str:
     rows = [
         (
@@ -155,6 +173,8 @@ def _times(proof: Proof, rows: Sequence[TimeRow], length: int, is_decode: bool) 
     ]
     if proof.shape.paper and not is_decode:
         notes.append(f"Paper: {papers.citation('tyukin', 'tables 7 and 9')}; it names no GPU.")
+    if any(one.variant == "base" and not one.is_base for one in rows):
+        notes.append("`int4`: weights of 4 bits; `saved` and `ceiling` are against the base in fp16.")
     if not all(one.is_checked for one in rows):
         notes.append("`*`: not every artefact of that run had passed its check.")
     if any(one.is_disturbed for one in rows):
@@ -166,7 +186,7 @@ def _times(proof: Proof, rows: Sequence[TimeRow], length: int, is_decode: bool) 
             one.variant + ("" if one.is_checked else " *") + (" ?" if one.is_disturbed else ""),
             one.runtime,
             _number(one.ms, ".2f"),
-            NOTHING if one.variant == "base" else f"{one.saved:.1f} [{one.low:.1f}, {one.high:.1f}]",
+            NOTHING if one.is_base else f"{one.saved:.1f} [{one.low:.1f}, {one.high:.1f}]",
             _of_variant(one, one.ceiling),
             _number(one.torch_ms, ".2f"),
             _of_variant(one, one.torch_saved),
@@ -183,7 +203,7 @@ def _times(proof: Proof, rows: Sequence[TimeRow], length: int, is_decode: bool) 
 
 def _of_variant(row: TimeRow, value: float | None) -> str:
     """The base saves nothing."""
-    return NOTHING if row.variant == "base" else _number(value)
+    return NOTHING if row.is_base else _number(value)
 
 
 def _kernels(times: Iterable[TimeRow]) -> str:

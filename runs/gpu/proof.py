@@ -25,6 +25,8 @@ PLACES = 256
 """Of a static cache: for the prompt and what is decoded."""
 LENGTHS, CACHED = "50,100", "100"
 """Tokens of a prefill, and of the cache of a decoding step."""
+INT4 = "int4-fp16"
+"""Of the engines whose weights have 4 bits."""
 DEMO = "graphs/SmolLM2-135M-Instruct/base.fp32.onnx"
 ENGINE_SHAPES = ("--batch", "1,1,4", "--length", "1,100,128", "--past", "0,100,256")
 """What checks and measurements need, and no more: a plan's memory grows with its longest shapes."""
@@ -62,6 +64,7 @@ class Proof:
         artefacts: graphs and engines so far.
         benches: names of the stages that timed them.
         texts: of the stages that continued a text → by which artefact.
+        with_int4: engines with weights of 4 bits are built too.
         is_finished: all stages were gone through.
     """
 
@@ -72,6 +75,7 @@ class Proof:
     artefacts: list[Artefact] = field(default_factory=list)
     benches: list[str] = field(default_factory=list)
     texts: dict[str, Artefact] = field(default_factory=dict)
+    with_int4: bool = True
     is_finished: bool = False
 
     def run(self) -> None:
@@ -88,8 +92,10 @@ class Proof:
         self._examine("engines", engines)
         self._generate(engines[0], f"{TOKENS} tokens engine")
         static = self._static(graphs[0])
-        self._run(static.check, ("check", static.path), [static.stage], static.lack)
+        self._check([static])
         self._generate(static, f"{TOKENS} tokens static engine")
+        if self.with_int4:
+            self._int4(graphs[:3:2], engines[0])
         self.is_finished = True
 
     @property
@@ -129,15 +135,36 @@ class Proof:
 
     def _static(self, graph: Artefact) -> Artefact:
         """The engine of a graph's twin, whose cache is written in place."""
-        twin = replace(
-            graph,
-            path=f"{graph.path.removesuffix('.onnx')}.static{PLACES}.onnx",
-            stage=f"export {graph.variant} static",
-        )
-        form = ("--skip", graph.variant, "--cache", "static", "--max-tokens", str(PLACES))
-        command = ("export", self._folder, "--in-place", "--precision", self.precision, *form)
-        self._run(twin.stage, command, [graph.stage])
-        return self._engine(twin, f"{graph.variant} static", "static cache")
+        form = (self.precision, "--cache", "static", "--max-tokens", str(PLACES))
+        return self._twin(graph, f"{self.precision}.static{PLACES}", form, "static", "static cache")
+
+    def _int4(self, graphs: Sequence[Artefact], base: Artefact) -> None:
+        """Engines of graphs whose weights have 4 bits, beside the base's in fp16.
+
+        They come last: rounding the weights is work for the processors alone, and of a 7B for minutes.
+        """
+        engines = [self._twin(graph, INT4, (INT4,), "int4", "int4") for graph in graphs]
+        self._check(engines)
+        room, members = Room(self.machine.device_bytes, self.machine.host_bytes), [base, *engines]
+        sizes = [self._size(base, "fp16"), *(self._size(one, INT4) for one in engines)]
+        lack = base.lack or (None if room.fits(sizes, False) else groups.lack(sizes, room))
+        self._time("int4 engines", members, False, lack, [one.stage for one in members])
+
+    def _twin(self, graph: Artefact, suffix: str, form: tuple[str, ...], name: str, runtime: str) -> Artefact:
+        """The engine of a graph in another form.
+
+        Args:
+            graph: whose variant it is.
+            suffix: of the twin's file, in the place of the graph's precision.
+            form: what `export --precision` takes for it.
+            name: by which stages tell it from others.
+            runtime: by which the page does.
+        """
+        variant = graph.variant
+        path, stage = f"{self._folder}/{variant}.{suffix}.onnx", f"export {variant} {name}"
+        command = ("export", self._folder, "--in-place", "--skip", variant, "--precision", *form)
+        self._run(stage, command, [graph.stage])
+        return self._engine(replace(graph, path=path, stage=stage), f"{variant} {name}", runtime)
 
     def _engine(self, graph: Artefact, name: str = "", form: str = "") -> Artefact:
         """The engine of a graph; `name` and `form` tell it from that of its twin."""
@@ -154,40 +181,54 @@ class Proof:
         self.artefacts.append(artefact)
         return artefact
 
-    def _examine(self, what: str, everything: Sequence[Artefact]) -> None:
-        """Checks artefacts, and times as many at once as there is memory for."""
+    def _check(self, everything: Sequence[Artefact]) -> None:
         # Where PyTorch has no CUDA, `auto` lets it compute beside CUDA's graphs on the CPU.
         is_mixed = self.machine.graphs_on == "cuda" and self.machine.torch_lack is not None
         provider = "auto" if is_mixed else self.machine.graphs_on
         for one in everything:
             self._run(one.check, ("check", one.path, "--provider", provider), [one.stage], one.lack)
+
+    def _examine(self, what: str, everything: Sequence[Artefact]) -> None:
+        """Checks artefacts, and times as many at once as there is memory for."""
+        self._check(everything)
         ready = [one for one in everything if self.conductor.done([one.stage])]
         lack = everything[0].lack
         if not lack and everything[0] not in ready:
             lack = "needs the base, which every variant is timed beside"
         for number, group in enumerate(self._groups(ready) if not lack else [Group((), False, lack)], 1):
-            words, members = what if number == 1 else f"{what} {number}", [ready[k] for k in group.members]
-            self._bench(f"bench {words}", members, group, ("--lengths", LENGTHS))
-            self._bench(f"decode {words}", members, group, ("--lengths", CACHED, "--decode"))
+            words = what if number == 1 else f"{what} {number}"
+            self._time(words, [ready[k] for k in group.members], group.with_torch, group.lack)
 
     def _groups(self, ready: Sequence[Artefact]) -> list[Group]:
-        config = normalised(self.shape.config, Path("config.json"))
         room = Room(self.machine.device_bytes, self.machine.host_bytes)
-        sizes = [
-            float(costs.weight_bytes(config, SkipSet.parse(one.variant), self.precision)) for one in ready
-        ]
+        sizes = [self._size(one, self.precision) for one in ready]
         return groups.groups(sizes, room, with_torch=self.machine.torch_lack is None)
 
-    def _bench(self, name: str, members: Sequence[Artefact], group: Group, what: tuple[str, ...]) -> None:
+    def _size(self, one: Artefact, precision: str) -> float:
+        """Bytes of its weights."""
+        config = normalised(self.shape.config, Path("config.json"))
+        return float(costs.weight_bytes(config, SkipSet.parse(one.variant), precision))
+
+    def _time(
+        self,
+        what: str,
+        members: Sequence[Artefact],
+        with_torch: bool,
+        lack: str | None,
+        needs: Sequence[str] = (),
+    ) -> None:
+        """Times artefacts in one process: of prompts, and of a further token."""
         # What has not passed its check is timed too; its result says so.
         is_checked = self.conductor.done([one.check for one in members])
         options = (
             *("--sequences", str(self.sequences), "--provider", self.machine.graphs_on),
-            *(("--compare", "torch") if group.with_torch else ()),
+            *(("--compare", "torch") if with_torch else ()),
             *(() if is_checked else ("--unchecked",)),
         )
-        self._run(name, ("bench", *(one.path for one in members), *what, *options), (), group.lack)
-        self.benches.append(name)
+        for name, form in (("bench", ("--lengths", LENGTHS)), ("decode", ("--lengths", CACHED, "--decode"))):
+            command = ("bench", *(one.path for one in members), *form, *options)
+            self._run(f"{name} {what}", command, needs, lack)
+            self.benches.append(f"{name} {what}")
 
     def _generate(self, one: Artefact, name: str) -> None:
         command = ("generate", one.path, PROMPT, "--max-tokens", str(TOKENS))

@@ -1,10 +1,9 @@
-"""What the stages of a proof found, in rows: checks, times beside the paper's and predicted ones, texts."""
+"""Reads what the stages of a proof printed, into rows."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evals.bench.device_notes import load_text
@@ -13,128 +12,17 @@ from pipeline.runtime.ort_placement import HEAVY
 from pipeline.store.records import GpuLoad
 from pipeline.types import count_of
 from runs.gpu.proof import CACHED, Proof
+from runs.gpu.rows import CheckRow, DemoRow, EngineRow, Findings, LoadRow, TextRow, TimeRow
 from runs.gpu.shapes import FRACTIONS, KINDS, ModelShape
 
 KEPT = {0.25: "75", 0.33: "66"}
 """Fraction left out → % kept, as the paper's tables label it."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckRow:
-    """An artefact beside PyTorch in fp32.
-
-    Attributes:
-        max_rel, top1: worst of all logits; noise: max_rel of PyTorch in fp16, where that was measured.
-        device: of the artefact.
-        failure: the first of the check's; '' where it passed.
-    """
-
-    variant: str
-    runtime: str
-    passed: bool
-    max_rel: float | None
-    noise: float | None
-    top1: float | None
-    device: str
-    failure: str
-
-
-@dataclass(frozen=True, slots=True)
-class TimeRow:
-    """A variant's time at one length; % are of the base's time that is saved.
-
-    Attributes:
-        is_decode: one further token on a cache of `length`, not a prefill of it.
-        ms: median; low, high: 95 % interval of `saved`.
-        ceiling: % that what binds allows to save.
-        torch_ms, torch_saved: of eager PyTorch, in the same run.
-        paper_saved: of Tyukin et al., where they have it.
-        engine_ms, engine_saved, eager_ms, eager_saved: that `pipeline predict` says.
-        is_checked: every artefact of the run had passed its check.
-        is_disturbed: other work, or heat, disturbed the samples.
-        device_mb: MiB of the GPU; attention: the kernels that it ran on, where that is told.
-        on_host: operators that compute, and that ONNX Runtime ran on the CPU, with their number.
-    """
-
-    variant: str
-    runtime: str
-    length: int
-    is_decode: bool
-    ms: float
-    saved: float
-    low: float
-    high: float
-    ceiling: float | None
-    torch_ms: float | None
-    torch_saved: float | None
-    paper_saved: float | None
-    engine_ms: float | None
-    engine_saved: float | None
-    eager_ms: float | None
-    eager_saved: float | None
-    is_checked: bool
-    is_disturbed: bool = False
-    device_mb: float | None = None
-    attention: str | None = None
-    on_host: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadRow:
-    """The GPU while one length was timed.
-
-    Attributes:
-        run: the stage.
-        text: clocks, power and heat; problems: what disturbed it, '' where nothing did.
-    """
-
-    run: str
-    length: int
-    text: str
-    problems: str
-
-
-@dataclass(frozen=True, slots=True)
-class TextRow:
-    """A text that was generated.
-
-    Attributes:
-        tokens: that were decoded.
-        first_ms: until the first came; ms: of each one after it.
-        engine_ms: that `pipeline predict` says of a decoding step.
-    """
-
-    variant: str
-    runtime: str
-    tokens: int
-    first_ms: float | None
-    ms: float | None
-    engine_ms: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class DemoRow:
-    """The demo model's text. `is_same`: as on the CPU; None where it is the CPU's."""
-
-    provider: str
-    text: str
-    is_same: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """Everything that was found."""
-
-    checks: tuple[CheckRow, ...]
-    times: tuple[TimeRow, ...]
-    loads: tuple[LoadRow, ...]
-    texts: tuple[TextRow, ...]
-    demo: tuple[DemoRow, ...]
-
-
 def findings(proof: Proof) -> Findings:
     """Reads what the stages printed."""
     return Findings(
+        tuple(_engines(proof)),
         tuple(_checks(proof)),
         tuple(_times(proof)),
         tuple(_loads(proof)),
@@ -155,6 +43,21 @@ def paper_saved(shape: ModelShape, variant: str, length: int) -> float | None:
                 if same == (shape.paper, KEPT[fraction], str(length), "last"):
                     return float(row[f"{kind}_saved"])
     return None
+
+
+def _engines(proof: Proof) -> Iterator[EngineRow]:
+    for one in proof.artefacts:
+        if not one.path.endswith(".plan"):
+            continue
+        build, plan = proof.conductor.output(one.stage)[0]["build"], proof.conductor.folder / one.path
+        yield EngineRow(
+            one.variant,
+            one.runtime,
+            plan.stat().st_size / 1e6 if plan.is_file() else None,
+            build["parse_seconds"] + build["build_seconds"],
+            build["process_peak_mb"],
+            build["num_layers"],
+        )
 
 
 def _checks(proof: Proof) -> Iterator[CheckRow]:
@@ -192,22 +95,25 @@ def _times(proof: Proof) -> Iterator[TimeRow]:
             if row["kind"] != "artefact" or place in seen:  # the base stands in each of several runs
                 continue
             seen.add(place)
-            own = by_path[row["artefact"]]
-            engine, eager = predicted.get((own.variant, row["length"], is_decode), (None, None))
+            own, plain = by_path[row["artefact"]], row.get("over_plain")
+            foreseen = (None, None) if plain else predicted.get((own.variant, row["length"], is_decode))
+            engine, eager = foreseen or (None, None)
+            beside, is_paper = plain or row, not plain and not is_decode
             torch_ms, torch_saved = _torch(report["rows"], row)
             yield TimeRow(
                 variant=own.variant,
                 runtime=own.runtime,
+                is_base=own.variant == "base" and not plain,
                 length=row["length"],
                 is_decode=is_decode,
                 ms=row["p50"],
-                saved=row["improvement"],
-                low=row["interval"][0],
-                high=row["interval"][1],
-                ceiling=row.get("byte_ceiling") or row.get("ceiling"),
+                saved=beside["improvement"],
+                low=beside["interval"][0],
+                high=beside["interval"][1],
+                ceiling=beside.get("byte_ceiling") or beside.get("ceiling"),
                 torch_ms=torch_ms,
                 torch_saved=torch_saved,
-                paper_saved=None if is_decode else paper_saved(proof.shape, own.variant, row["length"]),
+                paper_saved=paper_saved(proof.shape, own.variant, row["length"]) if is_paper else None,
                 engine_ms=engine and engine[0],
                 engine_saved=engine and engine[1],
                 eager_ms=eager and eager[0],

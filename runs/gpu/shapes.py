@@ -87,7 +87,7 @@ class ModelShape:
 
 
 _SHAPES = (
-    ModelShape("tiny", "tiny-shape", "a tiny Llama", 128, 344, 8, 4, 512, None, 30, 400, 10),
+    ModelShape("tiny", "tiny-shape", "a tiny Llama", 128, 384, 8, 4, 512, None, 30, 400, 10),
     ModelShape("7b", "llama-2-7b-shape", "Llama-2-7B", 4096, 11008, 32, 32, 32000, "7B", 120, 1200, 200),
     ModelShape("13b", "llama-2-13b-shape", "Llama-2-13B", 5120, 13824, 40, 40, 32000, None, 180, 2400, 200),
 )

@@ -23,6 +23,10 @@ DOWN, UP, HEAD = (
 )  # fmt: skip
 
 
+WIDTH = 96
+"""Of the inputs of DOWN."""
+
+
 def unopened():
     raise AssertionError("nothing had to be gathered")
 
@@ -44,7 +48,8 @@ def test_what_is_gathered_is_read_and_never_gathered_twice(files):
         (UP, "layer1", UP.replace("up", "gate")),
         (HEAD, "head", HEAD),
     ):
-        np.testing.assert_array_equal(files.of(name), wanted[place].arrays()[shared])
+        sums = wanted[place].arrays()[shared]
+        np.testing.assert_array_equal(files.of(name, len(sums)), sums)
     record = records.read(records.HessiansRecord, files.record("layer1"))
     assert record.weights == files.checkpoint.identity and record.contents == files.checkpoint.contents
     assert (record.place, record.samples, record.length) == ("layer1", 12, 16)
@@ -54,18 +59,18 @@ def test_what_is_gathered_is_read_and_never_gathered_twice(files):
 
 def test_of_another_text_or_damaged_they_are_gathered_again_with_a_word(files, caplog):
     files.make()
-    before = files.of(DOWN)
+    before = files.of(DOWN, WIDTH)
     other = MomentsText.cut(files.checkpoint, texts.OWN, 13, 16)
     again = HessianFiles(files.checkpoint, other, files.open_reference)
     with caplog.at_level(logging.WARNING):
         again.make()
     assert "gathered again" in caplog.text
-    assert not np.array_equal(again.of(DOWN), before)
+    assert not np.array_equal(again.of(DOWN, WIDTH), before)
     files.make()
-    np.testing.assert_array_equal(files.of(DOWN), before)
+    np.testing.assert_array_equal(files.of(DOWN, WIDTH), before)
     files.file("head").write_bytes(files.file("head").read_bytes()[:-1])
     files.make()
-    assert files.of(HEAD).shape == (64, 64)
+    assert files.of(HEAD, 64).shape == (64, 64)
 
 
 def test_those_of_a_gpu_lie_beside_those_of_the_cpu(files):
@@ -78,14 +83,16 @@ def test_those_of_a_gpu_lie_beside_those_of_the_cpu(files):
 def test_a_weight_of_which_nothing_is_known_and_a_file_of_something_else_are_refused(files):
     files.make()
     with pytest.raises(UserError, match=r"layer1\.json has nothing of model\.layers\.1\.mlp\.odd\.weight"):
-        files.of("model.layers.1.mlp.odd.weight")
+        files.of("model.layers.1.mlp.odd.weight", 64)
     tensors = load_file(files.file("layer1"))
-    save_file(tensors | {DOWN: tensors[DOWN][:5].copy()}, files.file("layer1"))
-    with pytest.raises(UserError, match=r"holds no second moment of model\.layers\.1\.mlp\.down_proj"):
-        files.of(DOWN)
+    whole = tensors[DOWN]
+    for odd in (whole[:5], whole[:5, :5], whole[0], whole.astype(np.float64), whole.astype(np.int8)):
+        save_file(tensors | {DOWN: np.ascontiguousarray(odd)}, files.file("layer1"))
+        with pytest.raises(UserError, match=r"holds no second moment of model\.layers\.1\.mlp\.down_proj"):
+            files.of(DOWN, WIDTH)
     save_file({"other": tensors[DOWN]}, files.file("layer1"))
     with pytest.raises(UserError, match="has nothing of"):
-        files.of(DOWN)
+        files.of(DOWN, WIDTH)
 
 
 def test_an_interrupted_pass_leaves_whole_layers_and_is_done_again(files, monkeypatch):
@@ -103,7 +110,7 @@ def test_an_interrupted_pass_leaves_whole_layers_and_is_done_again(files, monkey
             files.make()
     assert files.record("layer1").is_file() and not files.record("layer2").is_file()
     files.make()
-    assert files.of(HEAD).shape == (64, 64)
+    assert files.of(HEAD, 64).shape == (64, 64)
 
 
 def test_moments_and_hessians_of_one_text_have_one_origin(files):

@@ -132,10 +132,9 @@ def test_times_are_measured_once_inside_the_graph_and_the_finalist_is_checked(
     base = export.export_base(opened)
     times = timing.sublayer_times(base, 20)
     assert times.whole > 0 and times.attn >= 0 and times.mlp >= 0
-    monkeypatch.setattr(bench, "bench", lambda *a, **k: pytest.fail("the times are kept"))
-    assert timing.sublayer_times(base, 20) == times
-    monkeypatch.undo()
-    monkeypatch.chdir(workdir)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench, "bench", lambda *a, **k: pytest.fail("the times are kept"))
+        assert timing.sublayer_times(base, 20) == times
     assert not list(store.Project().results("tiny").glob("*.bench.json"))  # probes leave no results
     calibrate.calibrate(opened.folder, texts.OWN, calibrate.CalibrationSettings(2, 16))
     file = store.Project().calib("tiny") / "times-fp32-20.json"

@@ -1,7 +1,8 @@
-"""What stages write as arrays and graphs: ONNX, overlays of compensations, moments, similarity statistics."""
+"""What stages write as arrays and graphs: ONNX, overlays of compensations, moments, hessians, statistics."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ def kinds() -> list[Kind]:
     """Of graphs and of what is fitted and measured."""
     overlays = ("linear", "rank4", "bias", "fold+rank4")
     moments = {"block1-2.safetensors": "safetensors", "block1-2.json": "json"}
+    hessians = {"hessians/layer1.safetensors": "safetensors", "hessians/layer1.json": "json"}
     return [
         Kind("ONNX", "base", {"base.fp32.onnx": "onnx"}, _graph, use_graph),
         Kind("ONNX", "sidecar", {"base.fp32.json": "json", "source.json": "json", "weights.json": "json"},
@@ -23,6 +25,7 @@ def kinds() -> list[Kind]:
         *(Kind("overlay", form, {"overlay.safetensors": "safetensors"}, _overlay(form), use_overlay)
           for form in overlays),
         Kind("moments", "place", moments, _moments, use_moments),
+        Kind("hessians", "layer", hessians, _hessians, use_hessians),
         Kind("statistics", "similarity", {"similarity.json": "json", "similarity.npz": "bytes"},
              _similarity, use_similarity),
         Kind("statistics", "kept", {"text.npy": "bytes", "pairs.npz": "bytes", "questions.json.gz": "bytes"},
@@ -146,6 +149,54 @@ def use_moments(folder: Path, free: Path) -> None:
     files = MomentFiles(open_checkpoint(folder), text, _nothing, folder)
     moments = files.read(MapPlace.parse("block1-2"))
     maps.linear(moments.mapped, 0.1)
+
+
+class _MeasuredAnewError(Exception):
+    """The model would be run."""
+
+
+def _hessian_files(folder: Path, open_reference: Any) -> Any:
+    import numpy as np
+
+    from pipeline.calib.compensation.moment_files import MomentsText
+    from pipeline.calib.hessian_files import HessianFiles
+    from pipeline.models import texts
+    from pipeline.models.checkpoint import open_checkpoint
+    from pipeline.store import records
+
+    tokens = np.random.default_rng(0).integers(0, 64, (3, 16))
+    text = MomentsText(tokens, tokens[:0], texts.OWN, records.TextSource(origin="words"))
+    files = HessianFiles(open_checkpoint(folder / "m"), text, open_reference)
+    files.folder = folder / "hessians"
+    return files
+
+
+def _hessians(folder: Path) -> None:
+    """Those of a tiny model on a few tokens."""
+    from pipeline.models.reference import Reference
+    from tests import tiny
+
+    tiny.checkpoint(folder / "m", num_hidden_layers=2)
+    _hessian_files(folder, lambda: Reference(folder / "m")).make()
+
+
+def use_hessians(folder: Path, free: Path) -> None:
+    """As `export --method gptq` finds them, or would measure them anew, reads two and rounds by them."""
+    import numpy as np
+
+    from pipeline.models.quantisation import descent
+    from pipeline.models.quantisation.gptq import gptq
+
+    def measured_anew() -> Any:
+        raise _MeasuredAnewError
+
+    files = _hessian_files(folder, measured_anew)
+    with contextlib.suppress(_MeasuredAnewError):
+        files.make()
+    weight = np.random.default_rng(0).normal(0, 0.1, (64, 8)).astype(np.float32)
+    for name in ("self_attn.k_proj", "mlp.gate_proj"):
+        moments = files.of(f"model.layers.1.{name}.weight", len(weight))
+        descent.improved(weight, gptq(weight, moments, 4, 32), moments, 4)
 
 
 def _nothing() -> Any:

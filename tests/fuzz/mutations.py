@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -98,12 +100,27 @@ def as_lines(data: bytes, draw: random.Random) -> bytes:
 
 
 def as_safetensors(data: bytes, draw: random.Random) -> bytes:
-    """The header changed as JSON, its length told right; or the length alone changed."""
+    """The header changed as JSON, its length told right; or the length alone changed; or numbers."""
     length = int.from_bytes(data[:8], "little")
-    if draw.random() < 0.1:
+    kind = draw.random()
+    if kind < 0.1:
         return draw.choice(_WORDS).to_bytes(8, "little") + data[8:]
+    if kind < 0.3:
+        return _with_odd_numbers(data, 8 + length, draw)
     header = as_json(data[8 : 8 + length], draw)
     return len(header).to_bytes(8, "little") + header + data[8 + length :]
+
+
+def _with_odd_numbers(data: bytes, start: int, draw: random.Random) -> bytes:
+    """Numbers from `start` on, of 32 bits each, replaced: one of them, or a row."""
+    changed, count = bytearray(data), (len(data) - start) // 4
+    first = draw.randrange(max(1, count))
+    for number in range(first, min(count, first + draw.choice((1, 1, 64, 10_000)))):
+        struct.pack_into("<f", changed, start + 4 * number, draw.choice(_NUMBERS))
+    return bytes(changed)
+
+
+_NUMBERS = (math.nan, math.inf, -math.inf, 3e38, -3e38, 1e-45, 0.0, -1.0)
 
 
 def _by_line(values: tuple[str, ...], assignment: re.Pattern[str]) -> Mutation:

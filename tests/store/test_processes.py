@@ -1,4 +1,4 @@
-"""How a command is stopped, and its children with it."""
+"""How a process is stopped with its children, and where it may run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.processes import kill_group, stoppable, stopped_by
+from pipeline.store.processes import kill_group, stoppable, stopped_by, usable_processors
 from tests import tiny
 
 
@@ -114,3 +114,11 @@ def test_a_group_is_killed_with_its_grandchildren_and_may_be_gone() -> None:
         time.sleep(0.02)
     assert gone(grandchild)
     kill_group(leader.pid)
+
+
+def test_the_processors_are_those_that_the_process_may_use() -> None:
+    """As the kernel prints them: Cpus_allowed_list has ranges, '0-1,4'."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(one for one in status.splitlines() if one.startswith("Cpus_allowed_list:"))
+    ranges = [part.split("-") for part in line.split(":")[1].strip().split(",")]
+    assert usable_processors() == {n for one in ranges for n in range(int(one[0]), int(one[-1]) + 1)}

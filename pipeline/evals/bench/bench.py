@@ -215,7 +215,7 @@ class _Run:
             base = contestants.base_of(contestant.path)
             resident = self.resident.get(contestant.path) if contestant.kind == "artefact" else None
             skip = store.variant(base, quick=True).skip
-            plain = contestants.plain_base_of(contestant.path)
+            plain = contestants.plain_base_of(contestant.path, base)
             beside = named.get(plain.resolve()) if plain else None
             row = latency(contestant, one, own[base], work, resident, skip)
             if beside:

@@ -95,13 +95,14 @@ def base_of(path: Path) -> Path:
     )
 
 
-def plain_base_of(path: Path) -> Path | None:
+def plain_base_of(path: Path, base: Path) -> Path | None:
     """Where the base with the checkpoint's own weights would lie, of an artefact with quantised ones.
 
-    Raises:
-        UserError: as `base_of`.
+    Args:
+        path: of the artefact.
+        base: that it is compared with, as `base_of` finds it.
     """
-    variant, base = store.variant(path, quick=True), base_of(path)
+    variant = store.variant(path, quick=True)
     if variant.quantisation is None:
         return None
     return base.with_name(base.name.replace(variant.precision_name, variant.precision))

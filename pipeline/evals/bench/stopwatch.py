@@ -23,6 +23,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.store import processes
+
 Run = Callable[[int], object]
 """Runs one sequence, given its number; its feeds are made before."""
 
@@ -72,9 +74,7 @@ class SystemClock:
     """
 
     def __init__(self, stat: Path = _STAT) -> None:
-        usable = (
-            os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-        )
+        usable = processes.usable_processors()
         self.processors = len(usable)
         self._stat = stat
         # The sum over all processors is rounded once, the lines of single processors once each.

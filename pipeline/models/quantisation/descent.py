@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.models.quantisation import blocks
 from pipeline.models.quantisation.blocks import LEAST_SCALE, Array, Blocks
-from pipeline.models.quantisation.gptq import DAMPING
+from pipeline.models.quantisation.gptq import added
 
 ROUNDS = 2
 _RIDGE = 1e-4
@@ -33,7 +33,7 @@ def improved(weight: Array, given: Blocks, hessian: Array, bits: int, rounds: in
         rounds: of both steps; scales are fitted once more before the first.
     """
     moments = np.array(hessian, np.float32)
-    moments[np.diag_indices_from(moments)] += DAMPING * np.diag(moments).mean(dtype=np.float64) or 1.0
+    moments[np.diag_indices_from(moments)] += added(moments)
     better = refitted(weight, given, moments)
     for _ in range(rounds):
         better = refitted(weight, descended(weight, better, moments, bits), moments)

@@ -70,11 +70,10 @@ def inverse_factor(hessian: Array, damping: float = DAMPING) -> npt.NDArray[np.f
     """
     from scipy.linalg import LinAlgError, cholesky, lapack
 
-    mean = float(np.diag(hessian).mean(dtype=np.float64))
     if not np.isfinite(hessian.sum()):
         raise UserError("the inputs of a layer are not finite; look with `pipeline check --localize`")
     damped = np.array(hessian[::-1, ::-1], np.float64)
-    damped[np.diag_indices_from(damped)] += damping * mean if mean else 1.0
+    damped[np.diag_indices_from(damped)] += added(hessian, damping)
     try:
         lower = cholesky(damped, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError:
@@ -83,6 +82,17 @@ def inverse_factor(hessian: Array, damping: float = DAMPING) -> npt.NDArray[np.f
         ) from None
     factor, _ = lapack.dtrtri(lower[::-1, ::-1])  # its diagonal is positive: nothing can fail
     return np.ascontiguousarray(factor, np.float32)
+
+
+def added(hessian: Array, damping: float = DAMPING) -> float:
+    """λ: what is added to H's diagonal.
+
+    Args:
+        hessian: H [in, in].
+        damping: λ over the mean of H's diagonal; where that is 0, λ is 1.
+    """
+    mean = float(np.diag(hessian).mean(dtype=np.float64))
+    return damping * mean if mean else 1.0
 
 
 def _walked(

@@ -160,11 +160,11 @@ def test_a_pass_that_is_killed_leaves_what_was_done_and_nothing_half_written(
         return whole(reference, tokens, places, advance)
 
     files.memory = gathering.bytes_needed(64)
-    monkeypatch.setattr(gathering, "gather", gather)
-    with pytest.raises(KeyboardInterrupt):
-        files.make([ATTN, MLP])
+    with monkeypatch.context() as patch:
+        patch.setattr(gathering, "gather", gather)
+        with pytest.raises(KeyboardInterrupt):
+            files.make([ATTN, MLP])
     assert sorted(path.name for path in files.folder.iterdir()) == ["attn0.json", "attn0.safetensors"]
-    monkeypatch.undo()
     files.make([ATTN, MLP])
     assert files.read(MLP).mapped.tokens == files.read(ATTN).mapped.tokens
 

@@ -181,6 +181,15 @@ def test_a_pass_over_what_is_quantised_or_another_models(workdir: Path) -> None:
         variants.quantise(path, file, "int4-b32")
 
 
+def test_a_compensated_graph_is_not_quantised(workdir: Path) -> None:
+    path, skip = quantised.graph(workdir), SkipSet((1, 2))
+    base = path.with_name("base.fp32.onnx")
+    made = variants.compensate(base, skip, overlays.of_form(base.parent, skip, "linear"), "linear")
+    with pytest.raises(UserError, match="the checkpoint's own weights; name one that is"):
+        variants.quantise(made, store.overlays(path)[0], "int4-b32")
+    assert not list(base.parent.glob("attn1-2*int4*"))
+
+
 def test_two_quantisations_never_share_a_graph_or_a_digest(workdir: Path) -> None:
     paths = [quantised.graph(workdir, precision=p) for p in ("int4-fp32", "int8-fp32", "int4-b64-fp32")]
     assert len({store.sha256(path) for path in paths}) == 3

@@ -100,6 +100,16 @@ def test_the_pieces_that_are_rounded_at_a_time_change_nothing(monkeypatch):
     assert np.array_equal(whole.scales, pieces.scales)
 
 
+def test_processors_that_share_the_work_change_nothing(monkeypatch):
+    weight = drawn(256, 300)
+    monkeypatch.setattr(blocks, "_PIECE", 32 * 50)
+    monkeypatch.setattr(blocks.processes, "usable_processors", lambda: {0})
+    alone = rounded(weight, 4, 32)
+    monkeypatch.setattr(blocks.processes, "usable_processors", lambda: set(range(8)))
+    shared = rounded(weight, 4, 32)
+    assert np.array_equal(alone.values, shared.values) and np.array_equal(alone.scales, shared.scales)
+
+
 def test_a_transposed_view_is_the_same_weight():
     weight = drawn(64, 50)
     view = rounded(np.ascontiguousarray(weight.T).T, 4, 32)

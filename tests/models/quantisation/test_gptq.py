@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.models.quantisation import blocks
 from pipeline.models.quantisation.blocks import Blocks, dequantised, rounded
-from pipeline.models.quantisation.gptq import DAMPING, gptq, inverse_factor
+from pipeline.models.quantisation.gptq import DAMPING, added, gptq, inverse_factor
 from pipeline.types import UserError
 
 IN, OUT, B = 32, 6, 8
@@ -149,3 +149,9 @@ def test_a_moment_of_no_real_inputs_is_refused(change, words):
     weight[0, 0] = np.nan
     with pytest.raises(UserError, match="NaN"):
         gptq(weight, hessian, 4, B)
+
+
+def test_what_is_added_is_a_share_of_the_mean_and_never_nothing_where_there_is_none():
+    assert added(np.diag([1.0, 2.0, 6.0]), 0.01) == pytest.approx(0.03)
+    assert added(np.diag([1.0, 2.0, 6.0]), 0.0) == 0.0
+    assert added(np.zeros((3, 3))) == added(np.zeros((3, 3)), 0.0) == 1.0

@@ -11,6 +11,7 @@ from runs.gpu.machine import Machine
 from runs.gpu.proof import Proof
 from runs.gpu.stages import Conductor, Outcome, Stage
 
+NOWHERE = Path("/nowhere")
 GPU = Machine(
     provider="cuda",
     graphs_lack=None,
@@ -50,6 +51,9 @@ def _bench(command: tuple[str, ...]) -> dict[str, Any]:
         for number, path in enumerate(paths):
             own = {"artefact": path, "length": int(length), "interval": [9.0 * number, 11.0 * number]}
             own |= {"improvement": 10.0 * number, "ceiling": 20.0, "byte_ceiling": None}
+            if "int4" in path:
+                plain = {"improvement": 60.0 + number, "interval": [60.0, 65.0], "ceiling": 70.0}
+                own |= {"over_plain": plain if "--decode" in command else {**plain, "ceiling": None}}
             name = "base.fp16" if number == 0 else "other.fp16"
             device = {"device_mb": 900.0, "attention": "Flash | split", "enough_clean": length != "100"}
             device["on_host"] = {"Shape": 7, "MatMul": 2} if number == 1 else None
@@ -88,7 +92,8 @@ def output(stage: Stage) -> Any:
         return _predict()
     if kind == "build-engine":
         variant, form = Path(rest[0]).name.removesuffix(".onnx").split(".", maxsplit=1)
-        return [{"path": f"engines/model/{variant}/tensorrt-sm80-{form}.plan"}]
+        figures = {"parse_seconds": 1.5, "build_seconds": 40.0, "process_peak_mb": 2500, "num_layers": 9}
+        return [{"path": f"engines/model/{variant}/tensorrt-sm80-{form}.plan", "build": figures}]
     if kind == "generate":
         return {"tokens": [1, 2, 3], "text": "Paris | a city", "first_ms": 9.0, "ms_a_token": 8.0}
     return None
@@ -107,11 +112,17 @@ class PlayedConductor(Conductor):
         return Outcome(stage.name, stage.words, "done", "", 1.0, limit, output(stage))
 
 
-def played(machine: Machine, shape: str = "7b", failing: frozenset[str] = frozenset()) -> Proof:
-    """A proof that was run to its end."""
-    conductor = PlayedConductor(Path(), Path(), 100.0, 1000.0)
+def played(
+    machine: Machine,
+    shape: str = "7b",
+    failing: frozenset[str] = frozenset(),
+    with_int4: bool = True,
+    folder: Path = NOWHERE,
+) -> Proof:
+    """A proof that was run to its end, in a folder that may hold what its commands would have written."""
+    conductor = PlayedConductor(folder, folder, 100.0, 1000.0)
     conductor.failing = failing
-    proof = Proof(shapes.find(shape), machine, conductor, sequences=20)
+    proof = Proof(shapes.find(shape), machine, conductor, sequences=20, with_int4=with_int4)
     proof.run()
     return proof
 

@@ -41,6 +41,7 @@ def test_the_weights_are_those_of_the_config(folder: Path) -> None:
     assert down.shape == (64, 96) and abs(down.std() * 96**0.5 - 1.28) < 0.1
 
 
+@pytest.mark.usefixtures("workdir")  # tokens are kept in the project, which is the current folder
 def test_its_text_has_many_words_and_none_beyond_the_embedding(folder: Path) -> None:
     words = tokenizer.load(folder)
     assert words.prefix == [1]

@@ -67,6 +67,10 @@ def test_everything_on_a_tiny_model(
     if provider == "cpu":
         assert all("engine" in name or "not installed" in skipped[name] for name in skipped), skipped
         assert "check engine base" in skipped
+    built = [(one["variant"], one["runtime"].rpartition(", ")[2]) for one in record["engines"]]
+    if built:
+        assert built[-2:] == [("base", "int4"), ("attn5-7", "int4")] and len(built) == 8
+        assert all(one["plan_mb"] > 0 and one["seconds"] > 0 for one in record["engines"])
     page = (tmp_path / "proof.md").read_text()
     assert page.startswith("# a tiny Llama of random weights on ") and "**passed**" in page
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from runs.gpu import page, results
 from runs.gpu.proof import Proof
@@ -25,6 +26,22 @@ def test_numbers_stand_beside_the_papers_and_the_predicted() -> None:
     ]
     assert "| mlp24-31 | tensorrt |" in section and "it names no GPU" in section
     assert "Paris \\| a city" in text and "125.0" in text  # tokens a second
+
+
+def test_engines_of_4_bits_stand_beside_those_in_fp16(tmp_path: Path) -> None:
+    plan = tmp_path / "engines/model/base/tensorrt-sm80-int4-fp16.plan"
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(bytes(1_500_000))
+    text = written(played(GPU, folder=tmp_path))
+    engines = text.split("## Engines")[1].split("##")[0]
+    assert "| base | tensorrt, int4 | 1.5 | 41.5 | 2500 | 9 |" in engines
+    assert "| base | tensorrt | – | 41.5 | 2500 | 9 |" in engines
+    step = text.split("## One further token on a cache of 100")[1].split("##")[0]
+    assert "`saved` and `ceiling` are against the base in fp16" in step
+    assert "| base ? | tensorrt, int4 | 9.00 | 61.0 [60.0, 65.0] | 70.0 |" in step
+    assert "| base ? | tensorrt | 10.00 | – | – |" in step
+    without = written(played(GPU, with_int4=False))
+    assert "int4" not in without and "against the base in fp16" not in without
 
 
 def test_how_the_gpu_ran_it_is_said() -> None:
@@ -79,7 +96,11 @@ def test_the_json_holds_the_same() -> None:
     record = page.record(proof, results.findings(proof), "now")
     plain = json.loads(json.dumps(record))
     assert plain["passed"] and plain["shape"]["num_hidden_layers"] == 32 and plain["started"] == "now"
-    assert {one["status"] for one in plain["stages"]} == {"done"} and len(plain["times"]) == 30
+    assert (
+        {one["status"] for one in plain["stages"]} == {"done"}
+        and len(plain["times"]) == 36
+        and len(plain["engines"]) == 8
+    )
     assert plain["machine"]["gpu"] == GPU.gpu and plain["stages"][0]["command"].startswith(
         "python -m runs.gpu"
     )

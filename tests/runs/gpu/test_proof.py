@@ -56,6 +56,39 @@ def test_on_a_gpu_everything_is_done() -> None:
     assert ran["demo cuda"][1] == proofs.DEMO == ran["demo cpu"][1]
 
 
+def test_weights_of_4_bits_come_last_beside_the_base_in_fp16() -> None:
+    ran = commands(played(GPU))
+    names = ("base", "attn21-31")
+    stages = [f"{one} {name} int4" for name in names for one in ("export", "build")]
+    stages += [f"check engine {name} int4" for name in names] + ["bench int4 engines", "decode int4 engines"]
+    assert list(ran)[-len(stages) :] == stages
+    engines = [ran["check engine base"][1]]
+    for name in names:
+        graph = f"graphs/llama-2-7b-shape/{name}.int4-fp16.onnx"
+        assert {"--precision", "int4-fp16", "--skip", name} < set(ran[f"export {name} int4"])
+        assert ran[f"build {name} int4"][:4] == ("build-engine", graph, "--backend", "tensorrt")
+        engines.append(f"engines/model/{name}/tensorrt-sm80-int4-fp16.plan")
+        assert ran[f"check engine {name} int4"][1] == engines[-1]
+    for stage in ("bench int4 engines", "decode int4 engines"):
+        assert list(ran[stage][1:4]) == engines and "--compare" not in ran[stage]
+
+
+def test_weights_of_4_bits_may_be_left_out() -> None:
+    with_them, without = commands(played(GPU)), commands(played(GPU, with_int4=False))
+    assert list(without) == [name for name in with_them if "int4" not in name]
+
+
+def test_weights_of_4_bits_are_timed_where_all_three_engines_are_there_and_fit() -> None:
+    """A 7B's weights: 13.48 GB in fp16; in 4 bits 3.96, and 3.57 without 11 attentions."""
+    skipped = outcomes(played(GPU, failing=frozenset({"export base int4"})), "skipped")
+    assert skipped["bench int4 engines"] == "needs `build base int4`, which was skipped"
+    assert "bench int4 engines" not in outcomes(
+        played(dataclasses.replace(GPU, device_bytes=23.5e9)), "skipped"
+    )
+    skipped = outcomes(played(dataclasses.replace(GPU, device_bytes=20e9)), "skipped")
+    assert skipped["decode int4 engines"].startswith("3 artefacts of 21.0 GB")
+
+
 def test_a_rehearsal_builds_engines_and_runs_none() -> None:
     proof = played(NO_GPU)
     ran = commands(proof)
@@ -65,6 +98,12 @@ def test_a_rehearsal_builds_engines_and_runs_none() -> None:
     assert set(skipped) == {
         *(f"check engine {name}" for name in ("base", *VARIANTS)),
         *("check engine base static", "bench engines", "decode engines"),
+        *(
+            "check engine base int4",
+            "check engine attn21-31 int4",
+            "bench int4 engines",
+            "decode int4 engines",
+        ),
         *("128 tokens engine", "128 tokens static engine"),
     }
     assert set(skipped.values()) == {NO_GPU.engines_lack}

@@ -111,7 +111,8 @@ def bench(
         versions={"onnxruntime": "1.27.0"},
     )
     record = records.BenchRecord(**fields, conditions=conditions, rows=tuple(rows))
-    return put(Project().results(model) / f"{variant}.{precision}.bench{'.decode' if decode else ''}.json", record)
+    end = "bench.decode" if decode else "bench"
+    return put(Project().results(model) / f"{variant}.{precision}.{end}.json", record)
 
 
 def score(

@@ -67,7 +67,9 @@ STARTED: list[subprocess.Popen[bytes]] = []
 @pytest.fixture(autouse=True)
 def _no_sweep_keeps_running(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test that fails leaves no sweep behind."""
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # nice as Ray makes its jobs, those of other tests starve them
+    monkeypatch.setenv(
+        "RAY_worker_niceness", "0"
+    )  # nice, as Ray makes them, its jobs starve beside other tests
     yield
     for process in STARTED:
         if process.poll() is None:

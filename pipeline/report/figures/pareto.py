@@ -122,9 +122,7 @@ def _points(
     collection: Collection, cost: Cost, yardsticks: Yardsticks
 ) -> dict[tuple[str, str, str], list[Point]]:
     """(model, kind, quantisation and compensation or '') → cost and quality of those that have both."""
-    lengths = {
-        model: length_of(collection.artefacts_of(model), cost.decode) for model in collection.models()
-    }
+    lengths = {model: length_of(collection.artefacts_of(model), cost.decode) for model in collection.models()}
     groups: dict[tuple[str, str, str], list[Point]] = {}
     for (model, kind), artefacts in by_kind(collection.artefacts).items():
         by = yardsticks[model] or ""

@@ -23,7 +23,7 @@ logging.getLogger("transformers").setLevel(logging.ERROR)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of long tests come first, those on the real model before all.
 
-    So the last file of one worker is short, and no other waits for it (`--no-loadscope-reorder` keeps the order).
+    So the last file of one worker is short, and none waits for it (`--no-loadscope-reorder` keeps the order).
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.parent.name != "real", item.path not in slow))

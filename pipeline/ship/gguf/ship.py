@@ -105,6 +105,19 @@ def ship(graph: Path, file: Path, kind: str | None = None, unchecked: bool = Fal
         with output.beside(file) as temporary:
             output.write(temporary, plan.arch, fields, tensors)
             _refuse_other(plan, temporary, tensors)
+    checked = store.check_passed(graph, None, None)
+    return _shipment(plan, file, tensors, checked, is_new, (*_notes(plan), *notes))
+
+
+def _shipment(
+    plan: _Plan,
+    file: Path,
+    tensors: list[FileTensor],
+    checked: bool,
+    is_new: bool,
+    notes: tuple[str, ...],
+) -> GgufShipment:
+    """What is said of a file that is there."""
     ways = [tensor.way for tensor in tensors]
     return GgufShipment(
         file=str(file),
@@ -117,9 +130,9 @@ def ship(graph: Path, file: Path, kind: str | None = None, unchecked: bool = Fal
         copied=ways.count("copied"),
         converted=ways.count("converted"),
         new=ways.count("new"),
-        checked=store.check_passed(graph, None, None),
+        checked=checked,
         written=is_new,
-        notes=(*_notes(plan), *notes),
+        notes=notes,
         kept=ways.count("kept"),
         rest=plan.how.name if plan.how.blocks else None,
     )
@@ -206,6 +219,7 @@ def _notes(plan: _Plan) -> list[str]:
             f"{len(plan.model.replaced)} tensors were changed by a compensation or an adapter: they are f16"
         )
     if plan.how.is_quantised and plan.origin and (own := kinds.type_name(plan.origin.fields)):
-        which = "what is in no blocks was" if plan.how.blocks else "the weights were"
-        notes.append(f"{which} {own} before, and {which.split()[-1].replace('was', 'is')} rounded once more")
+        of_rest, of_all = ("what is in no blocks was", "is"), ("the weights were", "are")
+        what, be = of_rest if plan.how.blocks else of_all
+        notes.append(f"{what} {own} before, and {be} rounded once more")
     return notes

@@ -53,7 +53,7 @@ def ship(
         typer.Option(
             "--type",
             help="gguf: f32, f16, bf16, q8_0, …; source: the bytes of the GGUF that the model came from, "
-            "which is the default there.",
+            "which is the default there. Quantised weights in blocks of 32 stay Q4_0 and Q8_0, bit for bit.",
         ),
     ] = None,
     force: Annotated[

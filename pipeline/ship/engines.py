@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
+from pipeline.models.quantisation.names import requested
 from pipeline.ship import outline, pruned
 from pipeline.ship.gguf import refusals
 from pipeline.ship.hf import forms
@@ -63,15 +64,18 @@ def of_graph(graph: Path) -> tuple[EngineUse, ...]:
     ours.append(EngineUse("Triton", True, "", "pipeline ship GRAPH --to triton DIR", "pipeline serve DIR"))
     if record.contract != "authored":
         return (*ours, *(EngineUse(one, False, pruned.EXPORTED_ELSEWHERE) for one in elsewhere))
+    llamacpp = _llamacpp(graph, record.precision_name)
     if record.quantisation:
-        return (*ours, *(EngineUse(one, False, pruned.QUANTISED) for one in elsewhere))
-    return (*ours, _llamacpp(graph), *_of_folders(graph))
+        return (*ours, llamacpp, EngineUse(_FOLDERS, False, pruned.QUANTISED))
+    return (*ours, llamacpp, *_of_folders(graph))
 
 
-def _llamacpp(graph: Path) -> EngineUse:
+def _llamacpp(graph: Path, name: str) -> EngineUse:
+    """Of a graph whose precision has that name."""
+    (precision,) = requested(name)
     variant = outline.of_graph(graph)
     places = (*variant.maps, *variant.constants)
-    if reason := refusals.refusal(variant.config, variant.skip, places):
+    if reason := refusals.refusal(variant.config, variant.skip, places, precision):
         return EngineUse("llama.cpp", False, reason)
     limits = "as its architecture deci" if refusals.is_deci(variant.skip, places) else ""
     return EngineUse(

@@ -6,7 +6,7 @@ Legend: C hidden size, R rank.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from pipeline.models import compensation, identity, provenance, safetensors_inde
 from pipeline.models.checkpoint import Checkpoint, open_checkpoint
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import Config
+from pipeline.models.quantisation import files
+from pipeline.models.quantisation.blocks import Blocks
+from pipeline.models.quantisation.files import StoredBlocks
 from pipeline.models.sizes import SizeRules, rules_of
 from pipeline.models.tensor_names import is_left_out, is_table
 from pipeline.store.records import EngineRecord, GraphRecord
@@ -63,6 +66,33 @@ class StoredMap:
     bias: StoredTensor
 
 
+@dataclass(frozen=True, slots=True)
+class QuantisedWeight:
+    """Where a weight lies that the graph reads in blocks.
+
+    Attributes:
+        file: of the model's quantised weights.
+        place: of its parts there.
+    """
+
+    file: Path
+    place: StoredBlocks
+
+    @property
+    def bits(self) -> int:
+        """4 or 8."""
+        return self.place.bits
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in), as the checkpoint has it."""
+        return self.place.shape[1], self.place.shape[0]
+
+    def blocks(self) -> Blocks:
+        """Its numbers and scales, read from the disk when they are used."""
+        return files.blocks_of(self.file, self.place)
+
+
 @dataclass(frozen=True)
 class PrunedModel:
     """A variant, by the tensors of its checkpoint.
@@ -74,6 +104,8 @@ class PrunedModel:
         everything: name → tensor of the whole model, where a fold or an adapter changed one the changed one.
         replaced: names of those that were changed.
         maps: what stands in for skipped sublayers, or for runs of whole layers.
+        blocks: name → weight of the whole model, of those that the graph reads in blocks; a tied head is
+            there under the head's own name.
     """
 
     graph: Path
@@ -82,6 +114,7 @@ class PrunedModel:
     everything: Mapping[str, StoredTensor]
     replaced: frozenset[str]
     maps: Mapping[MapPlace, StoredMap]
+    blocks: Mapping[str, QuantisedWeight] = field(default_factory=dict)
 
     @property
     def variant(self) -> Variant:
@@ -142,16 +175,17 @@ class PrunedModel:
         return provenance.digest(self.graph, form)
 
 
-def read(graph: Path, unchecked: bool = False) -> PrunedModel:
+def read(graph: Path, unchecked: bool = False, in_blocks: bool = False) -> PrunedModel:
     """The variant of a graph, whose weights are still those that it was checked with.
 
     Args:
         graph: of any variant, compensated and healed ones too; no engine, and no merged graph.
         unchecked: also one that has passed no check.
+        in_blocks: also one whose weights are quantised.
 
     Raises:
         UserError: another artefact, one that has passed no check, or one whose weights are not those of a
-            checkpoint; or a file is damaged.
+            checkpoint, or quantised and not asked for; or a file is damaged.
     """
     record = store.sidecar(graph, quick=True)
     if isinstance(record, EngineRecord):
@@ -161,22 +195,26 @@ def read(graph: Path, unchecked: bool = False) -> PrunedModel:
     passed.variants(graph, unchecked, provider=None)  # hashes the graph, refuses a static cache
     if record.contract != "authored":
         raise UserError(f"{graph}: {EXPORTED_ELSEWHERE}")
-    if record.quantisation:
+    if record.quantisation and not in_blocks:
         raise UserError(f"{graph}: {QUANTISED}")
     store.refuse_damaged(graph)
     identity.refuse_other_sums(graph.parent, store.weights.states(store.weight_paths(graph), full=True))
     checkpoint, overlays = open_checkpoint(graph.parent), store.overlays(graph)
     everything, maps = _tensors(checkpoint), dict[MapPlace, StoredMap]()
-    replaced: set[str] = set()
+    replaced, blocks = set[str](), dict[str, QuantisedWeight]()
     for file in overlays:
         tensors = overlay_tensors(file)
+        if files.is_quantised(tensors):
+            read_so = files.in_blocks(files.stored(file), record.precision)
+            blocks |= {name: QuantisedWeight(file, place) for name, place in read_so.items()}
+            continue
         changed = {name: one for name, one in tensors.items() if not compensation.is_map(name)}
         everything |= changed
         replaced |= set(changed)
         maps |= stored_maps(tensors, file)
         for place in maps:
             compensation.refuse_kept(place, record.skip_set, file)
-    return PrunedModel(graph, record, checkpoint, everything, frozenset(replaced), maps)
+    return PrunedModel(graph, record, checkpoint, everything, frozenset(replaced), maps, blocks)
 
 
 def overlay_tensors(file: Path) -> dict[str, StoredTensor]:

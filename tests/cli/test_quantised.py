@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import gguf as library
 import pytest
 
 from pipeline import store
+from pipeline.models.gguf import parts
 from pipeline.types import UserError
 from tests import tiny, tiny_gguf
 from tests.commands import run
@@ -123,8 +125,24 @@ def test_stages_that_change_weights_name_the_twin(source: str, capsys: pytest.Ca
         run(capsys, "compensate", path, "--with", "fold")
     store.write_json(store.result_of(Path(path), "check"), {})
     with pytest.raises(UserError, match="its weights are quantised for ONNX; ship its fp32 twin"):
+        run(capsys, "ship", path, "--to", "hf", "m", "--unchecked")
+    with pytest.raises(UserError, match=r"blocks of 64, .* --precision int4 --block-size 32$"):
         run(capsys, "ship", path, "--to", "gguf", "m.gguf", "--unchecked")
-    assert not Path("m.gguf").exists()
+    assert not Path("m.gguf").exists() and not Path("m").exists()
+
+
+def test_blocks_of_32_are_shipped_as_they_are(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command that the refusal of longer ones names, for a variant that passed its check."""
+    wanted = ("--precision", "int4", "--block-size", "32")
+    path, _ = run(capsys, "export", source, "--skip", "attn1", *wanted).splitlines()
+    run(capsys, "check", path)
+    shown = json.loads(run(capsys, "ship", path, "--to", "gguf", "m.gguf", "--json"))
+    assert {key: shown[key] for key in ("type", "rest", "architecture", "checked")} == {
+        "type": "q4_0", "rest": "f16", "architecture": "deci", "checked": True,
+    }  # fmt: skip
+    assert "llama.cpp: llama-cli -m FILE.gguf" in run(capsys, "show", path)
+    fields = parts.read(Path("m.gguf")).fields
+    assert fields["general.file_type"] == library.LlamaFileType.MOSTLY_Q4_0
 
 
 def test_default_artefacts_of_one_precision(source: str, capsys: pytest.CaptureFixture[str]) -> None:

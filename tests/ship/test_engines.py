@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.graphs import export, variants
 from pipeline.models import checkpoint
+from pipeline.models.quantisation.names import requested
 from pipeline.ship import engines
 from pipeline.ship.engines import EngineUse
 from pipeline.ship.gguf import ship as gguf
@@ -80,6 +81,22 @@ def test_forms_of_graphs_that_are_not_shipped(base: Path) -> None:
     assert static[FOLDERS].limits == "its cache is static; the usual graph is shipped"
     half = export.export_base(checkpoint.resolve("models/m"), "fp16")
     assert not by_name(half)["TensorRT"].limits and "fp16" in by_name(base)["TensorRT"].limits
+
+
+@pytest.mark.parametrize("precision", ["int4-b32-fp32", "int8-b32-fp16", "int4-fp32"])
+def test_quantised_weights_go_where_their_blocks_have_a_form(base: Path, precision: str) -> None:
+    (wanted,) = requested(precision)
+    graph = export.export(
+        checkpoint.resolve("models/m"), wanted.activations, SkipSet.parse("attn1"), wanted.weights
+    )
+    by = by_name(graph)
+    assert not by[FOLDERS].runs and by[FOLDERS].limits in refused(graph, "hf")
+    assert by["llama.cpp"].runs == ("b32" in precision)
+    if by["llama.cpp"].runs:
+        gguf.ship(graph, Path("x.gguf"), unchecked=True)
+        assert by["llama.cpp"].limits == "as its architecture deci" and Path("x.gguf").is_file()
+    else:
+        assert by["llama.cpp"].limits in refused(graph, "gguf")
 
 
 def test_lines_for_a_person() -> None:

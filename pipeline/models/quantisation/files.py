@@ -12,7 +12,7 @@ Embeddings, norms and biases stay in the checkpoint's files.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,9 @@ def _digest(path: Path) -> str:
 # ---- reading --------------------------------------------------------------------------------------------
 
 
-def is_quantised(tensors: Mapping[str, TensorSlice]) -> bool:
-    """Whether the tensors of a file are those of quantised weights."""
-    return any(name.endswith(f".weight{SCALES}") for name in tensors)
+def is_quantised(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are those of a file of quantised weights."""
+    return any(name.endswith(f".weight{SCALES}") for name in names)
 
 
 def stored(file: Path) -> dict[str, StoredBlocks]:
@@ -200,6 +200,11 @@ def dequantised(
         UserError: as `stored`.
     """
     for name, one in in_blocks(stored(file), activations).items():
-        data = np.memmap(file, np.uint8, "r", one.values.offset, (one.values.nbytes,)).tobytes()
-        scales = safetensors_index.numbers(file, one.scales)
-        yield name, blocks.dequantised(Blocks(blocks.unpacked(data, one.bits, one.shape), scales))
+        yield name, blocks.dequantised(blocks_of(file, one))
+
+
+def blocks_of(file: Path, one: StoredBlocks) -> Blocks:
+    """The blocks of one weight of a file."""
+    data = np.memmap(file, np.uint8, "r", one.values.offset, (one.values.nbytes,)).tobytes()
+    scales = safetensors_index.numbers(file, one.scales)
+    return Blocks(blocks.unpacked(data, one.bits, one.shape), scales)

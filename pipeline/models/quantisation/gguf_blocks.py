@@ -1,4 +1,4 @@
-"""The blocks of a GGUF that ONNX can say as they are: what was rounded once is not rounded again.
+"""The blocks of a GGUF that ONNX can say as they are, and the way back: what was rounded once stays so.
 
 Q4_0 is d · q with q in −8 … 7, Q8_0 is d · q with q in −128 … 127, both in blocks of 32 with d in float16.
 Q4_1, Q5 and the K-quants have an offset, more levels or scales of scales: they have no such form.
@@ -26,6 +26,7 @@ from pipeline.types import UserError
 Kind = library.GGMLQuantizationType
 BITS = {Kind.Q4_0: 4, Kind.Q8_0: 8}
 """How numbers are stored that ONNX can say → their bits."""
+KINDS = {bits: kind for kind, bits in BITS.items()}
 BLOCK_SIZE = 32
 
 
@@ -90,6 +91,24 @@ def weights(stored: Mapping[str, GgufTensor], config: Mapping[str, Any]) -> dict
         for theirs, own in names.items()
         if theirs in stored and stored[theirs].kind in BITS and len(stored[theirs].shape) == 2
     }
+
+
+def written(own: Blocks, bits: int) -> npt.NDArray[np.uint8]:
+    """[out, bytes of a row]: a weight as a GGUF keeps it, in its own numbers and scales.
+
+    Args:
+        own: in blocks of 32.
+        bits: 4 gives Q4_0, 8 gives Q8_0.
+    """
+    assert own.block_size == BLOCK_SIZE, "no type of llama.cpp's has other blocks of these bits"
+    outputs = own.values.shape[1]
+    scales = np.ascontiguousarray(own.scales.T)[..., None].view(np.uint8)
+    values = np.ascontiguousarray(own.values.T).reshape(outputs, -1, BLOCK_SIZE)
+    packed: npt.NDArray[np.uint8] = values.view(np.uint8)
+    if bits == 4:
+        low, high = np.split((values + np.int8(8)).view(np.uint8), 2, axis=-1)
+        packed = low | high << np.uint8(4)
+    return np.concatenate([scales, packed], axis=-1).reshape(outputs, -1)
 
 
 def _read(tensor: GgufTensor) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int8]]:

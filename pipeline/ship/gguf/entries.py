@@ -13,10 +13,13 @@ from typing import Literal
 import numpy as np
 
 from pipeline.models.gguf.header import GgufTensor
+from pipeline.models.quantisation import gguf_blocks
+from pipeline.models.quantisation.blocks import Blocks
 from pipeline.ship.gguf import kinds
 from pipeline.ship.gguf.kinds import Array, FileKind, Kind
+from pipeline.ship.pruned import QuantisedWeight
 
-Way = Literal["copied", "converted", "new"]
+Way = Literal["copied", "kept", "converted", "new"]
 _CHUNK = 1 << 24
 """Bytes that are copied at a time."""
 
@@ -29,8 +32,8 @@ class FileTensor:
         name: in llama.cpp's words.
         shape: rows first.
         kind: how it is stored.
-        way: 'copied' byte for byte from the user's own GGUF, 'converted', or 'new': the model has no such
-            tensor.
+        way: 'copied' byte for byte from the user's own GGUF, 'kept' in the graph's own blocks, 'converted',
+            or 'new': the model has no such tensor.
         chunks: its bytes, a part at a time.
     """
 
@@ -82,6 +85,26 @@ def converted(
         return kinds.converted(name, read(), kind, offset)
 
     return FileTensor(name, shape, kind, "converted", chunks)
+
+
+def kept(name: str, weight: QuantisedWeight, order: Array | None = None) -> FileTensor:
+    """A weight in the blocks that the graph reads: the same integers and scales, nothing is rounded.
+
+    Args:
+        name: in the new file.
+        weight: in blocks of 32.
+        order: for each row of the new tensor its place in the checkpoint's.
+    """
+
+    def chunks() -> Iterator[bytes]:
+        own, outputs = weight.blocks(), np.arange(weight.shape[0]) if order is None else order
+        step = max(1, _CHUNK // weight.shape[1])
+        for start in range(0, len(outputs), step):
+            part = outputs[start : start + step]
+            piece = Blocks(own.values[:, part], own.scales[:, part])
+            yield gguf_blocks.written(piece, weight.bits).tobytes()
+
+    return FileTensor(name, weight.shape, gguf_blocks.KINDS[weight.bits], "kept", chunks)
 
 
 def new(name: str, array: Array, kind: Kind) -> FileTensor:

@@ -36,9 +36,17 @@ class FileKind:
 
     Attributes:
         name: in lower case, as llama.cpp has it; or 'source'.
+        blocks: likewise, the type of those weights that the graph reads in blocks, which keep them whatever
+            `--type` says; None where it reads none so.
     """
 
     name: str
+    blocks: str | None = None
+
+    @property
+    def main(self) -> str:
+        """The type of most of the file."""
+        return self.blocks or self.name
 
     @property
     def is_source(self) -> bool:
@@ -57,8 +65,8 @@ class FileKind:
 
     @property
     def file_type(self) -> int:
-        """The number of `general.file_type`, of any but 'source'."""
-        name = "ALL_F32" if self.name == "f32" else f"MOSTLY_{self.name.upper()}"
+        """The number of `general.file_type`, of any but 'source' without blocks."""
+        name = "ALL_F32" if self.main == "f32" else f"MOSTLY_{self.main.upper()}"
         return int(library.LlamaFileType[name])
 
     def of(self, shape: tuple[int, ...], is_output: bool = False) -> Kind:

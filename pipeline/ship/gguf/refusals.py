@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from pipeline.models import rope
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import SLIDING, Config
 from pipeline.models.gguf import tensors
 from pipeline.models.gguf.dialects import DIALECTS, Dialect, architecture
+from pipeline.models.quantisation import gguf_blocks
+from pipeline.models.quantisation.names import METHOD, GraphPrecision, is_in_blocks
 from pipeline.ship.gguf import keys, readback
 from pipeline.types import SkipSet
 
@@ -18,13 +21,19 @@ _WITHOUT_TABLES = ("qwen2", "qwen3")
 """Those that read no `rope_freqs.weight`."""
 
 
-def refusal(config: Config, skip: SkipSet, places: Collection[MapPlace] = ()) -> str | None:
+def refusal(
+    config: Config,
+    skip: SkipSet,
+    places: Collection[MapPlace] = (),
+    precision: GraphPrecision | None = None,
+) -> str | None:
     """Why llama.cpp has no form for a variant.
 
     Args:
         config: of the whole model, normalised.
         skip: what is left out.
         places: of the maps that stand for it.
+        precision: of the graph; None of one with the checkpoint's own weights.
 
     Returns:
         None where it has one.
@@ -37,7 +46,7 @@ def refusal(config: Config, skip: SkipSet, places: Collection[MapPlace] = ()) ->
             "whole blocks with --to hf, and convert that with llama.cpp's convert_hf_to_gguf.py"
         )
     dialect, count = DIALECTS[arch], config["num_hidden_layers"]
-    if reason := _of_numbers(config, dialect):
+    if reason := _of_numbers(config, dialect) or _of_blocks(arch, precision):
         return reason
     if len(skip.attention) == len(skip.mlp) == count and not places:
         return "every layer is skipped, and llama.cpp has no model without layers"
@@ -62,6 +71,29 @@ def _of_numbers(config: Config, dialect: Dialect) -> str | None:
         return f"rope scaling {kind!r:.40} of {config['model_type']} is not written as GGUF"
     if config.get("attention_bias") and dialect.model_type != "llama":
         return f"attention_bias is true, and llama.cpp's {dialect.model_type} has no such biases"
+    return None
+
+
+def _of_blocks(arch: str, precision: GraphPrecision | None) -> str | None:
+    """What llama.cpp has not of quantised weights: other blocks; in Gemma 2 a head beside the embedding."""
+    form = precision.weights if precision else None
+    if precision is None or form is None:
+        return None
+    if form.block_size != gguf_blocks.BLOCK_SIZE:
+        method = f" --method {form.method}" if form.method != METHOD else ""
+        return (
+            f"its weights are in blocks of {form.block_size}, and llama.cpp's types of {form.bits} bits have "
+            f"blocks of {gguf_blocks.BLOCK_SIZE}; export it with --precision int{form.bits} --block-size "
+            f"{gguf_blocks.BLOCK_SIZE}{method}"
+        )
+    if arch == "gemma2" and is_in_blocks(form.head_bits, form.bits, precision.activations):
+        other = replace(precision, activations="fp16")
+        way = (
+            f"export it with --precision {other.name}, whose head is the embedding"
+            if not is_in_blocks(form.head_bits, form.bits, other.activations)
+            else f"ship its fp32 twin with --type q{form.bits}_0"
+        )
+        return f"its head is quantised apart from the embedding, and llama.cpp's gemma2 has none; {way}"
     return None
 
 

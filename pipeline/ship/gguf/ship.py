@@ -6,7 +6,7 @@ whose layers have counts of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from pipeline.models.gguf.dialects import architecture
 from pipeline.models.gguf.layers import NOUGHTS
 from pipeline.models.gguf.origins import Origin
 from pipeline.models.gguf.stored import FLOATS
+from pipeline.models.quantisation.names import requested
 from pipeline.ship import pruned
-from pipeline.ship.gguf import choice, keys, kinds, output, readback, refusals, words
+from pipeline.ship.gguf import choice, heads, keys, kinds, output, readback, refusals, words
 from pipeline.ship.gguf.entries import FileTensor
-from pipeline.ship.gguf.kinds import FileKind
+from pipeline.ship.gguf.kinds import SOURCE, FileKind
 from pipeline.ship.gguf.layers import Layer, MapShape, layers
 from pipeline.ship.gguf.shipment import GgufShipment
 from pipeline.ship.gguf.tensors import VariantTensors
@@ -43,7 +44,8 @@ class _Plan:
         origin: the user's own GGUF, whatever the type.
         layers: of `deci`; None: the architecture is the model's own.
         maps: that the layers hold.
-        config: config.json of the layers that are left.
+        config: config.json of the layers that are left, as llama.cpp runs them.
+        own_head: the head of a tied model is written beside the embedding.
     """
 
     model: PrunedModel
@@ -52,6 +54,7 @@ class _Plan:
     layers: tuple[Layer, ...] | None
     maps: dict[MapPlace, MapShape]
     config: dict[str, Any]
+    own_head: bool
 
     @property
     def arch(self) -> str:
@@ -74,16 +77,18 @@ class _Plan:
 
     def tensors(self) -> list[FileTensor]:
         copied = self.origin if self.how.is_source else None
-        return VariantTensors(self.model, self.how, copied, self.layers, self.maps).entries()
+        head = self.own_head
+        return VariantTensors(self.model, self.how, copied, self.layers, self.maps, head).entries()
 
 
 def ship(graph: Path, file: Path, kind: str | None = None, unchecked: bool = False) -> GgufShipment:
-    """Writes a variant as a GGUF file.
+    """Writes a variant as a GGUF file. Weights that the graph reads in blocks keep them, bit for bit.
 
     Args:
         graph: of the variant.
         file: OUT.gguf.
-        kind: llama.cpp's name of a type in lower case, or 'source'; None for what loses nothing.
+        kind: of what the graph reads in no blocks: llama.cpp's name of a type in lower case, or 'source';
+            None for what loses nothing.
         unchecked: also a graph that has passed no check.
 
     Raises:
@@ -91,7 +96,7 @@ def ship(graph: Path, file: Path, kind: str | None = None, unchecked: bool = Fal
             here, or the disk is full. Nothing is left then.
     """
     output.refuse_name(file)
-    plan = _plan(pruned.read(graph, unchecked), kind)
+    plan = _plan(pruned.read(graph, unchecked, in_blocks=True), kind)
     tensors = plan.tensors()
     is_new = not output.is_there(file, plan.digest, plan.model_keys(), tensors)
     fields, notes = _fields(plan, tensors) if is_new else ({}, ())
@@ -100,34 +105,54 @@ def ship(graph: Path, file: Path, kind: str | None = None, unchecked: bool = Fal
         with output.beside(file) as temporary:
             output.write(temporary, plan.arch, fields, tensors)
             _refuse_other(plan, temporary, tensors)
+    checked = store.check_passed(graph, None, None)
+    return _shipment(plan, file, tensors, checked, is_new, (*_notes(plan), *notes))
+
+
+def _shipment(
+    plan: _Plan,
+    file: Path,
+    tensors: list[FileTensor],
+    checked: bool,
+    is_new: bool,
+    notes: tuple[str, ...],
+) -> GgufShipment:
+    """What is said of a file that is there."""
     ways = [tensor.way for tensor in tensors]
     return GgufShipment(
         file=str(file),
         variant=plan.model.variant.name,
         architecture=plan.arch,
-        type=plan.how.name,
+        type=plan.how.main,
         bytes=file.stat().st_size,
         num_layers=plan.model.num_layers,
         layers=plan.indices,
         copied=ways.count("copied"),
         converted=ways.count("converted"),
         new=ways.count("new"),
-        checked=store.check_passed(graph, None, None),
+        checked=checked,
         written=is_new,
-        notes=(*_notes(plan), *notes),
+        notes=notes,
+        kept=ways.count("kept"),
+        rest=plan.how.name if plan.how.blocks else None,
     )
 
 
 def _plan(model: PrunedModel, kind: str | None) -> _Plan:
-    if reason := refusals.refusal(model.config, model.skip, model.maps):
+    (precision,) = requested(model.record.precision_name)
+    if reason := refusals.refusal(model.config, model.skip, model.maps, precision):
         raise UserError(f"{model.graph} cannot be written as GGUF: {reason}")
     origin = origins.of_checkpoint(model.checkpoint)
-    how = choice.chosen(kind, model, origin)
+    form = precision.weights
+    how = replace(choice.chosen(kind, model, origin), blocks=f"q{form.bits}_0" if form else None)
     shapes = {place: _shape(one) for place, one in model.maps.items()}
     is_deci = refusals.is_deci(model.skip, model.maps)
     own = layers(model.skip, model.num_layers, shapes) if is_deci else None
+    given = origin if isinstance(origin, Origin) else None
+    own_head = heads.is_apart(model, given if how.is_source else None)
     config = keys.cut(model.config, model.layers)
-    return _Plan(model, how, origin if isinstance(origin, Origin) else None, own, shapes, config)
+    config["tie_word_embeddings"] = config["tie_word_embeddings"] and not own_head
+    return _Plan(model, how, given, own, shapes, config, own_head)
 
 
 def _shape(one: pruned.StoredMap) -> MapShape:
@@ -160,7 +185,7 @@ def _fields(plan: _Plan, tensors: list[FileTensor]) -> tuple[dict[str, Any], tup
 def _storage(plan: _Plan, tensors: list[FileTensor]) -> dict[str, Any]:
     """How the file is stored, in the keys that llama.cpp has for it."""
     given = plan.origin.fields.get("general.file_type") if plan.origin else None
-    number = given if plan.how.is_source else plan.how.file_type
+    number = given if plan.how.main == SOURCE else plan.how.file_type
     has_blocks = any(tensor.kind not in FLOATS for tensor in tensors)
     return {
         **({"general.file_type": number} if isinstance(number, int) else {}),
@@ -194,5 +219,7 @@ def _notes(plan: _Plan) -> list[str]:
             f"{len(plan.model.replaced)} tensors were changed by a compensation or an adapter: they are f16"
         )
     if plan.how.is_quantised and plan.origin and (own := kinds.type_name(plan.origin.fields)):
-        notes.append(f"the weights were {own} before, and are rounded once more")
+        of_rest, of_all = ("what is in no blocks was", "is"), ("the weights were", "are")
+        what, be = of_rest if plan.how.blocks else of_all
+        notes.append(f"{what} {own} before, and {be} rounded once more")
     return notes

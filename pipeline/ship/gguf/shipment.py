@@ -17,7 +17,8 @@ class GgufShipment:
         file: that was written.
         variant: its name.
         architecture: llama.cpp's name.
-        type: of its matrices; 'source': as in the GGUF that the model came from.
+        type: of its matrices; 'source': as in the GGUF that the model came from; 'q4_0' or 'q8_0' of a graph
+            whose weights are in blocks.
         bytes: of the file.
         num_layers: L of the whole model.
         layers: for each layer of the file, the layer of the whole model.
@@ -26,6 +27,8 @@ class GgufShipment:
         checked: the graph has passed its check.
         written: it was not there before.
         notes: what a person should know of it.
+        kept: tensors in the graph's own blocks.
+        rest: the type of what such a graph reads in no blocks; None of others.
     """
 
     file: str
@@ -41,6 +44,8 @@ class GgufShipment:
     checked: bool
     written: bool
     notes: tuple[str, ...] = ()
+    kept: int = 0
+    rest: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -50,13 +55,15 @@ class GgufShipment:
         """For a person, in a few lines."""
         kept = format_layers(self.layers).replace("_", ", ")
         counts = {
+            "in the graph's own blocks": self.kept,
             "copied byte for byte": self.copied,
             "converted": self.converted,
             "added": self.new,
         }
         tensors = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         lines = [
-            f"{self.file}: {self.variant}, architecture {self.architecture}, type {self.type}, "
+            f"{self.file}: {self.variant}, architecture {self.architecture}, type {self.type}"
+            f"{f' (what is in no blocks: {self.rest})' if self.rest else ''}, "
             f"{self.bytes / 1e6:,.1f} MB" + ("" if self.written else "; nothing to do, it is there"),
             f"{len(self.layers)} layers, of layers {kept} of {self.num_layers}; tensors: {tensors}",
             "the graph has passed its check"

@@ -39,6 +39,7 @@ class VariantTensors:
         origin: the user's own GGUF, where tensors are copied from it.
         layers: that are written; None: the architecture is the model's own, and whole layers are left.
         maps: that the layers hold.
+        own_head: a tied head is written beside the embedding (`heads`).
     """
 
     model: PrunedModel
@@ -46,6 +47,7 @@ class VariantTensors:
     origin: Origin | None
     layers: tuple[Layer, ...] | None
     maps: dict[MapPlace, MapShape]
+    own_head: bool = False
 
     @cached_property
     def dialect(self) -> Dialect:
@@ -57,7 +59,9 @@ class VariantTensors:
     @cached_property
     def stored(self) -> dict[str, str]:
         """llama.cpp's name of a tensor of the whole model → Hugging Face's."""
-        places = gguf.places(self.model.config, self.dialect)
+        config = self.model.config
+        tied = config["tie_word_embeddings"] and not self.own_head
+        places = gguf.places({**config, "tie_word_embeddings": tied}, self.dialect)
         return {name: theirs for name, (theirs, _) in places.items()}
 
     def entries(self) -> list[FileTensor]:
@@ -146,6 +150,8 @@ class VariantTensors:
             new: its name in the file.
         """
         theirs = self.stored[name]
+        if weight := self.model.blocks.get(theirs):
+            return entries.kept(new, weight, self.order(theirs, weight.shape[0]))
         tensor = self.model.everything.get(theirs)
         if tensor is None:
             raise UserError(f"{self.model.checkpoint.folder} holds no tensor {theirs}")
@@ -153,9 +159,7 @@ class VariantTensors:
             order = None if self.dialect.permuted else self.order(theirs, tensor.shape[0])
             return entries.copied(new, self.origin.tensors[name], order)
         order = self.order(theirs, tensor.shape[0])
-        is_output = name == (
-            "token_embd.weight" if self.model.config["tie_word_embeddings"] else "output.weight"
-        )
+        is_output = name == ("output.weight" if "output.weight" in self.stored else "token_embd.weight")
         offset = self.dialect.norm_offset if theirs.endswith("norm.weight") else 0.0
         kind = self.how.of(tensor.shape, is_output)
 

@@ -59,6 +59,31 @@ def test_without_a_permutation_the_bits_are_those_of_the_file(tmp_path):
     assert np.array_equal(blocks.dequantised(weight.blocks()).T, plain)
 
 
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q8_0])
+def test_the_way_back_gives_the_bytes_of_the_file(kind, tmp_path):
+    """ggml's own rounding of numbers, taken as blocks and written again; both signs of scales are there."""
+    given = np.random.default_rng(0).normal(size=(5, 96)).astype(np.float32)
+    raw = library.quantize(given, kind)
+    file = tmp_path / "raw"
+    file.write_bytes(raw.tobytes())
+    tensor = header.GgufTensor("blk.0.ffn_up.weight", file, kind, (5, 96), 0, raw.nbytes)
+    own = gguf_blocks.GgufWeight(tensor).blocks()
+    assert np.array_equal(gguf_blocks.written(own, gguf_blocks.BITS[kind]), raw)
+    assert (own.scales < 0).any() == (kind == Kind.Q4_0)
+
+
+def test_every_integer_has_its_place():
+    """Of 4 and of 8 bits, by what llama.cpp's package reads: the lowest, which ggml seldom writes, too."""
+    scales = np.array([[0.5, -2.0]], np.float16)
+    for bits, kind in gguf_blocks.KINDS.items():
+        low, high = blocks.limits(bits)
+        values = np.stack([np.linspace(low, high, 32), np.linspace(high, low, 32)], 1).astype(np.int8)
+        own = blocks.Blocks(values, scales)
+        assert np.array_equal(
+            library.dequantize(gguf_blocks.written(own, bits), kind), blocks.dequantised(own).T
+        )
+
+
 def test_a_tied_head_has_the_blocks_of_the_embedding(tmp_path):
     stored, config, converted = opened(tmp_path, tie_word_embeddings=True)
     weight = gguf_blocks.weights(stored, config)["lm_head.weight"]

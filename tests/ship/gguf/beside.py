@@ -36,7 +36,13 @@ class Comparison:
 
 
 def compared(
-    graph: Path, file: Path, ids: list[int], positions: int, prompt: list[int], count: int
+    graph: Path,
+    file: Path,
+    ids: list[int],
+    positions: int,
+    prompt: list[int],
+    count: int,
+    exact: bool = False,
 ) -> Comparison:
     """A graph beside its file.
 
@@ -47,9 +53,10 @@ def compared(
         positions: so many of the last.
         prompt: tokens.
         count: of tokens that follow them.
+        exact: ONNX Runtime rounds no activations in products with quantised weights.
     """
     rows = np.arange(len(ids) - positions, len(ids))
-    with opening.open_runner(graph) as runner:
+    with opening.open_runner(graph, exact=exact) as runner:
         logits, _ = runner.forward(np.array([ids]), logits_positions=rows[None])
         texts = greedy_batch(runner, [prompt], count, lambda _: False)
         text = next(texts).tokens if count else []
@@ -62,9 +69,9 @@ def compared(
     return Comparison(distance, text, np.nanargmax(theirs[positions:], -1).tolist() if text else [])
 
 
-def distance(graph: Path, file: Path, ids: list[int], positions: int) -> float:
+def distance(graph: Path, file: Path, ids: list[int], positions: int, exact: bool = False) -> float:
     """max|Δ log-probability| of the best tokens alone."""
-    return compared(graph, file, ids, positions, [], 0).distance
+    return compared(graph, file, ids, positions, [], 0, exact).distance
 
 
 def _logs(logits: Array) -> Array:

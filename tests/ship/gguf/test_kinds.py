@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf as library
 import numpy as np
 import pytest
 
@@ -31,6 +32,14 @@ def test_names_and_numbers_of_types() -> None:
         and FileKind("q4_0").of((8, 64), is_output=True) == Kind.Q8_0
     )
     assert FileKind("q4_0").of((64,)) == Kind.F32 and FileKind("q4_0").of((8, 33)) == Kind.F16
+
+
+def test_the_type_of_a_file_is_that_of_its_blocks() -> None:
+    for rest in ("source", "f16", "q8_0"):
+        how = FileKind(rest, "q4_0")
+        assert (how.main, how.file_type) == ("q4_0", library.LlamaFileType.MOSTLY_Q4_0)
+        assert how.of((8, 64)) == FileKind(rest).of((8, 64))
+    assert FileKind("q8_0").main == "q8_0" and FileKind("f32").file_type == library.LlamaFileType.ALL_F32
 
 
 def test_a_number_that_is_none_is_refused() -> None:

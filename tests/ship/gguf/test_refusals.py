@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from pipeline.models.compensation import MapPlace
 from pipeline.models.config import normalised
+from pipeline.models.quantisation.names import requested
 from pipeline.ship.gguf import ship
 from pipeline.ship.gguf.refusals import refusal
 from pipeline.types import SkipSet, UserError
@@ -79,6 +81,31 @@ def test_a_run_of_blocks_reads_the_stream_without_a_norm() -> None:
     assert refusal(config("llama"), SkipSet.parse("block1"), [MapPlace(1, 1, "attn")]) is None
     said = refusal(config("llama"), SkipSet.parse("block0-3"), [MapPlace(1, 1, "attn")])
     assert said is not None and "every attention is skipped" in said
+
+
+@pytest.mark.parametrize(
+    ("model_type", "precision", "reason"),
+    [
+        ("llama", "int4-b32-fp32", None),
+        ("qwen3", "int8-b32-gptq-fp16", None),
+        ("llama", "fp16", None),
+        (
+            "llama",
+            "int4-fp32",
+            "of 64, .* 4 bits have blocks of 32; .* --precision int4 --block-size 32$",
+        ),
+        ("llama", "int8-b128-gptq-fp16", "of 128, .* 8 bits .* int8 --block-size 32 --method gptq$"),
+        ("gemma2", "int4-b32-gptq-fp32", "gemma2 has none; export it with --precision int4-b32-gptq-fp16, "),
+        ("gemma2", "int8-b32-fp16", "gemma2 has none; ship its fp32 twin with --type q8_0$"),
+        ("gemma2", "int4-b32-fp16", None),
+        ("olmo2", "int4-fp32", "GGUF files of olmo2 are not written here"),
+    ],
+)
+def test_blocks_that_llama_cpp_has_not(model_type: str, precision: str, reason: str | None) -> None:
+    (wanted,) = requested(precision)
+    changes = GEMMA if model_type == "gemma2" else {}
+    said = refusal(config(model_type, **changes), SkipSet(), (), wanted)
+    assert said is None if reason is None else said is not None and re.search(reason, said)
 
 
 def test_ship_says_the_same(workdir: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import zlib
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,12 @@ logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of long tests come first, those on the real model before all.
+    """Files of long tests come first, those that wait and those that compute mixed.
 
     So the last file of one worker is short, and none waits for it (`--no-loadscope-reorder` keeps the order).
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path.parent.name != "real", item.path not in slow))
+    items.sort(key=lambda item: zlib.crc32(item.path.name.encode()) if item.path in slow else 1 << 32)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -28,10 +28,10 @@ def base(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_answers_are_the_hf_backends(base: Path) -> None:
     """`make parity` on a few documents."""
     reference, ours = parity.hf(base.parent), PipelineLM(base, unchecked=True, journal=False)
-    for name, limit in (("arc", 1), ("hellaswag", 1), ("truthfulqa", 2), ("mmlu_anatomy", 2), ("boolq", 4)):
+    for name, limit in (("arc", 1), ("hellaswag", 1), ("truthfulqa", 1), ("mmlu_anatomy", 1), ("boolq", 2)):
         result = parity.compare(ours, reference, name, DATA, limit)
         assert result.holds, result
-    assert parity.compare_rolling(ours, reference, DATA, 3).holds
+    assert parity.compare_rolling(ours, reference, DATA, 1).holds
     assert parity.compare_texts(ours, reference, DATA, 2, tokens=16).holds
     # the tokenizer as published: no BOS, digits one by one
     assert ours.tok_encode("In 2024") == reference.tok_encode("In 2024") and len(ours.tok_encode("2024")) == 4

@@ -83,6 +83,7 @@ def watch(server: Server, models: Sequence[str], states: ModelStates) -> str:
             unwatched = [thread.name for thread in threads if not thread.is_alive()]
             if unwatched and server.is_running():  # they end where it does
                 raise Failed(f"the watch of {unwatched[0]} ended; the lines above say why")
+        over.set()
         for thread in threads:  # none of them takes the next server for this one
             thread.join(AGAIN)
         return server.reason()

@@ -107,6 +107,10 @@ class Proof:
     def _folder(self) -> str:
         return f"graphs/{self.shape.name}"
 
+    @property
+    def _room(self) -> Room:
+        return Room(self.machine.device_bytes, self.machine.host_bytes)
+
     def _run(
         self,
         name: str,
@@ -145,9 +149,9 @@ class Proof:
         """
         engines = [self._twin(graph, INT4, (INT4,), "int4", "int4") for graph in graphs]
         self._check(engines)
-        room, members = Room(self.machine.device_bytes, self.machine.host_bytes), [base, *engines]
+        members = [base, *engines]
         sizes = [self._size(base, "fp16"), *(self._size(one, INT4) for one in engines)]
-        lack = base.lack or (None if room.fits(sizes, False) else groups.lack(sizes, room))
+        lack = base.lack or (None if self._room.fits(sizes, False) else groups.lack(sizes, self._room))
         self._time("int4 engines", members, False, lack, [one.stage for one in members])
 
     def _twin(self, graph: Artefact, suffix: str, form: tuple[str, ...], name: str, runtime: str) -> Artefact:
@@ -200,9 +204,8 @@ class Proof:
             self._time(words, [ready[k] for k in group.members], group.with_torch, group.lack)
 
     def _groups(self, ready: Sequence[Artefact]) -> list[Group]:
-        room = Room(self.machine.device_bytes, self.machine.host_bytes)
         sizes = [self._size(one, self.precision) for one in ready]
-        return groups.groups(sizes, room, with_torch=self.machine.torch_lack is None)
+        return groups.groups(sizes, self._room, with_torch=self.machine.torch_lack is None)
 
     def _size(self, one: Artefact, precision: str) -> float:
         """Bytes of its weights."""

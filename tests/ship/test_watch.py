@@ -174,6 +174,17 @@ def test_a_server_that_ends_is_started_again_but_not_for_ever(
         watch.keep(server, [TEXT], states)
 
 
+def test_no_watch_outlives_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next server has watches of its own; these are told, and need not find out by a question."""
+    monkeypatch.setattr(watch, "GLANCE", 0.01)
+    monkeypatch.setattr(checks, "problem", lambda *_: None)
+    server = FakeServer({TEXT: 1})
+    looks = iter([True] * 9)
+    server.is_running = lambda: next(looks, False)
+    assert watch.watch(server, [TEXT], ModelStates()) == "Signal (9)"
+    assert TEXT not in [thread.name for thread in threading.enumerate()]
+
+
 FULL = {"text_input": "the time", "max_tokens": 1500, "ignore_eos": True}
 
 

@@ -48,17 +48,16 @@ class Cost:
     decode: bool = False
 
 
+LATENCY = Cost("latency", "latency", "median ms a pass", lambda row: row.p50)
+DECODE = Cost("decode", "decode time", "median ms a decoded token", lambda row: row.p50, decode=True)
 COSTS = (
     Cost("saved", "time saved", "% of the base's time saved", lambda row: row.improvement),
-    Cost("latency", "latency", "median ms a pass", lambda row: row.p50),
-    Cost("decode", "decode time", "median ms a decoded token", lambda row: row.p50, decode=True),
+    LATENCY,
+    DECODE,
     Cost("cache", "KV-cache bytes", "KV-cache bytes a token", lambda row: row.cache_bytes_per_token),
     Cost("weights", "weights", "MB of weights", lambda row: row.weight_mb),
 )
-LOSSES = (
-    Cost("loss", "latency", "median ms a pass", lambda row: row.p50),
-    Cost("loss-decode", "decode time", "median ms a decoded token", lambda row: row.p50, decode=True),
-)
+LOSSES = (replace(LATENCY, name="loss"), replace(DECODE, name="loss-decode"))
 """Where the yardstick is a score, the token loss stands against these, too."""
 Yardsticks = Mapping[str, str | None]
 """Model → the benchmark that its variants are compared by."""
